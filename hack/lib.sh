@@ -1,0 +1,30 @@
+# shellcheck shell=bash
+# Shared by the scripts of this folder and by images/build: the messages, steps and folders of e2e/kind, and what the product needs.
+
+# shellcheck source=../e2e/kind/lib.sh
+source "$(dirname "${BASH_SOURCE[0]}")/../e2e/kind/lib.sh"
+
+VERSION=$(sed -n '/^\[workspace.package\]/,/^\[/s/^version = "\(.*\)"/\1/p' "$ROOT/Cargo.toml")
+IMAGES=$ROOT/target/images
+BIN=$IMAGES/bin
+# The full name, since podman and buildah would call a shorter one localhost/...
+IMAGE_PREFIX=${IMAGE_REGISTRY:-docker.io}/longhand
+RELEASE=longhand
+NAMESPACE=longhand-system
+E2E_CLUSTER=${E2E_CLUSTER:-kind}
+export VERSION IMAGES BIN IMAGE_PREFIX RELEASE NAMESPACE E2E_CLUSTER
+[[ $E2E_CLUSTER == kind || $E2E_CLUSTER == existing ]] || die "E2E_CLUSTER is kind or existing, not $E2E_CLUSTER"
+
+# What `make cluster` says about the engine and the kubeconfig. On an existing cluster the reader's own are used.
+cluster_env() {
+  [[ $E2E_CLUSTER == kind && -f $OUT/env ]] || return 0
+  # shellcheck source=/dev/null
+  source "$OUT/env"
+}
+
+# Seconds since $1 with one decimal, where $1 is what `now` printed.
+now() { date +%s%N; }
+since() { awk -v a="$1" -v b="$(now)" 'BEGIN { printf "%.1f", (b - a) / 1e9 }'; }
+
+# heading TEXT: what follows prints for itself.
+heading() { printf '\n%s == %s\n' "$(date +%H:%M:%S)" "$*" >&2; }

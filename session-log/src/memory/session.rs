@@ -1,0 +1,274 @@
+//! One session in memory.
+
+use std::collections::{BTreeMap, HashMap};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use longhand_protocol::EventId;
+use longhand_protocol::event::{Event, EventBody, NewEvent, Record};
+use longhand_protocol::harness::{Inbox, InboxItem};
+use tokio::time::Instant;
+
+use crate::limits;
+use crate::record::{self, Head, result_of};
+use crate::store::{
+    Appended, CallState, Claimant, FinishFrom, Owner, Result, SessionMeta, SessionState, Slice, StoreError, Takeover,
+};
+
+#[derive(Clone)]
+pub(super) struct Session {
+    pub(super) meta: SessionMeta,
+    pub(super) owner: Option<Claim>,
+    pub(super) calls: BTreeMap<EventId, CallState>,
+    epoch: u64,
+    head: Head,
+    log: Vec<Record>,
+    seqs: HashMap<EventId, u64>,
+    inbox: Vec<NewEvent>,
+    wake: Option<i64>,
+}
+
+#[derive(Clone)]
+pub(super) struct Claim {
+    owner: Owner,
+    ttl: Duration,
+    until: Instant,
+}
+
+/// What a brain's change of the log must find.
+pub(super) struct Fence {
+    pub(super) epoch: u64,
+    pub(super) expected_head: u64,
+    /// Set when the change gives the session up.
+    pub(super) wake_revision: Option<i64>,
+}
+
+impl Session {
+    pub(super) fn new(meta: SessionMeta) -> Self {
+        Self {
+            head: Head::empty(meta.created_at),
+            meta,
+            owner: None,
+            calls: BTreeMap::new(),
+            epoch: 0,
+            log: Vec::new(),
+            seqs: HashMap::new(),
+            inbox: Vec::new(),
+            wake: None,
+        }
+    }
+
+    pub(super) fn state(&self) -> SessionState {
+        SessionState {
+            meta: self.meta.clone(),
+            epoch: self.epoch,
+            head: self.head.seq,
+            owner: self.live_claim().map(|claim| claim.owner.clone()),
+            wake_revision: self.wake,
+            status: self.head.shown_status(self.wake.is_some()),
+            usage: self.head.usage,
+            updated_at: self.head.updated_at,
+        }
+    }
+
+    pub(super) fn inbox(&self) -> Inbox {
+        Inbox { wake_revision: self.wake, items: self.inbox.iter().cloned().map(queued).collect() }
+    }
+
+    pub(super) fn read(&self, after: u64, limit: usize) -> Slice {
+        let records = self.log.iter().filter(|record| record.seq > after).take(limit).cloned().collect();
+        Slice { records, head: self.head.seq }
+    }
+
+    fn live_claim(&self) -> Option<&Claim> {
+        self.owner.as_ref().filter(|claim| claim.until > Instant::now())
+    }
+
+    pub(super) fn deliver(&mut self, from: u64, events: Vec<NewEvent>, limit: usize, revision: i64) -> Result<u64> {
+        if from == self.meta.delivered_inputs && !events.is_empty() {
+            let count = u64::try_from(events.len()).unwrap_or(u64::MAX);
+            self.enqueue(events, limit, revision)?;
+            self.meta.delivered_inputs += count;
+        }
+        Ok(self.meta.delivered_inputs)
+    }
+
+    pub(super) fn enqueue(&mut self, events: Vec<NewEvent>, limit: usize, revision: i64) -> Result<Vec<InboxItem>> {
+        if events.is_empty() {
+            return Ok(Vec::new());
+        }
+        let known: Vec<Option<Event>> = events.iter().map(|event| self.find(&event.id)).collect();
+        if let Some(position) = known.iter().position(Option::is_some) {
+            let same = |(given, known): (&NewEvent, &Option<Event>)| {
+                known.as_ref().is_some_and(|known| record::same_body(&known.body, &given.body))
+            };
+            if events.iter().zip(&known).all(same) {
+                return Ok(known.into_iter().flatten().map(|event| InboxItem { event }).collect());
+            }
+            return Err(StoreError::Duplicate(events[position].id.clone()));
+        }
+        if self.inbox.len() >= limit {
+            return Err(StoreError::InboxFull { limit });
+        }
+        let sizes = events.iter().map(|event| Ok(record::encode(event)?.len())).collect::<Result<Vec<_>>>()?;
+        limits::check_bytes(sizes.iter().sum())?;
+        self.inbox.extend(events.iter().cloned());
+        self.wake = Some(revision);
+        Ok(events.into_iter().map(queued).collect())
+    }
+
+    /// An event that is queued or in the log.
+    fn find(&self, id: &EventId) -> Option<Event> {
+        let queued = self.inbox.iter().find(|event| event.id == *id).map(|event| queued(event.clone()).event);
+        queued.or_else(|| self.seqs.get(id).and_then(|seq| self.record(*seq)).map(|record| record.event.clone()))
+    }
+
+    fn record(&self, seq: u64) -> Option<&Record> {
+        self.log.get(usize::try_from(seq).ok()?.checked_sub(1)?)
+    }
+
+    pub(super) fn claim(&mut self, claimant: &Claimant, takeover: Takeover, ttl: Duration) -> Result<(u64, Record)> {
+        let other = self.live_claim().filter(|claim| claim.owner.claimant.pod_uid != claimant.pod_uid);
+        if let (Takeover::IfFree, Some(claim)) = (takeover, other) {
+            return Err(StoreError::Owned { pod_uid: claim.owner.claimant.pod_uid.clone() });
+        }
+        self.epoch += 1;
+        let owner = Owner { claimant: claimant.clone(), epoch: self.epoch };
+        self.owner = Some(Claim { owner, ttl, until: Instant::now() + ttl });
+        let woken = EventBody::SessionWoken { epoch: self.epoch, harness: claimant.pod_name.clone() };
+        let mut appended = self.push(self.epoch, vec![NewEvent::new(woken)])?;
+        Ok((self.epoch, appended.records.remove(0)))
+    }
+
+    pub(super) fn renew(&mut self, epoch: u64) -> Result<()> {
+        self.check_epoch(epoch)?;
+        if self.live_claim().is_none() {
+            return Err(StoreError::ClaimLost { epoch });
+        }
+        if let Some(claim) = &mut self.owner {
+            claim.until = Instant::now() + claim.ttl;
+        }
+        Ok(())
+    }
+
+    pub(super) fn check_epoch(&self, epoch: u64) -> Result<()> {
+        if epoch == self.epoch { Ok(()) } else { Err(StoreError::Fenced { given: epoch, current: self.epoch }) }
+    }
+
+    pub(super) fn append_fenced(
+        &mut self,
+        fence: &Fence,
+        promoted: &[EventId],
+        then: Vec<NewEvent>,
+    ) -> Result<Appended> {
+        if let Some(appended) = self.appended_before(fence.epoch, promoted, &then) {
+            return Ok(appended);
+        }
+        self.check_epoch(fence.epoch)?;
+        self.check_new(&then)?;
+        if self.head.seq != fence.expected_head {
+            return Err(StoreError::HeadMoved { head: self.head.seq });
+        }
+        let mut events = Vec::new();
+        for id in promoted {
+            let queued = self.inbox.iter().position(|event| event.id == *id && !self.seqs.contains_key(id));
+            events.push(self.inbox.remove(queued.ok_or_else(|| StoreError::NotQueued(id.clone()))?));
+        }
+        events.extend(then);
+        if let Some(revision) = fence.wake_revision {
+            if self.wake != Some(revision) {
+                return Err(StoreError::WakeMoved);
+            }
+            self.wake = None;
+            self.owner = None;
+        }
+        self.push(fence.epoch, events)
+    }
+
+    pub(super) fn append_unfenced(&mut self, events: Vec<NewEvent>) -> Result<Appended> {
+        if let Some(appended) = self.appended_before(0, &[], &events) {
+            return Ok(appended);
+        }
+        self.check_new(&events)?;
+        self.push(0, events)
+    }
+
+    pub(super) fn finish_call(
+        &mut self,
+        call: &EventId,
+        from: &FinishFrom,
+        events: Vec<NewEvent>,
+        revision: i64,
+    ) -> Result<Appended> {
+        if let Some(appended) = self.appended_before(0, &[], &events) {
+            return Ok(appended);
+        }
+        self.check_new(&events)?;
+        let state = self.call(call)?;
+        let wanted = match from {
+            FinishFrom::Open => CallState::Open,
+            FinishFrom::Dispatched(incarnation) => CallState::Dispatched { incarnation: incarnation.clone() },
+        };
+        if *state != wanted {
+            return Err(StoreError::CallState { call: call.clone(), state: state.clone() });
+        }
+        let result = result_of(call, &events);
+        let appended = self.push(0, events)?;
+        let seq = result.and_then(|index| appended.records.get(index)).map_or(appended.head, |record| record.seq);
+        self.calls.insert(call.clone(), CallState::Finished { seq });
+        self.wake = Some(revision);
+        Ok(appended)
+    }
+
+    pub(super) fn call(&self, call: &EventId) -> Result<&CallState> {
+        self.calls.get(call).ok_or_else(|| StoreError::UnknownCall(call.clone()))
+    }
+
+    pub(super) fn move_call(&mut self, call: &EventId, from: &CallState, to: CallState) -> Result<()> {
+        let state = self.call(call)?;
+        if *state != *from && *state != to {
+            return Err(StoreError::CallState { call: call.clone(), state: state.clone() });
+        }
+        self.calls.insert(call.clone(), to);
+        Ok(())
+    }
+
+    /// The records of an append that is repeated.
+    fn appended_before(&self, epoch: u64, promoted: &[EventId], events: &[NewEvent]) -> Option<Appended> {
+        let ids = promoted.iter().chain(events.iter().map(|event| &event.id));
+        let records: Vec<Record> =
+            ids.map(|id| self.seqs.get(id).and_then(|seq| self.record(*seq)).cloned()).collect::<Option<_>>()?;
+        let given = promoted.iter().map(|_| None).chain(events.iter().map(|event| Some(&event.body)));
+        let same = records.iter().zip(given).all(|(record, body)| {
+            record.epoch == epoch && body.is_none_or(|body| record::same_body(&record.event.body, body))
+        });
+        let in_a_row = records.windows(2).all(|pair| pair[0].seq + 1 == pair[1].seq);
+        let head = records.last()?.seq;
+        (same && in_a_row).then_some(Appended { records, head })
+    }
+
+    fn check_new(&self, events: &[NewEvent]) -> Result<()> {
+        match events.iter().find(|event| self.seqs.contains_key(&event.id)) {
+            Some(event) => Err(StoreError::Duplicate(event.id.clone())),
+            None => Ok(()),
+        }
+    }
+
+    fn push(&mut self, epoch: u64, events: Vec<NewEvent>) -> Result<Appended> {
+        let stored = self.head.extend(epoch, events, Timestamp::now())?;
+        limits::check_bytes(stored.iter().map(|stored| stored.bytes.len()).sum())?;
+        let records: Vec<Record> = stored.into_iter().map(|stored| stored.record).collect();
+        for record in &records {
+            self.seqs.insert(record.event.id.clone(), record.seq);
+            if matches!(record.event.body, EventBody::AgentToolUse { .. }) {
+                self.calls.insert(record.event.id.clone(), CallState::Open);
+            }
+            self.log.push(record.clone());
+        }
+        Ok(Appended { records, head: self.head.seq })
+    }
+}
+
+fn queued(event: NewEvent) -> InboxItem {
+    InboxItem { event: Event { id: event.id, body: event.body, processed_at: None } }
+}

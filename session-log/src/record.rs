@@ -1,0 +1,192 @@
+//! How events become records: numbering, the hash chain, and what the head keeps of them.
+
+use jiff::Timestamp;
+use longhand_protocol::EventId;
+use longhand_protocol::event::{Event, EventBody, NewEvent, Record, Usage};
+use longhand_protocol::wire::SessionStatus;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+
+use crate::store::{Result, StoreError};
+
+/// The end of a log, and what was last said of status and usage.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Head {
+    /// The last sequence number; 0 while the log is empty.
+    pub(crate) seq: u64,
+    /// Hex SHA-256 of the last record's bytes; empty while there is none.
+    pub(crate) hash: String,
+    /// As the last status event says.
+    pub(crate) status: Option<SessionStatus>,
+    /// As the last usage event says.
+    pub(crate) usage: Usage,
+    /// When the last record was made, or the session.
+    pub(crate) updated_at: Timestamp,
+}
+
+/// A record and its bytes as they are stored, which the next record's `prev_hash` covers.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Stored {
+    pub(crate) record: Record,
+    pub(crate) bytes: Vec<u8>,
+}
+
+impl Head {
+    /// The head of an empty log.
+    pub(crate) fn empty(created_at: Timestamp) -> Self {
+        Self { seq: 0, hash: String::new(), status: None, usage: Usage::default(), updated_at: created_at }
+    }
+
+    /// Numbers `events` after this head and chains them; `self` becomes the head after them.
+    ///
+    /// Time never runs backwards in a log, whatever the replicas' clocks say.
+    pub(crate) fn extend(&mut self, epoch: u64, events: Vec<NewEvent>, now: Timestamp) -> Result<Vec<Stored>> {
+        let now = to_millis(now).max(self.updated_at);
+        events.into_iter().map(|event| self.push(epoch, event, now)).collect()
+    }
+
+    fn push(&mut self, epoch: u64, event: NewEvent, now: Timestamp) -> Result<Stored> {
+        let seq = self.seq.saturating_add(1);
+        let record = Record {
+            seq,
+            epoch,
+            prev_hash: self.hash.clone(),
+            event: Event { id: event.id, body: event.body, processed_at: Some(now) },
+        };
+        let bytes = encode(&record)?;
+        self.seq = seq;
+        self.hash = hash(&bytes);
+        self.updated_at = now;
+        if let Some(status) = status_of(&record.event.body) {
+            self.status = Some(status);
+        }
+        if let EventBody::SessionUsage { usage } = &record.event.body {
+            self.usage = *usage;
+        }
+        Ok(Stored { record, bytes })
+    }
+
+    /// The status that the session shows.
+    pub(crate) fn shown_status(&self, wake: bool) -> SessionStatus {
+        match self.status {
+            Some(status @ (SessionStatus::Rescheduling | SessionStatus::Terminated)) => status,
+            _ if wake => SessionStatus::Running,
+            status => status.unwrap_or(SessionStatus::Idle),
+        }
+    }
+}
+
+/// What clients see of a time.
+fn to_millis(time: Timestamp) -> Timestamp {
+    Timestamp::from_millisecond(time.as_millisecond()).unwrap_or(time)
+}
+
+/// The status that an event announces.
+pub(crate) fn status_of(body: &EventBody) -> Option<SessionStatus> {
+    match body {
+        EventBody::SessionStatusRunning {} => Some(SessionStatus::Running),
+        EventBody::SessionStatusIdle { .. } => Some(SessionStatus::Idle),
+        EventBody::SessionStatusRescheduled {} => Some(SessionStatus::Rescheduling),
+        EventBody::SessionStatusTerminated {} => Some(SessionStatus::Terminated),
+        _ => None,
+    }
+}
+
+/// Which of `events` is the result of `call`, counted from 0.
+pub(crate) fn result_of(call: &EventId, events: &[NewEvent]) -> Option<usize> {
+    events
+        .iter()
+        .position(|event| matches!(&event.body, EventBody::AgentToolResult { tool_use_id, .. } if tool_use_id == call))
+}
+
+/// The bytes that a value is stored as.
+pub(crate) fn encode<T: Serialize>(value: &T) -> Result<Vec<u8>> {
+    serde_json::to_vec(value).map_err(|error| StoreError::TooLarge(format!("it cannot be written as JSON: {error}")))
+}
+
+/// Hex SHA-256.
+pub(crate) fn hash(bytes: &[u8]) -> String {
+    use std::fmt::Write as _;
+    Sha256::digest(bytes).iter().fold(String::with_capacity(64), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+/// Whether an event that is stored is the one that is given, as it would be after a round trip.
+pub(crate) fn same_body(stored: &EventBody, given: &EventBody) -> bool {
+    stored == given
+        || serde_json::to_vec(given)
+            .and_then(|bytes| serde_json::from_slice::<EventBody>(&bytes))
+            .is_ok_and(|given| *stored == given)
+}
+
+#[cfg(test)]
+mod tests {
+    use jiff::Timestamp;
+    use longhand_protocol::event::{EventBody, NewEvent, StopReason, Usage};
+    use longhand_protocol::wire::SessionStatus;
+    use rstest::rstest;
+    use serde_json::json;
+
+    use super::{Head, hash, same_body};
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(second).unwrap()
+    }
+
+    #[test]
+    fn records_are_numbered_and_chained() {
+        let mut head = Head::empty(at(1));
+        let events = vec![
+            NewEvent::new(EventBody::SessionStatusRunning {}),
+            NewEvent::new(EventBody::SessionUsage { usage: Usage { input_tokens: 7, ..Usage::default() } }),
+        ];
+        let stored = head.extend(3, events, at(2)).unwrap();
+        assert_eq!(stored.iter().map(|stored| stored.record.seq).collect::<Vec<_>>(), [1, 2]);
+        assert_eq!(stored[0].record.prev_hash, "");
+        assert_eq!(stored[1].record.prev_hash, hash(&stored[0].bytes));
+        assert_eq!(head.hash, hash(&stored[1].bytes));
+        assert_eq!((head.seq, head.usage.input_tokens, head.updated_at), (2, 7, at(2)));
+        assert!(stored.iter().all(|stored| stored.record.epoch == 3));
+    }
+
+    #[test]
+    fn time_never_runs_backwards() {
+        let mut head = Head::empty(at(10));
+        let stored = head.extend(0, vec![NewEvent::new(EventBody::UserInterrupt {})], at(5)).unwrap();
+        assert_eq!(stored[0].record.event.processed_at, Some(at(10)));
+    }
+
+    #[test]
+    fn the_hash_is_hex_sha256() {
+        assert_eq!(hash(b"abc"), "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
+    }
+
+    #[rstest]
+    #[case(None, false, SessionStatus::Idle)]
+    #[case(None, true, SessionStatus::Running)]
+    #[case(Some(EventBody::SessionStatusIdle { stop_reason: StopReason::EndTurn }), false, SessionStatus::Idle)]
+    #[case(Some(EventBody::SessionStatusIdle { stop_reason: StopReason::EndTurn }), true, SessionStatus::Running)]
+    #[case(Some(EventBody::SessionStatusRescheduled {}), true, SessionStatus::Rescheduling)]
+    #[case(Some(EventBody::SessionStatusTerminated {}), true, SessionStatus::Terminated)]
+    fn the_status_follows_events_and_wake(
+        #[case] last: Option<EventBody>,
+        #[case] wake: bool,
+        #[case] shown: SessionStatus,
+    ) {
+        let mut head = Head::empty(at(1));
+        head.extend(0, last.into_iter().map(NewEvent::new).collect(), at(1)).unwrap();
+        assert_eq!(head.shown_status(wake), shown);
+    }
+
+    #[test]
+    fn a_body_is_the_same_after_a_round_trip() {
+        let typed = EventBody::UserInterrupt {};
+        let fields = json!({"a": 1}).as_object().unwrap().clone();
+        let untyped = EventBody::Other { kind: "user.interrupt".into(), fields: serde_json::Map::new() };
+        assert!(same_body(&typed, &untyped));
+        assert!(!same_body(&typed, &EventBody::Other { kind: "user.interrupted".into(), fields }));
+    }
+}

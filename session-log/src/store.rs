@@ -1,0 +1,337 @@
+//! What a session store promises.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use futures::stream::BoxStream;
+use jiff::Timestamp;
+use longhand_protocol::event::{NewEvent, Record, Usage};
+use longhand_protocol::harness::{AgentSnapshot, Inbox, InboxItem};
+use longhand_protocol::wire::SessionStatus;
+use longhand_protocol::{EventId, SessionId};
+use serde::{Deserialize, Serialize};
+
+/// Why a store refused or failed.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// There is no such session, or it is being deleted.
+    #[error("session {0} does not exist")]
+    NotFound(SessionId),
+    /// The session exists already.
+    #[error("session {0} exists already")]
+    Exists(SessionId),
+    /// A later epoch owns the session.
+    #[error("epoch {given} is fenced off: the session is at epoch {current}")]
+    Fenced {
+        /// The epoch of the caller.
+        given: u64,
+        /// The session's epoch.
+        current: u64,
+    },
+    /// The claim ran out or was given up by `idle`, and nobody has claimed since.
+    #[error("the claim of epoch {epoch} has run out or was given up: claim again")]
+    ClaimLost {
+        /// The epoch of the caller.
+        epoch: u64,
+    },
+    /// Another pod holds the claim and lives.
+    #[error("the session is owned by pod {pod_uid}")]
+    Owned {
+        /// UID of the owner.
+        pod_uid: String,
+    },
+    /// Events were appended since.
+    #[error("the log's head is {head}")]
+    HeadMoved {
+        /// The last sequence number.
+        head: u64,
+    },
+    /// Something came in since the last look at the inbox.
+    #[error("the session's wake key has changed")]
+    WakeMoved,
+    /// A queued event was taken up already.
+    #[error("event {0} is not queued")]
+    NotQueued(EventId),
+    /// An event with this identifier is in the log already, with another content or in part.
+    #[error("event {0} is in the log already")]
+    Duplicate(EventId),
+    /// There is no such tool call.
+    #[error("there is no tool call {0} in the log")]
+    UnknownCall(EventId),
+    /// The tool call is in a state that does not permit this.
+    #[error("tool call {call} is {state:?}")]
+    CallState {
+        /// The call.
+        call: EventId,
+        /// Its state.
+        state: CallState,
+    },
+    /// One transaction cannot hold this.
+    #[error("the request is too large: {0}")]
+    TooLarge(String),
+    /// The inbox holds as many events as it may.
+    #[error("the session's inbox is full: {limit} events are queued")]
+    InboxFull {
+        /// The limit.
+        limit: usize,
+    },
+    /// The store cannot be reached, or did not answer in time: whether the change was made could not be looked up either.
+    #[error("the session store is not available: {0}")]
+    Unavailable(String),
+    /// A key holds what this build cannot read.
+    #[error("key {key} cannot be read: {reason}")]
+    Corrupt {
+        /// The key.
+        key: String,
+        /// What is wrong.
+        reason: String,
+    },
+}
+
+/// What a store returns.
+pub type Result<T, E = StoreError> = std::result::Result<T, E>;
+
+/// What is known of a session besides its events.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SessionMeta {
+    /// The session.
+    pub id: SessionId,
+    /// Namespace of its resource.
+    pub namespace: String,
+    /// Name of its resource.
+    pub name: String,
+    /// UID of its resource.
+    pub uid: String,
+    /// The agent as it was when the session was made.
+    pub agent: AgentSnapshot,
+    /// Names of its sandboxes, the default first.
+    pub sandboxes: Vec<String>,
+    /// How long a harness without work stays, in seconds.
+    pub harness_idle_seconds: u64,
+    /// How many items of the resource's `spec.input` are in the inbox or the log.
+    pub delivered_inputs: u64,
+    /// When the session was made.
+    pub created_at: Timestamp,
+}
+
+/// Who claims a session.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Claimant {
+    /// UID of the harness pod.
+    pub pod_uid: String,
+    /// Name of the harness pod.
+    pub pod_name: String,
+}
+
+/// Who owns a session at the moment.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Owner {
+    /// The pod.
+    #[serde(flatten)]
+    pub claimant: Claimant,
+    /// The epoch of its claim.
+    pub epoch: u64,
+}
+
+/// Whether a claim takes a session from an owner that seems to live.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Takeover {
+    /// Only if nobody owns it, or the same pod does.
+    IfFree,
+    /// In any case: the caller knows that the owner's pod is not the one that shall serve.
+    Always,
+}
+
+/// The state of a session at one revision.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SessionState {
+    /// Its metadata.
+    pub meta: SessionMeta,
+    /// The epoch of the last claim; 0 before the first.
+    pub epoch: u64,
+    /// The last sequence number; 0 while the log is empty.
+    pub head: u64,
+    /// Who owns it.
+    pub owner: Option<Owner>,
+    /// Revision of the wake key, while work is open.
+    pub wake_revision: Option<i64>,
+    /// Rescheduling or terminated if the last status event says so; else running while a wake key exists; else as the
+    /// last status event says, and idle before the first.
+    pub status: SessionStatus,
+    /// As the last usage event says.
+    pub usage: Usage,
+    /// When the log last grew, or the session was made.
+    pub updated_at: Timestamp,
+}
+
+/// What an append gave.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Appended {
+    /// The records, in order.
+    pub records: Vec<Record>,
+    /// The last sequence number after them.
+    pub head: u64,
+}
+
+/// A page of the log.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Slice {
+    /// In order of their sequence numbers.
+    pub records: Vec<Record>,
+    /// The last sequence number of the log at the time.
+    pub head: u64,
+}
+
+/// Which pod of which sandbox runs a tool call.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Incarnation {
+    /// Name of the `Sandbox` resource.
+    pub sandbox: String,
+    /// UID of its pod.
+    pub pod_uid: String,
+}
+
+/// The state of a tool call.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "state", rename_all = "snake_case")]
+pub enum CallState {
+    /// The intent is in the log, nothing has run.
+    Open,
+    /// It was given to this sandbox; whether it has begun is known there only.
+    Dispatched {
+        /// The sandbox.
+        incarnation: Incarnation,
+    },
+    /// Its result is in the log.
+    Finished {
+        /// Sequence number of the result.
+        seq: u64,
+    },
+}
+
+/// What a tool call's result must find, so that no late result follows an "outcome unknown".
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum FinishFrom {
+    /// The call was never dispatched.
+    Open,
+    /// It is dispatched to this incarnation.
+    Dispatched(Incarnation),
+}
+
+/// A durable log of many sessions, safe against any number of concurrent callers.
+///
+/// What a method acknowledged is durable and never reordered. A method that fails with [`StoreError::Unavailable`] may
+/// be repeated with the same event identifiers: what was appended before is found and returned, not appended again,
+/// whatever happened since. If only a part of the events is in the log, or they differ, it is
+/// [`StoreError::Duplicate`].
+///
+/// When several reasons speak against a change, the first of these is given: `NotFound`, `Fenced`, `Duplicate`,
+/// `HeadMoved`, `NotQueued`, `WakeMoved`.
+///
+/// One transaction takes [`crate::limits::MAX_WEIGHT`] in weight of events and [`crate::limits::MAX_BYTES`] of their
+/// bytes; more is [`StoreError::TooLarge`].
+#[async_trait]
+pub trait SessionStore: Send + Sync + 'static {
+    /// Makes a session whose log is empty.
+    async fn create(&self, meta: SessionMeta) -> Result<()>;
+
+    /// Everything but the events, read at one revision.
+    async fn state(&self, id: &SessionId) -> Result<SessionState>;
+
+    /// At most `limit` sessions in order of their identifiers, those after `after`; also those whose deletion was begun
+    /// and not finished, so that a sweep sees them.
+    async fn list(&self, after: Option<&SessionId>, limit: usize) -> Result<Vec<SessionMeta>>;
+
+    /// Removes every key of the session, whatever is left of it; nothing can be written to it from the first moment on.
+    /// Does nothing when there is none. If it fails half-way, calling it again finishes it.
+    async fn delete(&self, id: &SessionId) -> Result<()>;
+
+    /// Queues the items of `spec.input` from number `from` on; does nothing and says so by the returned count when
+    /// `from` is not [`SessionMeta::delivered_inputs`]. Returns the count after it.
+    async fn deliver_inputs(&self, id: &SessionId, from: u64, events: Vec<NewEvent>) -> Result<u64>;
+
+    /// Queues events of a client, all or none, and rewrites the wake key in the same transaction. Events that are queued
+    /// or in the log already, as given, are returned as they are. The bound of the inbox is approximate: concurrent
+    /// callers may exceed it by what each of them brings.
+    async fn enqueue(&self, id: &SessionId, events: Vec<NewEvent>) -> Result<Vec<InboxItem>>;
+
+    /// The queued events, oldest first, and the revision of the wake key, read at one revision.
+    async fn inbox(&self, id: &SessionId) -> Result<Inbox>;
+
+    /// Returns when the wake key has a revision above `after`, or after `wait` with what there is then.
+    async fn wait_inbox(&self, id: &SessionId, after: i64, wait: Duration) -> Result<Inbox>;
+
+    /// Raises the epoch, takes the owner key under a lease of `ttl` and appends `x.session.woken`, in one transaction.
+    /// Returns the new epoch and that event, which is the head.
+    async fn claim(
+        &self,
+        id: &SessionId,
+        claimant: &Claimant,
+        takeover: Takeover,
+        ttl: Duration,
+    ) -> Result<(u64, Record)>;
+
+    /// Keeps the claim of `epoch` alive; [`StoreError::ClaimLost`] when there is nothing to keep alive any more.
+    async fn renew(&self, id: &SessionId, epoch: u64) -> Result<()>;
+
+    /// Appends events of the brain of `epoch`. Each `agent.tool_use` opens a call.
+    async fn append(&self, id: &SessionId, epoch: u64, expected_head: u64, events: Vec<NewEvent>) -> Result<Appended>;
+
+    /// Moves queued events to the log in the order given and appends `then`, in one transaction.
+    async fn promote(
+        &self,
+        id: &SessionId,
+        epoch: u64,
+        expected_head: u64,
+        inbox: &[EventId],
+        then: Vec<NewEvent>,
+    ) -> Result<Appended>;
+
+    /// Appends `events`, removes the wake key and the owner key, in one transaction that requires the wake key to be at
+    /// `wake_revision`.
+    async fn idle(
+        &self,
+        id: &SessionId,
+        epoch: u64,
+        expected_head: u64,
+        wake_revision: i64,
+        events: Vec<NewEvent>,
+    ) -> Result<Appended>;
+
+    /// Appends events of the service itself (results, audit), wherever the head is.
+    async fn append_unfenced(&self, id: &SessionId, events: Vec<NewEvent>) -> Result<Appended>;
+
+    /// Records with a sequence number above `after`, at most `limit`; fewer when they are large, but at least one if there
+    /// is one. The end is reached when the last one is [`Slice::head`].
+    async fn read(&self, id: &SessionId, after: u64, limit: usize) -> Result<Slice>;
+
+    /// Every record above `after`, in order and without a gap, then each new one as it is appended. Ends with an error
+    /// when the session is deleted, or the store is away for longer than a minute.
+    async fn tail(&self, id: &SessionId, after: u64) -> Result<BoxStream<'static, Result<Record>>>;
+
+    /// The tool call's state.
+    async fn call(&self, id: &SessionId, call: &EventId) -> Result<CallState>;
+
+    /// Calls that have no result yet, in order of their identifiers.
+    async fn open_calls(&self, id: &SessionId) -> Result<Vec<(EventId, CallState)>>;
+
+    /// Gives an open call to a sandbox; requires the caller's epoch. Nothing changes if that sandbox has it already.
+    async fn dispatch(&self, id: &SessionId, epoch: u64, call: &EventId, to: &Incarnation) -> Result<()>;
+
+    /// Takes a call back from a sandbox that certainly has not begun it. Nothing changes if it is open already.
+    async fn undispatch(&self, id: &SessionId, call: &EventId, from: &Incarnation) -> Result<()>;
+
+    /// Appends the call's result and events that go with it, closes the call and rewrites the wake key, in one
+    /// transaction; retries by itself when the head moves.
+    async fn finish_call(
+        &self,
+        id: &SessionId,
+        call: &EventId,
+        from: &FinishFrom,
+        events: Vec<NewEvent>,
+    ) -> Result<Appended>;
+}

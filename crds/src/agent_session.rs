@@ -1,0 +1,164 @@
+//! `AgentSession`: one agent at work, whose history outlives every pod.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use kube::{CustomResource, KubeSchema};
+use longhand_protocol::SessionId;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+
+use crate::LocalRef;
+
+/// One agent at work. Its history is in the session log; this object says that it shall exist.
+#[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[kube(
+    group = "longhand.dev",
+    version = "v1alpha1",
+    kind = "AgentSession",
+    namespaced,
+    status = "AgentSessionStatus",
+    category = "longhand",
+    printcolumn(name = "Session", type_ = "string", json_path = ".status.sessionID"),
+    printcolumn(name = "Phase", type_ = "string", json_path = ".status.phase"),
+    printcolumn(name = "Events", type_ = "integer", json_path = ".status.lastSequence"),
+    printcolumn(name = "Ready", type_ = "string", json_path = ".status.conditions[?(@.type=='Ready')].status"),
+    printcolumn(name = "Reason", type_ = "string", json_path = ".status.conditions[?(@.type=='Ready')].reason"),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
+)]
+#[x_kube(
+    validation = Rule::new("self.agentRef == oldSelf.agentRef").message("agentRef cannot be changed: a session keeps its agent"),
+    validation = Rule::new("has(self.sandboxes) == has(oldSelf.sandboxes) && (!has(self.sandboxes) || self.sandboxes == oldSelf.sandboxes)")
+        .message("sandboxes cannot be changed"),
+    validation = Rule::new("self.harnessIdleSeconds == oldSelf.harnessIdleSeconds").message("harnessIdleSeconds cannot be changed"),
+    validation = Rule::new("!has(oldSelf.input) || (has(self.input) && self.input.size() >= oldSelf.input.size() && oldSelf.input.all(i, item, self.input[i] == item))")
+        .message("input may only grow at its end: what was delivered cannot be changed"),
+)]
+#[serde(rename_all = "camelCase")]
+pub struct AgentSessionSpec {
+    /// The `Agent`.
+    pub agent_ref: LocalRef,
+    /// User messages. Each is delivered once; more may be added at the end.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64))]
+    pub input: Vec<Input>,
+    /// Sandboxes that tool calls may use; the first is the default. None is started until a tool call needs it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 8))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
+    pub sandboxes: Vec<SessionSandbox>,
+    /// How long a harness without work waits for the next message before its pod goes, in seconds.
+    #[serde(default = "default_harness_idle_seconds")]
+    #[schemars(range(min = 0, max = 3_600))]
+    pub harness_idle_seconds: i32,
+    /// A name for people.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 256))]
+    pub title: Option<String>,
+    /// Pairs that clients of the wire API keep with the session.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(schema_with = "metadata_schema")]
+    pub metadata: BTreeMap<String, String>,
+}
+
+const fn default_harness_idle_seconds() -> i32 {
+    30
+}
+
+fn metadata_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+    schemars::json_schema!({
+        "type": "object",
+        "maxProperties": 16,
+        "additionalProperties": { "type": "string", "maxLength": 512 },
+    })
+}
+
+/// A user message.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Input {
+    /// What is said.
+    #[schemars(length(min = 1, max = 65_536))]
+    pub text: String,
+}
+
+/// A sandbox that a session may use.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct SessionSandbox {
+    /// Its name in the session.
+    #[schemars(length(min = 1, max = 20), regex(pattern = "^[a-z0-9]([a-z0-9-]*[a-z0-9])?$"))]
+    pub name: String,
+    /// The `SandboxTemplate` that it is made from.
+    pub template_ref: LocalRef,
+}
+
+/// What is known of a session.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct AgentSessionStatus {
+    /// The generation that this status speaks of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+    /// The session's identifier in the wire API.
+    #[serde(default, rename = "sessionID", skip_serializing_if = "Option::is_none")]
+    pub session_id: Option<String>,
+    /// The status that the wire API shows: idle, running, rescheduling or terminated.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub phase: Option<String>,
+    /// The epoch of the last claim.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub epoch: Option<i64>,
+    /// The sequence number of the last event when the status was written.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_sequence: Option<i64>,
+    /// How many items of `spec.input` the log has taken in.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub delivered_inputs: Option<i64>,
+    /// The brain's pod.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub harness: Option<HarnessStatus>,
+    /// Tokens so far.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub usage: Option<UsageStatus>,
+    /// `Ready` and what it is made of.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(schema_with = "crate::conditions_schema")]
+    pub conditions: Vec<Condition>,
+}
+
+/// The pod that may claim the session.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct HarnessStatus {
+    /// How many pods there have been; the next one's name is made from it.
+    #[serde(default)]
+    pub generation: i64,
+    /// The pod that there is, if any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pod_name: Option<String>,
+    /// Its UID: only this pod may claim the session.
+    #[serde(default, rename = "podUID", skip_serializing_if = "Option::is_none")]
+    pub pod_uid: Option<String>,
+    /// How many pods in a row failed before they did any work.
+    #[serde(default)]
+    pub failures: i64,
+}
+
+/// Tokens so far.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+#[expect(missing_docs, reason = "each is what the wire API means by it")]
+pub struct UsageStatus {
+    pub input_tokens: i64,
+    pub output_tokens: i64,
+    pub cache_read_input_tokens: i64,
+    pub cache_creation_input_tokens: i64,
+}
+
+/// The session identifier of the `AgentSession` with this UID.
+#[must_use]
+pub fn session_id(uid: &str) -> SessionId {
+    SessionId::from_digest(&Sha256::digest(uid.as_bytes()).into())
+}

@@ -1,0 +1,90 @@
+//! `Sandbox`: a pod that runs what a model asks for.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use kube::{CustomResource, KubeSchema};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::LocalRef;
+
+/// A pod that runs what a model asks for, replaced when it is lost.
+#[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[kube(
+    group = "longhand.dev",
+    version = "v1alpha1",
+    kind = "Sandbox",
+    plural = "sandboxes",
+    namespaced,
+    status = "SandboxStatus",
+    category = "longhand",
+    printcolumn(name = "Restarts", type_ = "integer", json_path = ".status.restarts"),
+    printcolumn(name = "Ready", type_ = "string", json_path = ".status.conditions[?(@.type=='Ready')].status"),
+    printcolumn(name = "Reason", type_ = "string", json_path = ".status.conditions[?(@.type=='Ready')].reason"),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
+)]
+#[x_kube(validation = Rule::new("self == oldSelf").message("the spec of a Sandbox cannot be changed: make another"))]
+#[serde(rename_all = "camelCase")]
+pub struct SandboxSpec {
+    /// The `SandboxTemplate` that it is made from.
+    pub template_ref: LocalRef,
+    /// The session that it belongs to; a sandbox of a session is reclaimed when it has been idle for as long as the
+    /// template says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub session_ref: Option<SessionRef>,
+}
+
+/// A session of the same namespace.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct SessionRef {
+    /// Name of the `AgentSession`.
+    #[schemars(length(min = 1, max = 253))]
+    pub name: String,
+    /// UID of the `AgentSession`.
+    #[schemars(length(min = 1, max = 64))]
+    pub uid: String,
+    /// The sandbox's name in the session.
+    #[schemars(length(min = 1, max = 20))]
+    pub sandbox: String,
+}
+
+/// What is known of a sandbox.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct SandboxStatus {
+    /// The generation that this status speaks of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+    /// The pod that there is, if any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pod_name: Option<String>,
+    /// Its UID: which incarnation of the sandbox it is.
+    #[serde(default, rename = "podUID", skip_serializing_if = "Option::is_none")]
+    pub pod_uid: Option<String>,
+    /// Where `sandboxd` listens, `IP:port`, while the pod is ready.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address: Option<String>,
+    /// How often the pod was replaced.
+    #[serde(default)]
+    pub restarts: i64,
+    /// Why the pod before this one is gone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_loss: Option<Loss>,
+    /// `Ready`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(schema_with = "crate::conditions_schema")]
+    pub conditions: Vec<Condition>,
+}
+
+/// How a sandbox's pod was lost.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Loss {
+    /// UID of the pod.
+    #[serde(rename = "podUID")]
+    pub pod_uid: String,
+    /// One word, such as `OOMKilled`, `Evicted` or `Deleted`.
+    pub reason: String,
+    /// More of it, for a person.
+    pub message: String,
+}

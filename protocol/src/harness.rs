@@ -1,0 +1,262 @@
+//! The harness API: what a brain says to the session service.
+//!
+//! Every call names the session in its path, `/harness/v1/sessions/{id}/...`, and carries the projected token of the
+//! harness's pod. Calls that change the log carry the epoch that [`ClaimResponse`] gave; an older epoch is answered with
+//! 412 and [`Conflict::Fenced`], after which the harness exits at once.
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::event::{NewEvent, Record};
+use crate::id::{EventId, SessionId};
+
+/// `POST claim`: take the session; from then on only the new epoch may append.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ClaimRequest {}
+
+/// The answer to a claim.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ClaimResponse {
+    /// The epoch that the claim raised the session to.
+    pub epoch: u64,
+    /// The sequence number of the last event, which is the `x.session.woken` of this claim.
+    pub head: u64,
+    /// How long the claim is held without a `POST lease`, in seconds.
+    pub lease_ttl_seconds: u64,
+    /// What the harness needs to know of the session.
+    pub session: HarnessSession,
+}
+
+/// A session as its harness sees it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct HarnessSession {
+    /// The session.
+    pub id: SessionId,
+    /// The agent as it was when the session was made.
+    pub agent: AgentSnapshot,
+    /// Names of the sandboxes that a tool call may use; the first is the default, none means no agent toolset.
+    pub sandboxes: Vec<String>,
+    /// How long a harness without work waits for the next message before it goes, in seconds.
+    pub harness_idle_seconds: u64,
+}
+
+/// The parts of an agent that decide how it behaves.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct AgentSnapshot {
+    /// The agent's name.
+    pub name: String,
+    /// A hash of everything in this snapshot but the name.
+    pub version: String,
+    /// The model to call.
+    pub model: Model,
+    /// The system prompt.
+    #[serde(default)]
+    pub system: Option<String>,
+    /// The tools that the model is offered.
+    #[serde(default)]
+    pub tools: Vec<Tool>,
+}
+
+/// A model and how it is called.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Model {
+    /// The name that the model API knows.
+    pub id: String,
+    /// The most tokens that one answer may have.
+    pub max_tokens: u32,
+    /// The value of the `anthropic-version` header.
+    pub api_version: String,
+}
+
+/// A tool that the model is offered.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "type")]
+pub enum Tool {
+    /// The tools that run in a sandbox.
+    #[serde(rename = "agent_toolset_20260401")]
+    AgentToolset {
+        /// The tools of the set that are on, sorted by name.
+        enabled: Vec<SandboxTool>,
+    },
+    /// A tool that the client runs; the session waits for its result.
+    #[serde(rename = "custom")]
+    Custom {
+        /// The name that the model uses.
+        name: String,
+        /// What the tool does, for the model.
+        description: String,
+        /// JSON schema of the input.
+        input_schema: Value,
+    },
+}
+
+/// The tools of the agent toolset that a sandbox has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SandboxTool {
+    /// Runs a command.
+    Bash,
+    /// Replaces a string in a file.
+    Edit,
+    /// Finds files by name.
+    Glob,
+    /// Finds lines by pattern.
+    Grep,
+    /// Reads a file.
+    Read,
+    /// Writes a file.
+    Write,
+}
+
+impl SandboxTool {
+    /// Every tool of the set, sorted by name.
+    pub const ALL: [Self; 6] = [Self::Bash, Self::Edit, Self::Glob, Self::Grep, Self::Read, Self::Write];
+
+    /// The name that the model uses.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Bash => "bash",
+            Self::Edit => "edit",
+            Self::Glob => "glob",
+            Self::Grep => "grep",
+            Self::Read => "read",
+            Self::Write => "write",
+        }
+    }
+}
+
+/// `POST lease`: the harness lives. 412 when another epoch has claimed the session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LeaseRequest {
+    /// The claim's epoch.
+    pub epoch: u64,
+}
+
+/// `GET events?after=&limit=`: records with a sequence number above `after`, private ones too.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct EventsPage {
+    /// In order of their sequence numbers.
+    pub records: Vec<Record>,
+    /// The last sequence number of the log when the page was read.
+    pub head: u64,
+}
+
+/// `GET inbox?wait_seconds=&after_revision=`: what clients sent and no brain has taken up yet.
+///
+/// With `wait_seconds` the call waits that long (at most 30 s) for a wake key whose revision is above `after_revision`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Inbox {
+    /// The revision of the session's wake key, read at the same revision as the items; `None` when no work is open.
+    pub wake_revision: Option<i64>,
+    /// Oldest first.
+    pub items: Vec<InboxItem>,
+}
+
+/// A queued event.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct InboxItem {
+    /// The event, whose identifier is also its key in the inbox; `processed_at` is null.
+    pub event: crate::event::Event,
+}
+
+/// `POST append`: events of the brain, all or none.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AppendRequest {
+    /// The claim's epoch.
+    pub epoch: u64,
+    /// The last sequence number that the harness has read.
+    pub expected_head: u64,
+    /// At least one; an event whose identifier is already in the log is not appended again.
+    pub events: Vec<NewEvent>,
+}
+
+/// The answer to `append`, `promote` and `idle`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct AppendResponse {
+    /// What was appended, with sequence numbers.
+    pub records: Vec<Record>,
+    /// The last sequence number of the log after it.
+    pub head: u64,
+}
+
+/// `POST promote`: queued events become part of the log, followed by events of the brain, in one transaction.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PromoteRequest {
+    /// The claim's epoch.
+    pub epoch: u64,
+    /// The last sequence number that the harness has read.
+    pub expected_head: u64,
+    /// Identifiers of queued events, in the order in which they shall be numbered.
+    pub inbox: Vec<EventId>,
+    /// Events of the brain that follow them, such as `session.status_running`.
+    #[serde(default)]
+    pub then: Vec<NewEvent>,
+}
+
+/// `POST idle`: the last events of a turn; gives the session up unless something came in.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct IdleRequest {
+    /// The claim's epoch.
+    pub epoch: u64,
+    /// The last sequence number that the harness has read.
+    pub expected_head: u64,
+    /// [`Inbox::wake_revision`] as it was at the last look at the inbox.
+    pub wake_revision: i64,
+    /// Ends with `session.status_idle`.
+    pub events: Vec<NewEvent>,
+}
+
+/// `POST execute`: run a tool call that is in the log; answered when its result is in the log too.
+///
+/// May be repeated at will: a call runs at most once and every repetition gets the same result.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ExecuteRequest {
+    /// The claim's epoch.
+    pub epoch: u64,
+    /// The identifier of the `agent.tool_use` event.
+    pub tool_use_id: EventId,
+}
+
+/// The answer to `execute`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ExecuteResponse {
+    /// The `agent.tool_result` as it stands in the log.
+    pub record: Record,
+}
+
+/// `POST deltas`: a preview of the message that is being written, for those who watch; never stored.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DeltasRequest {
+    /// The claim's epoch.
+    pub epoch: u64,
+    /// In order.
+    pub frames: Vec<crate::event::Preview>,
+}
+
+/// Why a change of the log was refused (`error.details` of 409 and 412).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "conflict", rename_all = "snake_case")]
+pub enum Conflict {
+    /// 412: a later epoch owns the session. Exit at once.
+    Fenced {
+        /// The session's epoch.
+        epoch: u64,
+    },
+    /// 409: events were appended since; read on from the old head and retry.
+    HeadMoved {
+        /// The last sequence number of the log.
+        head: u64,
+    },
+    /// 409: something came in since the last look at the inbox; look again.
+    WakeMoved,
+    /// 409: a queued event was taken up already; read on.
+    NotQueued,
+}

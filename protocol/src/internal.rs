@@ -1,0 +1,95 @@
+//! What the operator asks of the session service, under `/internal/v1`.
+//!
+//! The operator has no access to session logs: it says which resources there are, and learns what it needs for their status.
+
+use serde::{Deserialize, Serialize};
+
+use crate::event::Usage;
+use crate::id::SessionId;
+use crate::wire::SessionStatus;
+
+/// `PUT /internal/v1/namespaces/{namespace}/sessions/{name}`: the log of this resource exists and holds its `input`.
+///
+/// The service reads the resource and its agent itself; repeating the call changes nothing.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct EnsureSession {
+    /// The UID of the `AgentSession` that the operator saw.
+    pub uid: String,
+}
+
+/// What the operator shows in the status of an `AgentSession` (also `GET` of the same path).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SessionSummary {
+    /// The session.
+    pub session_id: SessionId,
+    /// As the wire API shows it.
+    pub status: SessionStatus,
+    /// The epoch of the last claim; 0 before the first.
+    pub epoch: u64,
+    /// The last sequence number of the log.
+    pub head: u64,
+    /// How many items of `spec.input` the log has taken in.
+    pub delivered_inputs: u64,
+    /// UID of the pod that owns the session at the moment.
+    pub owner_pod_uid: Option<String>,
+    /// Whether work is open (a wake key exists).
+    pub wake: bool,
+    /// Tokens so far.
+    pub usage: Usage,
+}
+
+/// `GET /internal/v1/sessions?after=&limit=`: the logs that there are, for the sweep.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SessionList {
+    /// In order of their identifiers.
+    pub sessions: Vec<SessionRef>,
+}
+
+/// Which resource a log belongs to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SessionRef {
+    /// The session.
+    pub session_id: SessionId,
+    /// The resource's namespace.
+    pub namespace: String,
+    /// The resource's name.
+    pub name: String,
+    /// The resource's UID.
+    pub uid: String,
+}
+
+/// `POST /internal/v1/namespaces/{namespace}/sandboxes/{name}/drain`: make an idle sandbox take no more calls.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct DrainSandbox {
+    /// UID of the pod that shall be drained.
+    pub pod_uid: String,
+    /// For how long it must have been idle, in seconds.
+    pub idle_seconds: u64,
+}
+
+/// The answer to a drain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Drained {
+    /// Whether the sandbox takes no more calls and may be removed.
+    pub drained: bool,
+    /// For how long no call has run, in seconds; 0 while one does.
+    pub idle_seconds: u64,
+}
+
+/// The value of a wake key: work is open in this session. JSON under `/longhand/wake/{session}`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Wake {
+    /// The resource's namespace.
+    pub namespace: String,
+    /// The resource's name.
+    pub name: String,
+    /// The resource's UID.
+    pub uid: String,
+}

@@ -52,6 +52,8 @@ engine_start() {
   dir=$(engine_dir)
   engine_network
   mkdir -p "$DATA" "$STATE/exec"
+  # kind mounts this folder into its nodes, and dockerd makes it where it is missing.
+  [[ -d /lib/modules ]] || touch "$STATE/no-lib-modules"
   rm -f "$SOCKET" "$STATE/dockerd.pid"
   # `nsenter --net`, not `ip netns exec`, which hides /sys/fs/cgroup. A first process that reaps (tini), since shims lose their
   # parents. 9>&-: the lock is ours, not the daemon's.
@@ -91,6 +93,10 @@ engine_stop() {
   remove_cgroups || true
   within 10 no_cgroups || die "cgroups are left: $(our_cgroups | head -n 3)"
   rm -rf "$STATE/exec"
+  if [[ -f $STATE/no-lib-modules ]]; then
+    rmdir /lib/modules 2>/dev/null || true
+    rm "$STATE/no-lib-modules"
+  fi
 }
 
 # our_processes: whatever runs in our network namespace or our cgroups.

@@ -1,0 +1,168 @@
+//! What a brain asks of the session service.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::transport::{Call, DEADLINE, Transport};
+use super::{Backoff, Result, TokenSource};
+use crate::event::Record;
+use crate::harness::{
+    AppendRequest, AppendResponse, ClaimRequest, ClaimResponse, DeltasRequest, EventsPage, ExecuteRequest,
+    ExecuteResponse, IdleRequest, Inbox, LeaseRequest, PromoteRequest,
+};
+use crate::id::SessionId;
+
+/// A claim waits for the operator to name the pod.
+const CLAIM_DEADLINE: Duration = Duration::from_secs(30);
+/// How long one request for a tool's result stays open before it is sent again.
+const EXECUTE_POLL: Duration = Duration::from_secs(90);
+/// A late preview helps nobody.
+const DELTAS_DEADLINE: Duration = Duration::from_secs(2);
+
+/// The harness API of one session.
+#[derive(Clone, Debug)]
+pub struct HarnessClient {
+    transport: Transport,
+    session: SessionId,
+}
+
+impl HarnessClient {
+    /// A client of the service at `base`.
+    ///
+    /// # Errors
+    /// When `base` is not an `http` or `https` URL.
+    pub fn new(base: &str, session: SessionId, token: TokenSource) -> Result<Self> {
+        Ok(Self { transport: Transport::new(base, token)?, session })
+    }
+
+    fn path<'a>(&'a self, verb: &'a str) -> [&'a str; 5] {
+        ["harness", "v1", "sessions", self.session.as_str(), verb]
+    }
+
+    /// Takes the session.
+    ///
+    /// # Errors
+    /// 403 when another pod shall serve the session.
+    pub async fn claim(&self) -> Result<ClaimResponse> {
+        let path = self.path("claim");
+        self.transport.send_json(Call::post(&path).deadline(CLAIM_DEADLINE), &ClaimRequest {}).await
+    }
+
+    /// Keeps the claim alive.
+    ///
+    /// # Errors
+    /// [`crate::harness::Conflict::Fenced`] when another epoch has claimed the session.
+    pub async fn lease(&self, epoch: u64, deadline: Duration) -> Result<()> {
+        let path = self.path("lease");
+        self.transport.post_only(Call::post(&path).deadline(deadline), &LeaseRequest { epoch }).await
+    }
+
+    /// Records above `after`, at most `limit`.
+    ///
+    /// # Errors
+    /// See [`super::Error`].
+    pub async fn events(&self, after: u64, limit: usize) -> Result<EventsPage> {
+        let path = self.path("events");
+        self.transport.send(Call::get(&path).query("after", after).query("limit", limit)).await
+    }
+
+    /// What is queued now.
+    ///
+    /// # Errors
+    /// See [`super::Error`].
+    pub async fn inbox(&self) -> Result<Inbox> {
+        let path = self.path("inbox");
+        self.transport.send(Call::get(&path)).await
+    }
+
+    /// Waits up to `wait` (at most 30 s) for a wake key with a revision above `after_revision`.
+    ///
+    /// # Errors
+    /// See [`super::Error`].
+    pub async fn wait_inbox(&self, after_revision: i64, wait: Duration) -> Result<Inbox> {
+        let path = self.path("inbox");
+        let call = Call::get(&path)
+            .query("wait_seconds", wait.as_secs().min(30))
+            .query("after_revision", after_revision)
+            .deadline(wait + DEADLINE);
+        self.transport.send(call).await
+    }
+
+    /// Appends events. May be repeated with the same event identifiers.
+    ///
+    /// # Errors
+    /// [`super::Error::Conflict`] when the session's epoch or the log's head has moved.
+    pub async fn append(&self, request: &AppendRequest) -> Result<AppendResponse> {
+        let path = self.path("append");
+        self.transport.send_json(Call::post(&path), request).await
+    }
+
+    /// Moves queued events to the log. May be repeated with the same event identifiers.
+    ///
+    /// # Errors
+    /// [`super::Error::Conflict`] when the epoch or the head has moved, or an event is no longer queued.
+    pub async fn promote(&self, request: &PromoteRequest) -> Result<AppendResponse> {
+        let path = self.path("promote");
+        self.transport.send_json(Call::post(&path), request).await
+    }
+
+    /// Ends the turn and gives the session up.
+    ///
+    /// # Errors
+    /// [`super::Error::Conflict`] when the epoch, the head or the wake key has moved.
+    pub async fn idle(&self, request: &IdleRequest) -> Result<AppendResponse> {
+        let path = self.path("idle");
+        self.transport.send_json(Call::post(&path), request).await
+    }
+
+    /// Runs a tool call and waits for its result until `deadline`, across broken connections: a call runs at most once
+    /// however often it is asked for.
+    ///
+    /// # Errors
+    /// The last failure when the deadline passes, or one that a repetition would not change.
+    pub async fn execute(&self, request: &ExecuteRequest, deadline: Instant) -> Result<ExecuteResponse> {
+        let path = self.path("execute");
+        let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(5));
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let call = Call::post(&path).deadline(left.min(EXECUTE_POLL));
+            let error = match self.transport.send_json(call, request).await {
+                Ok(response) => return Ok(response),
+                Err(error) => error,
+            };
+            let wait = error.retry_after().unwrap_or_else(|| backoff.step());
+            if !error.is_retryable() || Instant::now() + wait >= deadline {
+                return Err(error);
+            }
+            tracing::debug!(call = %request.tool_use_id, %error, "asking again for a tool's result");
+            tokio::time::sleep(wait).await;
+        }
+    }
+
+    /// Shows previews to those who watch.
+    ///
+    /// # Errors
+    /// See [`super::Error`]; previews are never repeated.
+    pub async fn deltas(&self, request: &DeltasRequest) -> Result<()> {
+        let path = self.path("deltas");
+        self.transport.post_only(Call::post(&path).deadline(DELTAS_DEADLINE), request).await
+    }
+
+    /// Every record above `after`, in pages.
+    ///
+    /// # Errors
+    /// See [`super::Error`].
+    pub async fn all_events(&self, mut after: u64, limit: usize) -> Result<Vec<Record>> {
+        let mut records = Vec::new();
+        loop {
+            let page = self.events(after, limit).await?;
+            let Some(last) = page.records.last() else { return Ok(records) };
+            after = last.seq;
+            records.extend(page.records);
+            if after >= page.head {
+                return Ok(records);
+            }
+        }
+    }
+}

@@ -1,0 +1,227 @@
+//! One HTTP exchange: URL, token, deadline, and a typed answer or error.
+
+use std::time::Duration;
+
+use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use reqwest::{Client, RequestBuilder, Response, Url};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::{ApiError, Error, Result, TokenSource};
+use crate::error::{ErrorBody, ErrorEnvelope, ErrorType};
+use crate::harness::Conflict;
+
+/// For calls that are answered at once.
+pub(super) const DEADLINE: Duration = Duration::from_secs(15);
+const CONNECT_DEADLINE: Duration = Duration::from_secs(5);
+/// A page of a log may be large; more than this is not an answer of ours.
+const MAX_BODY: usize = 64 * 1024 * 1024;
+
+/// A server, and who speaks to it.
+#[derive(Clone, Debug)]
+pub(super) struct Transport {
+    http: Client,
+    base: Url,
+    token: TokenSource,
+}
+
+/// A client for the server at `base`, and its URL.
+///
+/// # Errors
+/// When `base` is not an `http` or `https` URL, or the system has no root certificates for `https`.
+pub fn http(base: &str) -> Result<(Client, Url)> {
+    let invalid = || Error::BaseUrl { url: base.to_owned() };
+    let url = Url::parse(base).map_err(|_| invalid())?;
+    let builder = match url.scheme() {
+        // Spoken inside a cluster only: no proxy, and no root certificates, which an image from scratch lacks.
+        "http" => Client::builder().no_proxy().tls_certs_only([]),
+        "https" => Client::builder(),
+        _ => return Err(invalid()),
+    };
+    let client = builder.connect_timeout(CONNECT_DEADLINE).build().map_err(Error::Setup)?;
+    Ok((client, url))
+}
+
+/// What is asked for.
+pub(super) struct Call<'a> {
+    pub(super) method: Method,
+    pub(super) path: &'a [&'a str],
+    pub(super) query: Vec<(&'static str, String)>,
+    pub(super) deadline: Duration,
+}
+
+impl<'a> Call<'a> {
+    pub(super) fn new(method: Method, path: &'a [&'a str]) -> Self {
+        Self { method, path, query: Vec::new(), deadline: DEADLINE }
+    }
+
+    pub(super) fn get(path: &'a [&'a str]) -> Self {
+        Self::new(Method::GET, path)
+    }
+
+    pub(super) fn post(path: &'a [&'a str]) -> Self {
+        Self::new(Method::POST, path)
+    }
+
+    pub(super) fn query(mut self, name: &'static str, value: impl ToString) -> Self {
+        self.query.push((name, value.to_string()));
+        self
+    }
+
+    pub(super) fn maybe_query(self, name: &'static str, value: Option<impl ToString>) -> Self {
+        match value {
+            Some(value) => self.query(name, value),
+            None => self,
+        }
+    }
+
+    pub(super) const fn deadline(mut self, deadline: Duration) -> Self {
+        self.deadline = deadline;
+        self
+    }
+
+    pub(super) fn name(&self) -> String {
+        format!("{} /{}", self.method, self.path.join("/"))
+    }
+}
+
+impl Transport {
+    pub(super) fn new(base: &str, token: TokenSource) -> Result<Self> {
+        let (http, base) = http(base)?;
+        Ok(Self { http, base, token })
+    }
+
+    fn url(&self, call: &Call<'_>) -> Result<Url> {
+        let mut url = self.base.clone();
+        url.path_segments_mut()
+            .map_err(|()| Error::BaseUrl { url: self.base.to_string() })?
+            .pop_if_empty()
+            .extend(call.path);
+        if !call.query.is_empty() {
+            url.query_pairs_mut().extend_pairs(&call.query);
+        }
+        Ok(url)
+    }
+
+    /// A request with its token; the caller sets body, deadline and further headers.
+    pub(super) async fn request(&self, call: &Call<'_>) -> Result<RequestBuilder> {
+        let mut bearer =
+            HeaderValue::from_str(&format!("Bearer {}", self.token.get().await?)).map_err(|_| Error::MalformedToken)?;
+        bearer.set_sensitive(true);
+        Ok(self.http.request(call.method.clone(), self.url(call)?).header(header::AUTHORIZATION, bearer))
+    }
+
+    pub(super) async fn send<T: DeserializeOwned>(&self, call: Call<'_>) -> Result<T> {
+        let request = self.request(&call).await?;
+        let body = exchange(request, &call).await?;
+        decode(&body, &call)
+    }
+
+    pub(super) async fn send_json<T: DeserializeOwned>(
+        &self,
+        call: Call<'_>,
+        body: &(impl Serialize + Sync),
+    ) -> Result<T> {
+        let request = self.request(&call).await?.json(body);
+        let body = exchange(request, &call).await?;
+        decode(&body, &call)
+    }
+
+    /// Sends `body` and ignores what a successful answer says.
+    pub(super) async fn post_only(&self, call: Call<'_>, body: &(impl Serialize + Sync)) -> Result<()> {
+        let request = self.request(&call).await?.json(body);
+        exchange(request, &call).await.map(|_| ())
+    }
+}
+
+/// Sends the request and reads the whole answer, within the deadline.
+async fn exchange(request: RequestBuilder, call: &Call<'_>) -> Result<Vec<u8>> {
+    let whole = async {
+        let response = request.send().await.map_err(|error| transport_error(error, call))?;
+        if response.status().is_success() {
+            read_body(response, call).await
+        } else {
+            Err(api_error(response, call).await)
+        }
+    };
+    tokio::time::timeout(call.deadline, whole)
+        .await
+        .unwrap_or_else(|_| Err(Error::Timeout { call: call.name(), after: call.deadline }))
+}
+
+async fn read_body(mut response: Response, call: &Call<'_>) -> Result<Vec<u8>> {
+    let mut body = Vec::new();
+    while let Some(chunk) = response.chunk().await.map_err(|error| transport_error(error, call))? {
+        if body.len() + chunk.len() > MAX_BODY {
+            return Err(Error::Decode { call: call.name(), reason: format!("it is larger than {MAX_BODY} bytes") });
+        }
+        body.extend_from_slice(&chunk);
+    }
+    Ok(body)
+}
+
+fn decode<T: DeserializeOwned>(body: &[u8], call: &Call<'_>) -> Result<T> {
+    serde_json::from_slice(body).map_err(|error| Error::Decode { call: call.name(), reason: error.to_string() })
+}
+
+pub(super) fn transport_error(source: reqwest::Error, call: &Call<'_>) -> Error {
+    let call = call.name();
+    if source.is_connect() { Error::Connect { call, source } } else { Error::Broken { call, source } }
+}
+
+/// The error that an answer stands for; one that is not in our format still keeps its status.
+pub(super) async fn api_error(response: Response, call: &Call<'_>) -> Error {
+    let status = response.status();
+    let retry_after = retry_after(response.headers());
+    let header_id = response.headers().get("request-id").and_then(|id| id.to_str().ok()).map(ToOwned::to_owned);
+    let body = read_body(response, call).await.unwrap_or_default();
+    let (body, request_id) = match serde_json::from_slice::<ErrorEnvelope>(&body) {
+        Ok(envelope) => (envelope.error, envelope.request_id.or(header_id)),
+        Err(_) => {
+            let text: String = String::from_utf8_lossy(&body).chars().take(200).collect();
+            (ErrorBody { kind: ErrorType::ApiError, message: text, details: None }, header_id)
+        }
+    };
+    if matches!(status, StatusCode::CONFLICT | StatusCode::PRECONDITION_FAILED)
+        && let Some(conflict) = body.details.as_ref().and_then(|details| Conflict::deserialize_from(details))
+    {
+        return Error::Conflict(conflict);
+    }
+    Error::Api(Box::new(ApiError { call: call.name(), status, body, request_id, retry_after }))
+}
+
+/// `retry-after-ms`, or `retry-after` in seconds.
+#[must_use]
+pub fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    let number = |name: &str| headers.get(name)?.to_str().ok()?.trim().parse::<f64>().ok();
+    let seconds = number("retry-after-ms").map(|ms| ms / 1_000.0).or_else(|| number("retry-after"))?;
+    Duration::try_from_secs_f64(seconds).ok()
+}
+
+impl Conflict {
+    fn deserialize_from(details: &serde_json::Value) -> Option<Self> {
+        serde::Deserialize::deserialize(details).ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use http::HeaderMap;
+    use rstest::rstest;
+
+    use super::retry_after;
+
+    #[rstest]
+    #[case(&[], None)]
+    #[case(&[("retry-after", "2")], Some(Duration::from_secs(2)))]
+    #[case(&[("retry-after", "2"), ("retry-after-ms", "150")], Some(Duration::from_millis(150)))]
+    #[case(&[("retry-after", "-1")], None)]
+    #[case(&[("retry-after", "Wed, 21 Oct 2026 07:28:00 GMT")], None)]
+    fn a_wait_is_read(#[case] headers: &[(&'static str, &'static str)], #[case] expected: Option<Duration>) {
+        let headers: HeaderMap =
+            headers.iter().map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap())).collect();
+        assert_eq!(retry_after(&headers), expected);
+    }
+}

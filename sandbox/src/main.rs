@@ -1,0 +1,92 @@
+//! `sandboxd`: see the crate `longhand-sandbox`.
+
+use std::io::IsTerminal as _;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use longhand_sandbox::server::reaper::{self, Children};
+use longhand_sandbox::server::{Config, ConfigError, Server, ServerError};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::{error, info};
+use tracing_subscriber::EnvFilter;
+
+// 32 calls may run, each with at most one thread of file work; some more for what a hung disk keeps.
+const MAX_BLOCKING_THREADS: usize = 48;
+const SHUTDOWN_LIMIT: Duration = Duration::from_secs(1);
+
+#[derive(Debug, thiserror::Error)]
+enum Error {
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    #[error(transparent)]
+    Server(#[from] ServerError),
+    #[error("cannot start: {0}")]
+    Io(#[from] std::io::Error),
+}
+
+fn main() -> ExitCode {
+    log_to_stderr();
+    match start() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            error!(%error, "sandboxd cannot run");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn start() -> Result<(), Error> {
+    let config = Config::from_env(std::env::vars_os())?;
+    // One thread for everything that waits keeps the memory at rest small.
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .max_blocking_threads(MAX_BLOCKING_THREADS)
+        .thread_keep_alive(Duration::from_secs(5))
+        .build()?;
+    let result = runtime.block_on(run(config));
+    runtime.shutdown_timeout(SHUTDOWN_LIMIT);
+    result
+}
+
+async fn run(config: Config) -> Result<(), Error> {
+    let (mut term, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let children = Children::default();
+    let server = Server::bind(config, children.clone()).await?;
+    let (stop, stopped, tasks) = (CancellationToken::new(), CancellationToken::new(), TaskTracker::new());
+    tasks.spawn({
+        let (stop, stopped) = (stop.clone(), stopped.clone());
+        async move {
+            tokio::select! {
+                _ = term.recv() => info!("SIGTERM"),
+                _ = interrupt.recv() => info!("SIGINT"),
+                () = stopped.cancelled() => {}
+            }
+            stop.cancel();
+        }
+    });
+    tasks.spawn({
+        let stopped = stopped.clone();
+        async move {
+            if let Err(error) = reaper::run(children, stopped).await {
+                error!(%error, "orphans are not reaped");
+            }
+        }
+    });
+    server.run(stop).await;
+    stopped.cancel();
+    tasks.close();
+    tasks.wait().await;
+    Ok(())
+}
+
+fn log_to_stderr() {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    if std::io::stderr().is_terminal() {
+        builder.init();
+    } else {
+        builder.json().init();
+    }
+}

@@ -1,0 +1,135 @@
+//! The environment of `sandboxd`, and the one that it hands on.
+
+use std::ffi::OsString;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::token::{KeyError, Verifier};
+use crate::wire::DEFAULT_PORT;
+
+const LISTEN: &str = "SANDBOXD_LISTEN";
+const VERIFY_KEY: &str = "SANDBOXD_VERIFY_KEY";
+const WORKSPACE: &str = "SANDBOXD_WORKSPACE";
+const GRACE: &str = "SANDBOXD_GRACE_SECONDS";
+const POD_UID: &str = "POD_UID";
+
+const DEFAULT_WORKSPACE: &str = "/workspace";
+const DEFAULT_GRACE: Duration = Duration::from_secs(20);
+
+/// What `sandboxd` is told by its environment.
+#[derive(Debug)]
+pub struct Config {
+    /// `SANDBOXD_LISTEN`: the address to listen on; default `0.0.0.0:8090`.
+    pub listen: SocketAddr,
+    /// From `SANDBOXD_VERIFY_KEY` (base64 of the 32 bytes of an Ed25519 public key) and `POD_UID`.
+    pub verifier: Verifier,
+    /// `SANDBOXD_WORKSPACE`: where tools work; default `/workspace`. Made if missing.
+    pub workspace: PathBuf,
+    /// `SANDBOXD_GRACE_SECONDS`: how long running calls may go on after SIGTERM; default 20.
+    pub grace: Duration,
+    /// What tools see: the environment of the image, without what is meant for `sandboxd`.
+    pub environment: Vec<(OsString, OsString)>,
+}
+
+/// A variable that is missing or wrong.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// A required variable is not set.
+    #[error("the environment variable {0} is required")]
+    Missing(&'static str),
+    /// The value is of another form.
+    #[error("the environment variable {name} is not {expected}: {value:?}")]
+    Invalid {
+        /// The variable.
+        name: &'static str,
+        /// What it should hold.
+        expected: &'static str,
+        /// What it holds.
+        value: String,
+    },
+    /// The key cannot be used.
+    #[error("the environment variable {VERIFY_KEY}: {0}")]
+    Key(#[from] KeyError),
+}
+
+impl Config {
+    /// Reads the configuration from the variables of an environment, such as [`std::env::vars_os`].
+    pub fn from_env(variables: impl IntoIterator<Item = (OsString, OsString)>) -> Result<Self, ConfigError> {
+        let (own, environment): (Vec<_>, Vec<_>) = variables.into_iter().partition(|(name, _)| is_own(name));
+        let get = |wanted: &'static str| {
+            let value =
+                own.iter().find(|(name, _)| name == wanted).map(|(_, value)| value.to_string_lossy().into_owned());
+            value.filter(|value| !value.is_empty())
+        };
+        let require = |name| get(name).ok_or(ConfigError::Missing(name));
+        let listen = match get(LISTEN) {
+            None => SocketAddr::from((Ipv4Addr::UNSPECIFIED, DEFAULT_PORT)),
+            Some(value) => parse(LISTEN, "an address such as 0.0.0.0:8090", value)?,
+        };
+        let grace = match get(GRACE) {
+            None => DEFAULT_GRACE,
+            Some(value) => Duration::from_secs(parse(GRACE, "a number of seconds", value).map(u32::into)?),
+        };
+        Ok(Self {
+            listen,
+            verifier: Verifier::new(&require(VERIFY_KEY)?, &require(POD_UID)?)?,
+            workspace: get(WORKSPACE).unwrap_or_else(|| DEFAULT_WORKSPACE.to_owned()).into(),
+            grace,
+            environment,
+        })
+    }
+}
+
+fn is_own(name: &OsString) -> bool {
+    name == POD_UID || name.as_encoded_bytes().starts_with(b"SANDBOXD_")
+}
+
+fn parse<T: std::str::FromStr>(name: &'static str, expected: &'static str, value: String) -> Result<T, ConfigError> {
+    value.parse().map_err(|_| ConfigError::Invalid { name, expected, value })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::ffi::OsString;
+    use std::path::Path;
+    use std::time::Duration;
+
+    use rstest::rstest;
+
+    use super::Config;
+    use crate::token::Signer;
+
+    fn environment(extra: &[(&str, &str)]) -> Vec<(OsString, OsString)> {
+        let key = Signer::generate().unwrap().0.public_key();
+        let base = [("PATH", "/bin"), ("POD_UID", "uid"), ("SANDBOXD_VERIFY_KEY", key.as_str())];
+        let all = base.iter().filter(|(name, _)| extra.iter().all(|(other, _)| other != name)).chain(extra);
+        all.map(|(name, value)| (OsString::from(name), OsString::from(value))).collect()
+    }
+
+    #[test]
+    fn the_defaults_are_as_documented() {
+        let config = Config::from_env(environment(&[])).unwrap();
+        assert_eq!(config.listen.to_string(), "0.0.0.0:8090");
+        assert_eq!(config.workspace, Path::new("/workspace"));
+        assert_eq!(config.grace, Duration::from_secs(20));
+    }
+
+    #[test]
+    fn tools_do_not_see_what_is_meant_for_sandboxd() {
+        let config = Config::from_env(environment(&[("SANDBOXD_GRACE_SECONDS", "3"), ("SANDBOXD_NEW", "x")])).unwrap();
+        assert_eq!(config.grace, Duration::from_secs(3));
+        assert_eq!(config.environment, [(OsString::from("PATH"), OsString::from("/bin"))]);
+    }
+
+    #[rstest]
+    #[case("POD_UID", "", "the environment variable POD_UID is required")]
+    #[case("SANDBOXD_VERIFY_KEY", "", "the environment variable SANDBOXD_VERIFY_KEY is required")]
+    #[case("SANDBOXD_VERIFY_KEY", "x", "SANDBOXD_VERIFY_KEY: the verify key is not the base64")]
+    #[case("SANDBOXD_LISTEN", "8090", "SANDBOXD_LISTEN is not an address such as 0.0.0.0:8090: \"8090\"")]
+    #[case("SANDBOXD_GRACE_SECONDS", "-1", "SANDBOXD_GRACE_SECONDS is not a number of seconds: \"-1\"")]
+    fn a_wrong_variable_is_named(#[case] name: &str, #[case] value: &str, #[case] message: &str) {
+        let error = Config::from_env(environment(&[(name, value)])).unwrap_err().to_string();
+        assert!(error.contains(message), "{error}");
+    }
+}

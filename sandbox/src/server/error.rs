@@ -1,0 +1,83 @@
+//! Refusals as HTTP answers.
+
+use axum::Json;
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+
+use super::journal::Refused;
+use crate::token::TokenError;
+use crate::wire::{CallId, ErrorBody, ErrorCode, ErrorDetail, MAX_REQUEST_BYTES};
+
+/// Why a request got no answer but an error.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ApiError {
+    #[error("send a token in the header `Authorization: Bearer ...`")]
+    NoToken,
+    #[error(transparent)]
+    Token(#[from] TokenError),
+    #[error("the body is not what this endpoint takes: {0}")]
+    Body(#[from] serde_json::Error),
+    #[error("the body could not be read to its end")]
+    BrokenBody,
+    #[error("the body did not arrive within {seconds} s")]
+    SlowBody { seconds: u64 },
+    #[error("the body is larger than {MAX_REQUEST_BYTES} bytes")]
+    TooLarge,
+    #[error("there is no {path}")]
+    NotFound { path: String },
+    #[error("this path does not have the method {method}")]
+    Method { method: String },
+    #[error("{}", refusal(.call_id, *.reason))]
+    Refused { call_id: CallId, reason: Refused },
+}
+
+fn refusal(call_id: &CallId, reason: Refused) -> String {
+    match reason {
+        Refused::Mismatch => format!("call {call_id} is known with another name or input"),
+        Refused::Evicted => {
+            format!("call {call_id} has finished; its result is no longer kept, and it is not run again")
+        }
+        Refused::Unknown => format!("call {call_id} is not known to this process"),
+        Refused::Busy => format!("too many calls run; call {call_id} was not started"),
+        Refused::Draining => format!("the sandbox is being reclaimed; call {call_id} was not started"),
+        Refused::Terminating => format!("the sandbox is ending; call {call_id} was not started"),
+    }
+}
+
+impl ApiError {
+    fn kind(&self) -> (StatusCode, ErrorCode) {
+        match self {
+            Self::NoToken | Self::Token(_) => (StatusCode::UNAUTHORIZED, ErrorCode::Unauthorized),
+            Self::Body(_) | Self::BrokenBody => (StatusCode::BAD_REQUEST, ErrorCode::InvalidRequest),
+            Self::SlowBody { .. } => (StatusCode::REQUEST_TIMEOUT, ErrorCode::RequestTimeout),
+            Self::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, ErrorCode::TooLarge),
+            Self::NotFound { .. } => (StatusCode::NOT_FOUND, ErrorCode::NotFound),
+            Self::Method { .. } => (StatusCode::METHOD_NOT_ALLOWED, ErrorCode::MethodNotAllowed),
+            Self::Refused { reason, .. } => match reason {
+                Refused::Mismatch => (StatusCode::CONFLICT, ErrorCode::CallMismatch),
+                Refused::Evicted => (StatusCode::GONE, ErrorCode::ResultEvicted),
+                Refused::Unknown => (StatusCode::NOT_FOUND, ErrorCode::UnknownCall),
+                Refused::Busy => (StatusCode::TOO_MANY_REQUESTS, ErrorCode::TooManyCalls),
+                Refused::Draining => (StatusCode::CONFLICT, ErrorCode::Draining),
+                Refused::Terminating => (StatusCode::SERVICE_UNAVAILABLE, ErrorCode::Terminating),
+            },
+        }
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let (status, code) = self.kind();
+        let mut response =
+            (status, Json(ErrorBody { error: ErrorDetail { code, message: self.to_string() } })).into_response();
+        let extra = match code {
+            ErrorCode::Unauthorized => Some((header::WWW_AUTHENTICATE, "Bearer")),
+            ErrorCode::TooManyCalls => Some((header::RETRY_AFTER, "1")),
+            _ => None,
+        };
+        if let Some((name, value)) = extra {
+            response.headers_mut().insert(name, HeaderValue::from_static(value));
+        }
+        response
+    }
+}

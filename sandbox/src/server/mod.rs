@@ -1,0 +1,87 @@
+//! `sandboxd` itself: the HTTP API over the calls of this process.
+
+mod auth;
+mod calls;
+mod config;
+mod error;
+mod http;
+mod journal;
+pub mod reaper;
+mod routes;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tracing::info;
+
+pub use config::{Config, ConfigError};
+
+use calls::Calls;
+use reaper::Children;
+
+use crate::tools::{Setup, Toolbox};
+
+/// Why `sandboxd` could not start or go on.
+#[derive(Debug, thiserror::Error)]
+pub enum ServerError {
+    /// The tools have no place to work.
+    #[error(transparent)]
+    Tools(#[from] SetupError),
+    /// The address cannot be listened on.
+    #[error("cannot listen on {address} (SANDBOXD_LISTEN): {source}")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// Why not.
+        source: std::io::Error,
+    },
+}
+
+pub use crate::tools::SetupError;
+
+/// A `sandboxd` that listens.
+pub struct Server {
+    listener: TcpListener,
+    address: SocketAddr,
+    calls: Arc<Calls>,
+    router: axum::Router,
+    grace: Duration,
+}
+
+impl Server {
+    /// Prepares the workspace and listens. Child processes are registered in `children` (see [`reaper`]).
+    pub async fn bind(config: Config, children: Children) -> Result<Self, ServerError> {
+        let Config { listen, verifier, workspace, grace, environment } = config;
+        let toolbox = Toolbox::new(Setup { workspace, environment, children })?;
+        let listen_error = |source| ServerError::Listen { address: listen, source };
+        let listener = TcpListener::bind(listen).await.map_err(listen_error)?;
+        let address = listener.local_addr().map_err(listen_error)?;
+        let calls = Arc::new(Calls::new(toolbox));
+        let router = routes::router(Arc::clone(&calls), Arc::new(verifier));
+        Ok(Self { listener, address, calls, router, grace })
+    }
+
+    /// Where the server listens.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Serves until `stop`; then takes no new call, lets the running ones finish or interrupts them, and answers who waits.
+    pub async fn run(self, stop: CancellationToken) {
+        info!(address = %self.address, "listening");
+        let Self { listener, calls, router, grace, .. } = self;
+        let close = CancellationToken::new();
+        let serve = http::serve(listener, router, close.clone());
+        let terminate = async {
+            stop.cancelled().await;
+            calls.terminate(grace).await;
+            close.cancel();
+        };
+        tokio::join!(serve, terminate);
+        info!("stopped");
+    }
+}

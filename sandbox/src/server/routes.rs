@@ -1,0 +1,95 @@
+//! The paths of the API.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::to_bytes;
+use axum::extract::{FromRequest, Request, State};
+use axum::http::{Method, StatusCode, Uri};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Json, Router, middleware};
+use serde::de::DeserializeOwned;
+use tokio::time::timeout;
+
+use super::auth::require_token;
+use super::calls::Calls;
+use super::error::ApiError;
+use crate::token::Verifier;
+use crate::wire::{
+    Activity, CancelRequest, CancelResponse, DrainRequest, DrainResponse, ExecuteRequest, MAX_REQUEST_BYTES,
+};
+
+const BODY_TIMEOUT: Duration = Duration::from_secs(30);
+
+pub(super) fn router(calls: Arc<Calls>, verifier: Arc<Verifier>) -> Router {
+    let guarded = Router::new()
+        .route("/v1/execute", post(execute))
+        .route("/v1/cancel", post(cancel))
+        .route("/v1/activity", get(activity))
+        .route("/v1/drain", post(drain))
+        .fallback(not_found)
+        .method_not_allowed_fallback(method_not_allowed)
+        .layer(middleware::from_fn_with_state(verifier, require_token));
+    let probes = Router::new().route("/livez", get(livez)).route("/readyz", get(readyz));
+    probes.merge(guarded).with_state(calls)
+}
+
+async fn execute(State(calls): State<Arc<Calls>>, Body(request): Body<ExecuteRequest>) -> Result<Response, ApiError> {
+    let output = calls.execute(request).await?;
+    Ok(Json(&*output).into_response())
+}
+
+async fn cancel(State(calls): State<Arc<Calls>>, Body(request): Body<CancelRequest>) -> Json<CancelResponse> {
+    Json(CancelResponse { cancelled: calls.cancel(&request.call_id) })
+}
+
+async fn activity(State(calls): State<Arc<Calls>>) -> Json<Activity> {
+    Json(calls.activity())
+}
+
+async fn drain(State(calls): State<Arc<Calls>>, Body(request): Body<DrainRequest>) -> Json<DrainResponse> {
+    Json(calls.drain(Duration::from_secs(request.idle_seconds)))
+}
+
+async fn livez() -> &'static str {
+    "ok"
+}
+
+async fn readyz(State(calls): State<Arc<Calls>>) -> (StatusCode, &'static str) {
+    if calls.is_terminating() { (StatusCode::SERVICE_UNAVAILABLE, "terminating") } else { (StatusCode::OK, "ok") }
+}
+
+async fn not_found(uri: Uri) -> ApiError {
+    ApiError::NotFound { path: uri.path().to_owned() }
+}
+
+async fn method_not_allowed(method: Method) -> ApiError {
+    ApiError::Method { method: method.to_string() }
+}
+
+/// A JSON body, whatever its content type, within the bounds of size and time.
+struct Body<T>(T);
+
+impl<S: Sync, T: DeserializeOwned> FromRequest<S> for Body<T> {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, _: &S) -> Result<Self, ApiError> {
+        let bytes = timeout(BODY_TIMEOUT, to_bytes(request.into_body(), MAX_REQUEST_BYTES))
+            .await
+            .map_err(|_| ApiError::SlowBody { seconds: BODY_TIMEOUT.as_secs() })?
+            .map_err(|error| body_error(&error))?;
+        Ok(Self(serde_json::from_slice(&bytes)?))
+    }
+}
+
+fn body_error(error: &axum::Error) -> ApiError {
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = std::error::Error::source(error);
+    while let Some(error) = cause {
+        if error.is::<http_body_util::LengthLimitError>() {
+            return ApiError::TooLarge;
+        }
+        cause = error.source();
+    }
+    ApiError::BrokenBody
+}

@@ -1,0 +1,207 @@
+//! The tool `bash`.
+
+use std::ffi::OsString;
+use std::os::unix::process::ExitStatusExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitStatus};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+use tokio::sync::Semaphore;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::capture::Capture;
+use super::input::BashInput;
+use super::process::{Ended, Output, Process};
+use super::scratch::Scratch;
+use super::shell::{Handover, Interpreter, ShellState};
+use super::{ToolError, ToolResult, fail};
+use crate::server::reaper::Children;
+use crate::wire::ToolOutput;
+
+const DEFAULT_TIMEOUT: Duration = Duration::from_secs(120);
+const MAX_TIMEOUT: Duration = Duration::from_secs(600);
+// Background output that is read at the same time; more of it is cut off.
+const MAX_BACKGROUND: usize = 64;
+
+/// Runs commands in shells.
+pub(super) struct Bash {
+    initial: ShellState,
+    state: Mutex<ShellState>,
+    scratch: Scratch,
+    children: Children,
+    background: Arc<Semaphore>,
+    stop: CancellationToken,
+}
+
+impl Drop for Bash {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
+impl Bash {
+    pub(super) fn new(
+        workspace: PathBuf,
+        environment: Vec<(OsString, OsString)>,
+        scratch: Scratch,
+        children: Children,
+    ) -> Self {
+        let initial = ShellState { cwd: workspace, environment };
+        Self {
+            state: Mutex::new(initial.clone()),
+            initial,
+            scratch,
+            children,
+            background: Arc::new(Semaphore::new(MAX_BACKGROUND)),
+            stop: CancellationToken::new(),
+        }
+    }
+
+    /// Runs a command to its end, its deadline or its cancellation.
+    pub(super) async fn run(&self, input: BashInput, cancel: &CancellationToken) -> ToolResult {
+        let timeout = timeout(input.timeout_ms)?;
+        if input.restart == Some(true) {
+            *self.state() = self.initial.clone();
+        }
+        match input.command {
+            Some(command) if command.contains('\0') => fail("the command contains a NUL byte"),
+            Some(command) => self.command(&command, timeout, cancel).await,
+            None if input.restart == Some(true) => {
+                Ok(ToolOutput::ok("The shell was restarted: its directory and environment are those of the start."))
+            }
+            None => fail("the input of bash needs a command, or restart: true"),
+        }
+    }
+
+    async fn command(&self, command: &str, timeout: Duration, cancel: &CancellationToken) -> ToolResult {
+        let (state, notice) = self.start_state();
+        let handover = Handover::write(self.scratch.unique(), command)
+            .map_err(|error| ToolError(format!("the command could not be written: {error}")))?;
+        let process = self.start(&state, &handover)?;
+        let mut capture = Capture::new(&self.scratch);
+        if let Some(notice) = notice {
+            capture.push(notice.as_bytes()).await;
+        }
+        let (ended, held) = process.finish(Instant::now() + timeout, cancel, &mut capture).await;
+        if let Some(left) = handover.state() {
+            *self.state() = left;
+        }
+        let (shown, background) = match held {
+            None => (capture.finish().await, None),
+            Some(output) => self.keep_reading(output, capture).await,
+        };
+        let (end, is_error) = describe(&ended, timeout);
+        let content = [end, background].iter().flatten().fold(shown.text, |text, line| with_line(text, line));
+        Ok(ToolOutput { content, is_error, truncated: shown.truncated })
+    }
+
+    /// Where the next command starts. A directory that is gone is replaced by the workspace, which is said.
+    fn start_state(&self) -> (ShellState, Option<String>) {
+        let mut state = self.state().clone();
+        if state.cwd.is_dir() {
+            return (state, None);
+        }
+        let notice =
+            format!("[{} is not a directory any more; back in {}]\n", state.cwd.display(), self.initial.cwd.display());
+        state.cwd.clone_from(&self.initial.cwd);
+        (state, Some(notice))
+    }
+
+    fn start(&self, state: &ShellState, handover: &Handover) -> Result<Process, ToolError> {
+        let path = self.initial.environment.iter().find(|(name, _)| name == "PATH").map(|(_, value)| value.as_os_str());
+        let Some(interpreter) = Interpreter::find(path) else {
+            return fail("this image has neither bash nor sh");
+        };
+        let mut command = Command::new(&interpreter.program);
+        command
+            .args(interpreter.arguments(handover.base()))
+            .env_clear()
+            .envs(state.environment.iter().map(|(name, value)| (name, value)))
+            .env("PWD", &state.cwd)
+            .current_dir(&state.cwd);
+        Process::start(command, &self.children).map_err(|error| {
+            ToolError(format!(
+                "{} could not be started in {}: {error}",
+                interpreter.program.display(),
+                state.cwd.display()
+            ))
+        })
+    }
+
+    /// Reads on behind the back of the answer, so that background processes neither block nor get a broken pipe.
+    async fn keep_reading(&self, output: Output, capture: Capture<'_>) -> (super::capture::Shown, Option<String>) {
+        let Ok(slot) = Arc::clone(&self.background).try_acquire_owned() else {
+            let cut = format!(
+                "[more than {MAX_BACKGROUND} commands left processes in the background; the output of this one is cut off]"
+            );
+            return (capture.finish().await, Some(cut));
+        };
+        let (shown, sink) = capture.continue_in_file().await;
+        let Some(sink) = sink else {
+            return (shown, Some("[a process in the background holds the output, which could not be kept]".to_owned()));
+        };
+        let line = background_line(sink.path());
+        let stop = self.stop.clone();
+        tokio::spawn(async move {
+            let _slot = slot;
+            stop.run_until_cancelled(output.drain(sink)).await;
+        });
+        (shown, Some(line))
+    }
+
+    fn state(&self) -> MutexGuard<'_, ShellState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn background_line(path: &Path) -> String {
+    format!("[a process in the background holds the output; it goes on in {}]", path.display())
+}
+
+fn timeout(milliseconds: Option<u64>) -> Result<Duration, ToolError> {
+    match milliseconds.map(Duration::from_millis) {
+        None => Ok(DEFAULT_TIMEOUT),
+        Some(timeout) if !timeout.is_zero() && timeout <= MAX_TIMEOUT => Ok(timeout),
+        Some(_) => fail(format!("timeout_ms must be between 1 and {}", MAX_TIMEOUT.as_millis())),
+    }
+}
+
+/// The line that says how the command ended, if that has to be said, and whether it failed.
+fn describe(ended: &Ended, timeout: Duration) -> (Option<String>, bool) {
+    match ended {
+        Ended::Exited(Ok(status)) if status.success() => (None, false),
+        Ended::Exited(Ok(status)) => (Some(describe_status(*status)), true),
+        Ended::Exited(Err(error)) => (Some(format!("the exit status is not known: {error}")), true),
+        Ended::TimedOut => (
+            Some(format!("timed out after {} s; the command and what it started were killed", timeout.as_secs_f64())),
+            true,
+        ),
+        Ended::Interrupted => (Some("interrupted".to_owned()), true),
+    }
+}
+
+fn describe_status(status: ExitStatus) -> String {
+    match (status.code(), status.signal()) {
+        (Some(code), _) => format!("exit code {code}"),
+        (None, Some(number)) => match Signal::try_from(number) {
+            Ok(signal) => format!("killed by {signal}"),
+            Err(_) => format!("killed by signal {number}"),
+        },
+        (None, None) => status.to_string(),
+    }
+}
+
+fn with_line(mut text: String, line: &str) -> String {
+    if !text.is_empty() && !text.ends_with('\n') {
+        text.push('\n');
+    }
+    text.push_str(line);
+    text
+}
+
+#[cfg(test)]
+#[path = "bash_tests.rs"]
+mod tests;

@@ -1,0 +1,234 @@
+//! What goes over the wire between the session service and `sandboxd`.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+/// The port that `sandboxd` listens on unless told otherwise.
+pub const DEFAULT_PORT: u16 = 8090;
+
+/// The largest request body that `sandboxd` reads.
+pub const MAX_REQUEST_BYTES: usize = 8 * 1024 * 1024;
+
+const MAX_CALL_ID: usize = 256;
+
+/// The key of one tool call: the id of the tool-use event. It makes a call at most once.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct CallId(String);
+
+/// A call id that cannot be one.
+#[derive(Debug, thiserror::Error)]
+#[error("a call_id is 1 to {MAX_CALL_ID} printable ASCII characters without spaces; this one has {length} bytes")]
+pub struct InvalidCallId {
+    length: usize,
+}
+
+impl CallId {
+    /// Checks that `id` can be a call id.
+    pub fn new(id: impl Into<String>) -> Result<Self, InvalidCallId> {
+        let id = id.into();
+        let fits = (1..=MAX_CALL_ID).contains(&id.len()) && id.bytes().all(|byte| byte.is_ascii_graphic());
+        if fits { Ok(Self(id)) } else { Err(InvalidCallId { length: id.len() }) }
+    }
+
+    /// The id as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl TryFrom<String> for CallId {
+    type Error = InvalidCallId;
+
+    fn try_from(id: String) -> Result<Self, Self::Error> {
+        Self::new(id)
+    }
+}
+
+impl From<CallId> for String {
+    fn from(id: CallId) -> Self {
+        id.0
+    }
+}
+
+impl fmt::Display for CallId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Body of `POST /v1/execute`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ExecuteRequest {
+    /// The key of the call; the same key never runs twice in one sandbox.
+    pub call_id: CallId,
+    /// The tool.
+    pub name: String,
+    /// The tool's input, as the model wrote it.
+    #[serde(default)]
+    pub input: Value,
+    /// Only join a call that this `sandboxd` already knows; never start one.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub attach_only: bool,
+}
+
+/// Answer of `POST /v1/execute`: what the model reads.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ToolOutput {
+    /// The text of the result.
+    pub content: String,
+    /// Whether the tool failed.
+    pub is_error: bool,
+    /// Whether something was left out of `content`, which then says so.
+    pub truncated: bool,
+}
+
+impl ToolOutput {
+    /// A whole, successful result.
+    #[must_use]
+    pub fn ok(content: impl Into<String>) -> Self {
+        Self { content: content.into(), is_error: false, truncated: false }
+    }
+
+    /// A failed call.
+    #[must_use]
+    pub fn error(content: impl Into<String>) -> Self {
+        Self { content: content.into(), is_error: true, truncated: false }
+    }
+}
+
+/// Body of `POST /v1/cancel`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CancelRequest {
+    /// The call to interrupt.
+    pub call_id: CallId,
+}
+
+/// Answer of `POST /v1/cancel`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CancelResponse {
+    /// Whether the call was running; its result then says that it was interrupted.
+    pub cancelled: bool,
+}
+
+/// Answer of `GET /v1/activity`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Activity {
+    /// Calls that run now.
+    pub running_calls: usize,
+    /// Whole seconds since the last call ended, or since the start if there was none; 0 while a call runs.
+    pub idle_seconds: u64,
+    /// Whether new calls are refused for good.
+    pub draining: bool,
+}
+
+/// Body of `POST /v1/drain`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DrainRequest {
+    /// Drain only if the sandbox has been idle for this long.
+    pub idle_seconds: u64,
+}
+
+/// Answer of `POST /v1/drain`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DrainResponse {
+    /// Whether the sandbox is drained: no call runs, and none will.
+    pub drained: bool,
+    /// What the decision was based on.
+    #[serde(flatten)]
+    pub activity: Activity,
+}
+
+/// Why `sandboxd` refused a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ErrorCode {
+    /// 400: the body is not what the endpoint takes.
+    InvalidRequest,
+    /// 401: the token is missing or wrong.
+    Unauthorized,
+    /// 404: no such path.
+    NotFound,
+    /// 404: `attach_only` named a call that this process does not know.
+    UnknownCall,
+    /// 405: the path has another method.
+    MethodNotAllowed,
+    /// 408: the body did not arrive in time.
+    RequestTimeout,
+    /// 409: the id is taken by a call with another name or input.
+    CallMismatch,
+    /// 409: the sandbox is being reclaimed; the call was not started.
+    Draining,
+    /// 410: the call has finished, but its result is no longer kept.
+    ResultEvicted,
+    /// 413: the body is too large.
+    TooLarge,
+    /// 429: too many calls run; this one was not started.
+    TooManyCalls,
+    /// 503: the process is ending; the call was not started.
+    Terminating,
+    /// A code that this version does not know.
+    #[serde(other)]
+    Unknown,
+}
+
+/// Body of every answer that is not a success.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ErrorBody {
+    /// What was wrong.
+    pub error: ErrorDetail,
+}
+
+/// What was wrong.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ErrorDetail {
+    /// For programs.
+    pub code: ErrorCode,
+    /// For people.
+    pub message: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+    use serde_json::json;
+
+    use super::{Activity, CallId, DrainResponse, ErrorCode, ExecuteRequest};
+
+    #[rstest]
+    #[case("sevt_01", true)]
+    #[case("", false)]
+    #[case("two words", false)]
+    #[case("line\nbreak", false)]
+    #[case("ü", false)]
+    #[case(&"x".repeat(256), true)]
+    #[case(&"x".repeat(257), false)]
+    fn call_ids_are_checked(#[case] id: &str, #[case] valid: bool) {
+        assert_eq!(CallId::new(id).is_ok(), valid);
+        assert_eq!(serde_json::from_value::<CallId>(json!(id)).is_ok(), valid);
+    }
+
+    #[test]
+    fn the_envelope_is_as_documented() {
+        let request: ExecuteRequest =
+            serde_json::from_value(json!({"call_id": "c", "name": "bash", "input": {"command": "ls"}})).unwrap();
+        assert!(!request.attach_only);
+        assert_eq!(
+            serde_json::to_value(&request).unwrap(),
+            json!({"call_id": "c", "name": "bash", "input": {"command": "ls"}})
+        );
+        let activity = Activity { running_calls: 0, idle_seconds: 7, draining: true };
+        assert_eq!(
+            serde_json::to_value(DrainResponse { drained: true, activity }).unwrap(),
+            json!({"drained": true, "running_calls": 0, "idle_seconds": 7, "draining": true})
+        );
+    }
+
+    #[test]
+    fn a_newer_error_code_is_still_readable() {
+        assert_eq!(serde_json::from_value::<ErrorCode>(json!("from_the_future")).unwrap(), ErrorCode::Unknown);
+    }
+}

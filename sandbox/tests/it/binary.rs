@@ -1,0 +1,162 @@
+//! The real binary, as a container would run it.
+
+use std::io::{BufRead as _, BufReader};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use crate::support::{LONG, POD, alive, bash, client, eventually, exists, state, target};
+use longhand_sandbox::client::{SandboxClient, Target};
+use longhand_sandbox::wire::ToolOutput;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+struct Sandboxd {
+    child: Child,
+    client: SandboxClient,
+    target: Target,
+    workspace: tempfile::TempDir,
+}
+
+impl Sandboxd {
+    fn start(grace: &str) -> Self {
+        let (client, key) = client();
+        let workspace = tempfile::tempdir().unwrap();
+        let mut child = command()
+            .env("SANDBOXD_LISTEN", "127.0.0.1:0")
+            .env("SANDBOXD_VERIFY_KEY", key)
+            .env("SANDBOXD_WORKSPACE", workspace.path().join("made/by/sandboxd"))
+            .env("SANDBOXD_GRACE_SECONDS", grace)
+            .env("POD_UID", POD)
+            .spawn()
+            .unwrap();
+        let mut log = BufReader::new(child.stderr.take().unwrap()).lines().map(Result::unwrap);
+        let line = log.find(|line| line.contains("listening")).unwrap();
+        let line: serde_json::Value = serde_json::from_str(&line).unwrap();
+        let address = line["fields"]["address"].as_str().unwrap();
+        let target = target(&address);
+        std::thread::spawn(move || log.for_each(|line| eprintln!("{line}")));
+        Self { child, client, target, workspace }
+    }
+
+    async fn run(&self, id: &str, command: &str) -> ToolOutput {
+        self.client.execute(&self.target, &bash(id, command), LONG).await.unwrap()
+    }
+
+    fn path(&self, name: &str) -> std::path::PathBuf {
+        self.workspace.path().join("made/by/sandboxd").join(name)
+    }
+
+    fn terminate(&self) {
+        kill(Pid::from_raw(self.child.id().try_into().unwrap()), Signal::SIGTERM).unwrap();
+    }
+
+    async fn ended(&mut self) -> Option<i32> {
+        let until = Instant::now() + LONG;
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status.code();
+            }
+            assert!(Instant::now() < until, "sandboxd does not end");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+}
+
+impl Drop for Sandboxd {
+    fn drop(&mut self) {
+        self.child.kill().ok();
+        self.child.wait().ok();
+    }
+}
+
+fn command() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_sandboxd"));
+    command.env_remove("RUST_LOG").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+    command
+}
+
+#[tokio::test]
+async fn sigterm_lets_a_call_finish() {
+    let mut sandboxd = Sandboxd::start("20");
+    let (client, target) = (sandboxd.client.clone(), sandboxd.target.clone());
+    let call = bash("a", "touch begun; while [ ! -e go ]; do sleep 0.02; done; echo done");
+    let waiting = tokio::spawn(async move { client.execute(&target, &call, LONG).await });
+    exists(&sandboxd.path("begun")).await;
+    sandboxd.terminate();
+    std::fs::write(sandboxd.path("go"), "").unwrap();
+    assert_eq!(waiting.await.unwrap().unwrap(), ToolOutput::ok("done\n"));
+    assert_eq!(sandboxd.ended().await, Some(0));
+}
+
+#[tokio::test]
+async fn sigterm_kills_what_does_not_finish() {
+    let mut sandboxd = Sandboxd::start("0");
+    let (client, target) = (sandboxd.client.clone(), sandboxd.target.clone());
+    let call = bash("a", "trap '' TERM; sleep 60 & echo $! > child; echo begun; touch begun; wait; sleep 60");
+    let waiting = tokio::spawn(async move { client.execute(&target, &call, LONG).await });
+    exists(&sandboxd.path("begun")).await;
+    sandboxd.terminate();
+    assert_eq!(waiting.await.unwrap().unwrap(), ToolOutput::error("begun\ninterrupted"));
+    assert_eq!(sandboxd.ended().await, Some(0));
+    let child = std::fs::read_to_string(sandboxd.path("child")).unwrap();
+    eventually("the child is gone", async || !alive(&child)).await;
+}
+
+#[tokio::test]
+async fn orphans_are_adopted_and_reaped_and_no_exit_status_is_stolen() {
+    let sandboxd = Sandboxd::start("0");
+    // Each command leaves an orphan that ends after it, while the next ones come and go.
+    for n in 0..20 {
+        let output = sandboxd.run(&format!("c{n}"), "(sleep 0.05 & echo $! >> orphans) >/dev/null 2>&1; exit 7").await;
+        assert_eq!(output, ToolOutput::error("exit code 7"));
+    }
+    let orphans = std::fs::read_to_string(sandboxd.path("orphans")).unwrap();
+    assert_eq!(orphans.lines().count(), 20);
+    for orphan in orphans.lines() {
+        eventually("the orphan is reaped", async || state(orphan).is_none()).await;
+    }
+}
+
+#[tokio::test]
+async fn tools_do_not_see_the_settings_of_sandboxd() {
+    let sandboxd = Sandboxd::start("0");
+    let output = sandboxd.run("a", "env | grep -c -e ^SANDBOXD_ -e ^POD_UID; pwd -P").await;
+    assert!(output.content.starts_with("0\n") && output.content.ends_with("/made/by/sandboxd\n"), "{}", output.content);
+}
+
+#[tokio::test]
+async fn a_sandboxd_at_rest_is_small() {
+    let sandboxd = Sandboxd::start("0");
+    sandboxd.client.activity(&sandboxd.target).await.unwrap();
+    let status = std::fs::read_to_string(format!("/proc/{}/status", sandboxd.child.id())).unwrap();
+    let of = |name: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap();
+        line.trim().trim_end_matches(" kB").parse::<u64>().unwrap()
+    };
+    // What is read from the binary itself differs between builds; what is allocated does not.
+    assert!(of("RssAnon:") < 4096, "{status}");
+    eprintln!("VmRSS {} kB, RssAnon {} kB", of("VmRSS:"), of("RssAnon:"));
+}
+
+#[test]
+fn a_wrong_setting_ends_it_with_a_message() {
+    let output = command().env_remove("POD_UID").env("SANDBOXD_VERIFY_KEY", "x").output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let log = String::from_utf8(output.stderr).unwrap();
+    assert!(log.contains("the environment variable POD_UID is required"), "{log}");
+}
+
+#[test]
+fn a_workspace_that_cannot_be_made_ends_it_with_a_message() {
+    let (_, key) = client();
+    let output = command()
+        .env("SANDBOXD_LISTEN", "127.0.0.1:0")
+        .env("POD_UID", POD)
+        .env("SANDBOXD_VERIFY_KEY", key)
+        .env("SANDBOXD_WORKSPACE", "/dev/null/workspace")
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let log = String::from_utf8(output.stderr).unwrap();
+    assert!(log.contains("the workspace /dev/null/workspace cannot be used (SANDBOXD_WORKSPACE)"), "{log}");
+}

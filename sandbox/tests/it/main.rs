@@ -1,0 +1,8 @@
+//! The server as its callers see it: over HTTP, in this process and as the real binary.
+
+#[cfg(test)]
+mod binary;
+#[cfg(test)]
+mod http;
+#[cfg(test)]
+mod support;

@@ -1,0 +1,125 @@
+//! Decisions, without IO: what was read and what is wanted give what to write, or why not.
+//!
+//! Each plan is made again from what a refused transaction found, or from what is read back after an ambiguous failure.
+//! So it is the same code that says "head moved", finds a repeated append, and builds the next attempt.
+
+mod append;
+mod call;
+mod claim;
+mod inbox;
+mod session;
+
+use longhand_protocol::event::{EventBody, NewEvent, Record};
+use longhand_protocol::{EventId, SessionId};
+
+pub(crate) use self::append::{Append, Author, Effect, Extended};
+pub(crate) use self::call::{Dispatch, Undispatch, state_of};
+pub(crate) use self::claim::Claim;
+pub(crate) use self::inbox::{Deliver, Enqueue, inbox};
+pub(crate) use self::session::{Create, list, state, state_looks};
+use super::keys::Keys;
+use super::view::{Look, View};
+use super::write::Write;
+use crate::record::{self, Head};
+use crate::store::{Appended, Result, StoreError};
+
+/// What to do next.
+#[derive(Debug)]
+pub(crate) enum Plan<T> {
+    /// Nothing: it is so already.
+    Done(T),
+    /// Read this too, and plan again.
+    Read(Vec<Look>),
+    /// Write this; then it is so.
+    Write(Write, T),
+}
+
+/// Which keys of which session.
+#[derive(Clone, Copy)]
+pub(crate) struct Place<'a> {
+    pub(crate) keys: &'a Keys,
+    pub(crate) id: &'a SessionId,
+}
+
+impl Place<'_> {
+    fn not_found(&self) -> StoreError {
+        StoreError::NotFound(self.id.clone())
+    }
+
+    fn look_idem<'a>(&self, ids: impl Iterator<Item = &'a EventId>) -> Vec<Look> {
+        ids.map(|event| Look::Key(self.keys.idem(self.id, event))).collect()
+    }
+
+    /// The head, which every live session has.
+    pub(crate) fn head(&self, view: &View) -> Result<Head> {
+        view.get(&self.keys.head(self.id)).ok_or_else(|| self.not_found())?.decode()
+    }
+
+    fn epoch(&self, view: &View) -> Result<u64> {
+        view.get(&self.keys.epoch(self.id)).ok_or_else(|| self.not_found())?.decode()
+    }
+
+    pub(crate) fn check_epoch(&self, view: &View, given: u64) -> Result<()> {
+        let current = self.epoch(view)?;
+        if given == current { Ok(()) } else { Err(StoreError::Fenced { given, current }) }
+    }
+
+    /// The sequence number of an event in the log.
+    fn seq(&self, view: &View, event: &EventId) -> Result<Option<u64>> {
+        view.get(&self.keys.idem(self.id, event)).map(super::view::Kv::decode).transpose()
+    }
+
+    /// The records with these numbers, or what is still to read.
+    fn records(&self, view: &View, seqs: &[u64]) -> Result<Result<Vec<Record>, Vec<Look>>> {
+        let keys: Vec<String> = seqs.iter().map(|seq| self.keys.log(self.id, *seq)).collect();
+        if keys.iter().any(|key| !view.has_looked(key)) {
+            return Ok(Err(keys.into_iter().map(Look::Key).collect()));
+        }
+        let decode = |key: String| match view.get(&key) {
+            Some(kv) => kv.decode(),
+            None => Err(StoreError::Corrupt { key, reason: "the record is missing".to_owned() }),
+        };
+        keys.into_iter().map(decode).collect::<Result<Vec<Record>>>().map(Ok)
+    }
+
+    /// The records of an append that is repeated, if it is one: every event is in the log, as given, in a row, by the
+    /// same author.
+    fn repeated(&self, view: &View, epoch: u64, events: &[(&EventId, Option<&EventBody>)]) -> Result<Repeated> {
+        let mut seqs = Vec::with_capacity(events.len());
+        for (event, _) in events {
+            match self.seq(view, event)? {
+                Some(seq) => seqs.push(seq),
+                None => return Ok(Repeated::No),
+            }
+        }
+        let Some(head) = seqs.last().copied() else { return Ok(Repeated::No) };
+        let records = match self.records(view, &seqs)? {
+            Ok(records) => records,
+            Err(looks) => return Ok(Repeated::Read(looks)),
+        };
+        let same = records.iter().zip(events).all(|(record, (event, body))| {
+            record.event.id == **event
+                && record.epoch == epoch
+                && body.is_none_or(|body| record::same_body(&record.event.body, body))
+        });
+        let in_a_row = seqs.windows(2).all(|pair| pair[0].checked_add(1) == Some(pair[1]));
+        Ok(if same && in_a_row { Repeated::Yes(Appended { records, head }) } else { Repeated::No })
+    }
+
+    /// The first of the events that is in the log already.
+    fn check_new(&self, view: &View, events: &[NewEvent]) -> Result<()> {
+        match events.iter().find(|event| view.get(&self.keys.idem(self.id, &event.id)).is_some()) {
+            Some(event) => Err(StoreError::Duplicate(event.id.clone())),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Whether an append was carried out before.
+#[derive(Debug)]
+enum Repeated {
+    No,
+    Yes(Appended),
+    /// To know it, read this.
+    Read(Vec<Look>),
+}

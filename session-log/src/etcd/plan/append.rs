@@ -1,0 +1,204 @@
+//! Growing the log: append, promote, idle, results.
+
+use jiff::Timestamp;
+use longhand_protocol::EventId;
+use longhand_protocol::event::{EventBody, NewEvent, Record};
+
+use super::call::{self, wanted};
+use super::inbox::{Queued, wake_value};
+use super::{Place, Plan, Repeated};
+use crate::etcd::view::{Kv, Look, View};
+use crate::etcd::write::{Guard, Write};
+use crate::limits;
+use crate::record::{Head, Stored, encode, result_of};
+use crate::store::{Appended, CallState, FinishFrom, Result, StoreError};
+
+/// Who appends.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Author {
+    /// The brain of this epoch, which has read up to this sequence number.
+    Brain { epoch: u64, expected_head: u64 },
+    /// The service, wherever the head is.
+    Service,
+}
+
+/// What goes with the new records.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Effect<'a> {
+    /// Nothing.
+    Nothing,
+    /// The session is given up, if its wake key is at this revision.
+    Idle { wake_revision: i64 },
+    /// A tool call is closed, if it is in this state.
+    Finish { call: &'a EventId, from: &'a FinishFrom },
+}
+
+/// A wish to grow the log.
+#[derive(Clone, Copy)]
+pub(crate) struct Append<'a> {
+    pub(crate) place: Place<'a>,
+    pub(crate) author: Author,
+    pub(crate) promoted: &'a [EventId],
+    pub(crate) events: &'a [NewEvent],
+    pub(crate) effect: Effect<'a>,
+}
+
+/// A log that has grown.
+#[derive(Debug)]
+pub(crate) struct Extended {
+    pub(crate) appended: Appended,
+    /// The head as it is stored, if this plan wrote it.
+    pub(crate) head: Option<(u64, Vec<u8>)>,
+}
+
+impl Append<'_> {
+    /// What has to be known.
+    pub(crate) fn looks(&self) -> Vec<Look> {
+        let Place { keys, id } = self.place;
+        let mut looks = vec![Look::Key(keys.head(id))];
+        if let Author::Brain { .. } = self.author {
+            looks.push(Look::Key(keys.epoch(id)));
+        }
+        match self.effect {
+            Effect::Nothing => {}
+            Effect::Idle { .. } => looks.push(Look::Key(keys.wake(id))),
+            Effect::Finish { call, .. } => {
+                looks.extend([keys.meta(id), keys.call(id, call), keys.done(id, call)].map(Look::Key));
+            }
+        }
+        looks.extend(self.promoted.iter().map(|event| Look::Key(keys.inbox(id, event))));
+        looks.extend(self.place.look_idem(self.promoted.iter().chain(self.events.iter().map(|event| &event.id))));
+        looks
+    }
+
+    /// What a brain that is up to date would find, so that the transaction can be tried at once. Only without promotion
+    /// and results, whose contents have to be read first.
+    pub(crate) fn assume(&self, head: Vec<u8>) -> Option<View> {
+        let Place { keys, id } = self.place;
+        let Author::Brain { epoch, .. } = self.author else { return None };
+        if !self.promoted.is_empty() {
+            return None;
+        }
+        let mut view = View::default();
+        match self.effect {
+            Effect::Nothing => {}
+            Effect::Idle { wake_revision } => {
+                view.insert(Kv { key: keys.wake(id), mod_revision: wake_revision, ..Kv::default() });
+            }
+            Effect::Finish { .. } => return None,
+        }
+        view.insert(Kv { key: keys.head(id), value: head, ..Kv::default() });
+        view.insert(Kv { key: keys.epoch(id), value: epoch.to_string().into_bytes(), ..Kv::default() });
+        Some(view)
+    }
+
+    pub(crate) fn plan(&self, view: &View, now: Timestamp) -> Result<Plan<Extended>> {
+        let Place { keys, id } = self.place;
+        let mut head = self.place.head(view)?;
+        match self.place.repeated(view, self.epoch(), &self.given())? {
+            Repeated::Yes(appended) => return Ok(Plan::Done(Extended { appended, head: None })),
+            Repeated::Read(looks) => return Ok(Plan::Read(looks)),
+            Repeated::No => {}
+        }
+        let mut write = Write::default();
+        self.fence(view, &head, &mut write)?;
+        let promoted = self.take_promoted(view, &mut write)?;
+        self.take_effect(view, &mut write)?;
+
+        let stored = head.extend(self.epoch(), [promoted, self.events.to_vec()].concat(), now)?;
+        limits::check_bytes(stored.iter().map(|stored| stored.bytes.len()).sum())?;
+        let records: Vec<Record> = self.put_records(stored, &mut write)?;
+        if let Effect::Finish { call, .. } = self.effect {
+            let result = result_of(call, self.events).and_then(|index| records.get(index));
+            write.put(keys.done(id, call), result.map_or(head.seq, |record| record.seq).to_string());
+        }
+        let bytes = encode(&head)?;
+        write.put(keys.head(id), bytes.clone());
+        let appended = Appended { records, head: head.seq };
+        Ok(Plan::Write(write, Extended { appended, head: Some((head.seq, bytes)) }))
+    }
+
+    fn epoch(&self) -> u64 {
+        match self.author {
+            Author::Brain { epoch, .. } => epoch,
+            Author::Service => 0,
+        }
+    }
+
+    fn given(&self) -> Vec<(&EventId, Option<&EventBody>)> {
+        let promoted = self.promoted.iter().map(|event| (event, None));
+        promoted.chain(self.events.iter().map(|event| (&event.id, Some(&event.body)))).collect()
+    }
+
+    /// The epoch, the head and the events' identifiers are as they have to be, and stay so.
+    fn fence(&self, view: &View, head: &Head, write: &mut Write) -> Result<()> {
+        let Place { keys, id } = self.place;
+        if let Author::Brain { epoch, expected_head } = self.author {
+            self.place.check_epoch(view, epoch)?;
+            self.place.check_new(view, self.events)?;
+            if head.seq != expected_head {
+                return Err(StoreError::HeadMoved { head: head.seq });
+            }
+            write.guard(Guard::Holds(keys.epoch(id), epoch.to_string().into_bytes()));
+        }
+        self.place.check_new(view, self.events)?;
+        let stored = view.get(&keys.head(id)).ok_or_else(|| self.place.not_found())?;
+        write.guard(Guard::Holds(stored.key.clone(), stored.value.clone()));
+        for event in self.events {
+            write.guard(Guard::Absent(keys.idem(id, &event.id)));
+        }
+        Ok(())
+    }
+
+    /// Takes events out of the inbox.
+    fn take_promoted(&self, view: &View, write: &mut Write) -> Result<Vec<NewEvent>> {
+        let Place { keys, id } = self.place;
+        let mut events = Vec::with_capacity(self.promoted.len());
+        for event in self.promoted {
+            let known = view.get(&keys.idem(id, event)).is_some();
+            let queued = view.get(&keys.inbox(id, event)).filter(|_| !known);
+            let queued = queued.ok_or_else(|| StoreError::NotQueued(event.clone()))?;
+            events.push(queued.decode::<Queued>()?.event);
+            write.guard(Guard::Present(queued.key.clone())).delete(queued.key.clone());
+        }
+        Ok(events)
+    }
+
+    fn take_effect(&self, view: &View, write: &mut Write) -> Result<()> {
+        let Place { keys, id } = self.place;
+        match self.effect {
+            Effect::Nothing => {}
+            Effect::Idle { wake_revision } => {
+                let wake = view.get(&keys.wake(id)).filter(|wake| wake.mod_revision == wake_revision);
+                let wake = wake.ok_or(StoreError::WakeMoved)?;
+                write.guard(Guard::Unchanged(wake.key.clone(), wake_revision));
+                write.delete(wake.key.clone()).delete(keys.owner(id));
+            }
+            Effect::Finish { call, from } => {
+                let (state, revision) = call::state_and_revision(&self.place, view, call)?;
+                if state != wanted(from) {
+                    return Err(StoreError::CallState { call: call.clone(), state });
+                }
+                let key = keys.call(id, call);
+                write.guard(Guard::Unchanged(key.clone(), revision)).delete(key);
+                write.put(keys.wake(id), wake_value(&self.place, view)?);
+            }
+        }
+        Ok(())
+    }
+
+    /// Puts the records, their identifiers, and the calls that they open.
+    fn put_records(&self, stored: Vec<Stored>, write: &mut Write) -> Result<Vec<Record>> {
+        let Place { keys, id } = self.place;
+        let mut records = Vec::with_capacity(stored.len());
+        for Stored { record, bytes } in stored {
+            write.put(keys.log(id, record.seq), bytes);
+            write.put(keys.idem(id, &record.event.id), record.seq.to_string());
+            if matches!(record.event.body, EventBody::AgentToolUse { .. }) {
+                write.put(keys.call(id, &record.event.id), encode(&CallState::Open)?);
+            }
+            records.push(record);
+        }
+        Ok(records)
+    }
+}

@@ -1,0 +1,98 @@
+//! Tool calls: who runs them.
+
+use longhand_protocol::EventId;
+
+use super::{Place, Plan};
+use crate::etcd::view::{Look, View};
+use crate::etcd::write::{Guard, Write};
+use crate::record::encode;
+use crate::store::{CallState, FinishFrom, Incarnation, Result, StoreError};
+
+/// The state that a result has to find.
+pub(crate) fn wanted(from: &FinishFrom) -> CallState {
+    match from {
+        FinishFrom::Open => CallState::Open,
+        FinishFrom::Dispatched(incarnation) => CallState::Dispatched { incarnation: incarnation.clone() },
+    }
+}
+
+/// The call's state, from `call/{id}` or `done/{id}`.
+pub(crate) fn state_of(place: &Place<'_>, view: &View, call: &EventId) -> Result<CallState> {
+    let Place { keys, id } = *place;
+    if view.get(&keys.head(id)).is_none() {
+        return Err(place.not_found());
+    }
+    if let Some(open) = view.get(&keys.call(id, call)) {
+        return open.decode();
+    }
+    match view.get(&keys.done(id, call)) {
+        Some(done) => Ok(CallState::Finished { seq: done.decode()? }),
+        None => Err(StoreError::UnknownCall(call.clone())),
+    }
+}
+
+/// The call's state, and the revision at which it was set; 0 when it is finished.
+pub(super) fn state_and_revision(place: &Place<'_>, view: &View, call: &EventId) -> Result<(CallState, i64)> {
+    let state = state_of(place, view, call)?;
+    let revision = view.get(&place.keys.call(place.id, call)).map_or(0, |kv| kv.mod_revision);
+    Ok((state, revision))
+}
+
+/// A wish to give a call to a sandbox.
+pub(crate) struct Dispatch<'a> {
+    pub(crate) place: Place<'a>,
+    pub(crate) epoch: u64,
+    pub(crate) call: &'a EventId,
+    pub(crate) to: &'a Incarnation,
+}
+
+impl Dispatch<'_> {
+    pub(crate) fn looks(&self) -> Vec<Look> {
+        let Place { keys, id } = self.place;
+        [keys.head(id), keys.epoch(id), keys.call(id, self.call), keys.done(id, self.call)].map(Look::Key).to_vec()
+    }
+
+    pub(crate) fn plan(&self, view: &View) -> Result<Plan<()>> {
+        let Place { keys, id } = self.place;
+        self.place.check_epoch(view, self.epoch)?;
+        let next = CallState::Dispatched { incarnation: self.to.clone() };
+        let mut plan = move_call(&self.place, view, self.call, &CallState::Open, &next)?;
+        if let Plan::Write(write, ()) = &mut plan {
+            write.guard(Guard::Holds(keys.epoch(id), self.epoch.to_string().into_bytes()));
+        }
+        Ok(plan)
+    }
+}
+
+/// A wish to take a call back.
+pub(crate) struct Undispatch<'a> {
+    pub(crate) place: Place<'a>,
+    pub(crate) call: &'a EventId,
+    pub(crate) from: &'a Incarnation,
+}
+
+impl Undispatch<'_> {
+    pub(crate) fn looks(&self) -> Vec<Look> {
+        let Place { keys, id } = self.place;
+        [keys.head(id), keys.call(id, self.call), keys.done(id, self.call)].map(Look::Key).to_vec()
+    }
+
+    pub(crate) fn plan(&self, view: &View) -> Result<Plan<()>> {
+        let from = CallState::Dispatched { incarnation: self.from.clone() };
+        move_call(&self.place, view, self.call, &from, &CallState::Open)
+    }
+}
+
+fn move_call(place: &Place<'_>, view: &View, call: &EventId, from: &CallState, to: &CallState) -> Result<Plan<()>> {
+    let (state, revision) = state_and_revision(place, view, call)?;
+    if state == *to {
+        return Ok(Plan::Done(()));
+    }
+    if state != *from {
+        return Err(StoreError::CallState { call: call.clone(), state });
+    }
+    let key = place.keys.call(place.id, call);
+    let mut write = Write::default();
+    write.guard(Guard::Unchanged(key.clone(), revision)).put(key, encode(to)?);
+    Ok(Plan::Write(write, ()))
+}

@@ -1,0 +1,168 @@
+//! What clients send: into the inbox, and out of it in order.
+
+use longhand_protocol::event::{Event, NewEvent};
+use longhand_protocol::harness::{Inbox, InboxItem};
+use longhand_protocol::internal::Wake;
+use serde::{Deserialize, Serialize};
+
+use super::{Place, Plan};
+use crate::etcd::view::{Look, View};
+use crate::etcd::write::{Guard, Write};
+use crate::limits;
+use crate::record::{encode, same_body};
+use crate::store::{Result, SessionMeta, StoreError};
+
+/// The value of an inbox key.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Queued {
+    /// The place among those that were queued in the same transaction.
+    pub(crate) index: usize,
+    /// The event.
+    pub(crate) event: NewEvent,
+}
+
+fn queued_item(event: NewEvent) -> InboxItem {
+    InboxItem { event: Event { id: event.id, body: event.body, processed_at: None } }
+}
+
+/// The value of the session's wake key.
+pub(super) fn wake_value(place: &Place<'_>, view: &View) -> Result<Vec<u8>> {
+    let meta: SessionMeta = meta(place, view)?;
+    encode(&Wake { namespace: meta.namespace, name: meta.name, uid: meta.uid })
+}
+
+fn meta(place: &Place<'_>, view: &View) -> Result<SessionMeta> {
+    view.get(&place.keys.meta(place.id)).ok_or_else(|| place.not_found())?.decode()
+}
+
+/// The inbox in order: by the revision of the transaction that queued an event, then by its place in it.
+pub(crate) fn inbox(place: &Place<'_>, view: &View) -> Result<Inbox> {
+    let Place { keys, id } = *place;
+    meta(place, view)?;
+    let mut items = Vec::new();
+    for kv in view.prefix(&keys.inboxes(id)) {
+        let queued: Queued = kv.decode()?;
+        items.push((kv.create_revision, queued.index, queued.event));
+    }
+    items.sort_by_key(|(revision, index, _)| (*revision, *index));
+    Ok(Inbox {
+        wake_revision: view.get(&keys.wake(id)).map(|wake| wake.mod_revision),
+        items: items.into_iter().map(|(_, _, event)| queued_item(event)).collect(),
+    })
+}
+
+/// A wish to queue a client's events.
+pub(crate) struct Enqueue<'a> {
+    pub(crate) place: Place<'a>,
+    pub(crate) events: &'a [NewEvent],
+    pub(crate) limit: usize,
+}
+
+impl Enqueue<'_> {
+    pub(crate) fn looks(&self) -> Vec<Look> {
+        let Place { keys, id } = self.place;
+        let mut looks = vec![Look::Key(keys.meta(id)), Look::Count(keys.inboxes(id))];
+        looks.extend(self.events.iter().map(|event| Look::Key(keys.inbox(id, &event.id))));
+        looks.extend(self.place.look_idem(self.events.iter().map(|event| &event.id)));
+        looks
+    }
+
+    pub(crate) fn plan(&self, view: &View) -> Result<Plan<Vec<InboxItem>>> {
+        let Place { keys, id } = self.place;
+        meta(&self.place, view)?;
+        if self.events.is_empty() {
+            return Ok(Plan::Done(Vec::new()));
+        }
+        let mut known = Vec::with_capacity(self.events.len());
+        for event in self.events {
+            known.push(match view.get(&keys.inbox(id, &event.id)) {
+                Some(queued) => Some(queued_item(queued.decode::<Queued>()?.event)),
+                None => match self.place.seq(view, &event.id)? {
+                    None => None,
+                    Some(seq) => match self.place.records(view, &[seq])? {
+                        Ok(records) => records.into_iter().next().map(|record| InboxItem { event: record.event }),
+                        Err(looks) => return Ok(Plan::Read(looks)),
+                    },
+                },
+            });
+        }
+        if let Some(position) = known.iter().position(Option::is_some) {
+            let same =
+                self.events.iter().zip(&known).all(|(given, known)| {
+                    known.as_ref().is_some_and(|known| same_body(&known.event.body, &given.body))
+                });
+            if same {
+                return Ok(Plan::Done(known.into_iter().flatten().collect()));
+            }
+            return Err(StoreError::Duplicate(self.events[position].id.clone()));
+        }
+        let mut write = Write::default();
+        write.guard(Guard::Present(keys.meta(id)));
+        put_queued(&self.place, view, self.events, self.limit, &mut write)?;
+        Ok(Plan::Write(write, self.events.iter().cloned().map(queued_item).collect()))
+    }
+}
+
+/// Puts events into the inbox, which has room, and rewrites the wake key.
+fn put_queued(place: &Place<'_>, view: &View, events: &[NewEvent], limit: usize, write: &mut Write) -> Result<()> {
+    let Place { keys, id } = *place;
+    if view.count(&keys.inboxes(id)) >= limit {
+        return Err(StoreError::InboxFull { limit });
+    }
+    let mut bytes = 0;
+    for (index, event) in events.iter().enumerate() {
+        let value = encode(&Queued { index, event: event.clone() })?;
+        bytes += value.len();
+        write.guard(Guard::Absent(keys.inbox(id, &event.id)));
+        write.guard(Guard::Absent(keys.idem(id, &event.id)));
+        write.put(keys.inbox(id, &event.id), value);
+    }
+    limits::check_bytes(bytes)?;
+    write.put(keys.wake(id), wake_value(place, view)?);
+    Ok(())
+}
+
+/// A wish to queue items of `spec.input`, the first of which has the number `from`.
+pub(crate) struct Deliver<'a> {
+    pub(crate) place: Place<'a>,
+    pub(crate) from: u64,
+    pub(crate) events: &'a [NewEvent],
+    pub(crate) limit: usize,
+}
+
+impl<'a> Deliver<'a> {
+    /// How many of `events`, beginning with the first, fit into one transaction.
+    pub(crate) fn fitting(events: &'a [NewEvent]) -> Result<usize> {
+        let (mut weight, mut bytes) = (0, 0);
+        for (count, event) in events.iter().enumerate() {
+            weight += limits::ENQUEUE_WEIGHT;
+            bytes += encode(&Queued { index: count, event: event.clone() })?.len();
+            if count > 0 && (weight > limits::MAX_WEIGHT || bytes > limits::MAX_BYTES) {
+                return Ok(count);
+            }
+        }
+        Ok(events.len())
+    }
+
+    pub(crate) fn looks(&self) -> Vec<Look> {
+        let Place { keys, id } = self.place;
+        vec![Look::Key(keys.meta(id)), Look::Count(keys.inboxes(id))]
+    }
+
+    /// The count of delivered inputs after it, and whether it was this delivery that raised it.
+    pub(crate) fn plan(&self, view: &View) -> Result<Plan<u64>> {
+        let Place { keys, id } = self.place;
+        let mut meta = meta(&self.place, view)?;
+        if meta.delivered_inputs != self.from || self.events.is_empty() {
+            return Ok(Plan::Done(meta.delivered_inputs));
+        }
+        let stored = view.get(&keys.meta(id)).ok_or_else(|| self.place.not_found())?;
+        let mut write = Write::default();
+        write.guard(Guard::Unchanged(stored.key.clone(), stored.mod_revision));
+        put_queued(&self.place, view, self.events, self.limit, &mut write)?;
+        let count = u64::try_from(self.events.len()).unwrap_or(u64::MAX);
+        meta.delivered_inputs = meta.delivered_inputs.saturating_add(count);
+        write.put(stored.key.clone(), encode(&meta)?);
+        Ok(Plan::Write(write, meta.delivered_inputs))
+    }
+}

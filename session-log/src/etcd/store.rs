@@ -1,0 +1,246 @@
+//! The contract, kept on etcd.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use futures::stream::{BoxStream, StreamExt as _};
+use jiff::Timestamp;
+use longhand_protocol::event::{NewEvent, Record};
+use longhand_protocol::harness::{Inbox, InboxItem};
+use longhand_protocol::{EventId, SessionId};
+use tokio::time::{Instant, timeout_at};
+
+use super::EtcdStore;
+use super::keys::last_segment;
+use super::plan::{
+    self, Append, Author, Claim, Create, Dispatch, Effect, Enqueue, Extended, Undispatch, state_looks, state_of,
+};
+use super::tail::Tail;
+use super::view::Look;
+use crate::limits;
+use crate::store::{
+    Appended, CallState, Claimant, FinishFrom, Incarnation, Owner, Result, SessionMeta, SessionState, SessionStore,
+    Slice, StoreError, Takeover,
+};
+
+impl EtcdStore {
+    async fn extend(&self, append: Append<'_>) -> Result<Appended> {
+        let id = append.place.id;
+        limits::check_append(append.promoted, append.events)?;
+        let assumed = match append.author {
+            Author::Brain { expected_head, .. } => {
+                self.inner.heads.get(id, expected_head).and_then(|head| append.assume(head))
+            }
+            Author::Service => None,
+        };
+        let plan = |view: &_| append.plan(view, Timestamp::now());
+        let (extended, removed) = self.inner.etcd.carry_out(&append.looks(), assumed, plan).await?;
+        let Extended { appended, head } = extended;
+        if let Some((seq, bytes)) = head {
+            self.inner.heads.put(id, seq, bytes);
+        }
+        for kv in removed.iter().filter(|kv| kv.lease != 0) {
+            self.inner.etcd.revoke(kv.lease).await;
+        }
+        Ok(appended)
+    }
+}
+
+#[async_trait]
+impl SessionStore for EtcdStore {
+    async fn create(&self, meta: SessionMeta) -> Result<()> {
+        let create = Create { place: self.place(&meta.id), meta: &meta };
+        self.inner.etcd.carry_out(&create.looks(), None, |view| create.plan(view)).await?;
+        Ok(())
+    }
+
+    async fn state(&self, id: &SessionId) -> Result<SessionState> {
+        let place = self.place(id);
+        plan::state(&place, &self.inner.etcd.look(&state_looks(&place)).await?)
+    }
+
+    async fn list(&self, after: Option<&SessionId>, limit: usize) -> Result<Vec<SessionMeta>> {
+        let keys = &self.inner.keys;
+        if limit == 0 {
+            return Ok(Vec::new());
+        }
+        let most = i64::try_from(limit).unwrap_or(i64::MAX);
+        let range = |prefix: String| {
+            let from = after.map_or_else(|| prefix.clone(), |after| format!("{prefix}{after}\0"));
+            Look::Range(from, format!("{}0", prefix.trim_end_matches('/')), most)
+        };
+        let view = self.inner.etcd.look(&[range(keys.metas()), range(keys.deletings())]).await?;
+        plan::list(keys, &view, limit)
+    }
+
+    async fn delete(&self, id: &SessionId) -> Result<()> {
+        self.remove(id).await
+    }
+
+    async fn deliver_inputs(&self, id: &SessionId, from: u64, events: Vec<NewEvent>) -> Result<u64> {
+        self.deliver(id, from, &events).await
+    }
+
+    async fn enqueue(&self, id: &SessionId, events: Vec<NewEvent>) -> Result<Vec<InboxItem>> {
+        limits::check_enqueue(&events)?;
+        let enqueue = Enqueue { place: self.place(id), events: &events, limit: self.inner.inbox_limit };
+        Ok(self.inner.etcd.carry_out(&enqueue.looks(), None, |view| enqueue.plan(view)).await?.0)
+    }
+
+    async fn inbox(&self, id: &SessionId) -> Result<Inbox> {
+        let keys = &self.inner.keys;
+        let looks = [Look::Key(keys.meta(id)), Look::Key(keys.wake(id)), Look::Prefix(keys.inboxes(id))];
+        plan::inbox(&self.place(id), &self.inner.etcd.look(&looks).await?)
+    }
+
+    async fn wait_inbox(&self, id: &SessionId, after: i64, wait: Duration) -> Result<Inbox> {
+        let deadline = Instant::now() + wait;
+        let mut subscription = self.inner.wakes.subscribe(id);
+        loop {
+            let inbox = self.inbox(id).await?;
+            if inbox.wake_revision.is_some_and(|revision| revision > after) {
+                return Ok(inbox);
+            }
+            if !matches!(timeout_at(deadline, subscription.next()).await, Ok(Some(_))) {
+                return self.inbox(id).await;
+            }
+        }
+    }
+
+    async fn claim(
+        &self,
+        id: &SessionId,
+        claimant: &Claimant,
+        takeover: Takeover,
+        ttl: Duration,
+    ) -> Result<(u64, Record)> {
+        let lease = self.inner.etcd.grant(ttl).await?;
+        let claim = Claim { place: self.place(id), claimant, takeover, lease, woken: &EventId::generate() };
+        let plan = |view: &_| claim.plan(view, Timestamp::now());
+        match self.inner.etcd.carry_out(&claim.looks(), None, plan).await {
+            Ok((claimed, _)) => {
+                if let Some(head) = claimed.head {
+                    self.inner.heads.put(id, claimed.record.seq, head);
+                }
+                if let Some(old) = claimed.old_lease {
+                    self.inner.etcd.revoke(old).await;
+                }
+                Ok((claimed.epoch, claimed.record))
+            }
+            Err(error) => {
+                self.inner.etcd.revoke(lease).await;
+                Err(error)
+            }
+        }
+    }
+
+    async fn renew(&self, id: &SessionId, epoch: u64) -> Result<()> {
+        let (keys, place) = (&self.inner.keys, self.place(id));
+        let looks = [keys.meta(id), keys.epoch(id), keys.owner(id)].map(Look::Key);
+        let view = self.inner.etcd.look(&looks).await?;
+        if view.get(&keys.meta(id)).is_none() {
+            return Err(StoreError::NotFound(id.clone()));
+        }
+        place.check_epoch(&view, epoch)?;
+        let Some(owner) = view.get(&keys.owner(id)) else {
+            return Err(StoreError::ClaimLost { epoch });
+        };
+        let claimed: Owner = owner.decode()?;
+        if claimed.epoch == epoch && self.inner.etcd.keep_alive(owner.lease).await? {
+            Ok(())
+        } else {
+            Err(StoreError::ClaimLost { epoch })
+        }
+    }
+
+    async fn append(&self, id: &SessionId, epoch: u64, expected_head: u64, events: Vec<NewEvent>) -> Result<Appended> {
+        self.promote(id, epoch, expected_head, &[], events).await
+    }
+
+    async fn promote(
+        &self,
+        id: &SessionId,
+        epoch: u64,
+        expected_head: u64,
+        inbox: &[EventId],
+        then: Vec<NewEvent>,
+    ) -> Result<Appended> {
+        let author = Author::Brain { epoch, expected_head };
+        let place = self.place(id);
+        self.extend(Append { place, author, promoted: inbox, events: &then, effect: Effect::Nothing }).await
+    }
+
+    async fn idle(
+        &self,
+        id: &SessionId,
+        epoch: u64,
+        expected_head: u64,
+        wake_revision: i64,
+        events: Vec<NewEvent>,
+    ) -> Result<Appended> {
+        let author = Author::Brain { epoch, expected_head };
+        let effect = Effect::Idle { wake_revision };
+        self.extend(Append { place: self.place(id), author, promoted: &[], events: &events, effect }).await
+    }
+
+    async fn append_unfenced(&self, id: &SessionId, events: Vec<NewEvent>) -> Result<Appended> {
+        let (place, author) = (self.place(id), Author::Service);
+        self.extend(Append { place, author, promoted: &[], events: &events, effect: Effect::Nothing }).await
+    }
+
+    async fn read(&self, id: &SessionId, after: u64, limit: usize) -> Result<Slice> {
+        self.read_pages(id, after, limit).await
+    }
+
+    async fn tail(&self, id: &SessionId, after: u64) -> Result<BoxStream<'static, Result<Record>>> {
+        let tail = Tail::new(self.clone(), id.clone(), after);
+        self.read(id, after, 0).await?;
+        let next = |mut tail: Tail| async move { tail.next().await.map(|record| (record, tail)) };
+        Ok(futures::stream::unfold(tail, next).boxed())
+    }
+
+    async fn call(&self, id: &SessionId, call: &EventId) -> Result<CallState> {
+        let keys = &self.inner.keys;
+        let looks = [keys.head(id), keys.call(id, call), keys.done(id, call)].map(Look::Key);
+        state_of(&self.place(id), &self.inner.etcd.look(&looks).await?, call)
+    }
+
+    async fn open_calls(&self, id: &SessionId) -> Result<Vec<(EventId, CallState)>> {
+        let keys = &self.inner.keys;
+        let prefix = keys.calls(id);
+        let view = self.inner.etcd.look(&[Look::Key(keys.head(id)), Look::Prefix(prefix.clone())]).await?;
+        if view.get(&keys.head(id)).is_none() {
+            return Err(StoreError::NotFound(id.clone()));
+        }
+        let open = view.prefix(&prefix).map(|kv| {
+            let call = last_segment(&kv.key).parse().map_err(|error: longhand_protocol::id::InvalidId| {
+                StoreError::Corrupt { key: kv.key.clone(), reason: error.to_string() }
+            })?;
+            Ok((call, kv.decode()?))
+        });
+        open.collect()
+    }
+
+    async fn dispatch(&self, id: &SessionId, epoch: u64, call: &EventId, to: &Incarnation) -> Result<()> {
+        let dispatch = Dispatch { place: self.place(id), epoch, call, to };
+        self.inner.etcd.carry_out(&dispatch.looks(), None, |view| dispatch.plan(view)).await?;
+        Ok(())
+    }
+
+    async fn undispatch(&self, id: &SessionId, call: &EventId, from: &Incarnation) -> Result<()> {
+        let undispatch = Undispatch { place: self.place(id), call, from };
+        self.inner.etcd.carry_out(&undispatch.looks(), None, |view| undispatch.plan(view)).await?;
+        Ok(())
+    }
+
+    async fn finish_call(
+        &self,
+        id: &SessionId,
+        call: &EventId,
+        from: &FinishFrom,
+        events: Vec<NewEvent>,
+    ) -> Result<Appended> {
+        let (place, effect) = (self.place(id), Effect::Finish { call, from });
+        self.extend(Append { place, author: Author::Service, promoted: &[], events: &events, effect }).await
+    }
+}

@@ -66,6 +66,7 @@ engine_start() {
     --userland-proxy-path "$dir/bin/docker-proxy" --add-runtime "longhand=$dir/bin/longhand-runc" --default-runtime longhand \
     --bip 172.31.250.1/24 --default-address-pool base=172.31.251.0/24,size=25 >"$log" 2>&1 </dev/null 9>&- &
   pid=$!
+  disown "$pid"
   echo "$pid $(process_start "$pid")" >"$STATE/engine.pid"
   within 60 engine_up_or_dead "$pid" || true
   engine_up || {
@@ -127,9 +128,11 @@ remove_cgroups() {
 # engine_left: what is still there of it; nothing after engine_stop.
 engine_left() {
   local x
-  for x in $(our_processes); do echo "process $x: $(tr '\0' ' ' <"/proc/$x/cmdline" 2>/dev/null | cut -c1-80)"; done
+  for x in $(our_processes); do echo "process $x: $(ps -o args= -p "$x" | cut -c1-80)"; done
   our_mounts | sed 's/^/mount /'
-  our_cgroups | sed 's/^/cgroup /'
+  for x in /sys/fs/cgroup/"$CGROUP" /sys/fs/cgroup/*/"$CGROUP"; do
+    if [[ -d $x ]]; then echo "cgroup $x, with $(find "$x" -mindepth 1 -type d | wc -l) in it"; fi
+  done
   if ip netns list | grep -qw "$NETNS"; then echo "network namespace $NETNS"; fi
   if ip link show "$HOST_IF" >/dev/null 2>&1; then echo "link $HOST_IF"; fi
   if [[ -e $SOCKET ]]; then echo "socket $SOCKET"; fi

@@ -18,18 +18,12 @@ choose_engine() {
   fi
   MODE=offline
   if [[ $ENGINE == machine && -z ${LONGHAND_OFFLINE:-} ]]; then
-    "$KIND_DIR/go-build" kind >/dev/null
-    UPSTREAM_NODE=$(upstream_node)
-    if docker image inspect "$UPSTREAM_NODE" >/dev/null 2>&1 || timeout 20 docker manifest inspect "$UPSTREAM_NODE" >/dev/null 2>&1; then
-      MODE=registry
-    fi
+    # The image of the probe's pods, small enough to tell quickly whether a registry answers.
+    if timeout 30 docker pull "$PROBE_IMAGE" >/dev/null 2>&1; then MODE=registry; fi
   fi
   export LONGHAND_CLUSTER_MODE=$MODE
   say "engine: $ENGINE, mode: $MODE"
 }
-
-# The node image that this version of kind was released with.
-upstream_node() { cat "$("$KIND_DIR/go-build" kind)/default-node-image"; }
 
 # step_here: like step, for what must run in this shell.
 step_here() {

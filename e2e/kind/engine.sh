@@ -16,11 +16,15 @@ engine_up_or_dead() { engine_up || ! kill -0 "$1" 2>/dev/null; }
 engine_unpack() { # FOLDER
   cd "$1" || return
   apt_lists
-  apt-get download docker.io containerd runc tini libdevmapper1.02.1
-  local deb
-  for deb in *.deb; do dpkg -x "$deb" unpacked; done
+  local name packages=(docker.io containerd runc tini)
+  for name in docker-cli libdevmapper1.02.1; do # only some releases have them
+    if apt-cache show "$name" >/dev/null 2>&1; then packages+=("$name"); fi
+  done
+  apt-get download "${packages[@]}"
+  for name in *.deb; do dpkg -x "$name" unpacked; done
   mkdir bin lib
-  cp -a unpacked/usr/bin/{containerd*,docker*,tini*} unpacked/usr/sbin/{dockerd,docker-proxy,runc} bin/
+  find unpacked/usr/bin unpacked/usr/sbin -type f -exec cp -a {} bin/ \;
+  [[ -e bin/docker-init ]] || ln -s tini-static bin/docker-init
   find unpacked -name 'libdevmapper.so*' -exec cp -a {} lib/ \;
   rm -rf ./*.deb unpacked
   install -m 755 "$KIND_DIR/oci-runtime" bin/longhand-runc

@@ -1,6 +1,7 @@
-# shellcheck shell=bash
+# shellcheck shell=bash disable=SC2034
 # The names of the images that we make for the cluster: each holds the version that its tag says. Needs lib.sh.
 
+PROBE_IMAGE=docker.io/library/busybox:1.37.0 # where there is a registry
 BUSYBOX_VERSION=1.35.0 # of Debian bookworm
 
 image_of() {

@@ -28,10 +28,12 @@ step() {
   shift
   mkdir -p "$STATE/log"
   log=$STATE/log/$(tr -cs 'a-zA-Z0-9' - <<<"$text").log
-  "$@" >"$log" 2>&1 &
+  set -m # a process group of its own, so that an interrupt ends all of it
+  "$@" >"$log" 2>&1 </dev/null &
   pid=$!
+  set +m
   # shellcheck disable=SC2064 # the pid of now
-  trap "kill $pid 2>/dev/null || true" INT TERM
+  trap "kill -- -$pid 2>/dev/null || true" INT TERM
   while kill -0 "$pid" 2>/dev/null; do
     sleep 0.2
     if ((++beat % 100 == 0)); then say "  $text: $((SECONDS - t0)) s so far: $(tail -n 1 "$log" | cut -c1-100)"; fi
@@ -83,12 +85,14 @@ cached() {
     step "build $name" "$@" "$tmp"
     mv -T "$tmp" "$dir" 2>/dev/null || { [[ -d $dir ]] && rm -rf "$tmp"; }
   fi
+  touch "$dir"
   echo "$dir"
 }
 
-# prune: what broken builds left.
+# prune: what broken builds left, and what was not used for a month.
 prune() {
   local tmp
+  find "$CACHE"/{go,rootfs} -mindepth 1 -maxdepth 1 -mtime +30 -exec rm -rf {} + 2>/dev/null || true
   for tmp in "$CACHE"/.tmp-*; do
     [[ -d $tmp && ! -d /proc/${tmp##*.} ]] && rm -rf "$tmp"
   done

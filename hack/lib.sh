@@ -22,9 +22,15 @@ cluster_env() {
   source "$OUT/env"
 }
 
-# Seconds since $1 with one decimal, where $1 is what `now` printed.
-now() { date +%s%N; }
-since() { awk -v a="$1" -v b="$(now)" 'BEGIN { printf "%.1f", (b - a) / 1e9 }'; }
+# tools NAME...: puts pinned ones on the PATH where the machine has none.
+tools() {
+  local name bin
+  for name; do
+    command -v "$name" >/dev/null && continue
+    bin=$("$KIND_DIR/tools" "$name")
+    PATH=$bin:$PATH
+  done
+}
 
 # heading TEXT: what follows prints for itself.
 heading() { printf '\n%s == %s\n' "$(date +%H:%M:%S)" "$*" >&2; }

@@ -27,7 +27,7 @@ step() {
   local text=$1 log pid rc=0 t0=$SECONDS beat=0
   shift
   mkdir -p "$STATE/log"
-  log=$STATE/log/$(tr -cs 'a-zA-Z0-9' - <<<"$text").log
+  log=$STATE/log/$(printf %s "$text" | tr -cs 'a-zA-Z0-9' -).log
   set -m # a process group of its own, so that an interrupt ends all of it
   "$@" >"$log" 2>&1 </dev/null &
   pid=$!

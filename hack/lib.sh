@@ -32,5 +32,14 @@ tools() {
   done
 }
 
+# Programs are linked statically with glibc, which needs no other target than the toolchain's own. With --target, RUSTFLAGS spares
+# build scripts.
+TARGET=$(uname -m)-unknown-linux-gnu
+cargo_static() { # COMMAND ARGUMENTS...
+  local command=$1
+  shift
+  RUSTFLAGS="-C target-feature=+crt-static" cargo "$command" --release --locked --target "$TARGET" "$@"
+}
+
 # heading TEXT: what follows prints for itself.
 heading() { printf '\n%s == %s\n' "$(date +%H:%M:%S)" "$*" >&2; }

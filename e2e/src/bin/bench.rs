@@ -1,0 +1,54 @@
+//! Runs the benchmarks on the cluster of the current kubeconfig and renders `docs/benchmarks.md`.
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use clap::Parser;
+use longhand_e2e::bench::{Report, report, sandbox, sizes, ttft};
+use longhand_e2e::cluster::{TestNamespace, TestResult};
+
+/// Runs benchmarks on the cluster of the current kubeconfig.
+#[derive(Parser)]
+struct Arguments {
+    /// Only this one.
+    #[arg(long, env = "BENCH", value_parser = ["ttft", "sandbox", "sizes"])]
+    bench: Option<String>,
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    tracing_subscriber::fmt().with_writer(std::io::stderr).with_env_filter("info,kube=warn").init();
+    match run(&Arguments::parse()).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!("{error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(arguments: &Arguments) -> TestResult {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let client = kube::Client::try_default().await?;
+    let reports = Path::new("target/bench");
+    std::fs::create_dir_all(reports)?;
+    for (name, _) in report::BENCHMARKS {
+        if arguments.bench.as_deref().is_some_and(|wanted| wanted != name) {
+            continue;
+        }
+        let namespace = TestNamespace::create(client.clone(), &format!("bench-{name}")).await?;
+        let outcome = bench(name, &namespace).await;
+        namespace.delete().await;
+        let text = serde_json::to_string_pretty(&outcome?)?;
+        std::fs::write(reports.join(format!("{name}.json")), text)?;
+    }
+    report::render(reports, Path::new("docs"))
+}
+
+async fn bench(name: &str, namespace: &TestNamespace) -> TestResult<Report> {
+    match name {
+        "ttft" => ttft::run(namespace).await,
+        "sandbox" => sandbox::run(namespace).await,
+        _ => sizes::run(namespace).await,
+    }
+}

@@ -1,0 +1,117 @@
+//! The objects that a test's sessions are made of.
+
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use longhand_crds::AgentSession;
+use longhand_protocol::SessionId;
+use rand::Rng as _;
+
+use super::namespace::TestNamespace;
+use super::{ModelServer, Service, TestResult, wait_for};
+
+const AGENT: &str = include_str!("../../fixtures/agent.yaml");
+/// The image of the scripted model; an existing cluster has it in a registry of its own.
+const MODEL_IMAGE_VARIABLE: &str = "E2E_MODEL_IMAGE";
+const DEFAULT_MODEL_IMAGE: &str = concat!("longhand/scripted-model:", env!("CARGO_PKG_VERSION"));
+
+/// An agent whose model follows a script, and the ways to reach both.
+pub struct Fixture {
+    /// The test's namespace.
+    pub namespace: TestNamespace,
+    /// The session service.
+    pub service: Service,
+    /// The scripted model.
+    pub model: ModelServer,
+    /// The model's key, which must be found nowhere but in its Secret and in the proxy.
+    pub api_key: String,
+}
+
+/// What a session of a test is like.
+#[derive(Clone, Debug)]
+pub struct SessionOptions {
+    /// User messages.
+    pub input: Vec<String>,
+    /// Whether it has a sandbox, called `main`.
+    pub sandbox: bool,
+    /// `spec.harnessIdleSeconds`.
+    pub harness_idle_seconds: u32,
+}
+
+impl Default for SessionOptions {
+    fn default() -> Self {
+        Self { input: Vec::new(), sandbox: true, harness_idle_seconds: 2 }
+    }
+}
+
+impl SessionOptions {
+    /// A session that begins with these messages.
+    #[must_use]
+    pub fn saying(input: &[&str]) -> Self {
+        Self { input: input.iter().map(|text| (*text).to_owned()).collect(), ..Self::default() }
+    }
+}
+
+/// The manifest of a session of the agent `agent` with the template `small`.
+#[must_use]
+pub fn session_manifest(name: &str, options: &SessionOptions) -> String {
+    let mut yaml = format!(
+        "apiVersion: longhand.dev/v1alpha1\nkind: AgentSession\nmetadata: {{name: {name}}}\nspec:\n  agentRef: {{name: agent}}\n  harnessIdleSeconds: {}\n",
+        options.harness_idle_seconds
+    );
+    if options.sandbox {
+        yaml.push_str("  sandboxes: [{name: main, templateRef: {name: small}}]\n");
+    }
+    if !options.input.is_empty() {
+        yaml.push_str("  input:\n");
+    }
+    for text in &options.input {
+        let _ = writeln!(yaml, "  - text: {}", serde_json::Value::from(text.as_str()));
+    }
+    yaml
+}
+
+impl Fixture {
+    /// Makes everything but sessions. Idle sandboxes go after `sandbox_idle_seconds`.
+    ///
+    /// # Errors
+    /// When the API server refuses, or the model is not ready in time.
+    pub async fn install(namespace: &TestNamespace, script: &str, sandbox_idle_seconds: u32) -> TestResult<Self> {
+        let api_key = format!("sk-e2e-{:032x}", rand::rng().random::<u128>());
+        let image = std::env::var(MODEL_IMAGE_VARIABLE).unwrap_or_else(|_| DEFAULT_MODEL_IMAGE.to_owned());
+        let yaml = AGENT
+            .replace("${NAMESPACE}", &namespace.name)
+            .replace("${API_KEY}", &api_key)
+            .replace("${MODEL_IMAGE}", &image)
+            .replace("${SANDBOX_IDLE_SECONDS}", &sandbox_idle_seconds.to_string())
+            .replace("${SCRIPT}", &script.trim().replace('\n', "\n    "));
+        namespace.apply(&yaml).await?;
+        let (service, model) = tokio::try_join!(Service::connect(namespace), ModelServer::connect(namespace))?;
+        Ok(Self { namespace: namespace.clone(), service, model, api_key })
+    }
+
+    /// Applies a session and waits until its log exists.
+    ///
+    /// # Errors
+    /// When it has no identifier within 30 s.
+    pub async fn session(&self, name: &str, options: &SessionOptions) -> TestResult<SessionId> {
+        self.namespace.apply(&session_manifest(name, options)).await?;
+        self.session_id(name).await
+    }
+
+    /// The identifier of a session that was applied.
+    ///
+    /// # Errors
+    /// When it has none within 30 s.
+    pub async fn session_id(&self, name: &str) -> TestResult<SessionId> {
+        let found = wait_for(
+            self.namespace.api::<AgentSession>(),
+            name,
+            "status.sessionID is set",
+            Duration::from_secs(30),
+            |session| session?.status.as_ref()?.session_id.clone(),
+        )
+        .await?;
+        Ok(found.parse()?)
+    }
+}

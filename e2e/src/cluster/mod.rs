@@ -1,0 +1,54 @@
+//! What the tests need of a cluster: a namespace each, the objects of a session, ways to the servers, bounded waits, and
+//! a dump when something goes wrong.
+
+mod dump;
+mod fixture;
+mod model;
+mod namespace;
+mod service;
+mod wait;
+
+use std::future::Future;
+
+use kube::Client;
+
+pub use fixture::{Fixture, SessionOptions, session_manifest};
+pub use model::{ModelServer, Recorded, RecordedRequest};
+pub use namespace::TestNamespace;
+pub use service::{Service, is_ready, token};
+pub use wait::{eventually, wait_for};
+
+/// The namespace that the chart is installed in.
+pub const SYSTEM_NAMESPACE: &str = "longhand-system";
+
+/// What a test returns: an error is a failure with its message, after the dump.
+pub type TestResult<T = ()> = Result<T, Box<dyn std::error::Error + Send + Sync>>;
+
+/// Runs `test` in a namespace of its own, which is removed afterwards; on failure it is dumped first.
+///
+/// # Panics
+/// When the test fails, or the cluster cannot be reached: that is how a test says so.
+#[expect(clippy::panic, reason = "a test says by a panic that it failed")]
+pub async fn in_namespace<T, F>(name: &str, test: T)
+where
+    T: FnOnce(TestNamespace) -> F,
+    F: Future<Output = TestResult>,
+{
+    // The outcome of an earlier install does not matter: all tests of a process share one provider.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let client = match Client::try_default().await {
+        Ok(client) => client,
+        Err(error) => panic!("no cluster: {error}; run `make cluster` and set KUBECONFIG=target/cluster/kubeconfig"),
+    };
+    let namespace = match TestNamespace::create(client, name).await {
+        Ok(namespace) => namespace,
+        Err(error) => panic!("cannot make a namespace for {name}: {error}"),
+    };
+    let outcome = test(namespace.clone()).await;
+    if let Err(error) = outcome {
+        dump::dump(&namespace).await;
+        namespace.delete().await;
+        panic!("{name}: {error}");
+    }
+    namespace.delete().await;
+}

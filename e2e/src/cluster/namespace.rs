@@ -1,0 +1,83 @@
+//! A namespace for one test.
+
+use k8s_openapi::api::core::v1::Namespace;
+use kube::api::{Api, DeleteParams, ObjectMeta, Patch, PatchParams, PostParams};
+use kube::core::{DynamicObject, GroupVersionKind, NamespaceResourceScope, Resource};
+use kube::{Client, ResourceExt as _};
+use rand::Rng as _;
+use serde::de::DeserializeOwned;
+
+use super::TestResult;
+
+/// A namespace that only one test uses. Pod Security `restricted` is enforced in it.
+#[derive(Clone)]
+pub struct TestNamespace {
+    /// A client with the rights of the kubeconfig.
+    pub client: Client,
+    /// The namespace's name.
+    pub name: String,
+}
+
+impl TestNamespace {
+    /// Makes a namespace whose name begins with `prefix`.
+    ///
+    /// # Errors
+    /// When the API server refuses.
+    pub async fn create(client: Client, prefix: &str) -> TestResult<Self> {
+        let name = format!("{prefix}-{:06x}", rand::rng().random_range(0..0x0100_0000));
+        let labels = [("pod-security.kubernetes.io/enforce", "restricted"), ("longhand.dev/e2e", "true")];
+        let namespace = Namespace {
+            metadata: ObjectMeta {
+                name: Some(name.clone()),
+                labels: Some(labels.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()),
+                ..ObjectMeta::default()
+            },
+            ..Namespace::default()
+        };
+        Api::all(client.clone()).create(&PostParams::default(), &namespace).await?;
+        Ok(Self { client, name })
+    }
+
+    /// The objects of a kind in this namespace.
+    #[must_use]
+    pub fn api<K>(&self) -> Api<K>
+    where
+        K: Resource<Scope = NamespaceResourceScope, DynamicType = ()> + Clone + DeserializeOwned + std::fmt::Debug,
+    {
+        Api::namespaced(self.client.clone(), &self.name)
+    }
+
+    /// Applies every document of `yaml` to this namespace by server-side apply, as GitOps does.
+    ///
+    /// # Errors
+    /// What the API server says of the first object that it refuses.
+    pub async fn apply(&self, yaml: &str) -> TestResult<Vec<DynamicObject>> {
+        let mut applied = Vec::new();
+        for document in serde_yaml::Deserializer::from_str(yaml) {
+            let object: DynamicObject = serde::Deserialize::deserialize(document)?;
+            applied.push(self.apply_object(&object).await?);
+        }
+        Ok(applied)
+    }
+
+    /// Applies one object to this namespace by server-side apply.
+    ///
+    /// # Errors
+    /// What the API server says.
+    pub async fn apply_object(&self, object: &DynamicObject) -> kube::Result<DynamicObject> {
+        let types = object.types.clone().unwrap_or_default();
+        let (group, version) = types.api_version.split_once('/').unwrap_or(("", &types.api_version));
+        let kind = GroupVersionKind::gvk(group, version, &types.kind);
+        let (resource, _) = kube::discovery::pinned_kind(&self.client, &kind).await?;
+        let api: Api<DynamicObject> = Api::namespaced_with(self.client.clone(), &self.name, &resource);
+        api.patch(&object.name_any(), &PatchParams::apply("longhand-e2e").force(), &Patch::Apply(object)).await
+    }
+
+    /// Begins to remove the namespace; does not wait until it is gone.
+    pub async fn delete(&self) {
+        let api: Api<Namespace> = Api::all(self.client.clone());
+        if let Err(error) = api.delete(&self.name, &DeleteParams::background()).await {
+            tracing::warn!(namespace = self.name, %error, "the namespace stays");
+        }
+    }
+}

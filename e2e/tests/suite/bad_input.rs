@@ -1,0 +1,189 @@
+//! Bad input gets a clear error at the earliest point, and heals when it can.
+
+use std::time::Duration;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use longhand_crds::AgentSession;
+use longhand_e2e::cluster::{
+    Fixture, SessionOptions, TestNamespace, TestResult, in_namespace, session_manifest, token, wait_for,
+};
+use serde_json::json;
+
+const SCRIPT: &str = "rules:\n  - then: {text: \"Hello.\"}";
+const DEADLINE: Duration = Duration::from_secs(30);
+/// The kubelet looks for a Secret that was missing about once a minute.
+const SECRET_DEADLINE: Duration = Duration::from_secs(150);
+
+#[tokio::test]
+async fn the_api_server_refuses_what_cannot_work_and_names_the_field() {
+    in_namespace("bad-yaml", |namespace| async move {
+        let cases = [
+            ("AgentSession", "spec: {}", "spec.agentRef"),
+            ("AgentSession", "spec: {agentRef: {name: ''}}", "spec.agentRef.name"),
+            ("AgentSession", "spec: {agentRef: {name: a}, harnessIdleSeconds: -1}", "spec.harnessIdleSeconds"),
+            ("AgentSession", "spec: {agentRef: {name: a}, sandboxes: [{name: Not_A_Name, templateRef: {name: t}}]}", "spec.sandboxes[0].name"),
+            ("AgentSession", "spec: {agentRef: {name: a}, agnet: 1}", "agnet"),
+            ("Agent", "spec: {model: {id: m}}", "spec.model.credential"),
+            ("Agent", "spec: {model: {id: m, baseURL: 'ftp://x.y', credential: {vault: v, name: c}}}", "spec.model.baseURL"),
+            ("Agent", "spec: {model: {id: m, credential: {vault: v, name: c}}, tools: [{type: custom, name: t}]}", "name, description and inputSchema"),
+            ("SandboxTemplate", "spec: {idleSeconds: 0}", "spec.idleSeconds"),
+            ("Sandbox", "spec: {}", "spec.templateRef"),
+            ("Vault", "spec: {credentials: []}", "spec.credentials"),
+            ("Vault", "spec: {credentials: [{name: c, secretRef: {name: s, key: k}, allow: {hosts: [h]}, placement: {type: header}}]}", "header belongs to"),
+        ];
+        for (kind, spec, field) in cases {
+            let yaml = format!("apiVersion: longhand.dev/v1alpha1\nkind: {kind}\nmetadata: {{name: bad}}\n{spec}\n");
+            let refused = namespace.apply(&yaml).await.err().ok_or_else(|| format!("{kind} {spec} was taken"))?;
+            assert!(refused.to_string().contains(field), "{kind} {spec}: {refused} does not name {field}");
+        }
+        Ok(())
+    })
+    .await;
+}
+
+/// Waits until a condition of the session, of any type, is false with a message that names `name`.
+async fn condition_names(
+    namespace: &TestNamespace,
+    session: &str,
+    name: &str,
+    deadline: Duration,
+) -> TestResult<Condition> {
+    let what = format!("a condition of {session} names {name}");
+    wait_for(namespace.api::<AgentSession>(), session, &what, deadline, |session| {
+        let conditions = &session?.status.as_ref()?.conditions;
+        conditions.iter().find(|condition| condition.status == "False" && condition.message.contains(name)).cloned()
+    })
+    .await
+}
+
+async fn answered(fixture: &Fixture, session: &str, deadline: Duration) -> TestResult {
+    let id = fixture.session_id(session).await?;
+    let events = fixture.service.until_idle(&id, 0, deadline).await?;
+    let said = events.iter().any(|event| super::log::text(&event.body) == "Hello.");
+    assert!(said, "the session went idle without an answer: {events:?}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_missing_agent_template_or_vault_is_named_and_heals() {
+    in_namespace("missing", |namespace| async move {
+        let fixture = Fixture::install(&namespace, SCRIPT, 60).await?;
+        let with = |agent: &str, template: &str| {
+            session_manifest("NAME", &SessionOptions::saying(&["hi"])).replace("{name: agent}", &format!("{{name: {agent}}}")).replace("{name: small}", &format!("{{name: {template}}}"))
+        };
+        let agent = |name: &str, vault: &str| {
+            format!(
+                "apiVersion: longhand.dev/v1alpha1\nkind: Agent\nmetadata: {{name: {name}}}\nspec: {{model: {{id: m, baseURL: 'http://scripted-model.{}.svc', credential: {{vault: {vault}, name: api-key}}}}}}\n",
+                namespace.name
+            )
+        };
+        namespace.apply(&with("agent-to-come", "small").replace("NAME", "no-agent")).await?;
+        namespace.apply(&with("agent", "template-to-come").replace("NAME", "no-template")).await?;
+        namespace.apply(&agent("without-vault", "vault-to-come")).await?;
+        namespace.apply(&with("without-vault", "small").replace("NAME", "no-vault")).await?;
+        condition_names(&namespace, "no-agent", "agent-to-come", DEADLINE).await?;
+        condition_names(&namespace, "no-template", "template-to-come", DEADLINE).await?;
+        condition_names(&namespace, "no-vault", "vault-to-come", DEADLINE).await?;
+
+        namespace.apply(&agent("agent-to-come", "model")).await?;
+        answered(&fixture, "no-agent", Duration::from_secs(60)).await?;
+        namespace
+            .apply("apiVersion: longhand.dev/v1alpha1\nkind: SandboxTemplate\nmetadata: {name: template-to-come}\nspec: {}\n")
+            .await?;
+        answered(&fixture, "no-template", Duration::from_secs(60)).await?;
+        namespace
+            .apply(&format!(
+                "apiVersion: longhand.dev/v1alpha1\nkind: Vault\nmetadata: {{name: vault-to-come}}\nspec: {{credentials: [{{name: api-key, secretRef: {{name: model-key, key: api-key}}, allow: {{scheme: http, hosts: [scripted-model.{}.svc], privateAddresses: Allow}}, placement: {{type: header, header: x-api-key}}}}]}}\n",
+                namespace.name
+            ))
+            .await?;
+        answered(&fixture, "no-vault", Duration::from_secs(60)).await
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_missing_secret_is_named_and_heals() {
+    in_namespace("missing-secret", |namespace| async move {
+        let fixture = Fixture::install(&namespace, SCRIPT, 60).await?;
+        namespace
+            .apply(&format!(
+                "apiVersion: longhand.dev/v1alpha1\nkind: Vault\nmetadata: {{name: late}}\nspec: {{credentials: [{{name: api-key, secretRef: {{name: secret-to-come, key: api-key}}, allow: {{scheme: http, hosts: [scripted-model.{0}.svc], privateAddresses: Allow}}, placement: {{type: header, header: x-api-key}}}}]}}\n---\napiVersion: longhand.dev/v1alpha1\nkind: Agent\nmetadata: {{name: late}}\nspec: {{model: {{id: m, baseURL: 'http://scripted-model.{0}.svc', credential: {{vault: late, name: api-key}}}}}}\n",
+                namespace.name
+            ))
+            .await?;
+        let session = session_manifest("late", &SessionOptions::saying(&["hi"])).replace("{name: agent}", "{name: late}");
+        namespace.apply(&session).await?;
+        condition_names(&namespace, "late", "secret-to-come", Duration::from_secs(60)).await?;
+        namespace
+            .apply(&format!("apiVersion: v1\nkind: Secret\nmetadata: {{name: secret-to-come}}\nstringData: {{api-key: {}}}\n", fixture.api_key))
+            .await?;
+        answered(&fixture, "late", SECRET_DEADLINE).await
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_malformed_event_is_a_400_that_says_what_is_wrong() {
+    in_namespace("bad-event", |namespace| async move {
+        let fixture = Fixture::install(&namespace, SCRIPT, 60).await?;
+        let session = fixture.session("talk", &SessionOptions::default()).await?;
+        let token = token(&namespace, "longhand-cli", None).await?;
+        let url = format!("{}/v1/sessions/{session}/events", fixture.service.url());
+        let cases = [
+            (json!({"events": [{"type": "user.message"}]}), "content"),
+            (json!({"events": [{"type": "user.message", "content": [], "extra": 1}]}), "extra"),
+            (json!({"events": [{"type": "user.message", "content": []}]}), "content"),
+            (json!({"events": [{"type": "agent.message", "content": []}]}), "agent.message"),
+            (json!({"events": []}), "events"),
+            (json!({"event": []}), "event"),
+            (json!("text"), "events"),
+        ];
+        for (body, named) in cases {
+            let answer = reqwest::Client::new().post(&url).bearer_auth(&token).json(&body).send().await?;
+            assert_eq!(answer.status(), 400, "{body}");
+            let error: serde_json::Value = answer.json().await?;
+            assert_eq!(error["type"], "error");
+            assert_eq!(error["error"]["type"], "invalid_request_error");
+            let message = error["error"]["message"].as_str().unwrap_or_default();
+            assert!(message.contains(named), "{body}: `{message}` does not name {named}");
+        }
+        assert!(fixture.service.log(&session).await?.is_empty(), "a refused event is in the log");
+        Ok(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_wrong_token_is_a_401_and_another_namespace_a_403() {
+    in_namespace("bad-token", |namespace| async move {
+        let fixture = Fixture::install(&namespace, SCRIPT, 60).await?;
+        let session = fixture.session("talk", &SessionOptions::default()).await?;
+        let status = |error: longhand_protocol::client::Error| match error {
+            longhand_protocol::client::Error::Api(error) => error.status.as_u16(),
+            other => panic!("no answer: {other}"),
+        };
+        let nobody = fixture.service.wire_as("not-a-token")?;
+        assert_eq!(nobody.session(&session).await.map_err(status), Err(401));
+
+        let other = TestNamespace::create(namespace.client.clone(), "bad-token-other").await?;
+        let attempt = async {
+            let stranger = Fixture::install(&other, SCRIPT, 60).await?;
+            assert_eq!(stranger.service.wire.session(&session).await.map_err(status), Err(403));
+            let sent = stranger.service.wire.send_events(&session, Vec::new()).await.map_err(status).map(|_| ());
+            assert!(matches!(sent, Err(400 | 403)), "{sent:?}");
+            let sent =
+                stranger.service.send(&session, "let me in").await.err().ok_or("a stranger's message was taken")?;
+            assert!(sent.to_string().contains("403"), "{sent}");
+            let read = stranger.service.log(&session).await.err().ok_or("a stranger read the log")?;
+            assert!(read.to_string().contains("403"), "{read}");
+            TestResult::Ok(())
+        };
+        let outcome = attempt.await;
+        other.delete().await;
+        outcome?;
+        assert!(fixture.service.log(&session).await?.is_empty());
+        Ok(())
+    })
+    .await;
+}

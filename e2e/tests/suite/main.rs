@@ -1,0 +1,12 @@
+//! What Longhand promises, on a real cluster: one file a behaviour, each test in a namespace of its own.
+
+mod bad_input;
+mod fencing;
+mod gitops;
+mod idle;
+mod killed_harness;
+mod log;
+mod lost_sandbox;
+mod quickstart;
+mod secrets;
+mod without_tools;

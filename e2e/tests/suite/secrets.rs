@@ -1,0 +1,194 @@
+//! The model's key is in its Secret and in the credential proxy, and nowhere else.
+
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::{ConfigMap, Pod};
+use kube::api::{Api, AttachParams, ListParams, LogParams, Patch, PatchParams};
+use kube::core::{DynamicObject, Resource};
+use kube::discovery::{ApiCapabilities, Discovery, Scope, verbs};
+use kube::{Client, ResourceExt as _};
+use longhand_crds::labels;
+use longhand_e2e::cluster::{
+    Fixture, SYSTEM_NAMESPACE, SessionOptions, TestNamespace, TestResult, in_namespace, wait_for,
+};
+use tokio::io::AsyncReadExt as _;
+
+use super::log::assert_sound;
+
+/// The sandbox looks for the key by itself: in its environment, in every process it can see, in every mount and file.
+const SCRIPT: &str = r#"
+rules:
+  - when: {turn: 0}
+    then:
+      tool_uses:
+        - name: bash
+          input:
+            command: >-
+              { env; cat /proc/*/environ /proc/*/cmdline /proc/mounts; grep -rhoa "sk-e2e-[0-9a-f]*" / --exclude-dir=sys --exclude-dir=proc; }
+              2>/dev/null | tr '\0' '\n' | grep -o "sk-e2e-[0-9a-f]*" | sort -u | sed 's/^/FOUND /'; echo swept
+  - then: {text: "{{last_tool_result}}"}
+"#;
+
+/// What an ephemeral container beside the harness, as the same user, can read of it. The text searched for is given as
+/// two arguments, so that the search does not find itself.
+const SWEEP: &str = r#"
+needle="$0$1"
+for process in /proc/[0-9]*; do
+  case "$(tr '\0' ' ' < "$process/cmdline" 2>/dev/null)" in *harness*) echo "HARNESS" ;; esac
+  tr '\0' '\n' < "$process/environ" 2>/dev/null
+  cat "$process/mountinfo" 2>/dev/null
+  grep -rhoa "$needle[0-9a-f]*" "$process/root/" --exclude-dir=proc --exclude-dir=sys 2>/dev/null
+done | grep -o -e HARNESS -e "$needle[0-9a-f]*" | sort -u
+echo swept
+"#;
+
+#[tokio::test]
+async fn the_key_is_found_nowhere_but_in_its_secret_and_the_proxy() {
+    in_namespace("secrets", |namespace| async move {
+        let fixture = Fixture::install(&namespace, SCRIPT, 60).await?;
+        let options = SessionOptions { harness_idle_seconds: 120, ..SessionOptions::saying(&["look around"]) };
+        let session = fixture.session("secrets", &options).await?;
+        fixture.service.until_idle(&session, 0, Duration::from_secs(120)).await?;
+        let key = fixture.api_key.as_str();
+
+        let recorded = fixture.model.recorded().await?;
+        let matched = recorded
+            .requests
+            .iter()
+            .all(|request| request.headers.get("x-api-key").is_some_and(|value| value == "matched"));
+        assert!(matched && !recorded.requests.is_empty(), "the proxy did not place the key");
+        for request in &recorded.requests {
+            assert!(!request.body.to_string().contains(key), "a model request holds the key");
+        }
+        let log = fixture.service.log(&session).await?;
+        assert_sound(&log);
+        let log = serde_json::to_string(&log)?;
+        assert!(log.contains("swept"), "the sandbox did not look: {log}");
+        assert!(!log.contains("FOUND") && !log.contains(key), "the log holds the key");
+
+        assert_only_the_proxy_mounts_it(&namespace).await?;
+        assert_not_beside_the_harness(&namespace, key).await?;
+        assert_in_no_object(&namespace, key).await?;
+        assert_in_no_log(&namespace, key).await
+    })
+    .await;
+}
+
+async fn harness(namespace: &TestNamespace) -> TestResult<Pod> {
+    let selector = ListParams::default().labels(&format!("{}={}", labels::ROLE, labels::HARNESS));
+    Ok(namespace.api::<Pod>().list(&selector).await?.items.pop().ok_or("there is no harness pod")?)
+}
+
+async fn assert_only_the_proxy_mounts_it(namespace: &TestNamespace) -> TestResult {
+    for pod in namespace.api::<Pod>().list(&ListParams::default().labels(labels::ROLE)).await? {
+        let spec = pod.spec.clone().ok_or("a pod without a spec")?;
+        let secrets: Vec<_> = spec
+            .volumes
+            .iter()
+            .flatten()
+            .filter(|volume| {
+                let projected = volume.projected.iter().flat_map(|projected| projected.sources.iter().flatten());
+                volume.secret.is_some() || projected.clone().any(|source| source.secret.is_some())
+            })
+            .map(|volume| volume.name.clone())
+            .collect();
+        for container in spec.init_containers.iter().flatten().chain(&spec.containers) {
+            let mounts = container.volume_mounts.iter().flatten().any(|mount| secrets.contains(&mount.name));
+            assert_eq!(mounts, container.name == "credential-proxy", "{}/{}", pod.name_any(), container.name);
+            let from_secret = container
+                .env
+                .iter()
+                .flatten()
+                .any(|variable| variable.value_from.as_ref().is_some_and(|source| source.secret_key_ref.is_some()));
+            assert!(!from_secret && container.env_from.is_none(), "{} has a Secret in its environment", container.name);
+        }
+    }
+    Ok(())
+}
+
+/// Reads the harness's own environment, mounts and files from a container that shares its processes and its user.
+async fn assert_not_beside_the_harness(namespace: &TestNamespace, key: &str) -> TestResult {
+    let pods = namespace.api::<Pod>();
+    let pod = harness(namespace).await?;
+    let name = pod.name_any();
+    let selector = ListParams::default().labels(&format!("{}={}", labels::ROLE, labels::SANDBOX));
+    let sandbox = pods.list(&selector).await?.items.pop().and_then(|pod| pod.spec).ok_or("there is no sandbox pod")?;
+    let image = sandbox.containers.first().and_then(|container| container.image.clone());
+    let security = pod
+        .spec
+        .as_ref()
+        .and_then(|spec| spec.containers.first())
+        .and_then(|container| container.security_context.clone());
+    let debug = serde_json::json!({ "spec": { "ephemeralContainers": [{
+        "name": "sweep",
+        "image": image,
+        "command": ["sleep", "600"],
+        "targetContainerName": "harness",
+        "securityContext": security,
+    }]}});
+    pods.patch_ephemeral_containers(&name, &PatchParams::default(), &Patch::Strategic(debug)).await?;
+    wait_for(pods.clone(), &name, "the ephemeral container runs", Duration::from_secs(60), |pod| {
+        let statuses = pod?.status.as_ref()?.ephemeral_container_statuses.as_ref()?;
+        statuses.iter().find_map(|status| status.state.as_ref()?.running.as_ref().map(|_| ()))
+    })
+    .await?;
+    let (head, tail) = key.split_at(key.len() / 2);
+    let params = AttachParams::default().container("sweep").stdout(true).stderr(false);
+    let mut process = pods.exec(&name, ["bash", "-c", SWEEP, head, tail], &params).await?;
+    let mut output = String::new();
+    let mut stdout = process.stdout().ok_or("no output")?;
+    tokio::time::timeout(Duration::from_secs(60), stdout.read_to_string(&mut output)).await??;
+    assert!(output.contains("swept"), "the sweep did not end: {output}");
+    assert!(output.contains("HARNESS"), "the sweep did not see the harness's process: {output}");
+    assert!(!output.contains(key), "the key is beside the harness");
+    Ok(())
+}
+
+/// Every object of the namespace and of Longhand's own, of every kind that can be listed, but Secrets.
+async fn assert_in_no_object(namespace: &TestNamespace, key: &str) -> TestResult {
+    let discovery = Discovery::new(namespace.client.clone()).run().await?;
+    let mut kinds = 0;
+    for group in discovery.groups() {
+        for (resource, capabilities) in group.recommended_resources() {
+            if resource.kind == "Secret" || !listable(&capabilities) {
+                continue;
+            }
+            for place in [&namespace.name, SYSTEM_NAMESPACE] {
+                let api: Api<DynamicObject> = Api::namespaced_with(namespace.client.clone(), place, &resource);
+                // An aggregated API without a server behind it cannot be listed by anybody.
+                let Ok(objects) = api.list(&ListParams::default()).await else { continue };
+                for object in objects {
+                    let text = serde_json::to_string(&object)?;
+                    assert!(!text.contains(key), "{} {} holds the key", resource.kind, object.name_any());
+                }
+            }
+            kinds += 1;
+        }
+    }
+    assert!(kinds > 20, "only {kinds} kinds were searched");
+    assert!(discovery.groups().any(|group| group.name() == ConfigMap::group(&())));
+    Ok(())
+}
+
+fn listable(capabilities: &ApiCapabilities) -> bool {
+    capabilities.scope == Scope::Namespaced && capabilities.supports_operation(verbs::LIST)
+}
+
+async fn assert_in_no_log(namespace: &TestNamespace, key: &str) -> TestResult {
+    let mut logs = 0;
+    for place in [&namespace.name, SYSTEM_NAMESPACE] {
+        let pods: Api<Pod> = Api::namespaced(Client::clone(&namespace.client), place);
+        for pod in pods.list(&ListParams::default()).await? {
+            let spec = pod.spec.clone().ok_or("a pod without a spec")?;
+            for container in spec.init_containers.iter().flatten().chain(&spec.containers) {
+                let params = LogParams { container: Some(container.name.clone()), ..LogParams::default() };
+                // A pod of another test may go at any moment; those of this test stay.
+                let Ok(log) = pods.logs(&pod.name_any(), &params).await else { continue };
+                assert!(!log.contains(key), "the log of {}/{} holds the key", pod.name_any(), container.name);
+                logs += 1;
+            }
+        }
+    }
+    assert!(logs >= 5, "only {logs} logs were searched");
+    Ok(())
+}

@@ -1,0 +1,257 @@
+//! What becomes of a request: checked, stripped, given its credential, sent, and its answer passed on as it comes.
+
+use std::{
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use http::{Method, Request, Response, StatusCode, Uri, Version, header, request::Parts};
+use http_body_util::{Either, Full};
+use hyper::body::Incoming;
+use rustls::ClientConfig;
+
+use super::token::SessionToken;
+use crate::{
+    body::Relayed,
+    config::{Config, Placement, Route},
+    error::{Malformed, Refusal},
+    headers::{framing_conflict, prepare_request, prepare_response},
+    policy::{Destination, PlainPath},
+    secret::{FileCondition, Secret, SecretFile},
+    upstream::{IDLE_TIMEOUT, Upstream},
+};
+
+/// How long a client may be silent in the middle of its request.
+const REQUEST_IDLE_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// The body of an answer: the upstream's, or the proxy's own.
+pub type AnswerBody = Either<Relayed<Incoming>, Full<Bytes>>;
+
+/// The proxy of one harness pod.
+pub struct Proxy {
+    token: SessionToken,
+    routes: Vec<BoundRoute>,
+}
+
+/// A route with its credential's file and its connections.
+struct BoundRoute {
+    route: Route,
+    file: SecretFile,
+    upstream: Upstream,
+}
+
+/// Whether a credential can be used, for `/readyz`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CredentialState {
+    /// The route's name.
+    pub route: String,
+    /// The credential's name.
+    pub credential: String,
+    /// Why it cannot be used, if it cannot.
+    pub condition: Option<FileCondition>,
+}
+
+impl Proxy {
+    /// A proxy with these routes.
+    #[must_use]
+    pub fn new(config: Config, token_file: PathBuf, tls: &Arc<ClientConfig>) -> Self {
+        let bind = |route: Route| BoundRoute {
+            file: SecretFile::new(route.credential.file.clone()),
+            upstream: Upstream::new(tls.clone(), route.credential.rule.allow_private),
+            route,
+        };
+        Self { token: SessionToken::new(token_file), routes: config.routes.into_iter().map(bind).collect() }
+    }
+
+    /// The state of every credential, in the order of the configuration.
+    #[must_use]
+    pub fn credentials(&self, now: Instant) -> Vec<CredentialState> {
+        let state = |bound: &BoundRoute| CredentialState {
+            route: bound.route.name.clone(),
+            credential: bound.route.credential.name.clone(),
+            condition: bound.file.current(now).err(),
+        };
+        self.routes.iter().map(state).collect()
+    }
+
+    /// The condition of the session token's file, if it cannot be used.
+    #[must_use]
+    pub fn token_condition(&self, now: Instant) -> Option<FileCondition> {
+        self.token.usable(now).err()
+    }
+
+    /// Answers a request. Every request is answered, logged and counted.
+    pub async fn handle(&self, request: Request<Incoming>) -> Response<AnswerBody> {
+        let started = Instant::now();
+        let method = method_label(request.method());
+        let (parts, body) = request.into_parts();
+        let (bound, result) = match self.admit(&parts, started) {
+            Ok((bound, token)) => (Some(bound), bound.forward(parts, body, &token, started).await),
+            Err(refusal) => (None, Err(refusal)),
+        };
+        let route = bound.map_or("none", |bound| &bound.route.name);
+        let credential = bound.map_or("none", |bound| &bound.route.credential.name);
+        let host = bound.map_or("none", |bound| bound.route.upstream.host.as_str());
+        let (decision, response) = match result {
+            Ok(response) => ("forwarded", response),
+            Err(refusal) => {
+                tracing::warn!(credential, host, method, reason = %refusal, "refused");
+                (refusal.decision(), refusal.response().map(Either::Right))
+            }
+        };
+        let status = response.status();
+        tracing::info!(credential, host, method, status = status.as_u16(), decision, "answered");
+        let labels = [
+            ("route", route.to_owned()),
+            ("decision", decision.to_owned()),
+            ("status_class", class(status).to_owned()),
+        ];
+        metrics::counter!("longhand_proxy_requests_total", &labels).increment(1);
+        metrics::histogram!("longhand_proxy_response_head_seconds", "route" => route.to_owned())
+            .record(started.elapsed());
+        response
+    }
+
+    /// Who asks, and for which route.
+    fn admit(&self, parts: &Parts, now: Instant) -> Result<(&BoundRoute, Arc<Secret>), Refusal> {
+        if framing_conflict(&parts.headers) {
+            return Err(Refusal::Malformed(Malformed::Framing));
+        }
+        if parts.uri.scheme().is_some() || parts.uri.authority().is_some() || !parts.uri.path().starts_with('/') {
+            return Err(Refusal::Malformed(Malformed::Target));
+        }
+        if parts.headers.get_all(header::HOST).iter().count() > 1 {
+            return Err(Refusal::Malformed(Malformed::Hosts));
+        }
+        let token = self.token.verify(&parts.headers, now)?;
+        let bound = self.routes.iter().find(|bound| bound.rest(parts.uri.path()).is_some()).ok_or_else(|| {
+            let known: Vec<&str> = self.routes.iter().map(|bound| bound.route.prefix.as_str()).collect();
+            Refusal::UnknownRoute { known: known.join(", ") }
+        })?;
+        Ok((bound, token))
+    }
+}
+
+impl BoundRoute {
+    /// What a path has behind this route's prefix. The comparison is byte by byte: an encoded prefix is no prefix.
+    fn rest<'a>(&self, path: &'a str) -> Option<&'a str> {
+        path.strip_prefix(self.route.prefix.as_str()).filter(|rest| rest.is_empty() || rest.starts_with('/'))
+    }
+
+    async fn forward(
+        &self,
+        parts: Parts,
+        body: Incoming,
+        token: &Secret,
+        now: Instant,
+    ) -> Result<Response<AnswerBody>, Refusal> {
+        let host = self.route.upstream.host.as_str();
+        let uri = self.target(&parts)?;
+        let credential = &self.route.credential;
+        let secret = self.file.current(now).map_err(|condition| self.unavailable(condition))?;
+        let (name, prefix) = match &credential.placement {
+            Placement::Header(name) => (name.clone(), ""),
+            Placement::Bearer => (header::AUTHORIZATION, "Bearer "),
+        };
+        let value = secret.header(prefix).map_err(|_| self.unavailable(FileCondition::NotPrintable))?;
+
+        let mut headers = parts.headers;
+        prepare_request(&mut headers, &name, value);
+        let in_headers = headers.iter().any(|(header, value)| *header != name && token.occurs_in(value.as_bytes()));
+        if in_headers || token.occurs_in(uri.to_string().as_bytes()) {
+            return Err(Refusal::TokenWouldLeak { host: host.to_owned() });
+        }
+        let mut outgoing = Request::new(Relayed::new(body, REQUEST_IDLE_TIMEOUT));
+        *outgoing.method_mut() = parts.method;
+        *outgoing.uri_mut() = uri;
+        *outgoing.version_mut() = Version::HTTP_11;
+        *outgoing.headers_mut() = headers;
+
+        let response = self.upstream.send(host, outgoing).await?;
+        let status = response.status();
+        if status.is_redirection() && status != StatusCode::NOT_MODIFIED {
+            return Err(Refusal::Redirect { host: host.to_owned(), status: status.as_u16() });
+        }
+        if status.is_informational() {
+            return Err(Refusal::BadAnswer {
+                host: host.to_owned(),
+                what: "a switch of protocols that was not asked for",
+            });
+        }
+        if framing_conflict(response.headers()) {
+            return Err(Refusal::BadAnswer { host: host.to_owned(), what: "two lengths for one body" });
+        }
+        let (mut head, body) = response.into_parts();
+        prepare_response(&mut head.headers, &secret);
+        let mut answer = Response::new(Either::Left(Relayed::new(body, IDLE_TIMEOUT)));
+        *answer.status_mut() = status;
+        *answer.headers_mut() = head.headers;
+        Ok(answer)
+    }
+
+    /// The upstream's URL for a request, once the credential's rule allows it.
+    fn target(&self, parts: &Parts) -> Result<Uri, Refusal> {
+        let Route { upstream, base_path, credential, .. } = &self.route;
+        let refused = |mismatch| Refusal::NotAllowed {
+            credential: credential.name.clone(),
+            host: upstream.host.to_string(),
+            mismatch,
+        };
+        let rest = self.rest(parts.uri.path()).unwrap_or_default();
+        let path = format!("{base_path}{rest}");
+        let path = PlainPath::parse(if path.is_empty() { "/" } else { &path }).map_err(|path| refused(path.into()))?;
+        let destination = Destination {
+            scheme: upstream.scheme,
+            host: &upstream.host,
+            port: upstream.port,
+            method: &parts.method,
+            path: &path,
+        };
+        credential.rule.judge(&destination).map_err(refused)?;
+        let query = parts.uri.query().map_or_else(String::new, |query| format!("?{query}"));
+        let authority = if upstream.port == upstream.scheme.default_port() {
+            upstream.host.in_authority()
+        } else {
+            format!("{}:{}", upstream.host.in_authority(), upstream.port)
+        };
+        Uri::builder()
+            .scheme(upstream.scheme.as_str())
+            .authority(authority)
+            .path_and_query(format!("{}{query}", path.as_str()))
+            .build()
+            .map_err(|_| Refusal::Malformed(Malformed::Url))
+    }
+
+    fn unavailable(&self, condition: FileCondition) -> Refusal {
+        Refusal::CredentialUnavailable {
+            credential: self.route.credential.name.clone(),
+            path: self.file.path().display().to_string(),
+            condition,
+        }
+    }
+}
+
+/// Methods come from clients, and labels must be few.
+fn method_label(method: &Method) -> &'static str {
+    match *method {
+        Method::GET => "GET",
+        Method::POST => "POST",
+        Method::PUT => "PUT",
+        Method::PATCH => "PATCH",
+        Method::DELETE => "DELETE",
+        Method::HEAD => "HEAD",
+        Method::OPTIONS => "OPTIONS",
+        _ => "other",
+    }
+}
+
+fn class(status: StatusCode) -> &'static str {
+    match status.as_u16() {
+        200..=299 => "2xx",
+        300..=399 => "3xx",
+        400..=499 => "4xx",
+        _ => "5xx",
+    }
+}

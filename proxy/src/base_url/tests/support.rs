@@ -1,0 +1,198 @@
+//! A proxy between a client and an upstream that speak raw bytes, so that tests see exactly what goes over each wire.
+
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
+
+use rustls::{ClientConfig, RootCertStore};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+    task::JoinHandle,
+    time::timeout,
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    base_url::{Proxy, serve},
+    config::Config,
+    upstream::tls_config_with,
+};
+
+pub(super) const PATIENCE: Duration = Duration::from_secs(20);
+pub(super) const SECRET: &str = "sk-canary-7f3a9c";
+pub(super) const TOKEN: &str = "session-token-51d2";
+
+/// A proxy that runs, its files, and the upstream it points to.
+pub(super) struct Running {
+    pub(super) proxy: Arc<Proxy>,
+    pub(super) address: SocketAddr,
+    pub(super) upstream: TcpListener,
+    pub(super) shutdown: CancellationToken,
+    pub(super) task: JoinHandle<()>,
+    files: TempDir,
+}
+
+pub(super) struct Options {
+    /// Changes the only route; gets the upstream's port.
+    pub(super) change: fn(&mut Value, u16),
+    pub(super) tls: ClientConfig,
+    pub(super) grace: Duration,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { change: |_, _| {}, tls: tls_config_with(RootCertStore::empty()).unwrap(), grace: PATIENCE }
+    }
+}
+
+impl Running {
+    pub(super) async fn start() -> Self {
+        Self::with(Options::default()).await
+    }
+
+    pub(super) async fn changed(change: fn(&mut Value, u16)) -> Self {
+        Self::with(Options { change, ..Options::default() }).await
+    }
+
+    pub(super) async fn with(options: Options) -> Self {
+        let upstream = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let port = upstream.local_addr().unwrap().port();
+        let files = tempfile::tempdir().unwrap();
+        std::fs::write(files.path().join("key"), format!("{SECRET}\n")).unwrap();
+        std::fs::write(files.path().join("token"), TOKEN).unwrap();
+        let mut route = json!({
+            "name": "model", "prefix": "/model", "upstream": format!("http://127.0.0.1:{port}/base"),
+            "credential": {
+                "name": "anthropic", "file": files.path().join("key"),
+                "placement": {"type": "header", "name": "x-api-key"},
+                "allow": {
+                    "scheme": "http", "hosts": ["127.0.0.1", "localhost"], "port": port, "allowPrivate": true,
+                    "methods": ["POST", "GET"], "pathPrefixes": ["/base/v1/messages"],
+                },
+            },
+        });
+        (options.change)(&mut route, port);
+        let config = Config::parse(&json!({"routes": [route]}).to_string()).unwrap();
+        let proxy = Arc::new(Proxy::new(config, files.path().join("token"), &Arc::new(options.tls)));
+        let listener = serve::bind((Ipv4Addr::LOCALHOST, 0).into()).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let shutdown = CancellationToken::new();
+        let task = tokio::spawn(serve(listener, proxy.clone(), shutdown.clone(), options.grace));
+        Self { proxy, address, upstream, shutdown, task, files }
+    }
+
+    /// Stops the proxy, which closes its connections to the upstream.
+    pub(super) async fn stop(self) {
+        self.shutdown.cancel();
+        within(self.task).await.unwrap();
+    }
+
+    pub(super) fn file(&self, name: &str) -> PathBuf {
+        self.files.path().join(name)
+    }
+
+    pub(super) async fn client(&self) -> Wire<TcpStream> {
+        Wire::new(within(TcpStream::connect(self.address)).await.unwrap())
+    }
+
+    /// The next connection that the upstream gets.
+    pub(super) async fn accept(&self) -> Wire<TcpStream> {
+        Wire::new(within(self.upstream.accept()).await.unwrap().0)
+    }
+
+    /// Sends a request that the proxy answers itself, and proves that the upstream got no connection.
+    pub(super) async fn refused(&self, request: impl AsRef<[u8]>) -> String {
+        let mut client = self.client().await;
+        client.send(request).await;
+        let answer = client.answer().await;
+        let (mut probe, accepted) =
+            tokio::join!(async { TcpStream::connect(self.upstream.local_addr().unwrap()).await.unwrap() }, async {
+                within(self.upstream.accept()).await.unwrap().1
+            });
+        assert_eq!(accepted, probe.local_addr().unwrap(), "the upstream got a connection");
+        probe.shutdown().await.unwrap();
+        answer
+    }
+}
+
+/// A request as a harness sends it.
+pub(super) fn request(method: &str, path: &str, headers: &str, body: &str) -> String {
+    format!(
+        "{method} {path} HTTP/1.1\r\nhost: 127.0.0.1:8081\r\nx-api-key: {TOKEN}\r\n{headers}content-length: {}\r\n\r\n{body}",
+        body.len()
+    )
+}
+
+pub(super) fn post(path: &str) -> String {
+    request("POST", path, "", "{}")
+}
+
+/// One side of a connection.
+pub(super) struct Wire<S> {
+    stream: S,
+    read: Vec<u8>,
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
+    pub(super) fn new(stream: S) -> Self {
+        Self { stream, read: Vec::new() }
+    }
+
+    pub(super) async fn send(&mut self, bytes: impl AsRef<[u8]>) {
+        within(self.stream.write_all(bytes.as_ref())).await.unwrap();
+        within(self.stream.flush()).await.unwrap();
+    }
+
+    /// Reads until a text came, and takes all up to its end.
+    pub(super) async fn until(&mut self, text: &str) -> String {
+        loop {
+            if let Some(at) = self.read.windows(text.len()).position(|window| window == text.as_bytes()) {
+                let taken = self.read.drain(..at + text.len()).collect();
+                return String::from_utf8(taken).unwrap();
+            }
+            assert!(self.more().await, "ended before {text:?}, after {:?}", String::from_utf8_lossy(&self.read));
+        }
+    }
+
+    /// Reads a head and a body of the length that it says, or only the head.
+    pub(super) async fn message(&mut self) -> String {
+        let head = self.until("\r\n\r\n").await;
+        let length = head
+            .lines()
+            .filter_map(|line| line.split_once(':'))
+            .find(|(name, _)| name.eq_ignore_ascii_case("content-length"))
+            .map_or(0, |(_, length)| length.trim().parse::<usize>().unwrap());
+        while self.read.len() < length {
+            assert!(self.more().await, "ended in the middle of a body");
+        }
+        let body: Vec<u8> = self.read.drain(..length).collect();
+        head + std::str::from_utf8(&body).unwrap()
+    }
+
+    /// The answer to the only request of a connection. The secret is in none.
+    pub(super) async fn answer(&mut self) -> String {
+        let answer = self.message().await;
+        assert!(!answer.contains(SECRET), "{answer}");
+        answer
+    }
+
+    /// Reads to the end of the connection, however it comes.
+    pub(super) async fn rest(&mut self) -> String {
+        while self.more().await {}
+        String::from_utf8(std::mem::take(&mut self.read)).unwrap()
+    }
+
+    async fn more(&mut self) -> bool {
+        matches!(within(self.stream.read_buf(&mut self.read)).await, Ok(1..))
+    }
+}
+
+pub(super) async fn within<F: Future>(future: F) -> F::Output {
+    timeout(PATIENCE, future).await.expect("in time")
+}

@@ -1,0 +1,386 @@
+//! The configuration that the operator writes into the environment. It names files and holds no secret.
+
+use std::{collections::HashSet, path::PathBuf};
+
+use http::{HeaderName, Method, Uri};
+use serde::Deserialize;
+
+use crate::policy::{AmbiguousPath, Host, InvalidHost, PlainPath, Rule, Scheme};
+
+const MAX_ROUTES: usize = 64;
+const MAX_NAME_LENGTH: usize = 253;
+
+/// All routes of a proxy, checked.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// The routes; none has the prefix of another.
+    pub routes: Vec<Route>,
+}
+
+/// One upstream and the credential for it.
+#[derive(Debug, Clone)]
+pub struct Route {
+    /// A short name, used as a metric's label.
+    pub name: String,
+    /// The prefix of local paths, without a slash at its end.
+    pub prefix: PlainPath,
+    /// Where requests go.
+    pub upstream: Origin,
+    /// The path that takes the place of the prefix, without a slash at its end; empty for none.
+    pub base_path: String,
+    /// What is sent with them.
+    pub credential: Credential,
+}
+
+/// A server.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Origin {
+    /// How it is spoken to.
+    pub scheme: Scheme,
+    /// Its host.
+    pub host: Host,
+    /// Its port.
+    pub port: u16,
+}
+
+/// A credential: where its value is, where it may go, and how it is placed.
+#[derive(Debug, Clone)]
+pub struct Credential {
+    /// Its name, which may be shown.
+    pub name: String,
+    /// The file with its value.
+    pub file: PathBuf,
+    /// How it is placed into a request.
+    pub placement: Placement,
+    /// Where it may go.
+    pub rule: Rule,
+}
+
+/// How a credential is placed into a request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Placement {
+    /// As the value of a header.
+    Header(HeaderName),
+    /// As `authorization: Bearer ...`.
+    Bearer,
+}
+
+/// Why a configuration cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// Not the JSON that is expected.
+    #[error("PROXY_CONFIG is not valid: {0}")]
+    Json(#[from] serde_json::Error),
+    /// Too many routes, or none.
+    #[error("PROXY_CONFIG has {0} routes, but must have 1 to {MAX_ROUTES}")]
+    RouteCount(usize),
+    /// A route that cannot be used.
+    #[error("route {route:?}: {problem}")]
+    Route {
+        /// Its name.
+        route: String,
+        /// What is wrong.
+        problem: RouteProblem,
+    },
+}
+
+/// What is wrong with a route.
+#[derive(Debug, thiserror::Error)]
+pub enum RouteProblem {
+    /// A name that is no label.
+    #[error("{0:?} is not a name: 1 to {MAX_NAME_LENGTH} lower-case letters, digits, dots and hyphens")]
+    Name(String),
+    /// Two routes of one name.
+    #[error("another route has the same name")]
+    SameName,
+    /// Two routes for one path.
+    #[error("its prefix and that of route {0:?} overlap")]
+    Overlap(String),
+    /// A prefix that is not plain.
+    #[error("prefix {0:?}: {1}")]
+    Prefix(String, AmbiguousPath),
+    /// The prefix `/` or one that ends with a slash.
+    #[error("prefix {0:?} must not end with a slash")]
+    PrefixSlash(String),
+    /// An upstream that is not a plain URL.
+    #[error("upstream {0:?} must be http:// or https:// with a host, and neither user, query nor fragment")]
+    Upstream(String),
+    /// An upstream's path that is not plain.
+    #[error("upstream {0:?}: {1}")]
+    UpstreamPath(String, AmbiguousPath),
+    /// A host that is none.
+    #[error("allow.hosts: {0}")]
+    Host(#[from] InvalidHost),
+    /// A rule without a host.
+    #[error("allow.hosts is empty: it would allow nothing")]
+    NoHost,
+    /// A path prefix that is not plain.
+    #[error("allow.pathPrefixes {0:?}: {1}")]
+    PathPrefix(String, AmbiguousPath),
+    /// A method that is none.
+    #[error("allow.methods: {0:?} is not a method")]
+    Method(String),
+    /// A header that is none, or that frames or routes the request.
+    #[error("placement: a credential cannot be placed into header {0:?}")]
+    Header(String),
+    /// A file that is not named in full.
+    #[error("credential file {0} is not an absolute path")]
+    File(PathBuf),
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct RawConfig {
+    routes: Vec<RawRoute>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct RawRoute {
+    name: String,
+    prefix: String,
+    upstream: String,
+    credential: RawCredential,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct RawCredential {
+    name: String,
+    file: PathBuf,
+    placement: RawPlacement,
+    allow: RawAllow,
+}
+
+#[derive(Deserialize)]
+#[serde(tag = "type", rename_all = "camelCase", deny_unknown_fields)]
+enum RawPlacement {
+    Header { name: String },
+    Bearer {},
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct RawAllow {
+    scheme: Scheme,
+    hosts: Vec<String>,
+    port: u16,
+    #[serde(default)]
+    methods: Vec<String>,
+    #[serde(default)]
+    path_prefixes: Vec<String>,
+    #[serde(default)]
+    allow_private: bool,
+}
+
+impl Config {
+    /// Reads and checks a configuration.
+    ///
+    /// # Errors
+    /// [`ConfigError`] names the route and what is wrong with it.
+    pub fn parse(json: &str) -> Result<Self, ConfigError> {
+        let raw: RawConfig = serde_json::from_str(json)?;
+        if !(1..=MAX_ROUTES).contains(&raw.routes.len()) {
+            return Err(ConfigError::RouteCount(raw.routes.len()));
+        }
+        let mut names = HashSet::new();
+        let mut routes: Vec<Route> = Vec::new();
+        for raw in raw.routes {
+            let name = raw.name.clone();
+            let at = |problem| ConfigError::Route { route: name.clone(), problem };
+            if !names.insert(name.clone()) {
+                return Err(at(RouteProblem::SameName));
+            }
+            let route = Route::try_from(raw).map_err(&at)?;
+            let overlap = |other: &&Route| route.prefix.is_under(&other.prefix) || other.prefix.is_under(&route.prefix);
+            if let Some(other) = routes.iter().find(overlap) {
+                return Err(at(RouteProblem::Overlap(other.name.clone())));
+            }
+            routes.push(route);
+        }
+        Ok(Self { routes })
+    }
+}
+
+impl TryFrom<RawRoute> for Route {
+    type Error = RouteProblem;
+
+    fn try_from(raw: RawRoute) -> Result<Self, RouteProblem> {
+        let RawRoute { name, prefix, upstream, credential } = raw;
+        let name = checked_name(name)?;
+        if prefix.ends_with('/') {
+            return Err(RouteProblem::PrefixSlash(prefix));
+        }
+        let prefix = PlainPath::parse(&prefix).map_err(|problem| RouteProblem::Prefix(prefix.clone(), problem))?;
+        let (upstream, base_path) = parse_upstream(&upstream)?;
+        Ok(Self { name, prefix, upstream, base_path, credential: credential.try_into()? })
+    }
+}
+
+impl TryFrom<RawCredential> for Credential {
+    type Error = RouteProblem;
+
+    fn try_from(raw: RawCredential) -> Result<Self, RouteProblem> {
+        let RawCredential { name, file, placement, allow } = raw;
+        if !file.is_absolute() {
+            return Err(RouteProblem::File(file));
+        }
+        let placement = match placement {
+            RawPlacement::Bearer {} => Placement::Bearer,
+            RawPlacement::Header { name } => match HeaderName::from_bytes(name.as_bytes()) {
+                Ok(header) if !crate::headers::is_reserved(&header) => Placement::Header(header),
+                _ => return Err(RouteProblem::Header(name)),
+            },
+        };
+        Ok(Self { name: checked_name(name)?, file, placement, rule: allow.try_into()? })
+    }
+}
+
+impl TryFrom<RawAllow> for Rule {
+    type Error = RouteProblem;
+
+    fn try_from(raw: RawAllow) -> Result<Self, RouteProblem> {
+        let RawAllow { scheme, hosts, port, methods, path_prefixes, allow_private } = raw;
+        if hosts.is_empty() {
+            return Err(RouteProblem::NoHost);
+        }
+        let method = |text: String| match Method::from_bytes(text.as_bytes()) {
+            Ok(method) => Ok(method),
+            Err(_) => Err(RouteProblem::Method(text)),
+        };
+        let path = |text: String| PlainPath::parse(&text).map_err(|problem| RouteProblem::PathPrefix(text, problem));
+        Ok(Self {
+            scheme,
+            hosts: hosts.iter().map(|host| Host::parse(host)).collect::<Result<_, _>>()?,
+            port,
+            methods: methods.into_iter().map(method).collect::<Result<_, _>>()?,
+            path_prefixes: path_prefixes.into_iter().map(path).collect::<Result<_, _>>()?,
+            allow_private,
+        })
+    }
+}
+
+fn checked_name(name: String) -> Result<String, RouteProblem> {
+    let fits = (1..=MAX_NAME_LENGTH).contains(&name.len());
+    if fits && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'.') {
+        Ok(name)
+    } else {
+        Err(RouteProblem::Name(name))
+    }
+}
+
+fn parse_upstream(text: &str) -> Result<(Origin, String), RouteProblem> {
+    let refuse = || RouteProblem::Upstream(text.to_owned());
+    let uri: Uri = text.parse().map_err(|_| refuse())?;
+    let scheme = match uri.scheme_str() {
+        Some("http") => Scheme::Http,
+        Some("https") => Scheme::Https,
+        _ => return Err(refuse()),
+    };
+    let authority = uri.authority().ok_or_else(refuse)?;
+    if authority.as_str().contains('@') || uri.query().is_some() || text.contains('#') {
+        return Err(refuse());
+    }
+    let host = Host::parse(authority.host()).map_err(|_| refuse())?;
+    let port = match authority.port() {
+        Some(port) => port.as_u16(),
+        None if authority.as_str().ends_with(':') => return Err(refuse()),
+        None => scheme.default_port(),
+    };
+    let path = PlainPath::parse(uri.path()).map_err(|problem| RouteProblem::UpstreamPath(text.to_owned(), problem))?;
+    let base_path = path.as_str().trim_end_matches('/').to_owned();
+    Ok((Origin { scheme, host, port }, base_path))
+}
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn route() -> Value {
+        json!({
+            "name": "model", "prefix": "/model", "upstream": "https://api.anthropic.com",
+            "credential": {
+                "name": "anthropic", "file": "/var/run/longhand/credentials/anthropic/key",
+                "placement": {"type": "header", "name": "x-api-key"},
+                "allow": {
+                    "scheme": "https", "hosts": ["api.anthropic.com"], "port": 443,
+                    "methods": ["POST"], "pathPrefixes": ["/v1/messages"],
+                },
+            },
+        })
+    }
+
+    fn parse(routes: &Value) -> Result<Config, ConfigError> {
+        Config::parse(&json!({"routes": routes}).to_string())
+    }
+
+    #[test]
+    fn what_the_operator_writes_is_read() {
+        let config = parse(&json!([route()])).unwrap();
+        let route = &config.routes[0];
+        let host = Host::parse("api.anthropic.com").unwrap();
+        assert_eq!(route.upstream, Origin { scheme: Scheme::Https, host, port: 443 });
+        assert_eq!(route.credential.placement, Placement::Header("x-api-key".parse().unwrap()));
+        assert!(!route.credential.rule.allow_private);
+    }
+
+    #[rstest]
+    #[case("http://model.tests.svc:8080", "model.tests.svc", 8080, "")]
+    #[case("https://gateway.example/anthropic/", "gateway.example", 443, "/anthropic")]
+    #[case("https://GATEWAY.example./a/b", "gateway.example", 443, "/a/b")]
+    #[case("http://[::1]:80", "::1", 80, "")]
+    fn upstreams(#[case] url: &str, #[case] host: &str, #[case] port: u16, #[case] base_path: &str) {
+        let (origin, path) = parse_upstream(url).unwrap();
+        assert_eq!((origin.host.as_str(), origin.port, path.as_str()), (host, port, base_path));
+    }
+
+    #[rstest]
+    #[case("/name", json!("Model"), "is not a name")]
+    #[case("/prefix", json!("/"), "must not end with a slash")]
+    #[case("/prefix", json!("model"), "must begin with")]
+    #[case("/prefix", json!("/a/../b"), "dot segment")]
+    #[case("/upstream", json!("ftp://a.example"), "must be http://")]
+    #[case("/upstream", json!("https://user:pw@a.example"), "must be http://")]
+    #[case("/upstream", json!("https://a.example/?x=1"), "must be http://")]
+    #[case("/upstream", json!("https://a.example/#x"), "must be http://")]
+    #[case("/upstream", json!("https://a.example/a//b"), "empty segment")]
+    #[case("/upstream", json!("/v1"), "must be http://")]
+    #[case("/credential/name", json!(""), "is not a name")]
+    #[case("/credential/file", json!("key"), "not an absolute path")]
+    #[case("/credential/placement", json!({"type": "header", "name": "Host"}), "cannot be placed")]
+    #[case("/credential/placement", json!({"type": "header", "name": "content-length"}), "cannot be placed")]
+    #[case("/credential/placement", json!({"type": "header", "name": "a b"}), "cannot be placed")]
+    #[case("/credential/placement", json!({"type": "query"}), "unknown variant")]
+    #[case("/credential/placement", json!({"type": "bearer", "name": "x"}), "unknown field")]
+    #[case("/credential/allow/scheme", json!("gopher"), "unknown variant")]
+    #[case("/credential/allow/hosts", json!([]), "hosts is empty")]
+    #[case("/credential/allow/hosts", json!(["*.example"]), "is not a host")]
+    #[case("/credential/allow/port", json!(70000), "PROXY_CONFIG is not valid")]
+    #[case("/credential/allow/methods", json!(["A B"]), "is not a method")]
+    #[case("/credential/allow/pathPrefixes", json!(["/a/%2e"]), "encoded")]
+    #[case("/credential/allow/extra", json!(1), "unknown field `extra`")]
+    fn what_is_wrong_is_named(#[case] pointer: &str, #[case] value: Value, #[case] expected: &str) {
+        let mut route = route();
+        let (parent, field) = pointer.rsplit_once('/').unwrap();
+        route.pointer_mut(parent).unwrap()[field] = value;
+        let error = parse(&json!([route])).unwrap_err().to_string();
+        assert!(error.contains(expected), "{error}");
+    }
+
+    #[test]
+    fn routes_are_distinct() {
+        let with = |name: &str, prefix: &str| {
+            let mut route = route();
+            route["name"] = json!(name);
+            route["prefix"] = json!(prefix);
+            route
+        };
+        assert!(parse(&json!([with("a", "/a"), with("b", "/ab")])).is_ok());
+        assert!(parse(&json!([with("a", "/a"), with("a", "/b")])).unwrap_err().to_string().contains("same name"));
+        assert!(parse(&json!([with("a", "/a"), with("b", "/a/b")])).unwrap_err().to_string().contains("overlap"));
+        assert!(matches!(parse(&json!([])), Err(ConfigError::RouteCount(0))));
+    }
+}

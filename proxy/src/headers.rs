@@ -1,0 +1,180 @@
+//! What is taken out of requests and responses on their way. Pure.
+
+use http::{HeaderMap, HeaderName, HeaderValue, header};
+
+use crate::secret::Secret;
+
+/// Headers about one connection and not about the message, and `expect`, which is answered here.
+const HOP_BY_HOP: &[&str] = &[
+    "connection",
+    "keep-alive",
+    "proxy-connection",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+    "http2-settings",
+    "expect",
+];
+
+/// Headers in which a client may send a credential of its own.
+const CREDENTIALS: &[&str] = &["authorization", "x-api-key", "proxy-authorization", "cookie"];
+
+/// Headers with which some servers replace the host, path, method or client that was judged.
+const OVERRIDES: &[&str] = &[
+    "host",
+    "forwarded",
+    "x-forwarded-for",
+    "x-forwarded-host",
+    "x-forwarded-port",
+    "x-forwarded-proto",
+    "x-forwarded-prefix",
+    "x-forwarded-server",
+    "x-host",
+    "x-real-ip",
+    "x-original-host",
+    "x-original-url",
+    "x-rewrite-url",
+    "x-http-method",
+    "x-http-method-override",
+    "x-method-override",
+];
+
+/// Headers of a response that would hand a credential to the client, or ask it for one.
+const RESPONSE_CREDENTIALS: &[&str] = &["set-cookie", "proxy-authenticate"];
+
+/// Whether a header frames or routes a message, so that a credential cannot be placed there.
+#[must_use]
+pub fn is_reserved(name: &HeaderName) -> bool {
+    HOP_BY_HOP.contains(&name.as_str()) || OVERRIDES.contains(&name.as_str()) || *name == header::CONTENT_LENGTH
+}
+
+/// Whether a message says two things about its length.
+#[must_use]
+pub fn framing_conflict(headers: &HeaderMap) -> bool {
+    let lengths = headers.get_all(header::CONTENT_LENGTH).iter().count();
+    let encodings = headers.get_all(header::TRANSFER_ENCODING).iter().count();
+    lengths + encodings > 1
+}
+
+/// Makes the headers of a request fit for the upstream: what concerns this connection, what was meant for the proxy and what
+/// could change the destination is taken out, and the credential is the only one that goes.
+pub fn prepare_request(headers: &mut HeaderMap, placement: &HeaderName, credential: HeaderValue) {
+    remove_hop_by_hop(headers);
+    for name in CREDENTIALS.iter().chain(OVERRIDES) {
+        headers.remove(*name);
+    }
+    // The length is set again from the body that is sent.
+    headers.remove(header::CONTENT_LENGTH);
+    headers.insert(placement, credential);
+}
+
+/// Makes the headers of a response fit for the client: the raw value of the credential does not come back in any.
+pub fn prepare_response(headers: &mut HeaderMap, secret: &Secret) {
+    remove_hop_by_hop(headers);
+    for name in RESPONSE_CREDENTIALS {
+        headers.remove(*name);
+    }
+    for value in headers.values_mut() {
+        if secret.occurs_in(value.as_bytes()) {
+            *value = HeaderValue::from_maybe_shared(bytes::Bytes::from(secret.scrub(value.as_bytes())))
+                .unwrap_or_else(|_| HeaderValue::from_static("[redacted]"));
+        }
+    }
+}
+
+fn remove_hop_by_hop(headers: &mut HeaderMap) {
+    let nominated: Vec<HeaderName> = headers
+        .get_all(header::CONNECTION)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .filter_map(|name| name.trim().parse().ok())
+        .collect();
+    for name in &nominated {
+        headers.remove(name);
+    }
+    for name in HOP_BY_HOP {
+        headers.remove(*name);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+
+    use super::*;
+
+    fn map(pairs: &[(&str, &str)]) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        for (name, value) in pairs {
+            headers.append(HeaderName::from_bytes(name.as_bytes()).unwrap(), value.parse().unwrap());
+        }
+        headers
+    }
+
+    #[test]
+    fn only_the_placed_credential_goes_out() {
+        let mut headers = map(&[
+            ("authorization", "Bearer session"),
+            ("x-api-key", "session"),
+            ("x-api-key", "another"),
+            ("x-goog-api-key", "attacker"),
+            ("proxy-authorization", "Basic eDp5"),
+            ("cookie", "a=b"),
+            ("host", "127.0.0.1:8081"),
+            ("content-length", "3"),
+            ("connection", "close, X-Nominated"),
+            ("x-nominated", "1"),
+            ("te", "trailers"),
+            ("upgrade", "websocket"),
+            ("expect", "100-continue"),
+            ("x-http-method-override", "DELETE"),
+            ("x-original-url", "/admin"),
+            ("x-forwarded-host", "evil.example"),
+            ("anthropic-version", "2023-06-01"),
+        ]);
+        let placement = HeaderName::from_static("x-goog-api-key");
+        prepare_request(&mut headers, &placement, HeaderValue::from_static("real"));
+        assert_eq!(headers, map(&[("anthropic-version", "2023-06-01"), ("x-goog-api-key", "real")]));
+    }
+
+    #[test]
+    fn a_client_cannot_nominate_the_placed_header_away() {
+        let mut headers = map(&[("connection", "x-api-key, authorization")]);
+        prepare_request(&mut headers, &HeaderName::from_static("x-api-key"), HeaderValue::from_static("real"));
+        assert_eq!(headers, map(&[("x-api-key", "real")]));
+    }
+
+    #[test]
+    fn a_reflected_secret_is_scrubbed() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("key");
+        std::fs::write(&path, "sk-canary").unwrap();
+        let secret = crate::secret::SecretFile::new(path).current(std::time::Instant::now()).unwrap();
+        let mut headers = map(&[
+            ("x-echo", "key=sk-canary;sk-canary"),
+            ("set-cookie", "session=1"),
+            ("connection", "keep-alive, x-hop"),
+            ("x-hop", "1"),
+            ("request-id", "req_1"),
+            ("content-length", "5"),
+        ]);
+        prepare_response(&mut headers, &secret);
+        assert_eq!(
+            headers,
+            map(&[("x-echo", "key=[redacted];[redacted]"), ("request-id", "req_1"), ("content-length", "5")])
+        );
+    }
+
+    #[rstest]
+    #[case(&[("content-length", "5")], false)]
+    #[case(&[("transfer-encoding", "chunked")], false)]
+    #[case(&[], false)]
+    #[case(&[("content-length", "5"), ("transfer-encoding", "chunked")], true)]
+    #[case(&[("content-length", "5"), ("content-length", "5")], true)]
+    #[case(&[("transfer-encoding", "identity"), ("transfer-encoding", "chunked")], true)]
+    fn framing(#[case] pairs: &[(&str, &str)], #[case] expected: bool) {
+        assert_eq!(framing_conflict(&map(pairs)), expected);
+    }
+}

@@ -1,0 +1,101 @@
+//! Probes and metrics, on a port that the kubelet reaches. Nothing here is secret.
+
+use std::{sync::Arc, time::Instant};
+
+use axum::{Json, Router, extract::State, http::StatusCode, response::IntoResponse, routing::get};
+use metrics_exporter_prometheus::PrometheusHandle;
+use serde::Serialize;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    base_url::{Proxy, forward::CredentialState},
+    secret::FileCondition,
+};
+
+#[derive(Clone)]
+struct Health {
+    proxy: Arc<Proxy>,
+    metrics: PrometheusHandle,
+    shutdown: CancellationToken,
+}
+
+/// `/startupz`, `/livez`, `/readyz` and `/metrics`.
+pub fn router(proxy: Arc<Proxy>, metrics: PrometheusHandle, shutdown: CancellationToken) -> Router {
+    Router::new()
+        .route("/startupz", get(startupz))
+        .route("/livez", get(|| async { "ok" }))
+        .route("/readyz", get(readyz))
+        .route("/metrics", get(|State(health): State<Health>| async move { health.metrics.render() }))
+        .with_state(Health { proxy, metrics, shutdown })
+}
+
+/// Started once every credential can be used: the pod holds back the harness until then, since it could do nothing.
+async fn startupz(State(health): State<Health>) -> impl IntoResponse {
+    let report = Report::of(&health.proxy, health.shutdown.is_cancelled());
+    (status(report.all_usable()), Json(report))
+}
+
+/// Ready with a missing credential too, which the body reports: it heals without a restart when the file appears.
+async fn readyz(State(health): State<Health>) -> impl IntoResponse {
+    let report = Report::of(&health.proxy, health.shutdown.is_cancelled());
+    (status(report.ready), Json(report))
+}
+
+fn status(good: bool) -> StatusCode {
+    if good { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }
+}
+
+/// The body of `/readyz` and `/startupz`, which the operator reads too.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Report {
+    ready: bool,
+    session_token: FileReport,
+    credentials: Vec<CredentialReport>,
+}
+
+#[derive(Serialize)]
+struct CredentialReport {
+    route: String,
+    credential: String,
+    #[serde(flatten)]
+    file: FileReport,
+}
+
+#[derive(Serialize)]
+struct FileReport {
+    usable: bool,
+    /// Whether there is no file at all, which is what an absent Secret or key looks like.
+    missing: bool,
+    detail: Option<String>,
+}
+
+impl Report {
+    fn of(proxy: &Proxy, draining: bool) -> Self {
+        let now = Instant::now();
+        let credential = |state: CredentialState| CredentialReport {
+            route: state.route,
+            credential: state.credential,
+            file: state.condition.into(),
+        };
+        Self {
+            ready: !draining,
+            session_token: proxy.token_condition(now).into(),
+            credentials: proxy.credentials(now).into_iter().map(credential).collect(),
+        }
+    }
+
+    fn all_usable(&self) -> bool {
+        self.ready && self.session_token.usable && self.credentials.iter().all(|credential| credential.file.usable)
+    }
+}
+
+impl From<Option<FileCondition>> for FileReport {
+    fn from(condition: Option<FileCondition>) -> Self {
+        Self {
+            usable: condition.is_none(),
+            missing: condition == Some(FileCondition::Missing),
+            detail: condition.map(|condition| condition.to_string()),
+        }
+    }
+}

@@ -1,0 +1,140 @@
+//! `proxy`: the credential-proxy sidecar.
+
+use std::{
+    io::{self, IsTerminal},
+    net::SocketAddr,
+    path::PathBuf,
+    process::ExitCode,
+    sync::Arc,
+    time::Duration,
+};
+
+use clap::Parser;
+use longhand_proxy::{
+    base_url::{self, Proxy, serve::BindError},
+    config::{Config, ConfigError},
+    harden::harden,
+    health,
+    upstream::{TlsError, tls_config},
+};
+use metrics_exporter_prometheus::{BuildError, PrometheusBuilder};
+use tokio::{
+    net::TcpListener,
+    signal::unix::{SignalKind, signal},
+    time::{MissedTickBehavior, interval},
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tracing_subscriber::EnvFilter;
+
+/// How long streams in flight may go on after SIGTERM.
+const GRACE: Duration = Duration::from_secs(30);
+const METRICS_UPKEEP: Duration = Duration::from_secs(5);
+const BUCKETS: &[f64] = &[0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0];
+
+/// Swaps a session token for real credentials, for the harness in the same pod.
+#[derive(Parser)]
+#[command(version)]
+struct Args {
+    /// The routes, in JSON.
+    #[arg(long, env = "PROXY_CONFIG", hide_env_values = true)]
+    config: String,
+    /// The file with the session token that clients must present.
+    #[arg(long, env = "SESSION_TOKEN_FILE")]
+    session_token_file: PathBuf,
+    /// Where to listen for the harness; loopback only.
+    #[arg(long, env = "PROXY_LISTEN", default_value = "127.0.0.1:8081")]
+    listen: SocketAddr,
+    /// Where to listen for probes and metrics.
+    #[arg(long, env = "PROXY_HEALTH_LISTEN", default_value = "0.0.0.0:8082")]
+    health_listen: SocketAddr,
+}
+
+#[derive(Debug, thiserror::Error)]
+enum Failure {
+    #[error("cannot protect this process's memory: {0}")]
+    Harden(#[source] io::Error),
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    #[error("cannot set up metrics: {0}")]
+    Metrics(#[from] BuildError),
+    #[error(transparent)]
+    Bind(#[from] BindError),
+    #[error("cannot listen for probes on {address}: {source}")]
+    BindHealth { address: SocketAddr, source: io::Error },
+    #[error("cannot serve probes: {0}")]
+    Health(#[source] io::Error),
+    #[error("cannot wait for signals: {0}")]
+    Signal(#[source] io::Error),
+}
+
+// One thread: the work is passing bytes on, and a sidecar must be small.
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> ExitCode {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
+    if io::stderr().is_terminal() {
+        log.init();
+    } else {
+        log.json().flatten_event(true).init();
+    }
+    match harden().map_err(Failure::Harden).map(|()| Args::parse()) {
+        Ok(args) => match run(args).await {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(failure) => fail(&failure),
+        },
+        Err(failure) => fail(&failure),
+    }
+}
+
+fn fail(failure: &Failure) -> ExitCode {
+    tracing::error!("{failure}");
+    ExitCode::FAILURE
+}
+
+async fn run(args: Args) -> Result<(), Failure> {
+    let config = Config::parse(&args.config)?;
+    let proxy = Arc::new(Proxy::new(config, args.session_token_file, &Arc::new(tls_config()?)));
+    let metrics = PrometheusBuilder::new().set_buckets(BUCKETS)?.install_recorder()?;
+    let listener = base_url::serve::bind(args.listen).await?;
+    let health_listener = TcpListener::bind(args.health_listen)
+        .await
+        .map_err(|source| Failure::BindHealth { address: args.health_listen, source })?;
+    let mut terminate = signal(SignalKind::terminate()).map_err(Failure::Signal)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(Failure::Signal)?;
+
+    let (shutdown, done) = (CancellationToken::new(), CancellationToken::new());
+    let tasks = TaskTracker::new();
+    let (upkeep, upkeep_done) = (metrics.clone(), done.clone());
+    tasks.spawn(async move {
+        let mut ticks = interval(METRICS_UPKEEP);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        while upkeep_done.run_until_cancelled(ticks.tick()).await.is_some() {
+            upkeep.run_upkeep();
+        }
+    });
+    let router = health::router(proxy.clone(), metrics, shutdown.clone());
+    let probes = axum::serve(health_listener, router).with_graceful_shutdown(done.clone().cancelled_owned());
+    let mut probes = tasks.spawn(probes.into_future());
+    let mut serving = tasks.spawn(base_url::serve(listener, proxy, shutdown.clone(), GRACE));
+    tracing::info!(address = %args.listen, probes = %args.health_listen, "serving");
+
+    let outcome = tokio::select! {
+        _ = terminate.recv() => Ok(()),
+        _ = interrupt.recv() => Ok(()),
+        ended = &mut probes => match ended {
+            Ok(served) => served.map_err(Failure::Health),
+            Err(panicked) => Err(Failure::Health(panicked.into())),
+        },
+        _ = &mut serving => Ok(()),
+    };
+    shutdown.cancel();
+    if !serving.is_finished() && serving.await.is_err() {
+        tracing::error!("the listener for the harness failed");
+    }
+    done.cancel();
+    tasks.close();
+    tasks.wait().await;
+    outcome
+}

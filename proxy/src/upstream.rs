@@ -1,0 +1,195 @@
+//! Connections to upstreams. A name is resolved once for each connection and only judged addresses are dialled.
+
+use std::{
+    error::Error,
+    io,
+    net::{IpAddr, SocketAddr},
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+    vec,
+};
+
+use http::{Request, Response, Uri};
+use hyper::body::Incoming;
+use hyper_rustls::HttpsConnector;
+use hyper_util::{
+    client::legacy::{
+        Client,
+        connect::{HttpConnector, dns::Name},
+    },
+    rt::{TokioExecutor, TokioTimer},
+};
+use rustls::{ClientConfig, RootCertStore};
+use tower::Service;
+
+use crate::{
+    address::{AddressRefused, admit},
+    body::Relayed,
+    error::Refusal,
+};
+
+/// From a name to a connection, TLS included.
+pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long an upstream may be silent, before its answer and in it.
+pub const IDLE_TIMEOUT: Duration = Duration::from_secs(10 * 60);
+/// Shorter than servers usually keep connections, so that the proxy lets go first.
+const POOL_IDLE_TIMEOUT: Duration = Duration::from_secs(50);
+const MAX_POOLED_CONNECTIONS: usize = 32;
+const KEEP_ALIVE: Duration = Duration::from_secs(30);
+
+/// The TLS settings for all upstreams.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot set up TLS: {0}")]
+pub struct TlsError(#[from] rustls::Error);
+
+/// Trusts the roots of the system (or of `SSL_CERT_FILE`, for an own authority), or else those of Mozilla that are built in.
+///
+/// # Errors
+/// When the TLS library does not support its own defaults.
+pub fn tls_config() -> Result<ClientConfig, TlsError> {
+    let mut roots = RootCertStore::empty();
+    let native = rustls_native_certs::load_native_certs();
+    for error in &native.errors {
+        tracing::debug!(%error, "a certificate of the system cannot be read");
+    }
+    roots.add_parsable_certificates(native.certs);
+    if roots.is_empty() {
+        roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
+    }
+    tls_config_with(roots)
+}
+
+/// Trusts exactly these roots.
+///
+/// # Errors
+/// When the TLS library does not support its own defaults.
+pub fn tls_config_with(roots: RootCertStore) -> Result<ClientConfig, TlsError> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let mut config = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Ok(config)
+}
+
+/// A pool of connections for one route. HTTP/1.1, so that streams do not share a connection or its flow control.
+#[derive(Clone)]
+pub struct Upstream {
+    client: Client<Guarded, Relayed<Incoming>>,
+}
+
+impl Upstream {
+    /// A pool without connections yet.
+    #[must_use]
+    pub fn new(tls: Arc<ClientConfig>, allow_private: bool) -> Self {
+        let mut http = HttpConnector::new_with_resolver(Resolver { allow_private });
+        http.enforce_http(false);
+        http.set_nodelay(true);
+        http.set_keepalive(Some(KEEP_ALIVE));
+        let connector = Guarded { inner: HttpsConnector::from((http, tls)), allow_private };
+        let client = Client::builder(TokioExecutor::new())
+            .pool_timer(TokioTimer::new())
+            .pool_idle_timeout(POOL_IDLE_TIMEOUT)
+            .pool_max_idle_per_host(MAX_POOLED_CONNECTIONS)
+            .build(connector);
+        Self { client }
+    }
+
+    /// Sends a request and waits for the head of its answer. Redirects are not followed.
+    ///
+    /// # Errors
+    /// [`Refusal`] says what went wrong, without anything of the request but its host.
+    pub async fn send(&self, host: &str, request: Request<Relayed<Incoming>>) -> Result<Response<Incoming>, Refusal> {
+        let host = host.to_owned();
+        match tokio::time::timeout(IDLE_TIMEOUT, self.client.request(request)).await {
+            Err(_) => Err(Refusal::TimedOut { host, waited: IDLE_TIMEOUT }),
+            Ok(Ok(response)) => Ok(response),
+            Ok(Err(error)) => {
+                if let Some(refused) = find::<AddressRefused>(&error) {
+                    Err(Refusal::Address(refused.clone()))
+                } else if error.is_connect() {
+                    Err(Refusal::Connect { host, cause: causes(&error) })
+                } else {
+                    Err(Refusal::NoAnswer { host, cause: causes(&error) })
+                }
+            }
+        }
+    }
+}
+
+/// A connector with a deadline for the whole way, which also judges addresses that are written as such and never resolved.
+#[derive(Clone)]
+struct Guarded {
+    inner: HttpsConnector<HttpConnector<Resolver>>,
+    allow_private: bool,
+}
+
+type Connecting<T> = Pin<Box<dyn Future<Output = Result<T, Box<dyn Error + Send + Sync>>> + Send>>;
+
+impl Service<Uri> for Guarded {
+    type Response = <HttpsConnector<HttpConnector<Resolver>> as Service<Uri>>::Response;
+    type Error = Box<dyn Error + Send + Sync>;
+    type Future = Connecting<Self::Response>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, uri: Uri) -> Self::Future {
+        let host = uri.host().unwrap_or_default().trim_start_matches('[').trim_end_matches(']');
+        let judged = match host.parse::<IpAddr>() {
+            Ok(address) => admit(host, [address], self.allow_private),
+            Err(_) => Ok(()),
+        };
+        let connecting = self.inner.call(uri);
+        Box::pin(async move {
+            judged?;
+            match tokio::time::timeout(CONNECT_TIMEOUT, connecting).await {
+                Ok(connected) => connected,
+                Err(_) => Err(io::Error::from(io::ErrorKind::TimedOut).into()),
+            }
+        })
+    }
+}
+
+/// Resolves a name and lets its addresses through if all of them may be reached.
+#[derive(Debug, Clone)]
+struct Resolver {
+    allow_private: bool,
+}
+
+impl Service<Name> for Resolver {
+    type Response = vec::IntoIter<SocketAddr>;
+    type Error = Box<dyn Error + Send + Sync>;
+    type Future = Connecting<Self::Response>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, name: Name) -> Self::Future {
+        let allow_private = self.allow_private;
+        Box::pin(async move {
+            let addresses: Vec<SocketAddr> = tokio::net::lookup_host((name.as_str(), 0)).await?.collect();
+            admit(name.as_str(), addresses.iter().map(SocketAddr::ip), allow_private)?;
+            Ok(addresses.into_iter())
+        })
+    }
+}
+
+fn sources<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
+    std::iter::successors(Some(error), |error| (*error).source())
+}
+
+fn find<'a, E: Error + 'static>(error: &'a (dyn Error + 'static)) -> Option<&'a E> {
+    sources(error).find_map(|error| error.downcast_ref())
+}
+
+fn causes(error: &(dyn Error + 'static)) -> String {
+    let mut causes: Vec<String> = sources(error).skip(1).map(ToString::to_string).collect();
+    causes.dedup();
+    if causes.is_empty() { error.to_string() } else { causes.join(": ") }
+}

@@ -3,19 +3,18 @@
 # Needs lib.sh.
 
 SUITE=bookworm # its systemd 252 also runs where the kernel offers cgroup v1 only
-MIRROR=${LONGHAND_DEBIAN_MIRROR:-http://deb.debian.org/debian}
-SECURITY_MIRROR=${LONGHAND_DEBIAN_SECURITY_MIRROR:-http://deb.debian.org/debian-security}
 
 rootfs_minbase() { # FOLDER
-  local root=$1/root
+  local root=$1/root mirror
   apt_install debootstrap debian-archive-keyring
   # In a mount namespace, so that an interrupted run leaves no mount behind.
   unshare --mount debootstrap --variant=minbase --keyring=/usr/share/keyrings/debian-archive-keyring.gpg \
-    "$SUITE" "$root" "$MIRROR"
+    "$SUITE" "$root" ${LONGHAND_DEBIAN_MIRROR:+"$LONGHAND_DEBIAN_MIRROR"}
+  mirror=$(awk '$1 == "deb" { print $2; exit }' "$root/etc/apt/sources.list") # debootstrap's default, or the one above
   cat >"$root/etc/apt/sources.list" <<EOF
-deb $MIRROR $SUITE main
-deb $MIRROR $SUITE-updates main
-deb $SECURITY_MIRROR $SUITE-security main
+deb $mirror $SUITE main
+deb $mirror $SUITE-updates main
+deb ${mirror%/}-security $SUITE-security main
 EOF
   printf 'path-exclude /usr/share/%s/*\n' doc man info locale lintian >"$root/etc/dpkg/dpkg.cfg.d/no-docs"
   printf '#!/bin/sh\nexit 101\n' >"$root/usr/sbin/policy-rc.d"

@@ -1,0 +1,209 @@
+//! What a brain knows, what it is told and what it does.
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use longhand_protocol::event::NewEvent;
+use longhand_protocol::harness::{HarnessSession, Inbox};
+use longhand_protocol::{EventId, Record};
+use serde_json::Value;
+
+use super::tools::ToolSet;
+use super::transcript::Transcript;
+use crate::model::{Failure, Reply};
+
+/// What a brain knows. All of it but the transcript may be lost at any time.
+#[derive(Clone, Debug)]
+pub struct State {
+    pub(super) session: HarnessSession,
+    pub(super) tools: ToolSet,
+    pub(super) log: Transcript,
+    /// The log has records that were not read yet.
+    pub(super) behind: bool,
+    /// The last look at the inbox, while it is good enough to act on.
+    pub(super) inbox: Option<Inbox>,
+    /// The model request that this brain began itself; any other that is open was begun by one that died.
+    pub(super) request: Option<OwnRequest>,
+    /// The outcome of a model request that is not in the log yet.
+    pub(super) uncommitted: Option<Uncommitted>,
+    /// A failure must be waited out before the next request.
+    pub(super) rest: Option<Rest>,
+    /// Calls that the service cannot answer.
+    pub(super) abandoned: HashSet<EventId>,
+}
+
+/// A model request of this brain.
+#[derive(Clone, Debug)]
+pub(super) struct OwnRequest {
+    pub(super) span: EventId,
+    pub(super) message: EventId,
+}
+
+/// Events that must be appended before anything else is done.
+#[derive(Clone, Debug)]
+pub(super) struct Uncommitted {
+    pub(super) span: EventId,
+    pub(super) events: Vec<NewEvent>,
+    /// Whether they already replace an answer that the log did not take.
+    pub(super) replaced: bool,
+}
+
+/// A wait before another try.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rest {
+    /// How many tries in a row have failed.
+    pub failures: u32,
+    /// What the model API asked for.
+    pub at_least: Option<Duration>,
+}
+
+/// What came back from an effect.
+#[derive(Clone, Debug)]
+pub enum Input {
+    /// The session is claimed.
+    Claimed,
+    /// Records that were read or appended, and the last sequence number of the log.
+    Records {
+        /// In order.
+        records: Vec<Record>,
+        /// The log's head.
+        head: u64,
+    },
+    /// The turn has ended and the session is given up.
+    Released {
+        /// In order.
+        records: Vec<Record>,
+    },
+    /// A change was refused because something moved.
+    Moved(Moved),
+    /// A change was refused for good.
+    Refused {
+        /// Why.
+        reason: String,
+    },
+    /// What is queued.
+    Inbox(Inbox),
+    /// A model call, tool calls or a wait were stopped because of what is queued.
+    Interrupted(Inbox),
+    /// The model has answered, or has not.
+    Model(Result<Reply, Failure>),
+    /// Tool calls have ended: their results are in the log, except of those that the service cannot answer.
+    Executed {
+        /// Calls without a result.
+        abandoned: Vec<EventId>,
+    },
+    /// The wait is over.
+    Rested,
+}
+
+/// What moved.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Moved {
+    /// The log has grown.
+    Head,
+    /// Something came into the inbox.
+    Wake,
+    /// A queued event was taken up.
+    Queue,
+}
+
+/// What a brain does.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Effect {
+    /// Read the log: [`Input::Records`].
+    Read {
+        /// From here on.
+        after: u64,
+    },
+    /// Look at the inbox: [`Input::Inbox`].
+    Look,
+    /// Append: [`Input::Records`], [`Input::Moved`] or [`Input::Refused`].
+    Append {
+        /// The head that must not have moved.
+        expected_head: u64,
+        /// What to append.
+        events: Vec<NewEvent>,
+    },
+    /// Take up queued events: [`Input::Records`], [`Input::Moved`] or [`Input::Refused`].
+    Promote {
+        /// The head that must not have moved.
+        expected_head: u64,
+        /// Which, in order.
+        inbox: Vec<EventId>,
+        /// What follows them.
+        then: Vec<NewEvent>,
+    },
+    /// End the turn: [`Input::Released`], [`Input::Moved`] or [`Input::Refused`].
+    Idle {
+        /// The head that must not have moved.
+        expected_head: u64,
+        /// The wake key that must not have moved.
+        wake_revision: i64,
+        /// The last events of the turn.
+        events: Vec<NewEvent>,
+    },
+    /// Call the model: [`Input::Model`] or [`Input::Interrupted`].
+    CallModel {
+        /// The body of the request.
+        body: Value,
+        /// The identifier of the `agent.message` that previews announce.
+        message: EventId,
+    },
+    /// Run tool calls: [`Input::Executed`] or [`Input::Interrupted`].
+    Execute {
+        /// Their events.
+        calls: Vec<EventId>,
+    },
+    /// Wait before another try: [`Input::Rested`] or [`Input::Interrupted`].
+    Rest(Rest),
+}
+
+/// What happens next.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Next {
+    /// This, and then [`super::step`] with what came back.
+    Do(Effect),
+    /// Nothing is left to do.
+    Done,
+    /// Nothing can be done.
+    Fail {
+        /// Why.
+        reason: String,
+    },
+}
+
+impl State {
+    /// A brain that has claimed a session; `log` is what it knows of it from before.
+    #[must_use]
+    pub fn claimed(session: HarnessSession, log: Transcript) -> Self {
+        Self {
+            tools: ToolSet::of(&session),
+            session,
+            log,
+            behind: true,
+            inbox: None,
+            request: None,
+            uncommitted: None,
+            rest: None,
+            abandoned: HashSet::new(),
+        }
+    }
+
+    /// What the log says as far as it was read.
+    #[must_use]
+    pub const fn transcript(&self) -> &Transcript {
+        &self.log
+    }
+
+    /// Gives up everything that may be lost.
+    #[must_use]
+    pub fn into_transcript(self) -> Transcript {
+        self.log
+    }
+
+    /// Revision of the wake key at the last look.
+    #[must_use]
+    pub fn wake_revision(&self) -> Option<i64> {
+        self.inbox.as_ref().and_then(|inbox| inbox.wake_revision)
+    }
+}

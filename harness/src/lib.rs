@@ -1,0 +1,13 @@
+//! The built-in harness: a brain that reads a session's log, calls the model, asks for tools and writes down what
+//! happens.
+//!
+//! [`core`] decides, [`model`] speaks to the model API, [`shell`] does what was decided. Nothing is kept anywhere but in
+//! the log, so the process may be killed at any instruction.
+
+pub mod config;
+pub mod core;
+pub mod model;
+pub mod shell;
+
+pub use config::Config;
+pub use shell::{Exit, Harness};

@@ -1,0 +1,142 @@
+//! One effect, done.
+
+use std::time::Duration;
+
+use futures::future::join_all;
+use longhand_protocol::EventId;
+use longhand_protocol::client::Backoff;
+use longhand_protocol::harness::{AppendRequest, AppendResponse, ExecuteRequest, IdleRequest, PromoteRequest};
+use serde_json::Value;
+use tokio::time::Instant;
+
+use super::deltas::Previews;
+use super::inbox;
+use super::service::{CallError, End, Service, classify};
+use crate::core::{Effect, Input};
+use crate::model::anthropic::Messages;
+use crate::model::{Failure, Reply};
+
+/// Records of one page.
+const PAGE: usize = 500;
+/// Longer than any tool is allowed to run; the service and the sandbox have limits of their own.
+const EXECUTE_DEADLINE: Duration = Duration::from_secs(3_600);
+const FIRST_REST: Duration = Duration::from_secs(1);
+const MAX_REST: Duration = Duration::from_secs(30);
+/// A model API that asks for more patience than this is asked again all the same.
+const MAX_ASKED_REST: Duration = Duration::from_secs(600);
+
+/// Does what was decided; `wake` is the revision of the wake key at the last look.
+pub(super) async fn perform(
+    service: &Service,
+    model: &Messages,
+    api_version: &str,
+    wake: Option<i64>,
+    effect: Effect,
+) -> Result<Input, End> {
+    let (epoch, client) = (service.epoch, &service.client);
+    match effect {
+        Effect::Read { after } => {
+            let page = service.settle(|| client.events(after, PAGE)).await;
+            page.map(|page| Input::Records { records: page.records, head: page.head }).or_else(input)
+        }
+        Effect::Look => service.settle(|| client.inbox()).await.map(Input::Inbox).or_else(input),
+        Effect::Append { expected_head, events } => {
+            let request = AppendRequest { epoch, expected_head, events };
+            service.settle(|| client.append(&request)).await.map(records).or_else(input)
+        }
+        Effect::Promote { expected_head, inbox, then } => {
+            let request = PromoteRequest { epoch, expected_head, inbox, then };
+            service.settle(|| client.promote(&request)).await.map(records).or_else(input)
+        }
+        Effect::Idle { expected_head, wake_revision, events } => {
+            let request = IdleRequest { epoch, expected_head, wake_revision, events };
+            let released = service.settle(|| client.idle(&request)).await;
+            released.map(|response| Input::Released { records: response.records }).or_else(input)
+        }
+        Effect::CallModel { body, message } => {
+            let call = call_model(service, model, api_version, &body, message);
+            Ok(unless_interrupted(service, wake, async { Input::Model(call.await) }).await)
+        }
+        Effect::Execute { calls } => {
+            tokio::select! {
+                inbox = inbox::interrupt(&service.client, wake.unwrap_or(0)) => Ok(Input::Interrupted(inbox)),
+                abandoned = execute(service, &calls) => abandoned.map(|abandoned| Input::Executed { abandoned }),
+            }
+        }
+        Effect::Rest(rest) => {
+            let mut backoff = Backoff::new(FIRST_REST, MAX_REST);
+            let wait = (0..rest.failures.max(1)).fold(FIRST_REST, |_, _| backoff.step());
+            let wait = wait.max(rest.at_least.unwrap_or_default().min(MAX_ASKED_REST));
+            tracing::info!(failures = rest.failures, ?wait, "waiting before the next try");
+            let rested = async {
+                tokio::time::sleep(wait).await;
+                Input::Rested
+            };
+            Ok(unless_interrupted(service, wake, rested).await)
+        }
+    }
+}
+
+fn records(response: AppendResponse) -> Input {
+    Input::Records { records: response.records, head: response.head }
+}
+
+/// What a change that was not made means for the core.
+fn input(error: CallError) -> Result<Input, End> {
+    match error {
+        CallError::Moved(moved) => Ok(Input::Moved(moved)),
+        CallError::Refused(reason) => Ok(Input::Refused { reason }),
+        CallError::End(end) => Err(end),
+    }
+}
+
+async fn unless_interrupted(service: &Service, wake: Option<i64>, work: impl Future<Output = Input>) -> Input {
+    tokio::select! {
+        inbox = inbox::interrupt(&service.client, wake.unwrap_or(0)) => Input::Interrupted(inbox),
+        input = work => input,
+    }
+}
+
+async fn call_model(
+    service: &Service,
+    model: &Messages,
+    api_version: &str,
+    body: &Value,
+    message: EventId,
+) -> Result<Reply, Failure> {
+    let previews = Previews::of(service.clone(), message);
+    let outcome = model.call(api_version, body, |delta| previews.show(delta)).await;
+    previews.finish().await;
+    match &outcome {
+        Ok(reply) => tracing::info!(
+            stop_reason = reply.stop_reason.as_deref(),
+            input_tokens = reply.usage.input_tokens,
+            output_tokens = reply.usage.output_tokens,
+            "the model answered"
+        ),
+        Err(failure) => tracing::warn!(error = %failure, retryable = failure.retryable, "the model did not answer"),
+    }
+    outcome
+}
+
+/// Runs all calls at once; gives those for which there is no result.
+async fn execute(service: &Service, calls: &[EventId]) -> Result<Vec<EventId>, End> {
+    let deadline = Instant::now() + EXECUTE_DEADLINE;
+    let results = calls.iter().map(|call| async move {
+        let request = ExecuteRequest { epoch: service.epoch, tool_use_id: call.clone() };
+        match service.client.execute(&request, deadline).await {
+            Ok(_) => Ok(None),
+            Err(error) => {
+                if error.status().is_none_or(|status| status.as_u16() != 404)
+                    && let CallError::End(end) = classify(service.epoch, &error)
+                {
+                    return Err(end);
+                }
+                tracing::error!(call = %call, %error, "a tool call has no result");
+                Ok(Some(call.clone()))
+            }
+        }
+    });
+    let results: Result<Vec<_>, End> = join_all(results).await.into_iter().collect();
+    Ok(results?.into_iter().flatten().collect())
+}

@@ -1,0 +1,177 @@
+//! Does what the core decides.
+
+mod deltas;
+mod effects;
+mod inbox;
+mod lease;
+mod service;
+
+use std::time::Duration;
+
+use longhand_protocol::client::{self, Backoff, HarnessClient, TokenSource};
+use longhand_protocol::harness::ClaimResponse;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use self::service::{End, PATIENCE, Service};
+use crate::config::{Config, ConfigError};
+use crate::core::{Effect, Input, Next, State, Transcript, step};
+use crate::model::anthropic::Messages;
+
+/// The kubelet kills the process ten seconds after it has asked it to stop.
+const STOP_GRACE: Duration = Duration::from_secs(7);
+
+/// A claim that is lost as soon as it is made is not made again at full speed.
+const RECLAIM_PAUSE: Duration = Duration::from_millis(500);
+
+/// How a harness ends.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Exit {
+    /// This harness is not needed any more.
+    Done(String),
+    /// Something failed that may be different in a moment.
+    Failed(String),
+    /// A later epoch has claimed the session.
+    Fenced {
+        /// That epoch.
+        epoch: u64,
+    },
+}
+
+/// The brain of one session.
+#[derive(Debug)]
+pub struct Harness {
+    client: HarnessClient,
+    model: Messages,
+}
+
+/// How the time between a claim and its end ended.
+enum Turn {
+    /// Nothing is left to do.
+    Idle(Transcript),
+    /// The claim is not ours any more.
+    Ended(End, Transcript),
+    /// The process is asked to stop.
+    Stopped,
+    /// It makes no sense to go on.
+    Failed(String),
+}
+
+impl Harness {
+    /// A brain that has asked for nothing yet.
+    ///
+    /// # Errors
+    /// When a URL cannot be used.
+    pub fn new(config: &Config) -> Result<Self, ConfigError> {
+        let token = TokenSource::file(&config.token_file);
+        let wrong = |variable| move |source: client::Error| ConfigError::Url { variable, source };
+        Ok(Self {
+            client: HarnessClient::new(&config.log_url, config.session.clone(), token.clone())
+                .map_err(wrong("LOG_URL"))?,
+            model: Messages::new(&config.model_base_url, token).map_err(wrong("MODEL_BASE_URL"))?,
+        })
+    }
+
+    /// Serves the session until there is nothing to do for as long as the session's grace, or `shutdown`.
+    pub async fn run(&self, shutdown: &CancellationToken) -> Exit {
+        let mut log = Transcript::default();
+        loop {
+            let claim = match self.claim(shutdown).await {
+                Ok(claim) => claim,
+                Err(exit) => return exit,
+            };
+            let grace = Duration::from_secs(claim.session.harness_idle_seconds);
+            log = match self.serve(claim, log, shutdown).await {
+                Turn::Idle(log) => match self.wait_for_work(grace, shutdown).await {
+                    Some(exit) => return exit,
+                    None => log,
+                },
+                Turn::Ended(End::Lost(reason), log) => {
+                    tracing::warn!(%reason, "the claim is lost; claiming again");
+                    tokio::time::sleep(RECLAIM_PAUSE).await;
+                    log
+                }
+                Turn::Ended(End::Fenced { epoch }, _) => return Exit::Fenced { epoch },
+                Turn::Ended(End::Gone, _) => return Exit::Done("the session is gone".to_owned()),
+                Turn::Stopped => return Exit::Done("asked to stop".to_owned()),
+                Turn::Failed(reason) => return Exit::Failed(reason),
+            };
+        }
+    }
+
+    async fn claim(&self, shutdown: &CancellationToken) -> Result<ClaimResponse, Exit> {
+        let patience = Instant::now() + PATIENCE;
+        let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(5));
+        loop {
+            let claim = tokio::select! {
+                () = shutdown.cancelled() => return Err(Exit::Done("asked to stop".to_owned())),
+                claim = self.client.claim() => claim,
+            };
+            let error = match claim {
+                Ok(claim) => {
+                    tracing::info!(session = %claim.session.id, epoch = claim.epoch, head = claim.head, "claimed");
+                    return Ok(claim);
+                }
+                Err(error) => error,
+            };
+            match error.status().map(|status| status.as_u16()) {
+                Some(403) => return Err(Exit::Done(format!("another pod shall serve the session: {error}"))),
+                Some(404) => return Err(Exit::Done(format!("the session is gone: {error}"))),
+                _ if error.is_retryable() && Instant::now() < patience => {
+                    tracing::warn!(%error, "the session cannot be claimed yet");
+                    tokio::time::sleep(error.retry_after().unwrap_or_else(|| backoff.step())).await;
+                }
+                _ => return Err(Exit::Failed(format!("the session cannot be claimed: {error}"))),
+            }
+        }
+    }
+
+    /// Works until nothing is left to do.
+    async fn serve(&self, claim: ClaimResponse, log: Transcript, shutdown: &CancellationToken) -> Turn {
+        let service = Service::new(self.client.clone(), claim.epoch);
+        let mut lease = lease::keep(self.client.clone(), claim.epoch, Duration::from_secs(claim.lease_ttl_seconds));
+        let api_version = claim.session.agent.model.api_version.clone();
+        let (mut state, mut next) = step(State::claimed(claim.session, log), Input::Claimed);
+        loop {
+            let effect = match next {
+                Next::Do(_) if shutdown.is_cancelled() => return Turn::Stopped,
+                Next::Do(effect) => effect,
+                Next::Done => return Turn::Idle(state.into_transcript()),
+                Next::Fail { reason } => return Turn::Failed(reason),
+            };
+            // A tool call goes on without us and a wait is worth nothing; an answer of the model is worth waiting for.
+            let grace = match effect {
+                Effect::Execute { .. } | Effect::Rest(_) => Duration::ZERO,
+                _ => STOP_GRACE,
+            };
+            let input = tokio::select! {
+                biased;
+                end = &mut lease => {
+                    let end = end.unwrap_or_else(|error| End::Lost(format!("the lease task ended: {error}")));
+                    return Turn::Ended(end, state.into_transcript());
+                }
+                () = stopped(shutdown, grace) => return Turn::Stopped,
+                input = effects::perform(&service, &self.model, &api_version, state.wake_revision(), effect) => input,
+            };
+            match input {
+                Ok(input) => (state, next) = step(state, input),
+                Err(end) => return Turn::Ended(end, state.into_transcript()),
+            }
+        }
+    }
+
+    /// Waits for the next message; gives the exit when none comes.
+    async fn wait_for_work(&self, grace: Duration, shutdown: &CancellationToken) -> Option<Exit> {
+        tokio::select! {
+            () = shutdown.cancelled() => Some(Exit::Done("asked to stop".to_owned())),
+            arrived = inbox::work(&self.client, grace) => {
+                (!arrived).then(|| Exit::Done(format!("no work came within {} seconds", grace.as_secs())))
+            }
+        }
+    }
+}
+
+async fn stopped(shutdown: &CancellationToken, grace: Duration) {
+    shutdown.cancelled().await;
+    tokio::time::sleep(grace).await;
+}

@@ -1,0 +1,332 @@
+//! The whole harness against a session service and a model API on loopback.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::support;
+use crate::support::model::{Model, Turn};
+use crate::support::service::Service;
+use crate::support::{check_request, interrupt, kinds, last, log, send, text};
+use longhand_harness::{Config, Exit, Harness};
+use longhand_protocol::event::{Delta, DeltaContent, EventBody, Preview, StopReason};
+use longhand_session_log::memory::MemoryStore;
+use serde_json::{Value, json};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+/// Nothing here takes longer, except on a machine that is very busy.
+const LIMIT: Duration = Duration::from_secs(60);
+
+struct World {
+    store: MemoryStore,
+    service: Arc<Service>,
+    model: Arc<Model>,
+    shutdown: CancellationToken,
+    harness: JoinHandle<Exit>,
+}
+
+impl World {
+    async fn start(store: MemoryStore, turns: impl IntoIterator<Item = Turn>, idle_seconds: u64) -> Self {
+        Self::start_with(store, turns, idle_seconds, |_| {}).await
+    }
+
+    async fn start_with(
+        store: MemoryStore,
+        turns: impl IntoIterator<Item = Turn>,
+        idle_seconds: u64,
+        prepare: impl FnOnce(&Service),
+    ) -> Self {
+        let (service, log_url) = support::service::serve(store.clone(), idle_seconds).await;
+        prepare(&service);
+        let (model, model_base_url) = support::model::serve(turns).await;
+        let token_file = std::env::temp_dir().join(format!("longhand-harness-test-{}", std::process::id()));
+        std::fs::write(&token_file, "the-token\n").unwrap();
+        let config = Config { session: support::session_id(), log_url, token_file, model_base_url };
+        let harness = Harness::new(&config).unwrap();
+        let shutdown = CancellationToken::new();
+        let token = shutdown.clone();
+        let harness = tokio::spawn(async move { harness.run(&token).await });
+        Self { store, service, model, shutdown, harness }
+    }
+
+    async fn exit(self) -> (Exit, MemoryStore, Arc<Service>, Arc<Model>) {
+        let exit = tokio::time::timeout(LIMIT, self.harness).await.unwrap().unwrap();
+        (exit, self.store, self.service, self.model)
+    }
+}
+
+async fn within<T>(future: impl Future<Output = T>) -> T {
+    tokio::time::timeout(LIMIT, future).await.unwrap()
+}
+
+/// Waits until the log has an event of this kind.
+async fn until(store: &MemoryStore, kind: &str, times: usize) {
+    use futures::StreamExt as _;
+    use longhand_session_log::SessionStore as _;
+    let wait = async {
+        let mut tail = store.tail(&support::session_id(), 0).await.unwrap();
+        let mut left = times;
+        while left > 0 {
+            let record = tail.next().await.unwrap().unwrap();
+            left -= usize::from(record.event.body.kind() == kind);
+        }
+    };
+    within(wait).await;
+}
+
+fn say(words: &str) -> Turn {
+    Turn::Say(vec![json!({"type": "text", "text": words})], "end_turn")
+}
+
+fn call(id: &str, name: &str) -> Value {
+    json!({"type": "tool_use", "id": id, "name": name, "input": {"command": "ls"}})
+}
+
+fn shown(service: &Service) -> String {
+    let previews = service.previews.lock().unwrap();
+    assert!(matches!(previews.first(), Some(Preview::EventStart { .. })), "{previews:?}");
+    previews
+        .iter()
+        .filter_map(|preview| match preview {
+            Preview::EventDelta { delta: Delta::ContentDelta { content: DeltaContent::Text { text }, .. }, .. } => {
+                Some(text.as_str())
+            }
+            Preview::EventStart { .. } => None,
+        })
+        .collect()
+}
+
+const TOOL_TURN: [&str; 14] = [
+    "x.session.woken",
+    "user.message",
+    "session.status_running",
+    "span.model_request_start",
+    "agent.message",
+    "agent.tool_use",
+    "x.model_response",
+    "span.model_request_end",
+    "agent.tool_result",
+    "span.model_request_start",
+    "agent.message",
+    "x.model_response",
+    "span.model_request_end",
+    "session.usage",
+];
+
+fn tool_turn() -> Vec<Turn> {
+    let first = vec![json!({"type": "text", "text": "Let me see."}), call("toolu_1", "bash")];
+    vec![Turn::Say(first, "tool_use"), say("Für dich: fertig.")]
+}
+
+#[tokio::test]
+async fn a_turn_with_a_tool_is_written_down_in_order() {
+    let store = support::store();
+    send(&store, [text("go")]);
+    let world = World::start(store, tool_turn(), 0).await;
+    let (exit, store, service, model) = world.exit().await;
+    assert!(matches!(&exit, Exit::Done(_)), "{exit:?}");
+    let records = log(&store);
+    assert_eq!(kinds(&records), [&TOOL_TURN[..], &["session.status_idle"]].concat());
+    let EventBody::SessionUsage { usage } = &records[13].event.body else { panic!() };
+    assert_eq!((usage.input_tokens, usage.output_tokens), (20, 10));
+    let messages: Vec<_> = records
+        .iter()
+        .filter_map(|record| match &record.event.body {
+            EventBody::AgentMessage { content } => Some((record.event.id.clone(), content[0]["text"].clone())),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(shown(&service), "Let me see.Für dich: fertig.");
+    let announced: Vec<_> = service
+        .previews
+        .lock()
+        .unwrap()
+        .iter()
+        .filter_map(|preview| match preview {
+            Preview::EventStart { event } => Some(event.id.clone()),
+            Preview::EventDelta { .. } => None,
+        })
+        .collect();
+    assert_eq!(announced, messages.iter().map(|(id, _)| id.clone()).collect::<Vec<_>>());
+    let asked = model.asked.lock().unwrap().clone();
+    assert_eq!(asked.len(), 2);
+    for (key, version, body) in &asked {
+        assert_eq!((key.as_str(), version.as_str()), ("the-token", "2023-06-01"));
+        check_request(body);
+    }
+    assert_eq!(asked[1].2["messages"][2]["content"][0]["tool_use_id"], "toolu_1");
+    assert!(service.runs.lock().unwrap().values().all(|runs| *runs == 1));
+}
+
+#[tokio::test]
+async fn answers_that_are_lost_on_the_way_change_nothing() {
+    let store = support::store();
+    send(&store, [text("go")]);
+    let world =
+        World::start_with(store, tool_turn(), 0, |service| service.faults.lock().unwrap().lose_answers = true).await;
+    let (exit, store, service, _) = world.exit().await;
+    assert!(matches!(&exit, Exit::Done(_)), "{exit:?}");
+    assert_eq!(kinds(&log(&store)), [&TOOL_TURN[..], &["session.status_idle"]].concat());
+    assert_eq!(service.runs.lock().unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn a_message_that_comes_at_the_moment_of_idling_is_answered() {
+    let store = support::store();
+    send(&store, [text("one")]);
+    let world = World::start_with(store, [say("1"), say("2")], 0, |service| {
+        service.faults.lock().unwrap().before_idle = vec![text("two")];
+    })
+    .await;
+    let (_, store, _, model) = world.exit().await;
+    assert_eq!(model.bodies().len(), 2);
+    let records = log(&store);
+    assert_eq!(kinds(&records).iter().filter(|kind| **kind == "session.status_idle").count(), 1);
+    assert!(matches!(last(&records), EventBody::SessionStatusIdle { stop_reason: StopReason::EndTurn }));
+}
+
+#[tokio::test]
+async fn the_next_message_wakes_the_same_process_which_sends_the_whole_conversation() {
+    let store = support::store();
+    send(&store, [text("one")]);
+    let world = World::start(store, [say("1"), say("2")], 30).await;
+    until(&world.store, "session.status_idle", 1).await;
+    send(&world.store, [text("two")]);
+    until(&world.store, "session.status_idle", 2).await;
+    world.shutdown.cancel();
+    let (exit, store, _, model) = world.exit().await;
+    assert!(matches!(&exit, Exit::Done(_)), "{exit:?}");
+    let bodies = model.bodies();
+    let (first, second) = (check_request(&bodies[0]), check_request(&bodies[1]));
+    assert_eq!(second[..first.len()], first[..]);
+    assert_eq!(second.len(), 3);
+    assert_eq!(kinds(&log(&store)).iter().filter(|kind| **kind == "x.session.woken").count(), 2);
+}
+
+#[tokio::test]
+async fn an_interrupt_stops_the_stream() {
+    let store = support::store();
+    send(&store, [text("one")]);
+    let world = World::start(store, [Turn::Hang("half an ans")], 0).await;
+    within(world.model.hanging.notified()).await;
+    send(&world.store, [interrupt()]);
+    let (_, store, _, _) = world.exit().await;
+    let records = log(&store);
+    let tail = [
+        "span.model_request_start",
+        "user.interrupt",
+        "span.model_request_end",
+        "session.usage",
+        "session.status_idle",
+    ];
+    assert_eq!(kinds(&records)[3..], tail);
+    assert!(matches!(last(&records), EventBody::SessionStatusIdle { stop_reason: StopReason::EndTurn }));
+}
+
+#[tokio::test]
+async fn an_interrupt_stops_the_wait_for_a_tool_and_the_model_is_told() {
+    let store = support::store();
+    send(&store, [text("one")]);
+    let turns = [Turn::Say(vec![call("toolu_1", "bash")], "tool_use"), say("2")];
+    let world = World::start_with(store, turns, 30, |service| service.faults.lock().unwrap().hang_tools = true).await;
+    within(world.service.executing.notified()).await;
+    send(&world.store, [interrupt()]);
+    until(&world.store, "session.status_idle", 1).await;
+    send(&world.store, [text("two")]);
+    until(&world.store, "session.status_idle", 2).await;
+    world.shutdown.cancel();
+    let (_, _, _, model) = world.exit().await;
+    let body = model.bodies().pop().unwrap();
+    check_request(&body);
+    let result = &body["messages"][2]["content"][0];
+    assert_eq!((&result["tool_use_id"], &result["is_error"]), (&json!("toolu_1"), &json!(true)));
+    assert!(result["content"][0]["text"].as_str().unwrap().contains("interrupted"));
+}
+
+#[tokio::test]
+async fn a_later_epoch_ends_the_process_at_once() {
+    let store = support::store();
+    send(&store, [text("one")]);
+    let world = World::start(store, [Turn::Hang("half")], 0).await;
+    within(world.model.hanging.notified()).await;
+    let before = log(&world.store).len();
+    let epoch = support::claim(&world.store);
+    let (exit, store, _, _) = world.exit().await;
+    assert_eq!(exit, Exit::Fenced { epoch });
+    assert_eq!(log(&store).len(), before + 1);
+}
+
+#[tokio::test]
+async fn a_claim_that_ran_out_is_made_again() {
+    let store = support::store();
+    send(&store, [text("one")]);
+    let world = World::start(store, [Turn::Hang("half"), say("whole")], 0).await;
+    within(world.model.hanging.notified()).await;
+    world.service.store.expire_claim(&support::session_id());
+    let (exit, store, _, _) = world.exit().await;
+    assert!(matches!(&exit, Exit::Done(_)), "{exit:?}");
+    let records = log(&store);
+    assert_eq!(kinds(&records).iter().filter(|kind| **kind == "x.session.woken").count(), 2);
+    assert_eq!(kinds(&records).iter().filter(|kind| **kind == "agent.message").count(), 1);
+}
+
+#[tokio::test]
+async fn a_broken_answer_is_asked_for_again() {
+    let store = support::store();
+    send(&store, [text("one")]);
+    let world = World::start(store, [Turn::Break("half"), Turn::Refuse(529), say("whole")], 0).await;
+    let (_, store, _, model) = world.exit().await;
+    let failed = ["span.model_request_start", "span.model_request_end", "session.error", "session.status_rescheduled"];
+    let expected = [
+        &["x.session.woken", "user.message", "session.status_running"][..],
+        &failed,
+        &["session.status_running"],
+        &failed,
+        &["session.status_running", "span.model_request_start", "agent.message", "x.model_response"],
+        &["span.model_request_end", "session.usage", "session.status_idle"],
+    ]
+    .concat();
+    assert_eq!(kinds(&log(&store)), expected);
+    let bodies = model.bodies();
+    assert!(bodies.windows(2).all(|pair| pair[0] == pair[1]));
+}
+
+#[tokio::test]
+async fn a_refused_request_is_not_repeated_and_says_why() {
+    let store = support::store();
+    send(&store, [text("one")]);
+    let world = World::start(store, [Turn::Refuse(401)], 0).await;
+    let (_, store, _, model) = world.exit().await;
+    assert_eq!(model.bodies().len(), 1);
+    let records = log(&store);
+    let EventBody::SessionError { error } = &records[5].event.body else { panic!("{:?}", kinds(&records)) };
+    assert!(error.message.contains("refused by the script"), "{}", error.message);
+    assert!(matches!(last(&records), EventBody::SessionStatusIdle { stop_reason: StopReason::RetriesExhausted }));
+}
+
+#[tokio::test]
+async fn a_stop_during_a_tool_call_leaves_the_work_for_the_next_brain() {
+    let store = support::store();
+    send(&store, [text("go")]);
+    let world =
+        World::start_with(store, tool_turn(), 0, |service| service.faults.lock().unwrap().hang_tools = true).await;
+    within(world.service.executing.notified()).await;
+    world.shutdown.cancel();
+    let (exit, store, service, _) = world.exit().await;
+    assert!(matches!(&exit, Exit::Done(_)), "{exit:?}");
+    assert!(service.runs.lock().unwrap().is_empty());
+    let next = World::start(store, [say("done")], 0).await;
+    let (_, store, service, model) = next.exit().await;
+    assert_eq!(service.runs.lock().unwrap().len(), 1);
+    check_request(&model.bodies()[0]);
+    assert!(matches!(last(&log(&store)), EventBody::SessionStatusIdle { stop_reason: StopReason::EndTurn }));
+}
+
+#[tokio::test]
+async fn a_pod_that_is_not_wanted_goes() {
+    let store = MemoryStore::default();
+    let world = World::start(store, [], 0).await;
+    let (exit, _, _, model) = world.exit().await;
+    assert!(matches!(&exit, Exit::Done(reason) if reason.contains("gone")), "{exit:?}");
+    assert!(model.bodies().is_empty());
+}

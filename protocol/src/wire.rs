@@ -68,13 +68,17 @@ pub struct Session {
     pub updated_at: Timestamp,
     /// When it was archived.
     pub archived_at: Option<Timestamp>,
+    /// What it may spend.
+    pub budget: Option<Value>,
+    /// What it was made from, other than an agent.
+    pub deployment_id: Option<String>,
 }
 
 /// How long a session has been at work.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct SessionStats {
-    /// Seconds in turns.
-    pub active_seconds: f64,
+    /// Seconds in turns; null where it is not measured.
+    pub active_seconds: Option<f64>,
     /// Seconds since it was made.
     pub duration_seconds: f64,
 }

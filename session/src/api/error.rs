@@ -1,0 +1,210 @@
+//! What is answered when a request is not served: one shape for every API of the service.
+
+use std::time::Duration;
+
+use axum::response::{IntoResponse, Response};
+use http::{HeaderValue, StatusCode, header};
+use longhand_protocol::harness::Conflict;
+use longhand_protocol::{ErrorEnvelope, ErrorType};
+use longhand_session_log::StoreError;
+use serde_json::Value;
+
+use crate::execute::{DrainError, ExecuteError};
+use crate::resources::ResourceError;
+
+/// What a handler returns.
+pub type Result<T, E = ApiError> = std::result::Result<T, E>;
+
+/// Why a request is not served.
+#[derive(Debug, thiserror::Error)]
+#[error("{}", .0.message)]
+pub struct ApiError(Box<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    status: StatusCode,
+    kind: ErrorType,
+    message: String,
+    details: Option<Value>,
+    retry_after: Option<Duration>,
+    do_not_repeat: bool,
+}
+
+impl ApiError {
+    fn new(status: StatusCode, kind: ErrorType, message: impl Into<String>) -> Self {
+        let do_not_repeat = status == StatusCode::CONFLICT;
+        Self(Box::new(Inner { status, kind, message: message.into(), details: None, retry_after: None, do_not_repeat }))
+    }
+
+    /// 400: the request is wrong, and would be wrong again.
+    pub fn bad_request(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, ErrorType::InvalidRequestError, message)
+    }
+
+    /// 401: who asks is not known.
+    pub fn unauthenticated(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::UNAUTHORIZED, ErrorType::AuthenticationError, message)
+    }
+
+    /// 403: who asks may not.
+    pub fn forbidden(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::FORBIDDEN, ErrorType::PermissionError, message)
+    }
+
+    /// 404.
+    pub fn not_found(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::NOT_FOUND, ErrorType::NotFoundError, message)
+    }
+
+    /// 405.
+    pub fn method_not_allowed(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::METHOD_NOT_ALLOWED, ErrorType::InvalidRequestError, message)
+    }
+
+    /// 409: it does not fit the present state; asking again at once would not help.
+    pub fn conflict(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::CONFLICT, ErrorType::InvalidRequestError, message)
+    }
+
+    /// 408: the body did not arrive in time.
+    pub fn slow_body(limit: Duration) -> Self {
+        let message = format!("the body did not arrive within {} s", limit.as_secs());
+        Self::new(StatusCode::REQUEST_TIMEOUT, ErrorType::InvalidRequestError, message)
+    }
+
+    /// 413.
+    pub fn too_large(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::PAYLOAD_TOO_LARGE, ErrorType::RequestTooLarge, message)
+    }
+
+    /// 429: too much at once.
+    pub fn too_many(message: impl Into<String>, retry_after: Duration) -> Self {
+        Self::new(StatusCode::TOO_MANY_REQUESTS, ErrorType::RateLimitError, message).retry_after(retry_after)
+    }
+
+    /// 500: a defect, or data that cannot be read.
+    pub fn internal(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, ErrorType::ApiError, message)
+    }
+
+    /// 503: something that the service depends on is away.
+    pub fn unavailable(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, ErrorType::ApiError, message).retry_after(Duration::from_secs(1))
+    }
+
+    /// 504: not done yet; ask again.
+    pub fn timeout(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::GATEWAY_TIMEOUT, ErrorType::TimeoutError, message)
+    }
+
+    /// 412 or 409 of the harness API, with the details that a harness acts on.
+    pub fn log_conflict(conflict: Conflict, message: impl Into<String>) -> Self {
+        let status = match conflict {
+            Conflict::Fenced { .. } => StatusCode::PRECONDITION_FAILED,
+            Conflict::HeadMoved { .. } | Conflict::WakeMoved | Conflict::NotQueued => StatusCode::CONFLICT,
+        };
+        let mut error = Self::new(status, ErrorType::InvalidRequestError, message);
+        error.0.details = serde_json::to_value(conflict).ok();
+        error
+    }
+
+    fn retry_after(mut self, wait: Duration) -> Self {
+        self.0.retry_after = Some(wait);
+        self
+    }
+
+    /// For a change that is not repeated safely: when its outcome is not known, an SDK must not send it again by itself.
+    #[must_use]
+    pub fn of_change(mut self) -> Self {
+        self.0.do_not_repeat |= self.0.status.is_server_error();
+        self
+    }
+
+    /// The HTTP status.
+    #[must_use]
+    pub fn status(&self) -> StatusCode {
+        self.0.status
+    }
+}
+
+impl IntoResponse for ApiError {
+    /// The body is written by the layer that knows the request's identifier.
+    fn into_response(self) -> Response {
+        let Inner { status, kind, message, details, retry_after, do_not_repeat } = *self.0;
+        let mut response = status.into_response();
+        if let Some(wait) = retry_after {
+            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(wait.as_secs().max(1)));
+        }
+        if do_not_repeat {
+            response.headers_mut().insert("x-should-retry", HeaderValue::from_static("false"));
+        }
+        response.extensions_mut().insert(ErrorEnvelope::new(kind, message, details));
+        response
+    }
+}
+
+impl From<&StoreError> for ApiError {
+    fn from(error: &StoreError) -> Self {
+        let message = error.to_string();
+        match error {
+            StoreError::NotFound(_) | StoreError::UnknownCall(_) => Self::not_found(message),
+            StoreError::Exists(_)
+            | StoreError::Owned { .. }
+            | StoreError::Duplicate(_)
+            | StoreError::CallState { .. } => Self::conflict(message),
+            StoreError::Fenced { current, .. } => Self::log_conflict(Conflict::Fenced { epoch: *current }, message),
+            // Its lease has run out, or it gave the session up: either way it must not go on as the owner.
+            StoreError::ClaimLost { epoch } => Self::log_conflict(Conflict::Fenced { epoch: *epoch }, message),
+            StoreError::HeadMoved { head } => Self::log_conflict(Conflict::HeadMoved { head: *head }, message),
+            StoreError::WakeMoved => Self::log_conflict(Conflict::WakeMoved, message),
+            StoreError::NotQueued(_) => Self::log_conflict(Conflict::NotQueued, message),
+            StoreError::TooLarge(_) => Self::too_large(message),
+            StoreError::InboxFull { .. } => Self::too_many(message, Duration::from_secs(5)),
+            StoreError::Unavailable(_) => Self::unavailable(message),
+            StoreError::Corrupt { .. } => Self::internal(message),
+        }
+    }
+}
+
+impl From<StoreError> for ApiError {
+    fn from(error: StoreError) -> Self {
+        Self::from(&error)
+    }
+}
+
+impl From<ResourceError> for ApiError {
+    fn from(error: ResourceError) -> Self {
+        let message = error.to_string();
+        match error {
+            ResourceError::Refused { .. } => Self::bad_request(message),
+            ResourceError::Conflict { .. } => Self::conflict(message),
+            ResourceError::Unavailable { .. } => Self::unavailable(message),
+        }
+    }
+}
+
+impl From<ExecuteError> for ApiError {
+    fn from(error: ExecuteError) -> Self {
+        let message = error.to_string();
+        match error {
+            ExecuteError::Store(error) => Self::from(error.as_ref()),
+            ExecuteError::Resources(_) | ExecuteError::Stopping => Self::unavailable(message),
+            ExecuteError::NotACall(_) | ExecuteError::NoSession { .. } => Self::not_found(message),
+            ExecuteError::Busy => Self::too_many(message, Duration::from_secs(2)),
+            ExecuteError::Failed(_) => Self::internal(message),
+        }
+    }
+}
+
+impl From<DrainError> for ApiError {
+    fn from(error: DrainError) -> Self {
+        let message = error.to_string();
+        match error {
+            DrainError::NoSandbox { .. } => Self::not_found(message),
+            DrainError::OtherPod { .. } => Self::conflict(message),
+            DrainError::Resources(error) => error.into(),
+            DrainError::Log(error) => error.into(),
+            DrainError::NotReady(_) | DrainError::Sandbox(_) => Self::unavailable(message),
+        }
+    }
+}

@@ -1,0 +1,60 @@
+//! Whether a pod may speak for a session.
+
+use std::time::Duration;
+
+use longhand_protocol::SessionId;
+use longhand_protocol::harness::Conflict;
+
+use crate::api::error::{ApiError, Result};
+use crate::app::App;
+use crate::auth::{Identity, Pod};
+
+/// What was learnt of a claim is looked up again after this long.
+pub(super) const REMEMBERED: Duration = Duration::from_secs(30);
+
+/// The pod that a token is bound to.
+pub(super) fn pod_of(identity: &Identity) -> Result<Pod> {
+    identity.pod().ok_or_else(|| {
+        ApiError::forbidden(format!(
+            "{} is not a pod: a harness sends the projected token of its ServiceAccount",
+            identity.username
+        ))
+    })
+}
+
+/// Lets the owner of the session pass, and while nobody owns it the pod that shall. An epoch that is fenced off is 412,
+/// so that its harness knows that it is to exit.
+pub(super) async fn require(app: &App, identity: &Identity, session: &SessionId, epoch: Option<u64>) -> Result<()> {
+    let pod = pod_of(identity)?;
+    let known = app.claims.get(session);
+    if known.is_some_and(|(claimed, owner)| owner == pod.uid && epoch.is_none_or(|epoch| epoch == claimed)) {
+        return Ok(());
+    }
+    let state = app.store.state(session).await?;
+    if state.meta.namespace != pod.namespace {
+        return Err(denied(&pod, session));
+    }
+    if let Some(epoch) = epoch.filter(|epoch| *epoch < state.epoch) {
+        let message = format!("epoch {epoch} is fenced off: the session is at epoch {}", state.epoch);
+        return Err(ApiError::log_conflict(Conflict::Fenced { epoch: state.epoch }, message));
+    }
+    let owns = state.owner.is_some_and(|owner| owner.claimant.pod_uid == pod.uid);
+    if owns || is_named(app, &pod, &state.meta.name, &state.meta.uid).await? {
+        app.claims.put(session.clone(), (state.epoch, pod.uid), REMEMBERED);
+        return Ok(());
+    }
+    Err(denied(&pod, session))
+}
+
+/// Whether the operator has named the pod as the session's harness.
+pub(super) async fn is_named(app: &App, pod: &Pod, name: &str, uid: &str) -> Result<bool> {
+    let resource = app.resources.session(&pod.namespace, name).await?;
+    let resource = resource.filter(|resource| resource.metadata.uid.as_deref() == Some(uid));
+    let named = resource.and_then(|resource| resource.status?.harness?.pod_uid);
+    Ok(named.as_ref() == Some(&pod.uid))
+}
+
+/// The pod is not the one.
+pub(super) fn denied(pod: &Pod, session: &SessionId) -> ApiError {
+    ApiError::forbidden(format!("pod {}/{} is not the harness of session {session}", pod.namespace, pod.name))
+}

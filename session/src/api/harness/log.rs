@@ -1,0 +1,180 @@
+//! A brain reads and writes the log.
+
+use std::time::Duration;
+
+use axum::Json;
+use axum::extract::State;
+use longhand_protocol::event::{EventBody, NewEvent};
+use longhand_protocol::harness::{
+    AppendRequest, AppendResponse, EventsPage, IdleRequest, Inbox, LeaseRequest, PromoteRequest,
+};
+use longhand_session_log::store::Appended;
+use serde_json::{Value, json};
+
+use super::access;
+use crate::api::error::{ApiError, Result};
+use crate::api::extract::{Caller, JsonOf, PathOf};
+use crate::api::query::Params;
+use crate::app::App;
+use crate::metrics;
+
+const PAGE: usize = 500;
+const LONGEST_PAGE: usize = 1_000;
+const LONGEST_WAIT: u64 = 30;
+
+/// `POST lease`.
+pub async fn lease(
+    State(app): State<App>,
+    Caller(identity): Caller,
+    path: PathOf,
+    JsonOf(request): JsonOf<LeaseRequest>,
+) -> Result<Json<Value>> {
+    let session = path.session()?;
+    access::require(&app, &identity, session, Some(request.epoch)).await?;
+    app.store.renew(session, request.epoch).await?;
+    Ok(Json(json!({})))
+}
+
+/// `GET events?after=&limit=`.
+pub async fn events(
+    State(app): State<App>,
+    Caller(identity): Caller,
+    path: PathOf,
+    mut params: Params,
+) -> Result<Json<EventsPage>> {
+    let after = params.number("after")?.unwrap_or(0);
+    let limit = params.limit(PAGE, LONGEST_PAGE)?;
+    params.end()?;
+    let session = path.session()?;
+    access::require(&app, &identity, session, None).await?;
+    let slice = app.store.read(session, after, limit).await?;
+    Ok(Json(EventsPage { records: slice.records, head: slice.head }))
+}
+
+/// `GET inbox?wait_seconds=&after_revision=`.
+pub async fn inbox(
+    State(app): State<App>,
+    Caller(identity): Caller,
+    path: PathOf,
+    mut params: Params,
+) -> Result<Json<Inbox>> {
+    let wait: u64 = params.number("wait_seconds")?.unwrap_or(0);
+    let after: i64 = params.number("after_revision")?.unwrap_or(0);
+    params.end()?;
+    if wait > LONGEST_WAIT {
+        return Err(ApiError::bad_request(format!("`wait_seconds` is {wait}, and must be 0 to {LONGEST_WAIT}")));
+    }
+    let session = path.session()?;
+    access::require(&app, &identity, session, None).await?;
+    if wait == 0 {
+        return Ok(Json(app.store.inbox(session).await?));
+    }
+    let waiting = app.store.wait_inbox(session, after, Duration::from_secs(wait));
+    match app.stop.run_until_cancelled(waiting).await {
+        Some(inbox) => Ok(Json(inbox?)),
+        None => Ok(Json(app.store.inbox(session).await?)),
+    }
+}
+
+/// `POST append`.
+pub async fn append(
+    State(app): State<App>,
+    Caller(identity): Caller,
+    path: PathOf,
+    JsonOf(request): JsonOf<AppendRequest>,
+) -> Result<Json<AppendResponse>> {
+    let session = path.session()?;
+    check(&request.events)?;
+    if request.events.is_empty() {
+        return Err(ApiError::bad_request("`events` is empty: it needs at least one event"));
+    }
+    access::require(&app, &identity, session, Some(request.epoch)).await?;
+    let appended = app.store.append(session, request.epoch, request.expected_head, request.events).await?;
+    Ok(answer(appended))
+}
+
+/// `POST promote`.
+pub async fn promote(
+    State(app): State<App>,
+    Caller(identity): Caller,
+    path: PathOf,
+    JsonOf(request): JsonOf<PromoteRequest>,
+) -> Result<Json<AppendResponse>> {
+    let session = path.session()?;
+    check(&request.then)?;
+    if request.inbox.is_empty() {
+        return Err(ApiError::bad_request("`inbox` is empty: it needs at least one identifier"));
+    }
+    access::require(&app, &identity, session, Some(request.epoch)).await?;
+    let PromoteRequest { epoch, expected_head, inbox, then } = request;
+    let appended = app.store.promote(session, epoch, expected_head, &inbox, then).await?;
+    for id in &inbox {
+        if let Some(accepted) = app.accepted.remove(id) {
+            metrics::promoted(accepted.elapsed());
+        }
+    }
+    Ok(answer(appended))
+}
+
+/// `POST idle`.
+pub async fn idle(
+    State(app): State<App>,
+    Caller(identity): Caller,
+    path: PathOf,
+    JsonOf(request): JsonOf<IdleRequest>,
+) -> Result<Json<AppendResponse>> {
+    let session = path.session()?;
+    match request.events.split_last() {
+        Some((last, rest)) if matches!(last.body, EventBody::SessionStatusIdle { .. }) => check(rest)?,
+        _ => return Err(ApiError::bad_request("the last of `events` must be session.status_idle")),
+    }
+    access::require(&app, &identity, session, Some(request.epoch)).await?;
+    let IdleRequest { epoch, expected_head, wake_revision, events } = request;
+    let appended = app.store.idle(session, epoch, expected_head, wake_revision, events).await?;
+    Ok(answer(appended))
+}
+
+fn answer(appended: Appended) -> Json<AppendResponse> {
+    Json(AppendResponse { records: appended.records, head: appended.head })
+}
+
+/// Refuses what is not a brain's to say: results and the fate of sandboxes are the service's.
+fn check(events: &[NewEvent]) -> Result<()> {
+    match events.iter().find(|event| !is_brains(&event.body)) {
+        None => Ok(()),
+        Some(event) => Err(ApiError::bad_request(format!(
+            "a harness may not append `{}` here (event {})",
+            event.body.kind(),
+            event.id
+        ))),
+    }
+}
+
+fn is_brains(body: &EventBody) -> bool {
+    match body {
+        EventBody::AgentMessage { .. }
+        | EventBody::AgentThinking {}
+        | EventBody::AgentToolUse { .. }
+        | EventBody::AgentCustomToolUse { .. }
+        | EventBody::SessionStatusRunning {}
+        | EventBody::SessionStatusRescheduled {}
+        | EventBody::SessionError { .. }
+        | EventBody::SessionUsage { .. }
+        | EventBody::SpanModelRequestStart {}
+        | EventBody::SpanModelRequestEnd { .. }
+        | EventBody::ModelResponse { .. } => true,
+        EventBody::Other { kind, .. } => kind.starts_with("span."),
+        EventBody::UserMessage { .. }
+        | EventBody::UserInterrupt {}
+        | EventBody::UserCustomToolResult { .. }
+        | EventBody::AgentToolResult { .. }
+        | EventBody::SessionStatusIdle { .. }
+        | EventBody::SessionStatusTerminated {}
+        | EventBody::SessionWoken { .. }
+        | EventBody::SandboxProvisioning { .. }
+        | EventBody::SandboxReady { .. }
+        | EventBody::SandboxReclaimed { .. }
+        | EventBody::SandboxLost { .. }
+        | EventBody::ToolOutcomeUnknown { .. } => false,
+    }
+}

@@ -1,0 +1,6 @@
+//! What brains ask: each is known by the pod that its token is bound to.
+
+pub mod access;
+pub mod claim;
+pub mod log;
+pub mod tools;

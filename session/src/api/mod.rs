@@ -1,0 +1,9 @@
+//! The APIs: public, for harnesses, and for the operator.
+
+pub mod error;
+pub mod extract;
+pub mod harness;
+pub mod internal;
+pub mod layer;
+pub mod query;
+pub mod wire;

@@ -1,0 +1,104 @@
+//! Which events a client wants, in which order, and where a page begins.
+
+use longhand_protocol::EventId;
+use longhand_protocol::event::EventBody;
+use longhand_protocol::wire::Order;
+use serde::{Deserialize, Serialize};
+
+use super::cursor;
+use crate::api::error::{ApiError, Result};
+use crate::api::query::Params;
+
+const PAGE: usize = 100;
+const LONGEST_PAGE: usize = 1_000;
+const MOST_TYPES: usize = 100;
+
+/// Which types are wanted. `x.*` are our own, which strict clients must be spared: they are shown only if named, by
+/// their type or as `x.*`. `*` is everything else.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TypeFilter(Vec<String>);
+
+impl TypeFilter {
+    /// Of the parameters `types[]`.
+    pub fn new(types: Vec<String>) -> Result<Self> {
+        if types.len() > MOST_TYPES {
+            return Err(ApiError::bad_request(format!("`types[]` is given more than {MOST_TYPES} times")));
+        }
+        Ok(Self(types))
+    }
+
+    /// Whether the event is wanted.
+    #[must_use]
+    pub fn admits(&self, body: &EventBody) -> bool {
+        let all = if body.is_extension() { "x.*" } else { "*" };
+        match self.0.as_slice() {
+            [] => !body.is_extension(),
+            types => types.iter().any(|wanted| wanted == all || wanted == body.kind()),
+        }
+    }
+}
+
+/// Where a page begins.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Position {
+    /// Ascending: after this sequence number; descending: before it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) seq: Option<u64>,
+    /// The queued event that was shown last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) queued: Option<EventId>,
+}
+
+/// What `GET events` is asked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct EventQuery {
+    pub(super) types: TypeFilter,
+    pub(super) order: Order,
+    pub(super) limit: usize,
+    pub(super) after_seq: u64,
+    pub(super) include_seq: bool,
+    pub(super) from: Position,
+}
+
+impl EventQuery {
+    pub(super) fn parse(mut params: Params) -> Result<Self> {
+        let order = cursor::order(params.one("order")?.as_deref(), Order::Asc)?;
+        let page = params.one("page")?;
+        let query = Self {
+            types: TypeFilter::new(params.list("types"))?,
+            order,
+            limit: params.limit(PAGE, LONGEST_PAGE)?,
+            after_seq: params.number("after_seq")?.unwrap_or(0),
+            include_seq: params.flag("include_seq")?,
+            from: page.map(|page| cursor::decode(&page, order)).transpose()?.unwrap_or_default(),
+        };
+        params.end()?;
+        Ok(query)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use longhand_protocol::event::EventBody;
+    use rstest::rstest;
+
+    use super::TypeFilter;
+
+    #[rstest]
+    #[case(&[], "agent.message", true)]
+    #[case(&[], "x.sandbox.ready", false)]
+    #[case(&["x.*"], "x.sandbox.ready", true)]
+    #[case(&["x.*"], "agent.message", false)]
+    #[case(&["*"], "agent.message", true)]
+    #[case(&["*"], "x.sandbox.ready", false)]
+    #[case(&["*", "x.*"], "x.sandbox.ready", true)]
+    #[case(&["x.sandbox.ready"], "x.sandbox.ready", true)]
+    #[case(&["x.sandbox.ready"], "x.sandbox.lost", false)]
+    #[case(&["agent.message", "user.message"], "user.message", true)]
+    #[case(&["agent.message"], "agent.messages", false)]
+    fn our_own_types_are_shown_only_if_asked_for(#[case] types: &[&str], #[case] kind: &str, #[case] shown: bool) {
+        let filter = TypeFilter::new(types.iter().map(|kind| (*kind).to_owned()).collect()).unwrap();
+        let body = EventBody::Other { kind: kind.to_owned(), fields: serde_json::Map::new() };
+        assert_eq!(filter.admits(&body), shown);
+    }
+}

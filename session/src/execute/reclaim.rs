@@ -1,0 +1,105 @@
+//! Draining an idle sandbox, so that it can be removed while no call runs in it.
+
+use std::time::Duration;
+
+use longhand_crds::session_id;
+use longhand_protocol::event::EventBody;
+use longhand_protocol::internal::{DrainSandbox, Drained};
+use longhand_sandbox::client::{SandboxError, Target};
+use longhand_session_log::StoreError;
+use longhand_session_log::store::CallState;
+
+use super::sandboxes::SandboxView;
+use super::{ExecuteError, Executor, plan};
+use crate::metrics;
+use crate::resources::ResourceError;
+
+/// Why a sandbox was not asked, or did not answer.
+#[derive(Debug, thiserror::Error)]
+pub enum DrainError {
+    /// There is none of this name.
+    #[error("there is no Sandbox {namespace}/{name}")]
+    NoSandbox {
+        /// Its namespace.
+        namespace: String,
+        /// Its name.
+        name: String,
+    },
+    /// Another pod is the sandbox by now, or none.
+    #[error("the pod of the Sandbox is {}, not {wanted}", found.as_deref().unwrap_or("gone"))]
+    OtherPod {
+        /// Whose drain was asked for.
+        wanted: String,
+        /// Which one there is.
+        found: Option<String>,
+    },
+    /// The pod has no address.
+    #[error("the sandbox is not ready and cannot be asked: {0}")]
+    NotReady(String),
+    /// The Kubernetes API failed.
+    #[error(transparent)]
+    Resources(#[from] ResourceError),
+    /// The log failed.
+    #[error(transparent)]
+    Log(#[from] ExecuteError),
+    /// The sandbox did not answer.
+    #[error(transparent)]
+    Sandbox(#[from] SandboxError),
+}
+
+impl Executor {
+    /// Makes a sandbox take no more calls, if it has been idle for long enough and the log knows of no call in it.
+    ///
+    /// # Errors
+    /// See [`DrainError`]; draining may be repeated.
+    pub async fn drain(&self, namespace: &str, name: &str, request: &DrainSandbox) -> Result<Drained, DrainError> {
+        let sandbox = self.resources.sandbox(namespace, name).await?;
+        let sandbox =
+            sandbox.ok_or_else(|| DrainError::NoSandbox { namespace: namespace.to_owned(), name: name.to_owned() })?;
+        let view = SandboxView::of(&sandbox);
+        if view.pod_uid.as_ref() != Some(&request.pod_uid) {
+            return Err(DrainError::OtherPod { wanted: request.pod_uid.clone(), found: view.pod_uid });
+        }
+        let owner = sandbox.spec.session_ref.map(|session| (session_id(&session.uid), session.sandbox));
+        if let Some((session, _)) = &owner
+            && self.has_open_call(session, name, &request.pod_uid).await?
+        {
+            metrics::drain(false);
+            return Ok(Drained { drained: false, idle_seconds: 0 });
+        }
+        let address = view.address.clone();
+        let address = address.ok_or_else(|| DrainError::NotReady(view.explanation().to_owned()))?;
+        let target = Target { address, pod_uid: request.pod_uid.clone() };
+        // A call that is dispatched from here on is refused by the sandbox and goes to the next one.
+        let answer = self.client.drain(&target, Duration::from_secs(request.idle_seconds)).await?;
+        metrics::drain(answer.drained);
+        if let Some((session, sandbox)) = owner
+            && answer.drained
+        {
+            let body = EventBody::SandboxReclaimed { sandbox, pod_uid: request.pod_uid.clone() };
+            let event = plan::once(&[session.as_str(), &request.pod_uid], body);
+            match self.announce(&session, event).await {
+                Err(ExecuteError::Store(error)) if matches!(*error, StoreError::NotFound(_)) => {}
+                announced => announced?,
+            }
+        }
+        Ok(Drained { drained: answer.drained, idle_seconds: answer.activity.idle_seconds })
+    }
+
+    async fn has_open_call(
+        &self,
+        session: &longhand_protocol::SessionId,
+        sandbox: &str,
+        pod_uid: &str,
+    ) -> Result<bool, ExecuteError> {
+        let calls = match self.store.open_calls(session).await {
+            Ok(calls) => calls,
+            Err(StoreError::NotFound(_)) => return Ok(false),
+            Err(error) => return Err(error.into()),
+        };
+        Ok(calls.iter().any(|(_, state)| match state {
+            CallState::Dispatched { incarnation } => incarnation.sandbox == sandbox && incarnation.pod_uid == pod_uid,
+            CallState::Open | CallState::Finished { .. } => false,
+        }))
+    }
+}

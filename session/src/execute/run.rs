@@ -1,0 +1,392 @@
+//! One tool call, from the intent in the log to the result in the log.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use longhand_protocol::event::{EventBody, NewEvent, Record};
+use longhand_protocol::{EventId, SessionId};
+use longhand_sandbox::client::Target;
+use longhand_sandbox::wire::{CallId, ExecuteRequest, ToolOutput};
+use longhand_session_log::StoreError;
+use longhand_session_log::store::{CallState, FinishFrom, Incarnation, SessionMeta};
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep, timeout_at};
+
+use super::plan::{self, Intent, Step, Verdict};
+use super::sandboxes::{SandboxKey, SandboxView};
+use super::{ExecuteError, Executor};
+use crate::metrics;
+use crate::resources;
+
+/// A watch may be late, or its last word may have come before we looked; then looking again helps.
+const LOOK_AGAIN: Duration = Duration::from_secs(2);
+const JOIN_AGAIN: Duration = Duration::from_millis(250);
+const JOIN_AGAIN_AT_LAST: Duration = Duration::from_secs(5);
+const CANCELLED_TOOL_ENDS: Duration = Duration::from_secs(10);
+/// A result is worth more patience than a request.
+const KEEP_RESULT: Duration = Duration::from_secs(120);
+const INTENT_WINDOW: u64 = 128;
+
+type Labelled = (&'static str, Record);
+
+pub(super) struct Call<'a> {
+    executor: &'a Arc<Executor>,
+    session: SessionId,
+    call: EventId,
+    epoch: &'a AtomicU64,
+}
+
+/// What is known of a call while it runs here.
+struct Course {
+    meta: SessionMeta,
+    intent: Intent,
+    key: SandboxKey,
+    seen: watch::Receiver<Option<SandboxView>>,
+    began: Instant,
+    /// When it began to wait for a sandbox.
+    waiting: Option<Instant>,
+    /// A pod that takes no more calls.
+    avoid: Option<String>,
+    /// How long to wait before the next attempt to join.
+    pause: Duration,
+    /// An incarnation that this task has given the call to and that cannot have begun it before we ask.
+    fresh: Option<Incarnation>,
+}
+
+impl<'a> Call<'a> {
+    pub(super) fn new(executor: &'a Arc<Executor>, session: SessionId, call: EventId, epoch: &'a AtomicU64) -> Self {
+        Self { executor, session, call, epoch }
+    }
+
+    pub(super) async fn run(self) -> Result<Labelled, ExecuteError> {
+        let state = self.executor.store.state(&self.session).await?;
+        if let CallState::Finished { seq } = self.executor.store.call(&self.session, &self.call).await? {
+            return self.finished(seq).await;
+        }
+        let body = self.find_intent(state.head).await?;
+        let intent = plan::intent(&body, &state.meta).ok_or_else(|| ExecuteError::NotACall(self.call.clone()))?;
+        let intent = match intent {
+            Ok(intent) => intent,
+            Err(text) => return self.refuse("refused", text).await,
+        };
+        let key = SandboxKey {
+            namespace: state.meta.namespace.clone(),
+            name: resources::plan::sandbox_name(&state.meta.name, &state.meta.uid, &intent.sandbox),
+        };
+        let seen = self.executor.sandboxes.subscribe(&key);
+        let course = Course {
+            meta: state.meta,
+            intent,
+            key,
+            seen,
+            began: Instant::now(),
+            waiting: None,
+            avoid: None,
+            pause: JOIN_AGAIN,
+            fresh: None,
+        };
+        self.steer(course).await
+    }
+
+    async fn steer(&self, mut course: Course) -> Result<Labelled, ExecuteError> {
+        loop {
+            let call = self.executor.store.call(&self.session, &self.call).await?;
+            // A loss is for ever, so it is never concluded from a watch that may be late.
+            let sandbox = match &call {
+                CallState::Dispatched { .. } => self.look(&course).await?,
+                CallState::Open | CallState::Finished { .. } => course.seen.borrow_and_update().clone(),
+            };
+            match plan::next(&call, &course.key.name, sandbox.as_ref(), course.avoid.as_deref()) {
+                Step::Return { seq } => return self.finished(seq).await,
+                Step::Create => self.provision(&mut course).await?,
+                Step::Await if matches!(call, CallState::Open) => {
+                    if let Some(text) = self.wait_for_sandbox(&mut course, sandbox.as_ref()).await? {
+                        return self.refuse("no_sandbox", text).await;
+                    }
+                }
+                Step::Await => {
+                    if course.began.elapsed() > self.executor.limits.tool {
+                        return self.never_known(call, &self.too_long(), false).await;
+                    }
+                    changed(&mut course.seen, LOOK_AGAIN).await;
+                }
+                Step::Dispatch { incarnation, address } => self.dispatch(&mut course, incarnation, &address).await?,
+                Step::Attach { incarnation, address } => {
+                    if let Some(end) = self.converse(&mut course, incarnation, address).await? {
+                        return Ok(end);
+                    }
+                }
+                Step::Lost { incarnation, cause } => {
+                    let lost = EventBody::SandboxLost { sandbox: course.intent.sandbox.clone(), cause: cause.clone() };
+                    let lost = plan::once(&[self.session.as_str(), &incarnation.pod_uid], lost);
+                    self.executor.announce(&self.session, lost).await?;
+                    return self.never_known(CallState::Dispatched { incarnation }, &cause, true).await;
+                }
+            }
+        }
+    }
+
+    async fn look(&self, course: &Course) -> Result<Option<SandboxView>, ExecuteError> {
+        let sandbox = self.executor.resources.sandbox(&course.key.namespace, &course.key.name).await?;
+        Ok(sandbox.as_ref().map(SandboxView::of))
+    }
+
+    /// Makes the sandbox, or finds the one that the watch has not shown yet.
+    async fn provision(&self, course: &mut Course) -> Result<(), ExecuteError> {
+        let (namespace, name) = (&course.meta.namespace, &course.meta.name);
+        let session = self.executor.resources.session(namespace, name).await?;
+        let wanted = session
+            .filter(|session| session.metadata.uid.as_ref() == Some(&course.meta.uid))
+            .and_then(|session| resources::plan::sandbox(&session, &course.intent.sandbox))
+            .ok_or_else(|| ExecuteError::NoSession { namespace: namespace.clone(), name: name.clone() })?;
+        let made = self.executor.resources.ensure_sandbox(wanted).await?;
+        if made.spec.session_ref.as_ref().map(|session| &session.uid) != Some(&course.meta.uid) {
+            return Err(ExecuteError::Failed(format!("the Sandbox {} belongs to another session", course.key.name)));
+        }
+        self.begin_waiting(course, &SandboxView::of(&made)).await?;
+        changed(&mut course.seen, LOOK_AGAIN).await;
+        Ok(())
+    }
+
+    async fn begin_waiting(&self, course: &mut Course, sandbox: &SandboxView) -> Result<(), ExecuteError> {
+        if course.waiting.is_some() {
+            return Ok(());
+        }
+        course.waiting = Some(Instant::now());
+        let body =
+            EventBody::SandboxProvisioning { sandbox: course.intent.sandbox.clone(), tool_use_id: self.call.clone() };
+        // Parallel calls wait for one sandbox: the first to say so says it for all.
+        let restarts = sandbox.restarts.to_string();
+        let event = plan::once(&[self.session.as_str(), &sandbox.uid, &restarts], body);
+        self.executor.announce(&self.session, event).await
+    }
+
+    /// Waits for a change; the text says why the call ends without a sandbox.
+    async fn wait_for_sandbox(
+        &self,
+        course: &mut Course,
+        sandbox: Option<&SandboxView>,
+    ) -> Result<Option<String>, ExecuteError> {
+        // A drained sandbox is about to go: the next one is what is waited for.
+        let left = |sandbox: &SandboxView| course.avoid.is_some() && sandbox.pod_uid == course.avoid;
+        let going = sandbox.is_none_or(|sandbox| sandbox.deleting || left(sandbox));
+        if let Some(sandbox) = sandbox.filter(|sandbox| !going && sandbox.serving().is_none()) {
+            self.begin_waiting(course, sandbox).await?;
+        }
+        let limit = self.executor.limits.provisioning;
+        if course.began.elapsed() >= limit {
+            let why = sandbox.map_or("it does not exist", SandboxView::explanation);
+            return Ok(Some(format!(
+                "The call was not run: its sandbox was not ready within {} s ({why}). The next call tries again.",
+                limit.as_secs()
+            )));
+        }
+        changed(&mut course.seen, LOOK_AGAIN.min(limit.saturating_sub(course.began.elapsed()))).await;
+        Ok(None)
+    }
+
+    async fn dispatch(&self, course: &mut Course, to: Incarnation, address: &str) -> Result<(), ExecuteError> {
+        if let Some(since) = course.waiting.take() {
+            metrics::provisioned(since.elapsed());
+        }
+        let ready = EventBody::SandboxReady { sandbox: course.intent.sandbox.clone(), pod_uid: to.pod_uid.clone() };
+        let ready = plan::once(&[self.session.as_str(), &to.pod_uid], ready);
+        self.executor.announce(&self.session, ready).await?;
+        let epoch = self.epoch.load(Ordering::Relaxed);
+        match self.executor.store.dispatch(&self.session, epoch, &self.call, &to).await {
+            Ok(()) => {
+                tracing::debug!(pod_uid = to.pod_uid, address, "dispatched");
+                course.fresh = Some(to);
+                Ok(())
+            }
+            // A later brain asked for the same call in the meantime.
+            Err(StoreError::Fenced { given, .. }) if given < self.epoch.load(Ordering::Relaxed) => Ok(()),
+            // Another replica was faster: look again at what it did.
+            Err(StoreError::CallState { .. }) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Asks the sandbox until it has answered or is gone. `None` means: look again at log and sandbox.
+    async fn converse(
+        &self,
+        course: &mut Course,
+        incarnation: Incarnation,
+        address: String,
+    ) -> Result<Option<Labelled>, ExecuteError> {
+        let target = Target { address, pod_uid: incarnation.pod_uid.clone() };
+        let fresh = course.fresh.take().is_some_and(|fresh| fresh == incarnation);
+        let call_id = CallId::new(self.call.as_str()).map_err(|error| ExecuteError::Failed(error.to_string()))?;
+        let request = ExecuteRequest {
+            call_id,
+            name: course.intent.tool.clone(),
+            input: course.intent.input.clone(),
+            attach_only: !fresh,
+        };
+        let left = self.executor.limits.tool.saturating_sub(course.began.elapsed());
+        let answer = tokio::select! {
+            biased;
+            answer = self.executor.client.execute(&target, &request, left) => answer,
+            () = gone(&mut course.seen, &incarnation.pod_uid) => {
+                tracing::info!(pod_uid = incarnation.pod_uid, "the sandbox went away under a call");
+                return Ok(None);
+            }
+        };
+        let state = CallState::Dispatched { incarnation: incarnation.clone() };
+        match plan::judge(answer, fresh) {
+            Verdict::Done(output) => self.done(incarnation, output).await.map(Some),
+            Verdict::NotBegun { leave, wait } => {
+                self.executor.store.undispatch(&self.session, &self.call, &incarnation).await?;
+                course.avoid = leave.then_some(incarnation.pod_uid);
+                if !wait.is_zero() {
+                    sleep(wait).await;
+                    // The pod may never be reachable, and waiting for it has the bound of waiting for a sandbox.
+                    if course.began.elapsed() >= self.executor.limits.provisioning {
+                        let text = "The call was not run: its sandbox could not be reached. The next call tries again.";
+                        return self.refuse("no_sandbox", text.to_owned()).await.map(Some);
+                    }
+                }
+                Ok(None)
+            }
+            Verdict::Rejected(message) => {
+                let text = format!("The sandbox refused the call: {message}");
+                let result = plan::result(&self.call, text, true);
+                self.finish("rejected", FinishFrom::Dispatched(incarnation), vec![result]).await.map(Some)
+            }
+            Verdict::Unknown(cause) => self.never_known(state, &cause, false).await.map(Some),
+            Verdict::Again(reason) => {
+                tracing::info!(reason, "joining a tool call again");
+                changed(&mut course.seen, course.pause).await;
+                course.pause = (course.pause * 2).min(JOIN_AGAIN_AT_LAST);
+                Ok(None)
+            }
+            Verdict::TooLong => self.interrupt(&target, &request, incarnation).await.map(Some),
+        }
+    }
+
+    /// The call has had its time: stops it, and takes what it says then.
+    async fn interrupt(
+        &self,
+        target: &Target,
+        request: &ExecuteRequest,
+        incarnation: Incarnation,
+    ) -> Result<Labelled, ExecuteError> {
+        if let Err(error) = self.executor.client.cancel(target, &request.call_id).await {
+            tracing::warn!(%error, "a tool call that took too long could not be cancelled");
+        }
+        match self.executor.client.attach(target, request, CANCELLED_TOOL_ENDS).await {
+            Ok(output) => self.done(incarnation, output).await,
+            Err(_) => self.never_known(CallState::Dispatched { incarnation }, &self.too_long(), false).await,
+        }
+    }
+
+    fn too_long(&self) -> String {
+        format!("it did not end within {} s", self.executor.limits.tool.as_secs())
+    }
+
+    async fn done(&self, incarnation: Incarnation, output: ToolOutput) -> Result<Labelled, ExecuteError> {
+        let label = if output.is_error { "tool_error" } else { "ok" };
+        let result = plan::result(&self.call, output.content, output.is_error);
+        let from = FinishFrom::Dispatched(incarnation);
+        match self.finish(label, from.clone(), vec![result]).await {
+            Err(ExecuteError::Store(error)) if matches!(*error, StoreError::TooLarge(_)) => {
+                let text = "The call has run, but its output is too large to keep.";
+                self.finish("too_large", from, vec![plan::result(&self.call, text, true)]).await
+            }
+            ended => ended,
+        }
+    }
+
+    async fn never_known(&self, state: CallState, cause: &str, lost: bool) -> Result<Labelled, ExecuteError> {
+        let from = match state {
+            CallState::Dispatched { incarnation } => FinishFrom::Dispatched(incarnation),
+            CallState::Open | CallState::Finished { .. } => FinishFrom::Open,
+        };
+        self.finish(if lost { "lost" } else { "unknown" }, from, plan::unknown(&self.call, cause, lost)).await
+    }
+
+    /// Ends a call that has not been given to any sandbox.
+    async fn refuse(&self, label: &'static str, text: String) -> Result<Labelled, ExecuteError> {
+        self.finish(label, FinishFrom::Open, vec![plan::result(&self.call, text, true)]).await
+    }
+
+    async fn finish(
+        &self,
+        label: &'static str,
+        from: FinishFrom,
+        events: Vec<NewEvent>,
+    ) -> Result<Labelled, ExecuteError> {
+        let until = Instant::now() + KEEP_RESULT;
+        let store = &self.executor.store;
+        let mut wait = Duration::from_millis(100);
+        loop {
+            match store.finish_call(&self.session, &self.call, &from, events.clone()).await {
+                Ok(appended) => {
+                    let ours = |record: &Record| is_result_of(&record.event.body, &self.call);
+                    let record = appended.records.into_iter().find(ours);
+                    let record = record.ok_or_else(|| ExecuteError::Failed("the log lost a result".to_owned()))?;
+                    return Ok((label, record));
+                }
+                // Another replica was faster; what it wrote is the result.
+                Err(StoreError::CallState { state: CallState::Finished { seq }, .. }) => {
+                    return self.finished(seq).await;
+                }
+                // The same events are found if they were appended after all.
+                Err(StoreError::Unavailable(reason)) if Instant::now() + wait < until => {
+                    tracing::warn!(reason, "a result could not be written and is written again");
+                    sleep(wait).await;
+                    wait = (wait * 2).min(Duration::from_secs(5));
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    async fn finished(&self, seq: u64) -> Result<Labelled, ExecuteError> {
+        let slice = self.executor.store.read(&self.session, seq.saturating_sub(1), 1).await?;
+        let record = slice.records.into_iter().next();
+        record.map(|record| ("known", record)).ok_or_else(|| ExecuteError::Failed("the log lost a result".to_owned()))
+    }
+
+    /// Looks for the event from the end of the log, where a call that is open nearly always is.
+    async fn find_intent(&self, head: u64) -> Result<EventBody, ExecuteError> {
+        let mut end = head;
+        while end > 0 {
+            let begin = end.saturating_sub(INTENT_WINDOW);
+            let mut after = begin;
+            while after < end {
+                let slice = self.executor.store.read(&self.session, after, window(end - after)).await?;
+                let Some(last) = slice.records.last() else { break };
+                after = last.seq;
+                if let Some(found) = slice.records.into_iter().find(|record| record.event.id == self.call) {
+                    return Ok(found.event.body);
+                }
+            }
+            end = begin;
+        }
+        Err(ExecuteError::NotACall(self.call.clone()))
+    }
+}
+
+fn window(events: u64) -> usize {
+    usize::try_from(events).unwrap_or(usize::MAX)
+}
+
+fn is_result_of(body: &EventBody, call: &EventId) -> bool {
+    matches!(body, EventBody::AgentToolResult { tool_use_id, .. } if tool_use_id == call)
+}
+
+/// Returns when the sandbox has changed, or after `at_most`.
+async fn changed(seen: &mut watch::Receiver<Option<SandboxView>>, at_most: Duration) {
+    // The index keeps a slot for as long as somebody waits, so that its end is no case.
+    let _ = timeout_at(Instant::now() + at_most, seen.changed()).await;
+}
+
+/// Returns when the watch has shown this pod and then shows it no more.
+async fn gone(seen: &mut watch::Receiver<Option<SandboxView>>, pod_uid: &str) {
+    let has = |view: &Option<SandboxView>| view.as_ref().is_some_and(|view| view.pod_uid.as_deref() == Some(pod_uid));
+    if seen.wait_for(has).await.is_err() || seen.wait_for(|view| !has(view)).await.is_err() {
+        std::future::pending::<()>().await;
+    }
+}

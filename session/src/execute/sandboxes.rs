@@ -1,0 +1,241 @@
+//! What the service knows of sandboxes: one watch a replica, seen by any number of tool calls.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use futures::{Stream, StreamExt as _};
+use longhand_crds::Sandbox;
+use longhand_crds::sandbox::Loss;
+use tokio::sync::watch;
+
+/// Which sandbox.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct SandboxKey {
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+}
+
+/// What a tool call needs to know of a sandbox.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SandboxView {
+    /// UID of the resource.
+    pub uid: String,
+    /// UID of the pod that there is.
+    pub pod_uid: Option<String>,
+    /// Where `sandboxd` listens.
+    pub address: Option<String>,
+    /// Whether it takes calls.
+    pub ready: bool,
+    /// Whether it is being deleted.
+    pub deleting: bool,
+    /// How often the pod was replaced.
+    pub restarts: i64,
+    /// Why the pod before this one is gone.
+    pub last_loss: Option<Loss>,
+    /// Reason and message of the condition `Ready`.
+    pub explanation: String,
+}
+
+impl SandboxView {
+    /// The view of a resource.
+    #[must_use]
+    pub fn of(sandbox: &Sandbox) -> Self {
+        let status = sandbox.status.clone().unwrap_or_default();
+        let ready = status.conditions.iter().find(|condition| condition.type_ == "Ready");
+        Self {
+            uid: sandbox.metadata.uid.clone().unwrap_or_default(),
+            pod_uid: status.pod_uid.filter(|uid| !uid.is_empty()),
+            address: status.address.filter(|address| !address.is_empty()),
+            ready: ready.is_some_and(|condition| condition.status == "True"),
+            deleting: sandbox.metadata.deletion_timestamp.is_some(),
+            restarts: status.restarts,
+            last_loss: status.last_loss,
+            explanation: ready.map(|ready| explain(&ready.reason, &ready.message)).unwrap_or_default(),
+        }
+    }
+
+    /// Pod and address, if it takes calls.
+    #[must_use]
+    pub fn serving(&self) -> Option<(&str, &str)> {
+        let serving = self.ready && !self.deleting;
+        serving.then_some(()).and(Some((self.pod_uid.as_deref()?, self.address.as_deref()?)))
+    }
+
+    /// Why the pod with this UID is gone, as far as it is known.
+    #[must_use]
+    pub fn cause_of_loss(&self, pod_uid: &str) -> String {
+        match &self.last_loss {
+            Some(loss) if loss.pod_uid == pod_uid => explain(&loss.reason, &loss.message),
+            _ if self.pod_uid.is_none() && !self.explanation.is_empty() => self.explanation.clone(),
+            _ => "its pod was replaced".to_owned(),
+        }
+    }
+
+    /// Why it does not take calls yet, for a person.
+    #[must_use]
+    pub fn explanation(&self) -> &str {
+        if self.explanation.is_empty() { "the operator has not begun to make it" } else { &self.explanation }
+    }
+}
+
+fn explain(reason: &str, message: &str) -> String {
+    if message.is_empty() { reason.to_owned() } else { format!("{reason}: {message}") }
+}
+
+/// What the watch has seen.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Seen {
+    /// A full list begins.
+    ListBegins,
+    /// It is in the list.
+    Listed(SandboxKey, SandboxView),
+    /// The list is complete: what was not in it is gone.
+    ListEnds,
+    /// It is new, or has changed.
+    Changed(SandboxKey, SandboxView),
+    /// It is gone.
+    Gone(SandboxKey),
+}
+
+type Slot = watch::Sender<Option<SandboxView>>;
+
+/// Every sandbox as the watch last saw it.
+#[derive(Debug)]
+pub struct SandboxIndex {
+    slots: Mutex<HashMap<SandboxKey, Slot>>,
+    synced: watch::Sender<bool>,
+}
+
+impl Default for SandboxIndex {
+    fn default() -> Self {
+        Self { slots: Mutex::default(), synced: watch::Sender::new(false) }
+    }
+}
+
+impl SandboxIndex {
+    /// The sandbox now, and whenever it changes.
+    pub fn subscribe(&self, key: &SandboxKey) -> watch::Receiver<Option<SandboxView>> {
+        self.slots().entry(key.clone()).or_insert_with(|| watch::Sender::new(None)).subscribe()
+    }
+
+    /// Whether a full list has been seen.
+    #[must_use]
+    pub fn is_synced(&self) -> bool {
+        *self.synced.borrow()
+    }
+
+    /// Returns when a full list has been seen.
+    pub async fn synced(&self) {
+        // The sender lives as long as `self`, so that waiting cannot fail.
+        let _ = self.synced.subscribe().wait_for(|synced| *synced).await;
+    }
+
+    /// Takes in what the watch sees, until it ends.
+    pub async fn follow(&self, seen: impl Stream<Item = Seen>) {
+        let mut seen = std::pin::pin!(seen);
+        let mut listed = HashSet::new();
+        while let Some(seen) = seen.next().await {
+            match seen {
+                Seen::ListBegins => listed.clear(),
+                Seen::Listed(key, view) => {
+                    listed.insert(key.clone());
+                    self.set(key, view);
+                }
+                Seen::ListEnds => {
+                    self.keep(&std::mem::take(&mut listed));
+                    self.synced.send_replace(true);
+                }
+                Seen::Changed(key, view) => self.set(key, view),
+                Seen::Gone(key) => self.unset(&key),
+            }
+        }
+    }
+
+    fn set(&self, key: SandboxKey, view: SandboxView) {
+        let mut slots = self.slots();
+        let slot = slots.entry(key).or_insert_with(|| watch::Sender::new(None));
+        slot.send_if_modified(|current| {
+            let changed = current.as_ref() != Some(&view);
+            *current = Some(view);
+            changed
+        });
+    }
+
+    fn unset(&self, key: &SandboxKey) {
+        let mut slots = self.slots();
+        if let Some(slot) = slots.get(key) {
+            slot.send_replace(None);
+        }
+        forget_unused(&mut slots);
+    }
+
+    fn keep(&self, listed: &HashSet<SandboxKey>) {
+        let mut slots = self.slots();
+        for (key, slot) in slots.iter() {
+            if !listed.contains(key) {
+                slot.send_if_modified(|current| current.take().is_some());
+            }
+        }
+        forget_unused(&mut slots);
+    }
+
+    fn slots(&self) -> MutexGuard<'_, HashMap<SandboxKey, Slot>> {
+        self.slots.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A slot stays while there is a sandbox or somebody waits for one.
+fn forget_unused(slots: &mut HashMap<SandboxKey, Slot>) {
+    slots.retain(|_, slot| slot.receiver_count() > 0 || slot.borrow().is_some());
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::stream;
+
+    use super::{SandboxIndex, SandboxKey, SandboxView, Seen};
+
+    fn key(name: &str) -> SandboxKey {
+        SandboxKey { namespace: "team-a".to_owned(), name: name.to_owned() }
+    }
+
+    fn view(pod: &str) -> SandboxView {
+        SandboxView { pod_uid: Some(pod.to_owned()), ..SandboxView::default() }
+    }
+
+    #[tokio::test]
+    async fn what_is_not_in_a_new_list_is_gone_and_forgotten_when_nobody_waits() {
+        let index = SandboxIndex::default();
+        let mut waiting = index.subscribe(&key("a"));
+        assert!(!index.is_synced());
+        let first = [
+            Seen::ListBegins,
+            Seen::Listed(key("a"), view("p1")),
+            Seen::Listed(key("b"), view("p2")),
+            Seen::ListEnds,
+            Seen::Changed(key("a"), view("p3")),
+        ];
+        index.follow(stream::iter(first)).await;
+        index.synced().await;
+        assert_eq!(*waiting.borrow_and_update(), Some(view("p3")));
+        index.follow(stream::iter([Seen::ListBegins, Seen::ListEnds])).await;
+        assert!(waiting.has_changed().unwrap());
+        assert_eq!(*waiting.borrow_and_update(), None);
+        assert_eq!(index.slots().len(), 1, "b was nobody's");
+        drop(waiting);
+        index.follow(stream::iter([Seen::Gone(key("a"))])).await;
+        assert!(index.slots().is_empty());
+    }
+
+    #[tokio::test]
+    async fn an_unchanged_view_wakes_nobody() {
+        let index = SandboxIndex::default();
+        let mut waiting = index.subscribe(&key("a"));
+        index.follow(stream::iter([Seen::Changed(key("a"), view("p1"))])).await;
+        waiting.borrow_and_update();
+        index.follow(stream::iter([Seen::Changed(key("a"), view("p1"))])).await;
+        assert!(!waiting.has_changed().unwrap());
+    }
+}

@@ -1,0 +1,186 @@
+//! The Kubernetes API itself. Every call has a deadline.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use futures::{Stream, StreamExt as _};
+use k8s_openapi::api::core::v1::ConfigMap;
+use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PostParams, Preconditions};
+use kube::runtime::{WatchStreamExt as _, watcher};
+use kube::{Client, ResourceExt as _};
+use longhand_crds::{Agent, AgentSession, Sandbox, SandboxTemplate};
+use tokio::time::timeout;
+
+use super::{ResourceError, Resources};
+use crate::execute::sandboxes::{SandboxKey, SandboxView, Seen};
+
+const DEADLINE: Duration = Duration::from_secs(10);
+const PAGE: u32 = 500;
+const FIELD_MANAGER: &str = "longhand-session";
+
+/// Where the operator finds the key that sandboxes verify tokens with.
+const KEYS_CONFIG_MAP: &str = "longhand-session-keys";
+/// The key's name in it.
+const VERIFY_KEY: &str = "sandboxd-verify-key";
+
+/// The Kubernetes API.
+#[derive(Clone)]
+pub struct Cluster {
+    client: Client,
+}
+
+impl Cluster {
+    /// Speaks through `client`.
+    #[must_use]
+    pub fn new(client: Client) -> Self {
+        Self { client }
+    }
+
+    /// Every change of every sandbox, for ever.
+    pub fn watch_sandboxes(&self) -> impl Stream<Item = Seen> + Send + use<> {
+        let events = watcher(Api::<Sandbox>::all(self.client.clone()), watcher::Config::default());
+        // The watcher itself says what went wrong; it goes on after a wait.
+        events.default_backoff().filter_map(|event| async move {
+            match event {
+                Ok(event) => Some(seen(event)),
+                Err(error) => {
+                    tracing::warn!(%error, "the watch of sandboxes broke and is made anew");
+                    None
+                }
+            }
+        })
+    }
+
+    /// Publishes the key that sandboxes verify tokens with.
+    ///
+    /// # Errors
+    /// See [`ResourceError`].
+    pub async fn publish_verify_key(&self, namespace: &str, key: &str) -> Result<(), ResourceError> {
+        let api = Api::<ConfigMap>::namespaced(self.client.clone(), namespace);
+        let map = serde_json::json!({
+            "apiVersion": "v1",
+            "kind": "ConfigMap",
+            "metadata": { "name": KEYS_CONFIG_MAP, "labels": { "app.kubernetes.io/managed-by": "longhand" } },
+            "data": { VERIFY_KEY: key },
+        });
+        let params = PatchParams::apply(FIELD_MANAGER).force();
+        let name = format!("ConfigMap {namespace}/{KEYS_CONFIG_MAP}");
+        call(&name, api.patch(KEYS_CONFIG_MAP, &params, &Patch::Apply(&map))).await.map(|_| ())
+    }
+
+    fn sessions_in(&self, namespace: &str) -> Api<AgentSession> {
+        Api::namespaced(self.client.clone(), namespace)
+    }
+
+    fn sandboxes_in(&self, namespace: &str) -> Api<Sandbox> {
+        Api::namespaced(self.client.clone(), namespace)
+    }
+
+    pub(super) fn client(&self) -> &Client {
+        &self.client
+    }
+}
+
+fn seen(event: watcher::Event<Sandbox>) -> Seen {
+    let key =
+        |sandbox: &Sandbox| SandboxKey { namespace: sandbox.namespace().unwrap_or_default(), name: sandbox.name_any() };
+    match event {
+        watcher::Event::Apply(sandbox) => Seen::Changed(key(&sandbox), SandboxView::of(&sandbox)),
+        watcher::Event::Delete(sandbox) => Seen::Gone(key(&sandbox)),
+        watcher::Event::Init => Seen::ListBegins,
+        watcher::Event::InitApply(sandbox) => Seen::Listed(key(&sandbox), SandboxView::of(&sandbox)),
+        watcher::Event::InitDone => Seen::ListEnds,
+    }
+}
+
+#[async_trait]
+impl Resources for Cluster {
+    async fn agent(&self, namespace: &str, name: &str) -> Result<Option<Agent>, ResourceError> {
+        let api = Api::<Agent>::namespaced(self.client.clone(), namespace);
+        call(&format!("Agent {namespace}/{name}"), api.get_opt(name)).await
+    }
+
+    async fn has_template(&self, namespace: &str, name: &str) -> Result<bool, ResourceError> {
+        let api = Api::<SandboxTemplate>::namespaced(self.client.clone(), namespace);
+        let what = format!("SandboxTemplate {namespace}/{name}");
+        call(&what, api.get_metadata_opt(name)).await.map(|found| found.is_some())
+    }
+
+    async fn session(&self, namespace: &str, name: &str) -> Result<Option<AgentSession>, ResourceError> {
+        call(&format!("AgentSession {namespace}/{name}"), self.sessions_in(namespace).get_opt(name)).await
+    }
+
+    async fn sessions(
+        &self,
+        namespace: &str,
+        from: Option<String>,
+    ) -> Result<(Vec<AgentSession>, Option<String>), ResourceError> {
+        let mut params = ListParams::default().limit(PAGE);
+        params.continue_token = from;
+        let what = format!("the AgentSessions of {namespace}");
+        let list = call(&what, self.sessions_in(namespace).list(&params)).await?;
+        Ok((list.items, list.metadata.continue_.filter(|token| !token.is_empty())))
+    }
+
+    async fn create_session(&self, namespace: &str, session: AgentSession) -> Result<AgentSession, ResourceError> {
+        let what = format!("a new AgentSession in {namespace}");
+        call(&what, self.sessions_in(namespace).create(&PostParams::default(), &session)).await
+    }
+
+    async fn delete_session(&self, namespace: &str, name: &str, uid: &str) -> Result<(), ResourceError> {
+        let what = format!("AgentSession {namespace}/{name}");
+        let preconditions = Preconditions { uid: Some(uid.to_owned()), ..Preconditions::default() };
+        let params = DeleteParams { preconditions: Some(preconditions), ..DeleteParams::default() };
+        let api = self.sessions_in(namespace);
+        let delete = async {
+            match api.delete(name, &params).await {
+                Err(kube::Error::Api(status)) if status.is_not_found() => Ok(()),
+                other => other.map(|_| ()),
+            }
+        };
+        call(&what, delete).await
+    }
+
+    async fn sandbox(&self, namespace: &str, name: &str) -> Result<Option<Sandbox>, ResourceError> {
+        call(&format!("Sandbox {namespace}/{name}"), self.sandboxes_in(namespace).get_opt(name)).await
+    }
+
+    async fn ensure_sandbox(&self, sandbox: Sandbox) -> Result<Sandbox, ResourceError> {
+        let (namespace, name) = (sandbox.namespace().unwrap_or_default(), sandbox.name_any());
+        let what = format!("Sandbox {namespace}/{name}");
+        let api = self.sandboxes_in(&namespace);
+        let ensure = async {
+            match api.create(&PostParams::default(), &sandbox).await {
+                Err(kube::Error::Api(status)) if status.is_already_exists() => api.get(&name).await,
+                other => other,
+            }
+        };
+        call(&what, ensure).await
+    }
+}
+
+/// Waits for the answer, within the deadline, and sorts what went wrong.
+pub(super) async fn call<T>(
+    what: &str,
+    request: impl Future<Output = Result<T, kube::Error>>,
+) -> Result<T, ResourceError> {
+    let what = what.to_owned();
+    let error = match timeout(DEADLINE, request).await {
+        Ok(Ok(value)) => return Ok(value),
+        Ok(Err(error)) => error,
+        Err(_) => {
+            return Err(ResourceError::Unavailable { what, reason: format!("no answer in {} s", DEADLINE.as_secs()) });
+        }
+    };
+    let reason = match &error {
+        kube::Error::Api(status) => status.message.clone(),
+        other => other.to_string(),
+    };
+    Err(match &error {
+        kube::Error::Api(status) if status.is_conflict() => ResourceError::Conflict { what, reason },
+        kube::Error::Api(status) if status.is_invalid() || status.code == 400 => {
+            ResourceError::Refused { what, reason }
+        }
+        _ => ResourceError::Unavailable { what, reason },
+    })
+}

@@ -1,0 +1,71 @@
+//! What the service asks of the Kubernetes API, behind a trait.
+
+mod cluster;
+pub mod plan;
+mod review;
+
+use async_trait::async_trait;
+use longhand_crds::{Agent, AgentSession, Sandbox};
+
+pub use self::cluster::Cluster;
+
+/// Why the API server did not do it.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum ResourceError {
+    /// It refused the object, and would again.
+    #[error("the API server refused {what}: {reason}")]
+    Refused {
+        /// Which object.
+        what: String,
+        /// What it said.
+        reason: String,
+    },
+    /// The object is another one by now.
+    #[error("{what} has changed: {reason}")]
+    Conflict {
+        /// Which object.
+        what: String,
+        /// What it said.
+        reason: String,
+    },
+    /// It could not be reached, did not answer in time, or may not be asked.
+    #[error("the API server did not serve {what}: {reason}")]
+    Unavailable {
+        /// Which object.
+        what: String,
+        /// What went wrong.
+        reason: String,
+    },
+}
+
+/// What the service asks of the Kubernetes API.
+#[async_trait]
+pub trait Resources: Send + Sync + 'static {
+    /// The agent, as it is now.
+    async fn agent(&self, namespace: &str, name: &str) -> Result<Option<Agent>, ResourceError>;
+
+    /// Whether there is such a template.
+    async fn has_template(&self, namespace: &str, name: &str) -> Result<bool, ResourceError>;
+
+    /// The session's resource, as it is now.
+    async fn session(&self, namespace: &str, name: &str) -> Result<Option<AgentSession>, ResourceError>;
+
+    /// Some sessions of a namespace, and where the next ones begin.
+    async fn sessions(
+        &self,
+        namespace: &str,
+        from: Option<String>,
+    ) -> Result<(Vec<AgentSession>, Option<String>), ResourceError>;
+
+    /// Makes a session's resource.
+    async fn create_session(&self, namespace: &str, session: AgentSession) -> Result<AgentSession, ResourceError>;
+
+    /// Removes a session's resource, if it is still the one with this UID.
+    async fn delete_session(&self, namespace: &str, name: &str, uid: &str) -> Result<(), ResourceError>;
+
+    /// The sandbox, as it is now.
+    async fn sandbox(&self, namespace: &str, name: &str) -> Result<Option<Sandbox>, ResourceError>;
+
+    /// Makes the sandbox unless there is one of this name, and returns the one that there is.
+    async fn ensure_sandbox(&self, sandbox: Sandbox) -> Result<Sandbox, ResourceError>;
+}

@@ -1,0 +1,51 @@
+//! TokenReview and SubjectAccessReview.
+
+use async_trait::async_trait;
+use k8s_openapi::api::authentication::v1::{TokenReview, TokenReviewSpec};
+use k8s_openapi::api::authorization::v1::{ResourceAttributes, SubjectAccessReview, SubjectAccessReviewSpec};
+use kube::api::{Api, PostParams};
+use longhand_crds::GROUP;
+
+use super::Cluster;
+use super::cluster::call;
+use crate::auth::{AUDIENCE, Access, Identity, ReviewError, Reviewer, identity_of};
+
+#[async_trait]
+impl Reviewer for Cluster {
+    async fn review_token(&self, token: &str) -> Result<Option<Identity>, ReviewError> {
+        let review = TokenReview {
+            spec: TokenReviewSpec { token: Some(token.to_owned()), audiences: Some(vec![AUDIENCE.to_owned()]) },
+            ..TokenReview::default()
+        };
+        let api = Api::<TokenReview>::all(self.client().clone());
+        let answer = call("a TokenReview", api.create(&PostParams::default(), &review)).await;
+        let answer = answer.map_err(|error| ReviewError { what: "token", reason: error.to_string() })?;
+        Ok(answer.status.and_then(identity_of))
+    }
+
+    async fn review_access(&self, identity: &Identity, access: Access, namespace: &str) -> Result<bool, ReviewError> {
+        let (verb, subresource) = access.parts();
+        let review = SubjectAccessReview {
+            spec: SubjectAccessReviewSpec {
+                user: Some(identity.username.clone()),
+                uid: Some(identity.uid.clone()).filter(|uid| !uid.is_empty()),
+                groups: Some(identity.groups.clone()),
+                extra: Some(identity.extra.clone()),
+                resource_attributes: Some(ResourceAttributes {
+                    group: Some(GROUP.to_owned()),
+                    resource: Some("agentsessions".to_owned()),
+                    subresource: subresource.map(ToOwned::to_owned),
+                    verb: Some(verb.to_owned()),
+                    namespace: Some(namespace.to_owned()),
+                    ..ResourceAttributes::default()
+                }),
+                ..SubjectAccessReviewSpec::default()
+            },
+            ..SubjectAccessReview::default()
+        };
+        let api = Api::<SubjectAccessReview>::all(self.client().clone());
+        let answer = call("a SubjectAccessReview", api.create(&PostParams::default(), &review)).await;
+        let answer = answer.map_err(|error| ReviewError { what: "permission", reason: error.to_string() })?;
+        Ok(answer.status.is_some_and(|status| status.allowed && status.denied != Some(true)))
+    }
+}

@@ -1,0 +1,106 @@
+//! Logs and the resources that they belong to.
+
+use futures::TryFutureExt as _;
+use jiff::Timestamp;
+use longhand_crds::{AgentSession, session_id};
+use longhand_protocol::event::{EventBody, NewEvent};
+use longhand_protocol::{EventId, SessionId};
+use longhand_session_log::StoreError;
+use longhand_session_log::store::{SessionMeta, SessionState};
+use serde_json::json;
+use sha2::{Digest as _, Sha256};
+
+use crate::api::error::{ApiError, Result};
+use crate::app::App;
+
+/// As many inputs as one transaction takes.
+const INPUTS_AT_ONCE: usize = 50;
+
+/// Makes sure that the log of a resource exists and holds its `input`. Repeating it changes nothing.
+///
+/// # Errors
+/// 409 when the agent does not exist, and those of store and API server.
+pub(crate) async fn ensure(app: &App, resource: &AgentSession) -> Result<SessionState> {
+    let (namespace, name, uid) = identity(resource)?;
+    let id = session_id(uid);
+    let state = match app.store.state(&id).await {
+        Err(StoreError::NotFound(_)) => {
+            let agent = &resource.spec.agent_ref.name;
+            let agent = app.resources.agent(namespace, agent).await?.ok_or_else(|| {
+                ApiError::conflict(format!("the Agent {namespace}/{agent} of AgentSession {name} does not exist"))
+            })?;
+            let meta = SessionMeta {
+                id: id.clone(),
+                namespace: namespace.to_owned(),
+                name: name.to_owned(),
+                uid: uid.to_owned(),
+                agent: agent.snapshot(),
+                sandboxes: resource.spec.sandboxes.iter().map(|sandbox| sandbox.name.clone()).collect(),
+                harness_idle_seconds: u64::try_from(resource.spec.harness_idle_seconds).unwrap_or(0),
+                delivered_inputs: 0,
+                created_at: Timestamp::now(),
+            };
+            match app.store.create(meta).await {
+                // Whoever was faster made it from the same resource.
+                Ok(()) | Err(StoreError::Exists(_)) => {}
+                Err(error) => return Err(error.into()),
+            }
+            app.store.state(&id).await?
+        }
+        state => state?,
+    };
+    if deliver(app, resource, &id, state.meta.delivered_inputs).await? {
+        return Ok(app.store.state(&id).await?);
+    }
+    Ok(state)
+}
+
+/// Delivers what has not been delivered; whether there was anything.
+async fn deliver(app: &App, resource: &AgentSession, id: &SessionId, delivered: u64) -> Result<bool> {
+    let (_, _, uid) = identity(resource)?;
+    let mut at = delivered;
+    loop {
+        let skipped = usize::try_from(at).unwrap_or(usize::MAX);
+        let rest = resource.spec.input.iter().enumerate().skip(skipped).take(INPUTS_AT_ONCE);
+        let events: Vec<NewEvent> = rest.map(|(index, input)| user_message(uid, index, &input.text)).collect();
+        if events.is_empty() {
+            return Ok(at != delivered);
+        }
+        let ids: Vec<EventId> = events.iter().map(|event| event.id.clone()).collect();
+        let after = app.store.deliver_inputs(id, at, events).await?;
+        if after <= at {
+            return Err(ApiError::internal(format!("the log counts {after} inputs after {at} were delivered")));
+        }
+        let now = tokio::time::Instant::now();
+        ids.into_iter().for_each(|id| app.accepted.put(id, now, crate::api::wire::events::ACCEPTED_FOR));
+        at = after;
+    }
+}
+
+/// The identifier comes from the resource and the position, so that a repeated delivery finds itself.
+fn user_message(uid: &str, index: usize, text: &str) -> NewEvent {
+    let digest = Sha256::digest(format!("input/{uid}/{index}").as_bytes());
+    let body = EventBody::UserMessage { content: vec![json!({ "type": "text", "text": text })] };
+    NewEvent { id: EventId::from_digest(&digest.into()), body }
+}
+
+/// Namespace, name and UID of a resource.
+///
+/// # Errors
+/// When it is not from the API server.
+pub(crate) fn identity(resource: &AgentSession) -> Result<(&str, &str, &str)> {
+    let metadata = &resource.metadata;
+    match (&metadata.namespace, &metadata.name, &metadata.uid) {
+        (Some(namespace), Some(name), Some(uid)) => Ok((namespace, name, uid)),
+        _ => Err(ApiError::internal("the AgentSession has no namespace, name or UID")),
+    }
+}
+
+/// The resource of a log, unless it is gone or another one has its name.
+///
+/// # Errors
+/// Those of the API server.
+pub(crate) async fn resource_of(app: &App, meta: &SessionMeta) -> Result<Option<AgentSession>> {
+    let resource = app.resources.session(&meta.namespace, &meta.name).map_err(ApiError::from).await?;
+    Ok(resource.filter(|resource| resource.metadata.uid.as_ref() == Some(&meta.uid)))
+}

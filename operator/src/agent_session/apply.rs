@@ -1,0 +1,75 @@
+//! The only writer of harness pods.
+
+use jiff::Timestamp;
+use kube::{Resource as _, ResourceExt as _};
+use longhand_crds::agent_session::HarnessStatus;
+
+use super::Sessions;
+use super::harness_pod;
+use super::observe::Observed;
+use super::plan::{NewPod, Plan};
+use super::status::with_harness;
+use crate::error::Error;
+use crate::events::Happened;
+use crate::pods::{self, Made};
+use crate::{metrics, status};
+
+/// Does what the plan says; `harness` follows what is done, also when something fails.
+pub(super) async fn apply(
+    observed: &Observed,
+    plan: &Plan,
+    harness: &mut HarnessStatus,
+    sessions: &Sessions,
+) -> Result<(), Error> {
+    let Plan { remove, make, harness: _, lost: _, view: _, requeue: _ } = plan;
+    let namespace = observed.session.namespace().unwrap_or_default();
+    // The new pod first: somebody waits for it, and those that go have nothing to do with it.
+    if let Some(new) = make {
+        make_pod(observed, new, harness, sessions).await?;
+    }
+    for (name, uid) in remove {
+        pods::delete(&sessions.context.client, &namespace, name, uid).await?;
+    }
+    Ok(())
+}
+
+async fn make_pod(
+    observed: &Observed,
+    new: &NewPod,
+    harness: &mut HarnessStatus,
+    sessions: &Sessions,
+) -> Result<(), Error> {
+    let Ok(references) = &observed.references else { return Ok(()) };
+    let session = &observed.session;
+    let (namespace, owner) = (session.namespace().unwrap_or_default(), session.uid().unwrap_or_default());
+    let context = &sessions.context;
+    let pod = harness_pod::build(context, session, references, &new.name);
+    let pod = match pods::create(&context.client, &namespace, &pod, &owner).await? {
+        Made::Ours(pod) => pod,
+        Made::Foreign => return Err(Error::NameTaken { namespace, name: new.name.clone() }),
+    };
+    metrics::pod_created("harness");
+    if let Some(since) = observed.wake_since {
+        metrics::stage(metrics::Stage::WakeToPod, pods::elapsed(since, Timestamp::now()));
+    }
+    harness.generation = new.generation;
+    (harness.pod_name, harness.pod_uid) = (Some(new.name.clone()), pod.metadata.uid);
+    let named = with_harness(observed, harness.clone());
+    status::write(&context.client, &**session, session.status.as_ref(), &named).await?;
+    Ok(())
+}
+
+/// Tells what was done.
+pub(super) async fn tell(observed: &Observed, plan: &Plan, harness: &HarnessStatus, sessions: &Sessions) {
+    let (events, regarding) = (&sessions.context.events, observed.session.object_ref(&()));
+    if let Some(cause) = &plan.lost {
+        metrics::pod_lost("harness");
+        let before = observed.session.status.as_ref().and_then(|status| status.harness.as_ref());
+        let name = before.and_then(|before| before.pod_name.as_deref()).unwrap_or("of the session");
+        let note = format!("harness pod {name} is lost: {}: {}", cause.reason, cause.message);
+        events.publish(Happened::HarnessLost, &regarding, &note).await;
+    }
+    if let (Some(_), Some(name)) = (&plan.make, &harness.pod_name) {
+        events.publish(Happened::HarnessStarted, &regarding, &format!("made pod {name}")).await;
+    }
+}

@@ -1,0 +1,260 @@
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::Pod;
+use kube::core::DeserializeGuard;
+use kube::runtime::controller::Action;
+use longhand_crds::agent_session::{AgentSessionStatus, HarnessStatus};
+use longhand_crds::{AgentSession, session_id};
+use longhand_protocol::event::Usage;
+use longhand_protocol::internal::{SessionSummary, Wake};
+use longhand_protocol::wire::SessionStatus;
+use longhand_session_log::wake::WakeEvent;
+use serde_json::{Value, json};
+
+use super::proxy_health::{Credentials, Proxies};
+use super::{Sessions, reconcile};
+use crate::fixtures;
+use crate::testing::{Call, FakeLog, Server, context_with, store};
+use crate::wakes::Wakes;
+
+const UID: &str = "3e8f1a2b-quickstart";
+const POD: &str = "quickstart-harness-3e8f1a-1";
+const PODS: &str = "/api/v1/namespaces/team/pods";
+const POD_PATH: &str = "/api/v1/namespaces/team/pods/quickstart-harness-3e8f1a-1";
+const STATUS: &str = "/apis/longhand.dev/v1alpha1/namespaces/team/agentsessions/quickstart/status";
+const EVENTS: &str = "/apis/events.k8s.io/v1/namespaces/team/events";
+
+struct NoProxies;
+
+#[async_trait]
+impl Proxies for NoProxies {
+    async fn credentials(&self, _: &str) -> Credentials {
+        Credentials::Unknown
+    }
+}
+
+fn summary(owner: Option<&str>, wake: bool) -> SessionSummary {
+    SessionSummary {
+        session_id: session_id(UID),
+        status: if wake { SessionStatus::Running } else { SessionStatus::Idle },
+        epoch: 1,
+        head: 3,
+        delivered_inputs: 1,
+        owner_pod_uid: owner.map(ToOwned::to_owned),
+        wake,
+        usage: Usage::default(),
+    }
+}
+
+fn sessions(log: Arc<FakeLog>, woken: bool, pods: Vec<Pod>) -> (Arc<Sessions>, Server) {
+    let (context, server) = context_with(log);
+    let wakes = Wakes::default();
+    if woken {
+        let wake = Wake { namespace: "team".into(), name: "quickstart".into(), uid: UID.into() };
+        wakes.apply(WakeEvent::Set(session_id(UID), wake), Timestamp::now());
+    }
+    let sessions = Sessions {
+        context,
+        agents: store([DeserializeGuard(Ok(fixtures::agent()))]),
+        vaults: store([DeserializeGuard(Ok(fixtures::vault()))]),
+        templates: store([DeserializeGuard(Ok(fixtures::template()))]),
+        pods: store(pods),
+        wakes: Arc::new(wakes),
+        proxies: Arc::new(NoProxies),
+    };
+    (Arc::new(sessions), server)
+}
+
+fn pod(status: &Value) -> Pod {
+    serde_json::from_value(json!({
+        "metadata": {
+            "name": POD, "namespace": "team", "uid": "pod-1",
+            "labels": { "longhand.dev/session-uid": UID },
+            "ownerReferences": [{ "apiVersion": "longhand.dev/v1alpha1", "kind": "AgentSession", "name": "quickstart", "uid": UID, "controller": true }],
+        },
+        "status": status,
+    }))
+    .unwrap()
+}
+
+fn answer(pod: &Pod) -> Value {
+    serde_json::to_value(pod).unwrap()
+}
+
+fn written() -> Value {
+    serde_json::to_value(fixtures::session()).unwrap()
+}
+
+fn failure(code: u16, reason: &str, message: &str) -> Value {
+    json!({ "kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": reason, "code": code, "message": message })
+}
+
+fn event() -> Call<'static> {
+    ("POST", EVENTS, 201, json!({ "metadata": { "name": "e" }, "eventTime": null }))
+}
+
+fn session(status: Option<AgentSessionStatus>) -> Arc<AgentSession> {
+    Arc::new(AgentSession { status, ..fixtures::session() })
+}
+
+fn known(pod_uid: Option<&str>) -> AgentSessionStatus {
+    AgentSessionStatus {
+        session_id: Some(session_id(UID).to_string()),
+        phase: Some("idle".into()),
+        delivered_inputs: Some(1),
+        harness: Some(HarnessStatus {
+            generation: 1,
+            pod_name: pod_uid.map(|_| POD.to_owned()),
+            pod_uid: pod_uid.map(ToOwned::to_owned),
+            failures: 0,
+        }),
+        ..AgentSessionStatus::default()
+    }
+}
+
+#[tokio::test]
+async fn a_new_session_gets_its_log_and_then_its_harness() {
+    let log = Arc::new(FakeLog { summary: Some(summary(None, true)), ..FakeLog::default() });
+    let (sessions, server) = sessions(log.clone(), false, vec![]);
+    let server = server.expect([
+        ("POST", PODS, 201, answer(&pod(&json!({})))),
+        ("PATCH", STATUS, 200, written()),
+        ("PATCH", STATUS, 200, written()),
+        event(),
+    ]);
+    let action = reconcile(session(None), sessions.clone()).await.unwrap();
+    assert_eq!(action, Action::requeue(Duration::from_secs(30)));
+    assert_eq!(log.calls(), ["ensure"]);
+    let sent = server.nothing_else(sessions).await;
+    assert_eq!(sent[0]["metadata"]["name"], POD);
+    assert_eq!(
+        sent[1]["status"],
+        json!({ "harness": { "generation": 1, "podName": POD, "podUID": "pod-1", "failures": 0 } })
+    );
+    assert_eq!(sent[2]["status"]["phase"], "running");
+    assert_eq!(sent[2]["status"]["harness"]["podUID"], "pod-1");
+    assert_eq!(sent[3]["reason"], "HarnessStarted");
+}
+
+#[tokio::test]
+async fn a_wake_makes_the_pod_before_the_service_is_asked() {
+    let log = Arc::new(FakeLog::default());
+    let (sessions, server) = sessions(log.clone(), true, vec![]);
+    let status = AgentSessionStatus { harness: None, ..known(None) };
+    let server = server.expect([
+        ("POST", PODS, 201, answer(&pod(&json!({})))),
+        ("PATCH", STATUS, 200, written()),
+        ("PATCH", STATUS, 200, written()),
+        event(),
+    ]);
+    // The service is away, and the pod is made all the same.
+    reconcile(session(Some(status)), sessions.clone()).await.unwrap_err();
+    assert_eq!(log.calls(), ["summary"]);
+    let sent = server.nothing_else(sessions).await;
+    let ready = sent[2]["status"]["conditions"].as_array().unwrap().iter().find(|one| one["type"] == "Ready").unwrap();
+    assert_eq!((&ready["status"], &ready["reason"]), (&json!("False"), &json!("SessionServiceUnavailable")));
+    assert_eq!(sent[2]["status"]["harness"]["podUID"], "pod-1");
+}
+
+#[tokio::test]
+async fn a_pod_made_before_the_status_could_be_written_is_taken_up() {
+    let log = Arc::new(FakeLog { summary: Some(summary(None, true)), ..FakeLog::default() });
+    let (sessions, server) = sessions(log, true, vec![]);
+    let server = server.expect([
+        ("POST", PODS, 409, failure(409, "AlreadyExists", "exists")),
+        ("GET", POD_PATH, 200, answer(&pod(&json!({})))),
+        ("PATCH", STATUS, 200, written()),
+        ("PATCH", STATUS, 200, written()),
+        event(),
+    ]);
+    reconcile(session(None), sessions.clone()).await.unwrap();
+    let sent = server.nothing_else(sessions).await;
+    assert_eq!(sent[2]["status"]["harness"]["podUID"], "pod-1");
+}
+
+#[tokio::test]
+async fn a_foreign_pod_is_left_alone_and_reported() {
+    let log = Arc::new(FakeLog { summary: Some(summary(None, true)), ..FakeLog::default() });
+    let (sessions, server) = sessions(log, true, vec![]);
+    let mut foreign = pod(&json!({}));
+    foreign.metadata.owner_references = None;
+    let server = server.expect([
+        ("POST", PODS, 409, failure(409, "AlreadyExists", "exists")),
+        ("GET", POD_PATH, 200, answer(&foreign)),
+        ("PATCH", STATUS, 200, written()),
+    ]);
+    reconcile(session(None), sessions.clone()).await.unwrap_err();
+    let sent = server.nothing_else(sessions).await;
+    let ready = sent[2]["status"]["conditions"].as_array().unwrap().iter().find(|one| one["type"] == "Ready").unwrap();
+    assert_eq!(ready["reason"], "PodNameTaken");
+}
+
+#[tokio::test]
+async fn a_quota_is_a_condition() {
+    let log = Arc::new(FakeLog { summary: Some(summary(None, true)), ..FakeLog::default() });
+    let (sessions, server) = sessions(log, true, vec![]);
+    let message = "pods \"x\" is forbidden: exceeded quota: pods";
+    let server =
+        server.expect([("POST", PODS, 403, failure(403, "Forbidden", message)), ("PATCH", STATUS, 200, written())]);
+    reconcile(session(None), sessions.clone()).await.unwrap_err();
+    let sent = server.nothing_else(sessions).await;
+    let conditions = sent[1]["status"]["conditions"].as_array().unwrap();
+    for kind in ["Ready", "HarnessReady"] {
+        let condition = conditions.iter().find(|one| one["type"] == kind).unwrap();
+        assert_eq!(condition["reason"], "QuotaExceeded");
+        assert!(condition["message"].as_str().unwrap().contains(message));
+    }
+}
+
+#[tokio::test]
+async fn a_pod_that_the_watch_has_not_brought_yet_is_not_made_twice() {
+    let log = Arc::new(FakeLog { summary: Some(summary(None, true)), ..FakeLog::default() });
+    let (sessions, server) = sessions(log, true, vec![]);
+    let server = server.expect([
+        ("GET", POD_PATH, 200, answer(&pod(&json!({ "phase": "Pending" })))),
+        ("PATCH", STATUS, 200, written()),
+    ]);
+    reconcile(session(Some(known(Some("pod-1")))), sessions.clone()).await.unwrap();
+    server.nothing_else(sessions).await;
+}
+
+#[tokio::test]
+async fn a_harness_that_is_done_is_removed() {
+    let log = Arc::new(FakeLog { summary: Some(summary(None, false)), ..FakeLog::default() });
+    let (sessions, server) = sessions(log, false, vec![pod(&json!({ "phase": "Succeeded" }))]);
+    let server =
+        server.expect([("DELETE", POD_PATH, 200, answer(&pod(&json!({})))), ("PATCH", STATUS, 200, written())]);
+    let action = reconcile(session(Some(known(Some("pod-1")))), sessions.clone()).await.unwrap();
+    assert_eq!(action, Action::await_change());
+    let sent = server.nothing_else(sessions).await;
+    assert_eq!(sent[0]["preconditions"]["uid"], "pod-1");
+    assert_eq!(sent[1]["status"]["harness"], json!({ "generation": 1, "failures": 0 }));
+}
+
+#[tokio::test]
+async fn a_session_that_sleeps_costs_no_call() {
+    let log = Arc::new(FakeLog { summary: Some(summary(None, false)), ..FakeLog::default() });
+    let (first, server) = sessions(log.clone(), false, vec![]);
+    let server = server.expect([("PATCH", STATUS, 200, written())]);
+    reconcile(session(None), first.clone()).await.unwrap();
+    let sent = server.nothing_else(first).await;
+    let status = serde_json::from_value(sent[0]["status"].clone()).unwrap();
+    let (second, server) = sessions(log.clone(), false, vec![]);
+    reconcile(session(Some(status)), second.clone()).await.unwrap();
+    server.expect([]).nothing_else(second).await;
+    assert_eq!(log.calls(), ["ensure"]);
+}
+
+#[tokio::test]
+async fn a_session_that_is_being_deleted_is_left_alone() {
+    let log = Arc::new(FakeLog::default());
+    let (sessions, server) = sessions(log.clone(), true, vec![]);
+    let mut session = fixtures::session();
+    session.metadata.deletion_timestamp = Some(Timestamp::now().into());
+    reconcile(Arc::new(session), sessions.clone()).await.unwrap();
+    server.expect([]).nothing_else(sessions).await;
+    assert_eq!(log.calls(), [""; 0]);
+}

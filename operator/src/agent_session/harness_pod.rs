@@ -1,0 +1,223 @@
+//! The harness pod: the brain, and beside it the only container that sees a credential.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::core::v1::{
+    Container, ContainerPort, HTTPGetAction, KeyToPath, Pod, PodSpec, Probe, ProjectedVolumeSource, SecretVolumeSource,
+    ServiceAccountTokenProjection, Volume, VolumeProjection,
+};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+use kube::{Resource as _, ResourceExt as _};
+use longhand_crds::{AgentSession, labels, session_id};
+
+use super::observe::References;
+use super::proxy_config::{self, CREDENTIALS, MODEL_PREFIX};
+use crate::context::Context;
+use crate::hardening::{self, env, mount};
+
+/// Name of the main container.
+pub(super) const HARNESS: &str = "harness";
+/// Name of the sidecar.
+const PROXY: &str = "credential-proxy";
+/// Where the proxy answers probes, and the operator.
+pub(super) const PROXY_HEALTH_PORT: u16 = 8082;
+
+const USER: i64 = 65_532;
+const TOKEN_FOLDER: &str = "/var/run/longhand/token";
+const TOKEN_FILE: &str = "/var/run/longhand/token/token";
+const TOKEN_AUDIENCE: &str = "longhand";
+const TOKEN_SECONDS: i64 = 3_600;
+/// The harness does not start before its credentials are there; a person may take a long time to make a Secret.
+const PROXY_START_SECONDS: i32 = 7 * 24 * 3_600;
+/// So much of a session's name is in the names of its pods.
+const NAME_PART: usize = 40;
+
+/// The name of a session's pod of this generation.
+pub(super) fn name(session: &str, uid: &str, generation: i64) -> String {
+    let part: String = session.chars().take(NAME_PART).collect();
+    let part = part.trim_end_matches(|last: char| !last.is_ascii_alphanumeric());
+    let uid: String = uid.chars().filter(char::is_ascii_hexdigit).take(6).collect();
+    format!("{part}-harness-{uid}-{generation}")
+}
+
+/// The generation in a pod's name.
+pub(super) fn generation(name: &str) -> Option<i64> {
+    name.rsplit_once('-').and_then(|(_, generation)| generation.parse().ok())
+}
+
+/// The pod of this name for `session`.
+pub(super) fn build(context: &Context, session: &AgentSession, references: &References, name: &str) -> Pod {
+    let uid = session.uid().unwrap_or_default();
+    let labels = BTreeMap::from(
+        [(labels::MANAGED_BY, labels::LONGHAND), (labels::ROLE, labels::HARNESS), (labels::SESSION_UID, uid.as_str())]
+            .map(|(key, value)| (key.to_owned(), value.to_owned())),
+    );
+    Pod {
+        metadata: ObjectMeta {
+            name: Some(name.to_owned()),
+            namespace: session.namespace(),
+            labels: Some(labels),
+            owner_references: session.controller_owner_ref(&()).map(|owner| vec![owner]),
+            ..ObjectMeta::default()
+        },
+        spec: Some(PodSpec {
+            automount_service_account_token: Some(false),
+            enable_service_links: Some(false),
+            restart_policy: Some("OnFailure".to_owned()),
+            security_context: Some(hardening::pod(USER)),
+            termination_grace_period_seconds: Some(10),
+            init_containers: Some(vec![proxy(context, references)]),
+            containers: vec![harness(context, references, &uid)],
+            volumes: Some(vec![token_volume(), credential_volume(references)]),
+            ..PodSpec::default()
+        }),
+        status: None,
+    }
+}
+
+fn harness(context: &Context, references: &References, uid: &str) -> Container {
+    let spec = references.agent.spec.harness.as_ref();
+    let image = spec.and_then(|spec| spec.image.clone()).unwrap_or_else(|| context.images.harness.clone());
+    Container {
+        name: HARNESS.to_owned(),
+        image: Some(image),
+        image_pull_policy: Some(context.images.pull_policy.clone()),
+        env: Some(vec![
+            env("SESSION_ID", session_id(uid)),
+            env("LOG_URL", &context.session_url),
+            env("SESSION_TOKEN_FILE", TOKEN_FILE),
+            env("MODEL_BASE_URL", format!("http://127.0.0.1:8081{MODEL_PREFIX}")),
+        ]),
+        resources: Some(hardening::resources(
+            spec.and_then(|spec| spec.resources.as_ref()),
+            &[("cpu", "20m"), ("memory", "32Mi"), ("ephemeral-storage", "16Mi")],
+            &[("cpu", "1"), ("memory", "256Mi"), ("ephemeral-storage", "64Mi")],
+        )),
+        security_context: Some(hardening::container()),
+        termination_message_policy: Some("FallbackToLogsOnError".to_owned()),
+        volume_mounts: Some(vec![mount("token", TOKEN_FOLDER, true)]),
+        ..Container::default()
+    }
+}
+
+fn proxy(context: &Context, references: &References) -> Container {
+    let credential = &references.credential;
+    let config = proxy_config::config(&references.agent, credential);
+    Container {
+        name: PROXY.to_owned(),
+        image: Some(context.images.proxy.clone()),
+        image_pull_policy: Some(context.images.pull_policy.clone()),
+        restart_policy: Some("Always".to_owned()),
+        env: Some(vec![env("PROXY_CONFIG", config.to_string()), env("SESSION_TOKEN_FILE", TOKEN_FILE)]),
+        ports: Some(vec![ContainerPort {
+            name: Some("health".to_owned()),
+            container_port: i32::from(PROXY_HEALTH_PORT),
+            ..ContainerPort::default()
+        }]),
+        startup_probe: Some(probe("/startupz", 1, PROXY_START_SECONDS)),
+        liveness_probe: Some(probe("/livez", 10, 3)),
+        resources: Some(hardening::resources(
+            None,
+            &[("cpu", "10m"), ("memory", "24Mi"), ("ephemeral-storage", "16Mi")],
+            &[("cpu", "1"), ("memory", "128Mi"), ("ephemeral-storage", "64Mi")],
+        )),
+        security_context: Some(hardening::container()),
+        termination_message_policy: Some("FallbackToLogsOnError".to_owned()),
+        volume_mounts: Some(vec![
+            mount("token", TOKEN_FOLDER, true),
+            mount("credential", format!("{CREDENTIALS}/{}", credential.name), true),
+        ]),
+        ..Container::default()
+    }
+}
+
+fn probe(path: &str, period: i32, failures: i32) -> Probe {
+    Probe {
+        http_get: Some(HTTPGetAction {
+            path: Some(path.to_owned()),
+            port: IntOrString::Int(i32::from(PROXY_HEALTH_PORT)),
+            ..HTTPGetAction::default()
+        }),
+        period_seconds: Some(period),
+        timeout_seconds: Some(2),
+        failure_threshold: Some(failures),
+        ..Probe::default()
+    }
+}
+
+fn token_volume() -> Volume {
+    let token = ServiceAccountTokenProjection {
+        audience: Some(TOKEN_AUDIENCE.to_owned()),
+        expiration_seconds: Some(TOKEN_SECONDS),
+        path: "token".to_owned(),
+    };
+    let source = VolumeProjection { service_account_token: Some(token), ..VolumeProjection::default() };
+    Volume {
+        name: "token".to_owned(),
+        projected: Some(ProjectedVolumeSource { sources: Some(vec![source]), ..ProjectedVolumeSource::default() }),
+        ..Volume::default()
+    }
+}
+
+/// Optional, so that the proxy runs and says what is missing; and only the key that the vault names.
+fn credential_volume(references: &References) -> Volume {
+    let secret = &references.credential.secret_ref;
+    Volume {
+        name: "credential".to_owned(),
+        secret: Some(SecretVolumeSource {
+            secret_name: Some(secret.name.clone()),
+            optional: Some(true),
+            items: Some(vec![KeyToPath { key: secret.key.clone(), path: secret.key.clone(), mode: None }]),
+            default_mode: Some(0o440),
+        }),
+        ..Volume::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+
+    use super::{HARNESS, build, generation, name};
+    use crate::agent_session::observe::References;
+    use crate::fixtures;
+    use crate::testing::context;
+
+    fn references() -> References {
+        References { agent: fixtures::agent(), credential: fixtures::vault().spec.credentials.remove(0) }
+    }
+
+    #[tokio::test]
+    async fn the_pod_is_as_designed() {
+        let (context, _server) = context();
+        let pod = build(&context, &fixtures::session(), &references(), "quickstart-harness-3e8f1a-1");
+        insta::assert_yaml_snapshot!(pod);
+    }
+
+    #[tokio::test]
+    async fn only_the_proxy_mounts_the_secret() {
+        let (context, _server) = context();
+        let spec = build(&context, &fixtures::session(), &references(), "x").spec.unwrap();
+        let secrets: Vec<_> = spec
+            .volumes
+            .unwrap()
+            .into_iter()
+            .filter(|volume| volume.secret.is_some())
+            .map(|volume| volume.name)
+            .collect();
+        let harness = spec.containers.iter().find(|container| container.name == HARNESS).unwrap();
+        assert!(harness.volume_mounts.iter().flatten().all(|mount| !secrets.contains(&mount.name)));
+        assert_eq!(spec.containers.len(), 1);
+    }
+
+    #[rstest]
+    #[case("quickstart", "quickstart-harness-3e8f1a-2")]
+    #[case("a.b", "a.b-harness-3e8f1a-2")]
+    #[case("aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa.bbbb", "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa-harness-3e8f1a-2")]
+    fn names_are_short_and_tell_the_generation(#[case] session: &str, #[case] expected: &str) {
+        let name = name(session, "3e8f1a2b-0000", 2);
+        assert_eq!(name, expected);
+        assert_eq!(generation(&name), Some(2));
+    }
+}

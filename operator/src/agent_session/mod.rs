@@ -1,0 +1,142 @@
+//! `AgentSession`: its log exists, it has a harness while work is open, and its status says how it goes.
+//!
+//! The operator looks at resources and wake keys, never at a log: what it shows of one, the session service tells it.
+
+mod apply;
+mod harness_pod;
+mod observe;
+mod plan;
+mod proxy_config;
+mod proxy_health;
+mod status;
+pub mod sweep;
+mod triggers;
+
+use std::sync::Arc;
+
+use futures::Stream;
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::Pod;
+use kube::runtime::controller::{Action, Controller};
+use kube::runtime::reflector::{ObjectRef, Store};
+use kube::runtime::watcher;
+use kube::{Api, ResourceExt as _};
+use longhand_crds::{Agent, AgentSession, SandboxTemplate, Vault, labels};
+use longhand_protocol::internal::SessionSummary;
+use tokio_util::sync::CancellationToken;
+
+use self::observe::Observed;
+use self::plan::LogCall;
+use self::proxy_health::{HttpProxies, Proxies};
+use self::status::Outcome;
+use crate::context::{Context, Guarded, GuardedStore, first_list, synced};
+use crate::drive;
+use crate::error::Error;
+use crate::wakes::Wakes;
+
+/// What the reconcile of a session looks at.
+struct Sessions {
+    context: Arc<Context>,
+    agents: GuardedStore<Agent>,
+    vaults: GuardedStore<Vault>,
+    templates: GuardedStore<SandboxTemplate>,
+    pods: Store<Pod>,
+    wakes: Arc<Wakes>,
+    proxies: Arc<dyn Proxies>,
+}
+
+/// The sessions' own store and the controller that feeds it.
+pub struct Prepared {
+    /// Every session, for the sweep.
+    pub store: GuardedStore<AgentSession>,
+    controller: Controller<Guarded<AgentSession>>,
+    sessions: Arc<Sessions>,
+}
+
+/// Sets up the watches; `woken` are the sessions whose wake key changed.
+///
+/// # Errors
+/// When the HTTP client for proxies cannot be set up.
+pub fn prepare(
+    context: Arc<Context>,
+    wakes: Arc<Wakes>,
+    woken: impl Stream<Item = ObjectRef<Guarded<AgentSession>>> + Send + 'static,
+) -> Result<Prepared, reqwest::Error> {
+    let client = &context.client;
+    let everything = watcher::Config::default;
+    let (store, sessions) = drive::watch::<Guarded<AgentSession>>(Api::all(client.clone()), everything());
+    let (agents, agent_stream) = drive::watch::<Guarded<Agent>>(Api::all(client.clone()), everything());
+    let (vaults, vault_stream) = drive::watch::<Guarded<Vault>>(Api::all(client.clone()), everything());
+    let (templates, template_stream) = drive::watch::<Guarded<SandboxTemplate>>(Api::all(client.clone()), everything());
+    let harness_pods = format!("{}={},{}={}", labels::MANAGED_BY, labels::LONGHAND, labels::ROLE, labels::HARNESS);
+    let (pods, pod_stream) = drive::watch::<Pod>(Api::all(client.clone()), everything().labels(&harness_pods));
+    let controller = Controller::for_stream(sessions, store.clone())
+        .owns_stream(pod_stream)
+        .reconcile_on(triggers::by_agent(store.clone(), agent_stream))
+        .reconcile_on(triggers::by_vault(store.clone(), agents.clone(), vault_stream))
+        .reconcile_on(triggers::by_template(store.clone(), template_stream))
+        .reconcile_on(woken);
+    let proxies = Arc::new(HttpProxies::new()?);
+    let sessions = Arc::new(Sessions { context, agents, vaults, templates, pods, wakes, proxies });
+    Ok(Prepared { store, controller, sessions })
+}
+
+/// Reconciles every `AgentSession` until `token` is cancelled.
+pub async fn run(prepared: Prepared, token: CancellationToken) {
+    drive::run(prepared.controller, prepared.sessions, token, reconcile).await;
+}
+
+async fn reconcile(session: Arc<AgentSession>, sessions: Arc<Sessions>) -> Result<Action, Error> {
+    if session.metadata.deletion_timestamp.is_some() {
+        return Ok(Action::await_change());
+    }
+    let Sessions { agents, vaults, templates, pods, .. } = &*sessions;
+    synced(vec![first_list(agents), first_list(vaults), first_list(templates), first_list(pods)]).await?;
+    let observed = observe::observe(session, &sessions, Timestamp::now()).await?;
+    proceed(&observed, &sessions, Timestamp::now()).await
+}
+
+/// Acts on what was observed. Whatever fails, the status is written.
+async fn proceed(observed: &Observed, sessions: &Sessions, now: Timestamp) -> Result<Action, Error> {
+    let urgent = plan::is_urgent(observed);
+    let mut log = if urgent { Ok(None) } else { ask(observed, sessions).await };
+    let plan = plan::plan(observed, log.as_ref().ok().and_then(Option::as_ref), now);
+    let mut harness = plan.harness.clone();
+    let applied = apply::apply(observed, &plan, &mut harness, sessions).await;
+    if urgent {
+        log = ask(observed, sessions).await;
+    }
+    let outcome = Outcome {
+        log: log.as_ref().ok().and_then(Option::as_ref),
+        harness: harness.clone(),
+        error: applied.as_ref().err().or(log.as_ref().err()),
+    };
+    let status = status::status(observed, &plan, &outcome, now);
+    // Compared with what this reconcile wrote last, which is what the API server has.
+    let before = match &plan.make {
+        Some(_) if applied.is_ok() => Some(status::with_harness(observed, harness.clone())),
+        _ => observed.session.status.clone(),
+    };
+    crate::status::write(&sessions.context.client, &*observed.session, before.as_ref(), &status).await?;
+    if applied.is_ok() {
+        apply::tell(observed, &plan, &harness, sessions).await;
+    }
+    applied?;
+    log?;
+    Ok(drive::action(plan.requeue))
+}
+
+async fn ask(observed: &Observed, sessions: &Sessions) -> Result<Option<SessionSummary>, Error> {
+    let session = &observed.session;
+    let (namespace, name) = (session.namespace().unwrap_or_default(), session.name_any());
+    let log = &sessions.context.log;
+    match plan::log_call(observed) {
+        LogCall::Ensure => Ok(Some(log.ensure(&namespace, &name, &session.uid().unwrap_or_default()).await?)),
+        LogCall::Refresh => Ok(Some(log.summary(&namespace, &name).await?)),
+        LogCall::Nothing => Ok(None),
+    }
+}
+
+#[cfg(test)]
+#[path = "driver_tests.rs"]
+mod tests;

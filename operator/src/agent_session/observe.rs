@@ -1,0 +1,146 @@
+//! What there is, as far as a session is concerned.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::Pod;
+use kube::ResourceExt as _;
+use longhand_crds::vault::CredentialSpec;
+use longhand_crds::{Agent, AgentSession, labels, session_id};
+
+use super::Sessions;
+use super::harness_pod::{self, HARNESS};
+use super::proxy_health::Credentials;
+use crate::agent::references::{self, Missing};
+use crate::context::lookup;
+use crate::error::Error;
+use crate::pods::{self, Pending, PodView, Stage, elapsed, is_controlled_by};
+
+/// A proxy whose credentials are there is ready within this time.
+pub(super) const PROXY_START: Duration = Duration::from_secs(3);
+
+/// What there is.
+#[derive(Clone, Debug)]
+pub(super) struct Observed {
+    pub(super) session: Arc<AgentSession>,
+    pub(super) references: Result<References, Unresolved>,
+    /// Names of sandbox templates that do not exist.
+    pub(super) missing_templates: Vec<String>,
+    /// Since when work has been open, as the wake keys say.
+    pub(super) wake_since: Option<Timestamp>,
+    /// Every pod that the session controls.
+    pub(super) pods: Vec<HarnessPod>,
+    /// What the proxy of a pod that does not start says.
+    pub(super) credentials: Credentials,
+}
+
+/// What a harness pod is made from.
+#[derive(Clone, Debug)]
+pub(super) struct References {
+    pub(super) agent: Agent,
+    pub(super) credential: CredentialSpec,
+}
+
+/// What a session names and that does not exist.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum Unresolved {
+    #[error("Agent {0} does not exist in this namespace")]
+    Agent(String),
+    #[error("Agent {agent}: {missing}")]
+    Reference { agent: String, missing: Missing },
+}
+
+impl Unresolved {
+    pub(super) const fn reason(&self) -> &'static str {
+        match self {
+            Self::Agent(_) => "AgentNotFound",
+            Self::Reference { missing, .. } => missing.reason(),
+        }
+    }
+}
+
+/// A harness pod.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct HarnessPod {
+    pub(super) pod: PodView,
+    /// Which of the session's pods it is.
+    pub(super) generation: i64,
+}
+
+impl HarnessPod {
+    pub(super) fn of(pod: &Pod) -> Self {
+        let pod = PodView::of(pod, HARNESS);
+        Self { generation: harness_pod::generation(&pod.name).unwrap_or(0), pod }
+    }
+}
+
+/// Looks at the stores, and at the API server or a proxy where a store cannot say.
+pub(super) async fn observe(
+    session: Arc<AgentSession>,
+    sessions: &Sessions,
+    now: Timestamp,
+) -> Result<Observed, Error> {
+    let namespace = session.namespace().unwrap_or_default();
+    let uid = session.uid().unwrap_or_default();
+    let missing_templates = missing_templates(&session, sessions, &namespace);
+    let pods = pods(&session, sessions, &namespace, &uid).await?;
+    let references = references(&session, sessions, &namespace);
+    let credentials = match waiting_proxy(&pods, now) {
+        Some(address) => sessions.proxies.credentials(address).await,
+        None => Credentials::Unknown,
+    };
+    let wake_since = sessions.wakes.open_since(&session_id(&uid));
+    Ok(Observed { session, references, missing_templates, wake_since, pods, credentials })
+}
+
+fn references(session: &AgentSession, sessions: &Sessions, namespace: &str) -> Result<References, Unresolved> {
+    let name = &session.spec.agent_ref.name;
+    let agent = lookup(&sessions.agents, namespace, name).ok_or_else(|| Unresolved::Agent(name.clone()))?;
+    let vault = lookup(&sessions.vaults, namespace, &agent.spec.model.credential.vault);
+    match references::credential(&agent, vault.as_ref()) {
+        Ok(credential) => Ok(References { credential: credential.clone(), agent }),
+        Err(missing) => Err(Unresolved::Reference { agent: name.clone(), missing }),
+    }
+}
+
+fn missing_templates(session: &AgentSession, sessions: &Sessions, namespace: &str) -> Vec<String> {
+    let names = session.spec.sandboxes.iter().map(|sandbox| &sandbox.template_ref.name);
+    let mut missing: Vec<String> =
+        names.filter(|name| lookup(&sessions.templates, namespace, name).is_none()).cloned().collect();
+    missing.sort();
+    missing.dedup();
+    missing
+}
+
+async fn pods(
+    session: &AgentSession,
+    sessions: &Sessions,
+    namespace: &str,
+    uid: &str,
+) -> Result<Vec<HarnessPod>, Error> {
+    let ours = |pod: &Pod| {
+        pod.labels().get(labels::SESSION_UID).is_some_and(|label| label == uid)
+            && pod.metadata.namespace.as_deref() == Some(namespace)
+            && is_controlled_by(pod, uid)
+    };
+    let mut pods: Vec<HarnessPod> = sessions.pods.state_filter(ours).iter().map(|pod| HarnessPod::of(pod)).collect();
+    let named = session.status.as_ref().and_then(|status| status.harness.as_ref());
+    if let Some((name, pod_uid)) = named.and_then(|named| named.pod_name.as_ref().zip(named.pod_uid.as_ref()))
+        && pods.iter().all(|seen| &seen.pod.uid != pod_uid)
+    {
+        // The watch may not have brought a pod yet that was made a moment ago: only the API server knows.
+        let pod = pods::get(&sessions.context.client, namespace, name, uid).await?;
+        pods.extend(pod.iter().map(HarnessPod::of));
+    }
+    pods.sort_by_key(|seen| seen.generation);
+    Ok(pods)
+}
+
+/// The address of a proxy that has been starting for too long.
+fn waiting_proxy(pods: &[HarnessPod], now: Timestamp) -> Option<&str> {
+    pods.iter().rev().find_map(|seen| match seen.pod.stage {
+        Stage::Pending(Pending::Sidecar(since)) if elapsed(since, now) >= PROXY_START => seen.pod.ip.as_deref(),
+        _ => None,
+    })
+}

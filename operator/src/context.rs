@@ -1,0 +1,68 @@
+//! What every reconcile has at hand.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::future::try_join_all;
+use kube::runtime::reflector::Store;
+use kube::{Client, Resource};
+
+use crate::config::Images;
+use crate::error::Error;
+use crate::events::Events;
+use crate::log_service::LogService;
+
+/// A first list takes no longer than this, or something is wrong.
+const SYNC_DEADLINE: Duration = Duration::from_secs(30);
+
+/// What every reconcile has at hand.
+pub struct Context {
+    /// The API server.
+    pub client: Client,
+    /// The session service.
+    pub log: Arc<dyn LogService>,
+    /// Tells what happened.
+    pub events: Events,
+    /// The namespace that Longhand is installed in.
+    pub namespace: String,
+    /// The session service, as harness pods reach it.
+    pub session_url: String,
+    /// What pods are made of.
+    pub images: Images,
+}
+
+/// A store of a kind that one undecodable object does not break.
+pub type GuardedStore<K> = Store<Guarded<K>>;
+/// An object, or what is wrong with it.
+pub type Guarded<K> = kube::core::DeserializeGuard<K>;
+
+/// The object of this name, if there is one that can be read.
+#[must_use]
+pub fn lookup<K>(store: &GuardedStore<K>, namespace: &str, name: &str) -> Option<K>
+where
+    K: Resource<DynamicType = ()> + Clone + 'static,
+{
+    let key = kube::runtime::reflector::ObjectRef::new(name).within(namespace);
+    store.get(&key).and_then(|object| object.0.clone().ok())
+}
+
+/// Waits until the stores hold what there was when their watches began: an empty store must not be taken for an empty
+/// cluster.
+///
+/// # Errors
+/// [`Error::NotSynced`] when it takes too long.
+pub async fn synced(waits: Vec<futures::future::BoxFuture<'_, bool>>) -> Result<(), Error> {
+    let all = try_join_all(waits.into_iter().map(async |wait| if wait.await { Ok(()) } else { Err(()) }));
+    match tokio::time::timeout(SYNC_DEADLINE, all).await {
+        Ok(Ok(_)) => Ok(()),
+        Ok(Err(())) | Err(_) => Err(Error::NotSynced(SYNC_DEADLINE)),
+    }
+}
+
+/// A wait for [`synced`].
+pub fn first_list<K>(store: &Store<K>) -> futures::future::BoxFuture<'_, bool>
+where
+    K: Resource<DynamicType = ()> + Clone + Send + Sync + 'static,
+{
+    Box::pin(async move { store.wait_until_ready().await.is_ok() })
+}

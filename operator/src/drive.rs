@@ -1,0 +1,111 @@
+//! How a kind's controller is run.
+
+use std::fmt::Debug;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures::{Stream, StreamExt as _, TryStreamExt as _};
+use kube::runtime::controller::{Action, Controller};
+use kube::runtime::reflector::{self, Store};
+use kube::runtime::{WatchStreamExt as _, controller, watcher};
+use kube::{Api, Resource, ResourceExt as _};
+use serde::de::DeserializeOwned;
+use tokio_util::sync::CancellationToken;
+
+use crate::context::Guarded;
+use crate::error::Error;
+use crate::metrics;
+
+/// How many objects of a kind are reconciled at once.
+const CONCURRENCY: u16 = 16;
+
+/// What a watch gives: a store, and the objects that changed, after the store has them.
+pub type Watched<K, S> = (Store<K>, S);
+
+/// Watches every object of a kind that matches.
+pub fn watch<K>(
+    api: Api<K>,
+    config: watcher::Config,
+) -> Watched<K, impl Stream<Item = watcher::Result<K>> + Send + 'static>
+where
+    K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
+{
+    let kind = kind_label::<K>();
+    let (store, writer) = reflector::store();
+    let objects = watcher(api, config)
+        .modify(|object: &mut K| object.managed_fields_mut().clear())
+        .default_backoff()
+        .reflect(writer)
+        .touched_objects()
+        .inspect_err(move |error| {
+            metrics::watch_error(kind);
+            tracing::warn!(kind, %error, "a watch broke and is begun again");
+        });
+    (store, objects)
+}
+
+/// The kinds that are watched, as labels of metrics.
+fn kind_label<K: Resource<DynamicType = ()>>() -> &'static str {
+    match &*K::kind(&()) {
+        "Agent" => "Agent",
+        "AgentSession" => "AgentSession",
+        "Sandbox" => "Sandbox",
+        "SandboxTemplate" => "SandboxTemplate",
+        "Vault" => "Vault",
+        "Pod" => "Pod",
+        "NetworkPolicy" => "NetworkPolicy",
+        _ => "other",
+    }
+}
+
+/// Reconciles until `token` is cancelled and what is under way has ended.
+pub async fn run<K, C, F, R>(
+    controller: Controller<Guarded<K>>,
+    context: Arc<C>,
+    token: CancellationToken,
+    reconcile: F,
+) where
+    K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
+    C: Send + Sync + 'static,
+    F: Fn(Arc<K>, Arc<C>) -> R + Clone + Send + Sync + 'static,
+    R: Future<Output = Result<Action, Error>> + Send + 'static,
+{
+    let kind = kind_label::<K>();
+    let timed = move |object: Arc<Guarded<K>>, context: Arc<C>| {
+        let reconcile = reconcile.clone();
+        async move {
+            let object = match &object.0 {
+                Ok(object) => Arc::new(object.clone()),
+                Err(error) => {
+                    tracing::warn!(kind, name = error.metadata.name, %error, "an object cannot be read");
+                    return Ok(Action::await_change());
+                }
+            };
+            let started = Instant::now();
+            let result = reconcile(object, context).await;
+            metrics::reconciled(kind, result.is_ok(), started.elapsed());
+            result
+        }
+    };
+    controller
+        .with_config(controller::Config::default().concurrency(CONCURRENCY))
+        .graceful_shutdown_on(token.cancelled_owned())
+        .run(timed, |_, error: &Error, _| Action::requeue(error.retry_after()), context)
+        .for_each(|result| {
+            match result {
+                Ok(_) | Err(controller::Error::ObjectNotFound(_)) => {}
+                Err(controller::Error::ReconcilerFailed(error, object)) => {
+                    tracing::warn!(kind, namespace = object.namespace, name = object.name, %error, "a reconcile failed");
+                }
+                Err(error) => tracing::warn!(kind, %error, "the controller"),
+            }
+            std::future::ready(())
+        })
+        .await;
+}
+
+/// An action that comes back after `delay`, or only when something changes.
+#[must_use]
+pub fn action(delay: Option<Duration>) -> Action {
+    delay.map_or_else(Action::await_change, Action::requeue)
+}

@@ -1,0 +1,71 @@
+//! Why a reconcile failed, and when it is tried again.
+
+use std::time::Duration;
+
+use longhand_protocol::client;
+
+use crate::calls::CallError;
+use crate::log_service;
+
+/// Why a reconcile failed.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The API server refused, or did not answer.
+    #[error(transparent)]
+    Kubernetes(#[from] CallError),
+    /// The session service refused, or did not answer.
+    #[error("the session service: {0}")]
+    Log(#[from] Box<client::Error>),
+    /// The watches that a reconcile reads from have not begun.
+    #[error("the watches have not delivered their first lists within {0:?}")]
+    NotSynced(Duration),
+    /// The session service has not published the key that sandboxes know it by.
+    #[error("ConfigMap {namespace}/{name} has no key {key}: the session service publishes it when it starts")]
+    NoVerifyKey {
+        /// The ConfigMap's namespace.
+        namespace: String,
+        /// The ConfigMap's name.
+        name: &'static str,
+        /// The key in it.
+        key: &'static str,
+    },
+    /// Something else has the name of a pod that is to be made.
+    #[error("pod {namespace}/{name} exists and belongs to something else; it is left alone, delete or rename it")]
+    NameTaken {
+        /// The pod's namespace.
+        namespace: String,
+        /// The pod's name.
+        name: String,
+    },
+}
+
+impl Error {
+    /// One word for a condition.
+    #[must_use]
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::Kubernetes(error) => error.reason(),
+            Self::Log(_) => "SessionServiceUnavailable",
+            Self::NotSynced(_) => "NotSynced",
+            Self::NoVerifyKey { .. } => "VerifyKeyMissing",
+            Self::NameTaken { .. } => "PodNameTaken",
+        }
+    }
+
+    /// How long to wait before the next try.
+    #[must_use]
+    pub fn retry_after(&self) -> Duration {
+        match self {
+            Self::Kubernetes(_) => Duration::from_secs(5),
+            Self::Log(error) => log_service::retry_after(error),
+            Self::NotSynced(_) | Self::NoVerifyKey { .. } => Duration::from_secs(2),
+            Self::NameTaken { .. } => Duration::from_secs(30),
+        }
+    }
+}
+
+impl From<client::Error> for Error {
+    fn from(error: client::Error) -> Self {
+        Self::Log(Box::new(error))
+    }
+}

@@ -1,0 +1,67 @@
+//! Kubernetes events: what the operator did, for `kubectl describe`.
+
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::ObjectReference;
+use kube::Client;
+use kube::runtime::events::{Event, EventType, Recorder, Reporter};
+
+/// An event is worth less than the reconcile that waits for it.
+const DEADLINE: Duration = Duration::from_secs(2);
+/// The API server takes no more than this.
+const MAX_NOTE: usize = 1_000;
+
+/// Tells what happened to an object.
+#[derive(Clone)]
+pub struct Events {
+    recorder: Recorder,
+}
+
+/// What happened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Happened {
+    /// A harness pod was made.
+    HarnessStarted,
+    /// A harness pod is gone or given up.
+    HarnessLost,
+    /// A sandbox pod was made.
+    SandboxCreated,
+    /// A sandbox pod is gone.
+    SandboxLost,
+    /// An idle sandbox was removed.
+    SandboxReclaimed,
+}
+
+impl Happened {
+    const fn describe(self) -> (EventType, &'static str, &'static str) {
+        match self {
+            Self::HarnessStarted => (EventType::Normal, "HarnessStarted", "CreatePod"),
+            Self::HarnessLost => (EventType::Warning, "HarnessLost", "ReplacePod"),
+            Self::SandboxCreated => (EventType::Normal, "SandboxCreated", "CreatePod"),
+            Self::SandboxLost => (EventType::Warning, "SandboxLost", "ReplacePod"),
+            Self::SandboxReclaimed => (EventType::Normal, "SandboxReclaimed", "DeleteSandbox"),
+        }
+    }
+}
+
+impl Events {
+    /// Events of the operator replica `identity`.
+    #[must_use]
+    pub fn new(client: Client, identity: &str) -> Self {
+        let reporter = Reporter { controller: "longhand-operator".to_owned(), instance: Some(identity.to_owned()) };
+        Self { recorder: Recorder::new(client, reporter) }
+    }
+
+    /// Publishes an event. One that cannot be published is logged and forgotten: conditions say what is.
+    pub async fn publish(&self, happened: Happened, regarding: &ObjectReference, note: &str) {
+        let (type_, reason, action) = happened.describe();
+        let note = note.chars().take(MAX_NOTE).collect();
+        let event =
+            Event { type_, reason: reason.to_owned(), note: Some(note), action: action.to_owned(), secondary: None };
+        match tokio::time::timeout(DEADLINE, self.recorder.publish(&event, regarding)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::warn!(reason, %error, "cannot publish an event"),
+            Err(_) => tracing::warn!(reason, "cannot publish an event in time"),
+        }
+    }
+}

@@ -1,0 +1,119 @@
+//! The operator: reconciles the five kinds of `longhand.dev`.
+//!
+//! One folder a kind, each `observe` (reads) -> `plan` (pure) -> `apply` (the only writer of children) -> `status` (written
+//! once, on every path). Only the replica that holds the lease runs controllers. A pod is recognised by its owner's UID
+//! and has a name that follows from the status, so that a reconcile may be repeated, or done by two replicas at once.
+
+pub mod agent;
+pub mod agent_session;
+pub mod calls;
+pub mod conditions;
+pub mod config;
+pub mod context;
+pub mod drive;
+pub mod error;
+pub mod events;
+mod hardening;
+pub mod health;
+pub mod leader;
+pub mod log_service;
+pub mod metrics;
+pub mod pods;
+pub mod sandbox;
+pub mod sandbox_template;
+pub mod shutdown;
+pub mod status;
+pub mod term;
+pub mod vault;
+pub mod wakes;
+
+#[cfg(test)]
+mod fixtures;
+#[cfg(test)]
+mod testing;
+
+use std::sync::Arc;
+
+use kube::Client;
+use longhand_protocol::client::{InternalClient, TokenSource};
+use metrics_exporter_prometheus::PrometheusHandle;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::config::Config;
+use crate::context::Context;
+use crate::events::Events;
+use crate::health::Health;
+use crate::leader::Elector;
+
+/// Under this name the operator owns fields of what it writes.
+pub const MANAGER: &str = "longhand-operator";
+
+/// Why the operator cannot go on.
+#[derive(Debug, thiserror::Error)]
+pub enum Fatal {
+    /// There is no usable access to a cluster.
+    #[error("cannot set up the Kubernetes client: {0}")]
+    Kubernetes(#[source] Box<kube::Error>),
+    /// The session service's address cannot be used.
+    #[error("cannot set up the client of the session service: {0}")]
+    SessionService(#[source] Box<longhand_protocol::client::Error>),
+    /// An etcd endpoint cannot be used.
+    #[error("cannot set up the watch of wake keys: {0}")]
+    Etcd(#[from] longhand_session_log::StoreError),
+    /// The HTTP client for credential proxies cannot be set up.
+    #[error("cannot set up the client of credential proxies: {0}")]
+    Proxies(#[from] reqwest::Error),
+    /// Probes and metrics cannot be served.
+    #[error("cannot serve probes and metrics on {address}: {source}")]
+    Listen {
+        /// Where.
+        address: std::net::SocketAddr,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// Controllers ended although nobody told them to, or did not end when they were told to.
+    #[error("{0}")]
+    Controllers(&'static str),
+}
+
+/// Runs until `token` is cancelled.
+///
+/// # Errors
+/// [`Fatal`], after which only a restart helps.
+pub async fn run(config: Config, metrics: PrometheusHandle, token: CancellationToken) -> Result<(), Fatal> {
+    let client = Client::try_default().await.map_err(|error| Fatal::Kubernetes(Box::new(error)))?;
+    let log = InternalClient::new(&config.session_url, TokenSource::file(&config.token_file))
+        .map_err(|error| Fatal::SessionService(Box::new(error)))?;
+    let context = Arc::new(Context {
+        log: Arc::new(log),
+        events: Events::new(client.clone(), &config.identity),
+        namespace: config.namespace.clone(),
+        session_url: config.session_url.clone(),
+        images: config.images.clone(),
+        client: client.clone(),
+    });
+    let health = Health::default();
+    let tasks = TaskTracker::new();
+    // Probes and metrics outlive the controllers, which take a moment to end.
+    let serving = CancellationToken::new();
+    tasks.spawn(metrics::upkeep(metrics.clone(), serving.clone()));
+    let served = tasks.spawn(health::serve(config.listen, health.clone(), metrics, serving.clone()));
+    let mut elector = Elector::new(client, &config.namespace, &config.lease_name, &config.identity, health);
+    let result = tokio::select! {
+        result = term::serve_terms(&config, &context, &mut elector, &token) => result,
+        served = served => Err(Fatal::Listen { address: config.listen, source: listen_error(served) }),
+    };
+    serving.cancel();
+    tasks.close();
+    tasks.wait().await;
+    result
+}
+
+fn listen_error(served: Result<std::io::Result<()>, tokio::task::JoinError>) -> std::io::Error {
+    match served {
+        Ok(Err(error)) => error,
+        Ok(Ok(())) => std::io::Error::other("the listener ended"),
+        Err(error) => std::io::Error::other(error),
+    }
+}

@@ -1,0 +1,131 @@
+//! `Sandbox`: it has a pod behind the fence, a lost pod is replaced, and an idle one is reclaimed.
+
+mod apply;
+mod network_policy;
+mod observe;
+mod plan;
+mod pod;
+mod status;
+
+use std::sync::Arc;
+
+use futures::{StreamExt as _, stream};
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::networking::v1::NetworkPolicy;
+use kube::runtime::controller::{Action, Controller};
+use kube::runtime::reflector::{ObjectRef, Store};
+use kube::runtime::watcher;
+use kube::{Api, Resource as _, ResourceExt as _};
+use longhand_crds::{Sandbox, SandboxTemplate, labels};
+use tokio_util::sync::CancellationToken;
+
+use self::apply::Reclaimed;
+use self::observe::Observed;
+use self::plan::{Plan, View};
+use crate::conditions::{READY, true_since};
+use crate::context::{Context, Guarded, GuardedStore, first_list, synced};
+use crate::error::Error;
+use crate::events::Happened;
+use crate::{drive, metrics, pods};
+
+/// What the reconcile of a sandbox looks at.
+struct Sandboxes {
+    context: Arc<Context>,
+    templates: GuardedStore<SandboxTemplate>,
+    pods: Store<Pod>,
+    policies: Store<NetworkPolicy>,
+}
+
+/// Reconciles every `Sandbox` until `token` is cancelled.
+pub async fn run(context: Arc<Context>, token: CancellationToken) {
+    let client = &context.client;
+    let everything = watcher::Config::default;
+    let managed = format!("{}={}", labels::MANAGED_BY, labels::LONGHAND);
+    let sandbox_pods = format!("{managed},{}={}", labels::ROLE, labels::SANDBOX);
+    let (store, sandboxes) = drive::watch::<Guarded<Sandbox>>(Api::all(client.clone()), everything());
+    let (templates, template_stream) = drive::watch::<Guarded<SandboxTemplate>>(Api::all(client.clone()), everything());
+    let (pods, pod_stream) = drive::watch::<Pod>(Api::all(client.clone()), everything().labels(&sandbox_pods));
+    let (policies, policy_stream) =
+        drive::watch::<NetworkPolicy>(Api::all(client.clone()), everything().labels(&managed));
+    let (of_template, of_namespace) = (store.clone(), store.clone());
+    let by_template = template_stream.filter_map(async |template| template.ok()).flat_map(move |template| {
+        let (namespace, name) = (template.namespace(), template.name_any());
+        stream::iter(concerned(&of_template, namespace.as_deref(), |sandbox| sandbox.spec.template_ref.name == name))
+    });
+    let by_policy = policy_stream
+        .filter_map(async |policy| policy.ok())
+        .flat_map(move |policy| stream::iter(concerned(&of_namespace, policy.namespace().as_deref(), |_| true)));
+    let controller = Controller::for_stream(sandboxes, store)
+        .owns_stream(pod_stream)
+        .reconcile_on(by_template)
+        .reconcile_on(by_policy);
+    drive::run(controller, Arc::new(Sandboxes { context, templates, pods, policies }), token, reconcile).await;
+}
+
+fn concerned(
+    sandboxes: &GuardedStore<Sandbox>,
+    namespace: Option<&str>,
+    which: impl Fn(&Sandbox) -> bool,
+) -> Vec<ObjectRef<Guarded<Sandbox>>> {
+    let found = sandboxes
+        .state_filter(|sandbox| sandbox.namespace().as_deref() == namespace && sandbox.0.as_ref().is_ok_and(&which));
+    found.iter().map(|sandbox| ObjectRef::from_obj(&**sandbox)).collect()
+}
+
+async fn reconcile(sandbox: Arc<Sandbox>, sandboxes: Arc<Sandboxes>) -> Result<Action, Error> {
+    if sandbox.metadata.deletion_timestamp.is_some() {
+        return Ok(Action::await_change());
+    }
+    let Sandboxes { templates, pods, policies, .. } = &*sandboxes;
+    synced(vec![first_list(templates), first_list(pods), first_list(policies)]).await?;
+    let observed = observe::observe(sandbox, &sandboxes).await?;
+    proceed(&observed, &sandboxes, Timestamp::now()).await
+}
+
+/// Acts on what was observed. Whatever fails, the status is written.
+async fn proceed(observed: &Observed, sandboxes: &Sandboxes, now: Timestamp) -> Result<Action, Error> {
+    let plan = plan::plan(observed, now);
+    let (client, sandbox) = (&sandboxes.context.client, &observed.sandbox);
+    let mut written = sandbox.status.clone();
+    if let Some(loss) = &plan.loss {
+        let lost = status::lost(observed, plan.restarts, loss, now);
+        crate::status::write(client, &**sandbox, written.as_ref(), &lost).await?;
+        written = Some(lost);
+    }
+    let applied = apply::apply(observed, &plan, sandboxes).await;
+    let pod = applied.as_ref().ok().cloned().flatten().or_else(|| plan.pod.clone());
+    let status = status::status(observed, &plan, pod.as_ref(), applied.as_ref().err(), now);
+    crate::status::write(client, &**sandbox, written.as_ref(), &status).await?;
+    tell(observed, &plan, applied.is_ok(), now, sandboxes).await;
+    applied?;
+    let Some(drain) = &plan.drain else { return Ok(drive::action(plan.requeue)) };
+    match apply::reclaim(sandbox, drain, sandboxes).await? {
+        Reclaimed::NotBefore(delay) => Ok(Action::requeue(delay)),
+        Reclaimed::Yes => {
+            let note = format!("removed after {} s without a tool call", drain.idle_seconds);
+            sandboxes.context.events.publish(Happened::SandboxReclaimed, &sandbox.object_ref(&()), &note).await;
+            Ok(Action::await_change())
+        }
+    }
+}
+
+async fn tell(observed: &Observed, plan: &Plan, applied: bool, now: Timestamp, sandboxes: &Sandboxes) {
+    let (events, regarding) = (&sandboxes.context.events, observed.sandbox.object_ref(&()));
+    let conditions = observed.sandbox.status.as_ref().map(|status| status.conditions.as_slice()).unwrap_or_default();
+    if let (View::Ready, Some(pod), None) = (&plan.view, &plan.pod, true_since(conditions, READY)) {
+        metrics::stage(metrics::Stage::SandboxReady, pods::elapsed(pod.created, now));
+    }
+    if let Some(loss) = &plan.loss {
+        metrics::pod_lost("sandbox");
+        let note = format!("pod {} is lost: {}: {}", loss.pod_uid, loss.reason, loss.message);
+        events.publish(Happened::SandboxLost, &regarding, &note).await;
+    }
+    if let (Some(name), true) = (&plan.make, applied) {
+        events.publish(Happened::SandboxCreated, &regarding, &format!("made pod {name}")).await;
+    }
+}
+
+#[cfg(test)]
+#[path = "driver_tests.rs"]
+mod tests;

@@ -1,0 +1,87 @@
+//! A term: what a replica does while it leads.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::{Stream, StreamExt as _};
+use jiff::Timestamp;
+use kube::runtime::reflector::ObjectRef;
+use longhand_crds::AgentSession;
+use longhand_session_log::etcd::EtcdOptions;
+use longhand_session_log::wake::WakeWatch;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::agent_session::{self, sweep};
+use crate::config::Config;
+use crate::context::{Context, Guarded};
+use crate::leader::Elector;
+use crate::wakes::Wakes;
+use crate::{Fatal, agent, metrics, sandbox, sandbox_template, vault};
+
+/// Reconciles that are under way end within this time, as every call in them has a deadline.
+const FAREWELL: Duration = Duration::from_secs(20);
+
+/// Leads whenever the lease can be had, until `token` is cancelled.
+///
+/// # Errors
+/// [`Fatal`], after which only a restart helps.
+pub async fn serve_terms(
+    config: &Config,
+    context: &Arc<Context>,
+    elector: &mut Elector,
+    token: &CancellationToken,
+) -> Result<(), Fatal> {
+    while elector.acquire(token).await.is_some() {
+        tracing::info!(identity = config.identity, "leads");
+        metrics::leader(true);
+        let result = lead(config, context, elector, token).await;
+        metrics::leader(false);
+        elector.release().await;
+        tracing::info!(identity = config.identity, "leads no more");
+        result?;
+    }
+    Ok(())
+}
+
+/// Runs every controller until the lease is lost or `token` is cancelled.
+async fn lead(
+    config: &Config,
+    context: &Arc<Context>,
+    elector: &mut Elector,
+    token: &CancellationToken,
+) -> Result<(), Fatal> {
+    let term = token.child_token();
+    let tasks = start(config, context, &term).await?;
+    let result = tokio::select! {
+        () = elector.hold(token) => Ok(()),
+        () = tasks.wait() => Err(Fatal::Controllers("every controller has ended although nobody told it to")),
+    };
+    term.cancel();
+    match tokio::time::timeout(FAREWELL, tasks.wait()).await {
+        Ok(()) => result,
+        Err(_) => Err(Fatal::Controllers("controllers did not end in time; another replica must not wait for them")),
+    }
+}
+
+async fn start(config: &Config, context: &Arc<Context>, term: &CancellationToken) -> Result<TaskTracker, Fatal> {
+    let watch = WakeWatch::connect(&config.etcd_endpoints, &EtcdOptions::default()).await?;
+    let wakes = Arc::new(Wakes::default());
+    let woken = woken(watch, wakes.clone());
+    let sessions = agent_session::prepare(context.clone(), wakes, woken)?;
+    let tasks = TaskTracker::new();
+    let sweep = sweep::run(context.clone(), sessions.store.clone(), config.sweep_interval(), term.clone());
+    tasks.spawn(sweep);
+    tasks.spawn(agent_session::run(sessions, term.clone()));
+    tasks.spawn(sandbox::run(context.clone(), term.clone()));
+    tasks.spawn(agent::run(context.clone(), term.clone()));
+    tasks.spawn(sandbox_template::run(context.clone(), term.clone()));
+    tasks.spawn(vault::run(context.clone(), term.clone()));
+    tasks.close();
+    Ok(tasks)
+}
+
+/// The sessions whose wake key changed, after `wakes` knows of it.
+fn woken(watch: WakeWatch, wakes: Arc<Wakes>) -> impl Stream<Item = ObjectRef<Guarded<AgentSession>>> + Send + 'static {
+    watch.stream().flat_map(move |event| futures::stream::iter(wakes.apply(event, Timestamp::now())))
+}

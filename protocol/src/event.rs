@@ -69,9 +69,6 @@ macro_rules! bodies {
         }
 
         impl EventBody {
-            /// Every type that this build knows.
-            pub const KINDS: &'static [&'static str] = &[$($name,)+];
-
             /// The value of `type` on the wire.
             #[must_use]
             pub fn kind(&self) -> &str {

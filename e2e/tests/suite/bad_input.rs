@@ -137,7 +137,7 @@ async fn a_malformed_event_is_a_400_that_says_what_is_wrong() {
             (json!({"events": [{"type": "agent.message", "content": []}]}), "agent.message"),
             (json!({"events": []}), "events"),
             (json!({"event": []}), "event"),
-            (json!("text"), "events"),
+            (json!("text"), "the body is malformed"),
         ];
         for (body, named) in cases {
             let answer = reqwest::Client::new().post(&url).bearer_auth(&token).json(&body).send().await?;

@@ -24,8 +24,8 @@ rules:
         - name: bash
           input:
             command: >-
-              { env; cat /proc/*/environ /proc/*/cmdline /proc/mounts; grep -rhoa "sk-e2e-[0-9a-f]*" / --exclude-dir=sys --exclude-dir=proc; }
-              2>/dev/null | tr '\0' '\n' | grep -o "sk-e2e-[0-9a-f]*" | sort -u | sed 's/^/FOUND /'; echo swept
+              { env; cat /proc/*/environ /proc/*/cmdline /proc/mounts; grep -rhoaE "sk-e2e-[0-9a-f]{8,}" / --exclude-dir=sys --exclude-dir=proc; }
+              2>/dev/null | tr '\0' '\n' | grep -oE "sk-e2e-[0-9a-f]{8,}" | sort -u | sed 's/^/FOUND /'; echo swept
   - then: {text: "{{last_tool_result}}"}
 "#;
 
@@ -62,9 +62,9 @@ async fn the_key_is_found_nowhere_but_in_its_secret_and_the_proxy() {
         }
         let log = fixture.service.log(&session).await?;
         assert_sound(&log);
-        let log = serde_json::to_string(&log)?;
-        assert!(log.contains("swept"), "the sandbox did not look: {log}");
-        assert!(!log.contains("FOUND") && !log.contains(key), "the log holds the key");
+        let swept = super::log::messages(&log).pop().unwrap_or_default();
+        assert_eq!(swept.trim(), "swept", "what the sandbox found");
+        assert!(!serde_json::to_string(&log)?.contains(key), "the log holds the key");
 
         assert_only_the_proxy_mounts_it(&namespace).await?;
         assert_not_beside_the_harness(&namespace, key).await?;

@@ -101,7 +101,7 @@ mod tests {
 
     use super::{Destination, choose, selector};
 
-    fn service(target_port: Value) -> Service {
+    fn service(target_port: &Value) -> Service {
         let spec = json!({"selector": {"b": "2", "a": "1"}, "ports": [{"port": 8080, "targetPort": target_port}]});
         serde_json::from_value(json!({"metadata": {"name": "s"}, "spec": spec})).unwrap()
     }
@@ -122,7 +122,7 @@ mod tests {
 
     #[test]
     fn labels_become_a_selector() {
-        assert_eq!(selector(&service(json!("http"))), "a=1,b=2");
+        assert_eq!(selector(&service(&json!("http"))), "a=1,b=2");
     }
 
     #[rstest]
@@ -131,7 +131,7 @@ mod tests {
     #[case(Value::Null, 8080)]
     fn a_ready_pod_and_its_port_are_found(#[case] target_port: Value, #[case] port: u16) {
         let pods = [pod("starting", "False", false), pod("going", "True", true), pod("ready", "True", false)];
-        let found = choose("n", "s", &service(target_port), &pods).unwrap();
+        let found = choose("n", "s", &service(&target_port), &pods).unwrap();
         assert_eq!(found, Destination { pod: "ready".to_owned(), port });
     }
 
@@ -140,7 +140,7 @@ mod tests {
     #[case(json!("other"), &[pod("ready", "True", false)], "no port that pod ready offers")]
     #[case(json!(99_999), &[pod("ready", "True", false)], "no port that pod ready offers")]
     fn what_is_missing_is_said(#[case] target_port: Value, #[case] pods: &[Pod], #[case] message: &str) {
-        let error = choose("n", "s", &service(target_port), pods).unwrap_err().to_string();
+        let error = choose("n", "s", &service(&target_port), pods).unwrap_err().to_string();
         assert!(error.contains(message), "{error}");
     }
 }

@@ -262,6 +262,17 @@ impl World {
         for pair in self.requests.windows(2) {
             assert!(pair[1].starts_with(&pair[0]), "the prefix changed: {pair:?}");
         }
+        let mut open = None;
+        for record in &records {
+            match &record.event.body {
+                EventBody::SpanModelRequestStart {} => assert_eq!(open.replace(record.event.id.clone()), None),
+                EventBody::SpanModelRequestEnd { model_request_start_id, .. } => {
+                    assert_eq!(open.take().as_ref(), Some(model_request_start_id));
+                }
+                _ => {}
+            }
+        }
+        assert_eq!(open, None, "a request is open");
         let mut names = HashMap::new();
         for (index, record) in
             records.iter().filter(|record| record.event.body.kind().ends_with("tool_use")).enumerate()

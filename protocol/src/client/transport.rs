@@ -1,11 +1,12 @@
 //! One HTTP exchange: URL, token, deadline, and a typed answer or error.
 
+use std::fmt::Display;
 use std::time::Duration;
 
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use reqwest::{Client, RequestBuilder, Response, Url};
-use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize as _, Serialize};
 
 use super::{ApiError, Error, Result, TokenSource};
 use crate::error::{ErrorBody, ErrorEnvelope, ErrorType};
@@ -63,12 +64,12 @@ impl<'a> Call<'a> {
         Self::new(Method::POST, path)
     }
 
-    pub(super) fn query(mut self, name: &'static str, value: impl ToString) -> Self {
-        self.query.push((name, value.to_string()));
+    pub(super) fn query(mut self, name: &'static str, value: impl Display) -> Self {
+        self.query.push((name, format!("{value}")));
         self
     }
 
-    pub(super) fn maybe_query(self, name: &'static str, value: Option<impl ToString>) -> Self {
+    pub(super) fn maybe_query(self, name: &'static str, value: Option<impl Display>) -> Self {
         match value {
             Some(value) => self.query(name, value),
             None => self,
@@ -183,7 +184,7 @@ pub(super) async fn api_error(response: Response, call: &Call<'_>) -> Error {
         }
     };
     if matches!(status, StatusCode::CONFLICT | StatusCode::PRECONDITION_FAILED)
-        && let Some(conflict) = body.details.as_ref().and_then(|details| Conflict::deserialize_from(details))
+        && let Some(conflict) = body.details.as_ref().and_then(conflict)
     {
         return Error::Conflict(conflict);
     }
@@ -198,10 +199,8 @@ pub fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     Duration::try_from_secs_f64(seconds).ok()
 }
 
-impl Conflict {
-    fn deserialize_from(details: &serde_json::Value) -> Option<Self> {
-        serde::Deserialize::deserialize(details).ok()
-    }
+fn conflict(details: &serde_json::Value) -> Option<Conflict> {
+    Conflict::deserialize(details).ok()
 }
 
 #[cfg(test)]

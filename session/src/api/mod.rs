@@ -7,3 +7,6 @@ pub mod internal;
 pub mod layer;
 pub mod query;
 pub mod wire;
+
+#[cfg(test)]
+mod tests;

@@ -103,9 +103,9 @@ mod tests {
     }
 
     #[rstest]
-    #[case(Order::Asc, &[&[1, 2], &[3, 4], &[5]])]
-    #[case(Order::Desc, &[&[5, 4], &[3, 2], &[1]])]
-    fn pages_follow_one_another_there_and_back(#[case] order: Order, #[case] expected: &[&[i64]]) {
+    #[case(Order::Asc, [vec![1, 2], vec![3, 4], vec![5]])]
+    #[case(Order::Desc, [vec![5, 4], vec![3, 2], vec![1]])]
+    fn pages_follow_one_another_there_and_back(#[case] order: Order, #[case] expected: [Vec<i64>; 3]) {
         let mut at = None;
         let mut back = Vec::new();
         for (index, items) in expected.iter().enumerate() {

@@ -1,0 +1,180 @@
+use longhand_protocol::EventId;
+use longhand_protocol::event::EventBody;
+use longhand_session_log::SessionStore as _;
+use rstest::rstest;
+use serde_json::{Value, json};
+
+use crate::testing::{World, say};
+
+fn path(id: &impl std::fmt::Display, verb: &str) -> String {
+    format!("/harness/v1/sessions/{id}/{verb}")
+}
+
+fn event(kind: &str, fields: Value) -> Value {
+    let mut event = fields;
+    event["type"] = json!(kind);
+    event["id"] = json!(EventId::generate());
+    event
+}
+
+fn idle() -> Value {
+    event("session.status_idle", json!({"stop_reason": {"type": "end_turn"}}))
+}
+
+#[tokio::test]
+async fn a_turn_from_claim_to_idle() {
+    let world = World::new();
+    let id = world.session("one", "pod-1").await;
+    let sent = json!({"events": [say("hi")]});
+    assert_eq!(world.call("POST", &format!("/v1/sessions/{id}/events"), "alice", &sent).await.status, 200);
+    let claim = world.call("POST", &path(&id, "claim"), "pod-1", &json!({})).await.body;
+    assert_eq!((&claim["epoch"], &claim["head"], &claim["lease_ttl_seconds"]), (&json!(1), &json!(1), &json!(15)));
+    assert_eq!(claim["session"]["sandboxes"], json!(["default"]));
+    assert_eq!(world.call("POST", &path(&id, "lease"), "pod-1", &json!({"epoch": 1})).await.status, 200);
+
+    let inbox = world.call("GET", &path(&id, "inbox"), "pod-1", &Value::Null).await.body;
+    let queued = &inbox["items"][0]["event"]["id"];
+    let then = event("session.status_running", json!({}));
+    let promote = json!({"epoch": 1, "expected_head": 1, "inbox": [queued], "then": [then]});
+    let promoted = world.call("POST", &path(&id, "promote"), "pod-1", &promote).await;
+    assert_eq!((promoted.status.as_u16(), &promoted.body["head"]), (200, &json!(3)));
+
+    let stale = json!({"epoch": 1, "expected_head": 1, "events": [event("agent.thinking", json!({}))]});
+    let moved = world.call("POST", &path(&id, "append"), "pod-1", &stale).await;
+    assert_eq!(moved.status, 409);
+    assert_eq!(moved.headers["x-should-retry"], "false");
+    assert_eq!(moved.body["error"]["details"], json!({"conflict": "head_moved", "head": 3}));
+    let gone = world
+        .call("POST", &path(&id, "promote"), "pod-1", &json!({"epoch": 1, "expected_head": 3, "inbox": ["sevt_x"]}))
+        .await;
+    assert_eq!((gone.status.as_u16(), &gone.body["error"]["details"]), (409, &json!({"conflict": "not_queued"})));
+
+    let read = world.call("GET", &path(&id, "events?after=1&limit=1"), "pod-1", &Value::Null).await.body;
+    assert_eq!((&read["head"], &read["records"][0]["seq"]), (&json!(3), &json!(2)));
+
+    let wake = inbox["wake_revision"].as_i64().unwrap();
+    let end = |wake: i64| json!({"epoch": 1, "expected_head": 3, "wake_revision": wake, "events": [idle()]});
+    let moved = world.call("POST", &path(&id, "idle"), "pod-1", &end(wake - 1)).await;
+    assert_eq!((moved.status.as_u16(), &moved.body["error"]["details"]), (409, &json!({"conflict": "wake_moved"})));
+    assert_eq!(world.call("POST", &path(&id, "idle"), "pod-1", &end(wake)).await.status, 200);
+    assert_eq!(world.store.state(&id).await.unwrap().owner, None);
+
+    // Nobody owns it, and the pod is still the one that shall: it waits for the next message.
+    let lost = world.call("POST", &path(&id, "lease"), "pod-1", &json!({"epoch": 1})).await;
+    assert_eq!(
+        (lost.status.as_u16(), &lost.body["error"]["details"]),
+        (412, &json!({"conflict": "fenced", "epoch": 1}))
+    );
+    let waiting = path(&id, &format!("inbox?wait_seconds=20&after_revision={wake}"));
+    let next = json!({"events": [say("again")]});
+    let (inbox, sent) = tokio::join!(world.call("GET", &waiting, "pod-1", &Value::Null), async {
+        world.call("POST", &format!("/v1/sessions/{id}/events"), "alice", &next).await
+    });
+    assert_eq!((sent.status, inbox.body["items"].as_array().unwrap().len()), (http::StatusCode::OK, 1));
+}
+
+#[tokio::test]
+async fn only_the_pod_that_the_operator_names_claims() {
+    let world = World::new();
+    let id = world.session("one", "pod-1").await;
+    for token in ["pod-2", "pod-elsewhere", "alice"] {
+        let answer = world.call("POST", &path(&id, "claim"), token, &json!({})).await;
+        assert_eq!(
+            (answer.status.as_u16(), &answer.body["error"]["type"]),
+            (403, &json!("permission_error")),
+            "{token}"
+        );
+    }
+    assert_eq!(world.call("POST", &path(&id, "claim"), "stranger", &json!({})).await.status, 401);
+    assert_eq!(world.store.state(&id).await.unwrap().epoch, 0);
+    // The resource of another session that has taken over the name counts for nothing.
+    world.cluster.change_session("team-a", "one", |session| session.metadata.uid = Some("another".to_owned()));
+    assert_eq!(world.call("POST", &path(&id, "claim"), "pod-1", &json!({})).await.status, 403);
+}
+
+#[tokio::test]
+async fn a_claim_waits_for_the_operator() {
+    let world = World::new();
+    let id = world.session("one", "pod-1").await;
+    world.cluster.name_harness("team-a", "one", None);
+    let (claim, body) = (path(&id, "claim"), json!({}));
+    let (answer, ()) = tokio::join!(world.call("POST", &claim, "pod-2", &body), async {
+        tokio::task::yield_now().await;
+        world.cluster.name_harness("team-a", "one", Some("pod-2"));
+    });
+    assert_eq!(answer.status, 200, "{answer:?}");
+}
+
+#[tokio::test]
+async fn a_zombie_is_412_and_changes_nothing() {
+    let world = World::new();
+    let id = world.session("one", "pod-1").await;
+    world.store.enqueue(&id, vec![longhand_protocol::NewEvent::new(EventBody::UserInterrupt {})]).await.unwrap();
+    assert_eq!(world.call("POST", &path(&id, "claim"), "pod-1", &json!({})).await.status, 200);
+    world.cluster.name_harness("team-a", "one", Some("pod-2"));
+    assert_eq!(world.call("POST", &path(&id, "claim"), "pod-2", &json!({})).await.body["epoch"], 2);
+    let before = world.kinds(&id).await;
+    let wake = world.store.inbox(&id).await.unwrap().wake_revision.unwrap();
+    let append = json!({"epoch": 1, "expected_head": 2, "events": [event("agent.thinking", json!({}))]});
+    let idle = json!({"epoch": 1, "expected_head": 2, "wake_revision": wake, "events": [idle()]});
+    let promote = json!({"epoch": 1, "expected_head": 2, "inbox": ["sevt_x"]});
+    let execute = json!({"epoch": 1, "tool_use_id": "sevt_x"});
+    let lease = json!({"epoch": 1});
+    let calls = [("append", append), ("idle", idle), ("promote", promote), ("execute", execute), ("lease", lease)];
+    for (verb, body) in calls {
+        let answer = world.call("POST", &path(&id, verb), "pod-1", &body).await;
+        assert_eq!(answer.status, 412, "{verb}: {answer:?}");
+        assert_eq!(answer.body["error"]["details"], json!({"conflict": "fenced", "epoch": 2}), "{verb}");
+    }
+    for verb in ["events", "inbox"] {
+        let answer = world.call("GET", &path(&id, verb), "pod-1", &Value::Null).await;
+        assert_eq!(answer.status, 403, "{verb}");
+    }
+    assert_eq!(world.kinds(&id).await, before);
+    // The right epoch from the wrong pod is no better.
+    let append = json!({"epoch": 2, "expected_head": 2, "events": [event("agent.thinking", json!({}))]});
+    assert_eq!(world.call("POST", &path(&id, "append"), "pod-1", &append).await.status, 403);
+    assert_eq!(world.call("POST", &path(&id, "append"), "pod-2", &append).await.status, 200);
+}
+
+#[rstest]
+#[case("agent.tool_result", json!({"tool_use_id": "sevt_1", "content": null, "is_error": null}))]
+#[case("user.message", json!({"content": []}))]
+#[case("session.status_idle", json!({"stop_reason": {"type": "end_turn"}}))]
+#[case("session.status_terminated", json!({}))]
+#[case("x.session.woken", json!({"epoch": 9, "harness": "h"}))]
+#[case("x.sandbox.lost", json!({"sandbox": "default", "cause": "c"}))]
+#[case("x.credential.used", json!({}))]
+#[tokio::test]
+async fn a_brain_appends_only_what_is_its_own(#[case] kind: &str, #[case] fields: Value) {
+    let world = World::new();
+    let id = world.session("one", "pod-1").await;
+    let epoch = world.claim(&id, "pod-1").await;
+    let foreign = event(kind, fields);
+    let append = json!({"epoch": epoch, "expected_head": 1, "events": [foreign]});
+    let promote = json!({"epoch": epoch, "expected_head": 1, "inbox": ["sevt_1"], "then": [foreign]});
+    let end = json!({"epoch": epoch, "expected_head": 1, "wake_revision": 1, "events": [foreign, idle()]});
+    for (verb, body) in [("append", append), ("promote", promote), ("idle", end)] {
+        let answer = world.call("POST", &path(&id, verb), "pod-1", &body).await;
+        assert_eq!(answer.status, 400, "{verb}: {answer:?}");
+        assert!(answer.message().contains(kind), "{}", answer.message());
+    }
+    assert_eq!(world.kinds(&id).await, ["x.session.woken"]);
+}
+
+#[rstest]
+#[case("append", json!({"epoch": 1, "expected_head": 1, "events": []}), "`events`")]
+#[case("promote", json!({"epoch": 1, "expected_head": 1, "inbox": []}), "`inbox`")]
+#[case("idle", json!({"epoch": 1, "expected_head": 1, "wake_revision": 1, "events": []}), "session.status_idle")]
+#[case("claim", json!({"pod": "p"}), "unknown field `pod`")]
+#[case("lease", json!({}), "missing field `epoch`")]
+#[case("execute", json!({"epoch": 1, "tool_use_id": "toolu_1"}), "sevt_")]
+#[tokio::test]
+async fn a_malformed_request_is_400(#[case] verb: &str, #[case] body: Value, #[case] part: &str) {
+    let world = World::new();
+    let id = world.session("one", "pod-1").await;
+    world.claim(&id, "pod-1").await;
+    let answer = world.call("POST", &path(&id, verb), "pod-1", &body).await;
+    assert_eq!(answer.status, 400, "{answer:?}");
+    assert!(answer.message().contains(part), "{}", answer.message());
+}

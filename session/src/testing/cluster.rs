@@ -1,0 +1,272 @@
+//! A cluster of make-believe.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::{Mutex, MutexGuard};
+
+use async_trait::async_trait;
+use futures::Stream;
+use longhand_crds::agent_session::HarnessStatus;
+use longhand_crds::sandbox::Loss;
+use longhand_crds::{Agent, AgentSession, Sandbox, SandboxStatus};
+use serde_json::{Value, json};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::UnboundedReceiverStream;
+
+use crate::auth::{Access, Identity, ReviewError, Reviewer};
+use crate::execute::sandboxes::{SandboxKey, SandboxView, Seen};
+use crate::resources::{ResourceError, Resources};
+
+type Key = (String, String);
+type Rule = (String, &'static str, Option<&'static str>, String);
+
+#[derive(Default)]
+struct State {
+    tokens: HashMap<String, Identity>,
+    rules: HashSet<Rule>,
+    agents: BTreeMap<Key, Agent>,
+    templates: HashSet<Key>,
+    sessions: BTreeMap<Key, AgentSession>,
+    sandboxes: BTreeMap<Key, Sandbox>,
+    made: Vec<String>,
+    reviews: usize,
+    uids: u32,
+}
+
+pub(crate) struct FakeCluster {
+    state: Mutex<State>,
+    seen: mpsc::UnboundedSender<Seen>,
+}
+
+fn key(namespace: &str, name: &str) -> Key {
+    (namespace.to_owned(), name.to_owned())
+}
+
+fn from<T: serde::de::DeserializeOwned>(value: Value) -> T {
+    serde_json::from_value(value).unwrap()
+}
+
+impl FakeCluster {
+    pub(crate) fn new() -> (Self, impl Stream<Item = Seen> + Send + use<>) {
+        let (seen, watch) = mpsc::unbounded_channel();
+        seen.send(Seen::ListBegins).unwrap();
+        seen.send(Seen::ListEnds).unwrap();
+        let cluster = Self { state: Mutex::default(), seen };
+        cluster.add_agent("team-a", "helper");
+        cluster.state().templates.insert(key("team-a", "tools"));
+        for name in ["alice", "bob"] {
+            cluster.add_user(name, "team-a", name, &[]);
+        }
+        for access in [
+            Access::ListSessions,
+            Access::CreateSession,
+            Access::GetSession,
+            Access::DeleteSession,
+            Access::ReadEvents,
+            Access::SendEvents,
+        ] {
+            cluster.allow("system:serviceaccount:team-a:alice", access, "team-a");
+        }
+        cluster.add_user("operator", "longhand-system", "longhand-operator", &[]);
+        for pod in ["pod-1", "pod-2"] {
+            cluster.add_pod(pod, "team-a");
+        }
+        cluster.add_pod("pod-elsewhere", "team-b");
+        (cluster, UnboundedReceiverStream::new(watch))
+    }
+
+    pub(crate) fn state_counts(&self) -> (usize, Vec<String>) {
+        let state = self.state();
+        (state.reviews, state.made.clone())
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap()
+    }
+
+    fn add_user(&self, token: &str, namespace: &str, name: &str, extra: &[(&str, &str)]) {
+        let extra = extra.iter().map(|(key, value)| ((*key).to_owned(), vec![(*value).to_owned()])).collect();
+        let username = format!("system:serviceaccount:{namespace}:{name}");
+        let identity = Identity { username, extra, ..Identity::default() };
+        self.state().tokens.insert(token.to_owned(), identity);
+    }
+
+    /// A pod whose token, name and UID are the same word.
+    fn add_pod(&self, pod: &str, namespace: &str) {
+        let extra = [("authentication.kubernetes.io/pod-name", pod), ("authentication.kubernetes.io/pod-uid", pod)];
+        self.add_user(pod, namespace, "default", &extra);
+    }
+
+    pub(crate) fn allow(&self, username: &str, access: Access, namespace: &str) {
+        let (verb, subresource) = access.parts();
+        self.state().rules.insert((username.to_owned(), verb, subresource, namespace.to_owned()));
+    }
+
+    pub(crate) fn forbid_everything(&self) {
+        self.state().rules.clear();
+    }
+
+    pub(crate) fn add_agent(&self, namespace: &str, name: &str) {
+        let agent = from(json!({
+            "metadata": {"namespace": namespace, "name": name},
+            "spec": {"model": {"id": "m", "credential": {"vault": "v", "name": "c"}},
+                     "tools": [{"type": "agent_toolset_20260401"}]},
+        }));
+        self.state().agents.insert(key(namespace, name), agent);
+    }
+
+    pub(crate) fn add_session(&self, namespace: &str, name: &str, uid: &str) {
+        let session = from(json!({
+            "metadata": {"namespace": namespace, "name": name, "uid": uid, "creationTimestamp": "2026-01-01T00:00:00Z"},
+            "spec": {"agentRef": {"name": "helper"}, "title": name,
+                     "sandboxes": [{"name": "default", "templateRef": {"name": "tools"}}]},
+        }));
+        self.state().sessions.insert(key(namespace, name), session);
+    }
+
+    pub(crate) fn change_session(&self, namespace: &str, name: &str, change: impl FnOnce(&mut AgentSession)) {
+        change(self.state().sessions.get_mut(&key(namespace, name)).unwrap());
+    }
+
+    pub(crate) fn remove_session(&self, namespace: &str, name: &str) {
+        self.state().sessions.remove(&key(namespace, name));
+    }
+
+    pub(crate) fn has_session(&self, namespace: &str, name: &str) -> bool {
+        self.state().sessions.contains_key(&key(namespace, name))
+    }
+
+    pub(crate) fn name_harness(&self, namespace: &str, name: &str, pod: Option<&str>) {
+        self.change_session(namespace, name, |session| {
+            let harness = HarnessStatus { pod_uid: pod.map(ToOwned::to_owned), ..HarnessStatus::default() };
+            session.status.get_or_insert_default().harness = Some(harness);
+        });
+    }
+
+    /// The one sandbox that there is.
+    pub(crate) fn sandbox_name(&self) -> Option<String> {
+        self.state().sandboxes.keys().next().map(|(_, name)| name.clone())
+    }
+
+    /// The operator says what has become of the sandbox.
+    pub(crate) fn sandbox_status(&self, name: &str, status: SandboxStatus) {
+        let mut state = self.state();
+        let sandbox = state.sandboxes.get_mut(&key("team-a", name)).unwrap();
+        sandbox.status = Some(status);
+        let seen = Seen::Changed(Self::sandbox_key(name), SandboxView::of(sandbox));
+        drop(state);
+        self.seen.send(seen).unwrap();
+    }
+
+    pub(crate) fn sandbox_ready(&self, name: &str, pod: &str, address: &str) {
+        let conditions = from(json!([{"type": "Ready", "status": "True", "reason": "Ready", "message": "",
+            "lastTransitionTime": "2026-01-01T00:00:00Z"}]));
+        let status = SandboxStatus {
+            pod_uid: Some(pod.to_owned()),
+            address: Some(address.to_owned()),
+            conditions,
+            ..SandboxStatus::default()
+        };
+        self.sandbox_status(name, status);
+    }
+
+    pub(crate) fn sandbox_lost(&self, name: &str, pod: &str, reason: &str) {
+        let last_loss = Loss { pod_uid: pod.to_owned(), reason: reason.to_owned(), message: String::new() };
+        let status = SandboxStatus { last_loss: Some(last_loss), restarts: 1, ..SandboxStatus::default() };
+        self.sandbox_status(name, status);
+    }
+
+    pub(crate) fn remove_sandbox(&self, name: &str) {
+        self.state().sandboxes.remove(&key("team-a", name));
+        self.seen.send(Seen::Gone(Self::sandbox_key(name))).unwrap();
+    }
+
+    fn sandbox_key(name: &str) -> SandboxKey {
+        SandboxKey { namespace: "team-a".to_owned(), name: name.to_owned() }
+    }
+}
+
+#[async_trait]
+impl Resources for FakeCluster {
+    async fn agent(&self, namespace: &str, name: &str) -> Result<Option<Agent>, ResourceError> {
+        Ok(self.state().agents.get(&key(namespace, name)).cloned())
+    }
+
+    async fn has_template(&self, namespace: &str, name: &str) -> Result<bool, ResourceError> {
+        Ok(self.state().templates.contains(&key(namespace, name)))
+    }
+
+    async fn session(&self, namespace: &str, name: &str) -> Result<Option<AgentSession>, ResourceError> {
+        Ok(self.state().sessions.get(&key(namespace, name)).cloned())
+    }
+
+    /// In pages of two.
+    async fn sessions(
+        &self,
+        namespace: &str,
+        from: Option<String>,
+    ) -> Result<(Vec<AgentSession>, Option<String>), ResourceError> {
+        let skip: usize = from.map_or(0, |from| from.parse().unwrap());
+        let state = self.state();
+        let all: Vec<&AgentSession> =
+            state.sessions.iter().filter(|((space, _), _)| space == namespace).map(|(_, session)| session).collect();
+        let next = (skip + 2 < all.len()).then(|| (skip + 2).to_string());
+        Ok((all.into_iter().skip(skip).take(2).cloned().collect(), next))
+    }
+
+    async fn create_session(&self, namespace: &str, mut session: AgentSession) -> Result<AgentSession, ResourceError> {
+        let mut state = self.state();
+        state.uids += 1;
+        let name = format!("{}{}", session.metadata.generate_name.take().unwrap(), state.uids);
+        session.metadata.uid = Some(format!("made-{}", state.uids));
+        session.metadata.name = Some(name.clone());
+        session.metadata.namespace = Some(namespace.to_owned());
+        state.made.push(format!("AgentSession {namespace}/{name}"));
+        state.sessions.insert(key(namespace, &name), session.clone());
+        Ok(session)
+    }
+
+    async fn delete_session(&self, namespace: &str, name: &str, uid: &str) -> Result<(), ResourceError> {
+        let removed = self.state().sessions.remove(&key(namespace, name)).unwrap();
+        assert_eq!(removed.metadata.uid.as_deref(), Some(uid));
+        Ok(())
+    }
+
+    async fn sandbox(&self, namespace: &str, name: &str) -> Result<Option<Sandbox>, ResourceError> {
+        Ok(self.state().sandboxes.get(&key(namespace, name)).cloned())
+    }
+
+    async fn ensure_sandbox(&self, mut sandbox: Sandbox) -> Result<Sandbox, ResourceError> {
+        let name = sandbox.metadata.name.clone().unwrap();
+        let mut state = self.state();
+        if let Some(known) = state.sandboxes.get(&key("team-a", &name)) {
+            return Ok(known.clone());
+        }
+        state.uids += 1;
+        sandbox.metadata.uid = Some(format!("made-{}", state.uids));
+        state.made.push(format!("Sandbox {name}"));
+        state.sandboxes.insert(key("team-a", &name), sandbox.clone());
+        let seen = Seen::Changed(Self::sandbox_key(&name), SandboxView::of(&sandbox));
+        drop(state);
+        self.seen.send(seen).unwrap();
+        Ok(sandbox)
+    }
+}
+
+#[async_trait]
+impl Reviewer for FakeCluster {
+    async fn review_token(&self, token: &str) -> Result<Option<Identity>, ReviewError> {
+        if token == "unreachable" {
+            return Err(ReviewError { what: "token", reason: "the API server is away".to_owned() });
+        }
+        let mut state = self.state();
+        state.reviews += 1;
+        Ok(state.tokens.get(token).cloned())
+    }
+
+    async fn review_access(&self, identity: &Identity, access: Access, namespace: &str) -> Result<bool, ReviewError> {
+        let (verb, subresource) = access.parts();
+        let mut state = self.state();
+        state.reviews += 1;
+        Ok(state.rules.contains(&(identity.username.clone(), verb, subresource, namespace.to_owned())))
+    }
+}

@@ -1,0 +1,257 @@
+//! What the tests share: a service in this process over a store in memory and a cluster of make-believe.
+
+pub(crate) mod cluster;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::{Body, BodyDataStream};
+use futures::StreamExt as _;
+use http::{HeaderMap, Request, StatusCode};
+use jiff::Timestamp;
+use longhand_crds::session_id;
+use longhand_protocol::event::{EventBody, NewEvent, Permission};
+use longhand_protocol::harness::{AgentSnapshot, Model};
+use longhand_protocol::{EventId, SessionId};
+use longhand_sandbox::client::SandboxClient;
+use longhand_sandbox::token::Signer;
+use longhand_session_log::SessionStore as _;
+use longhand_session_log::memory::MemoryStore;
+use longhand_session_log::store::{Claimant, SessionMeta, Takeover};
+use serde_json::{Value, json};
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+use tower::ServiceExt as _;
+
+use self::cluster::FakeCluster;
+use crate::app::{App, Waits};
+use crate::auth::Auth;
+use crate::execute::sandboxes::SandboxIndex;
+use crate::execute::{Executor, Limits};
+
+/// Nothing in a test takes longer.
+pub(crate) const SOON: Duration = Duration::from_secs(20);
+
+pub(crate) fn meta(namespace: &str, name: &str, uid: &str) -> SessionMeta {
+    SessionMeta {
+        id: session_id(uid),
+        namespace: namespace.to_owned(),
+        name: name.to_owned(),
+        uid: uid.to_owned(),
+        agent: AgentSnapshot {
+            name: "helper".to_owned(),
+            version: "v1".to_owned(),
+            model: Model { id: "m".to_owned(), max_tokens: 100, api_version: "2023-06-01".to_owned() },
+            system: None,
+            tools: Vec::new(),
+        },
+        sandboxes: vec!["default".to_owned()],
+        harness_idle_seconds: 30,
+        delivered_inputs: 0,
+        created_at: Timestamp::now(),
+    }
+}
+
+pub(crate) fn say(text: &str) -> Value {
+    json!({"type": "user.message", "content": [{"type": "text", "text": text}]})
+}
+
+pub(crate) fn message(text: &str) -> EventBody {
+    EventBody::AgentMessage { content: vec![json!({"type": "text", "text": text})] }
+}
+
+/// A service, and everything around it.
+pub(crate) struct World {
+    pub(crate) store: MemoryStore,
+    pub(crate) cluster: Arc<FakeCluster>,
+    pub(crate) executor: Arc<Executor>,
+    pub(crate) signer: Signer,
+    pub(crate) stop: CancellationToken,
+    router: Router,
+}
+
+/// An answer.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) status: StatusCode,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: Value,
+}
+
+impl Answer {
+    pub(crate) fn message(&self) -> &str {
+        self.body["error"]["message"].as_str().unwrap_or_default()
+    }
+}
+
+impl World {
+    pub(crate) fn new() -> Self {
+        Self::with(Limits { provisioning: Duration::from_secs(10), tool: Duration::from_secs(10) })
+    }
+
+    pub(crate) fn with(limits: Limits) -> Self {
+        let store = MemoryStore::default();
+        let (cluster, seen) = FakeCluster::new();
+        let cluster = Arc::new(cluster);
+        let sandboxes = Arc::new(SandboxIndex::default());
+        let index = Arc::clone(&sandboxes);
+        // Ends with the cluster, which holds the other end.
+        tokio::spawn(async move { index.follow(seen).await });
+        let (signer, _) = Signer::generate().unwrap();
+        let executor = Arc::new(Executor::new(
+            Arc::new(store.clone()),
+            cluster.clone(),
+            sandboxes,
+            SandboxClient::new(signer.clone()),
+            limits,
+        ));
+        let stop = CancellationToken::new();
+        let waits = Waits {
+            claim: Duration::from_millis(500),
+            execute: Duration::from_millis(500),
+            heartbeat: Duration::from_millis(100),
+            recheck: Duration::from_millis(100),
+        };
+        let app = App::new(
+            Arc::new(store.clone()),
+            cluster.clone(),
+            Auth::new(cluster.clone()),
+            Arc::clone(&executor),
+            ("longhand-system", "longhand-operator"),
+            waits,
+            stop.clone(),
+        );
+        let router = app.router();
+        Self { store, cluster, executor, signer, stop, router }
+    }
+
+    async fn send(&self, request: Request<Body>) -> http::Response<Body> {
+        timeout(SOON, self.router.clone().oneshot(request)).await.expect("an answer in time").unwrap()
+    }
+
+    pub(crate) async fn call(&self, method: &str, path: &str, token: &str, body: &Value) -> Answer {
+        let body = if body.is_null() { Body::empty() } else { Body::from(body.to_string()) };
+        self.raw(method, path, &[("authorization", &format!("Bearer {token}"))], body).await
+    }
+
+    pub(crate) async fn raw(&self, method: &str, path: &str, headers: &[(&str, &str)], body: Body) -> Answer {
+        let mut request = Request::builder().method(method).uri(path);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let response = self.send(request.body(body).unwrap()).await;
+        let (parts, body) = response.into_parts();
+        let bytes = timeout(SOON, axum::body::to_bytes(body, usize::MAX)).await.unwrap().unwrap();
+        let body: Value = serde_json::from_slice(&bytes)
+            .unwrap_or_else(|error| panic!("{error}: {}", String::from_utf8_lossy(&bytes)));
+        let id = parts.headers.get("request-id").expect("every answer has an identifier").to_str().unwrap();
+        if !parts.status.is_success() {
+            assert_eq!(body["type"], "error");
+            assert_eq!(body["request_id"], id);
+        }
+        Answer { status: parts.status, headers: parts.headers, body }
+    }
+
+    pub(crate) async fn stream(&self, path: &str, token: &str, headers: &[(&str, &str)]) -> Frames {
+        let mut request = Request::get(path).header("authorization", format!("Bearer {token}"));
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let response = self.send(request.body(Body::empty()).unwrap()).await;
+        assert_eq!(response.status(), 200);
+        assert_eq!(response.headers()["content-type"], "text/event-stream");
+        Frames { body: response.into_body().into_data_stream(), text: String::new() }
+    }
+
+    /// A session with its resource, of which `pod` is the harness.
+    pub(crate) async fn session(&self, name: &str, pod: &str) -> SessionId {
+        let uid = format!("uid-{name}");
+        self.cluster.add_session("team-a", name, &uid);
+        self.cluster.name_harness("team-a", name, Some(pod));
+        let meta = meta("team-a", name, &uid);
+        let id = meta.id.clone();
+        self.store.create(meta).await.unwrap();
+        id
+    }
+
+    /// A session that is claimed, with a tool call in its log; the epoch and the call.
+    pub(crate) async fn session_with_call(&self, name: &str, tool: &str, input: Value) -> (SessionId, u64, EventId) {
+        let id = self.session(name, "pod-1").await;
+        let epoch = self.claim(&id, "pod-1").await;
+        let call = self.tool_use(&id, epoch, tool, input).await;
+        (id, epoch, call)
+    }
+
+    pub(crate) async fn claim(&self, id: &SessionId, pod: &str) -> u64 {
+        let claimant = Claimant { pod_uid: pod.to_owned(), pod_name: pod.to_owned() };
+        self.store.claim(id, &claimant, Takeover::Always, Duration::from_secs(15)).await.unwrap().0
+    }
+
+    pub(crate) async fn tool_use(&self, id: &SessionId, epoch: u64, tool: &str, input: Value) -> EventId {
+        let event = NewEvent::new(EventBody::AgentToolUse {
+            name: tool.to_owned(),
+            input,
+            evaluated_permission: Permission::Allow,
+            sandbox: None,
+        });
+        let call = event.id.clone();
+        let head = self.store.state(id).await.unwrap().head;
+        self.store.append(id, epoch, head, vec![event]).await.unwrap();
+        call
+    }
+
+    /// The types in the log, in order.
+    pub(crate) async fn kinds(&self, id: &SessionId) -> Vec<String> {
+        let records = self.store.read(id, 0, usize::MAX).await.unwrap().records;
+        records.into_iter().map(|record| record.event.body.kind().to_owned()).collect()
+    }
+}
+
+/// The frames of an event stream.
+pub(crate) struct Frames {
+    body: BodyDataStream,
+    text: String,
+}
+
+/// One frame.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Frame {
+    pub(crate) id: Option<u64>,
+    pub(crate) data: Value,
+}
+
+impl Frame {
+    pub(crate) fn kind(&self) -> &str {
+        self.data["type"].as_str().unwrap()
+    }
+}
+
+impl Frames {
+    /// The next frame that is not a comment; `None` at the end.
+    pub(crate) async fn next(&mut self) -> Option<Frame> {
+        loop {
+            if let Some((frame, rest)) = self.text.split_once("\n\n") {
+                let (frame, rest) = (frame.to_owned(), rest.to_owned());
+                self.text = rest;
+                let field = |name: &str| {
+                    frame.lines().find_map(|line| line.strip_prefix(name)).map(|value| value.trim().to_owned())
+                };
+                let Some(data) = field("data:") else { continue };
+                assert_eq!(field("event:").as_deref(), Some("message"), "{frame}");
+                let id = field("id:").map(|id| id.parse().unwrap());
+                return Some(Frame { id, data: serde_json::from_str(&data).unwrap() });
+            }
+            let chunk = timeout(SOON, self.body.next()).await.expect("a frame in time")?.unwrap();
+            self.text.push_str(std::str::from_utf8(&chunk).unwrap());
+        }
+    }
+
+    pub(crate) async fn take(&mut self, count: usize) -> Vec<Frame> {
+        let mut frames = Vec::new();
+        while frames.len() < count {
+            frames.push(self.next().await.expect("another frame"));
+        }
+        frames
+    }
+}

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{
-    Capabilities, EnvVar, EnvVarSource, ObjectFieldSelector, PodSecurityContext, ResourceRequirements, SeccompProfile,
-    SecurityContext, VolumeMount,
+    Capabilities, EmptyDirVolumeSource, EnvVar, EnvVarSource, ObjectFieldSelector, PodSecurityContext,
+    ResourceRequirements, SeccompProfile, SecurityContext, Volume, VolumeMount,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use longhand_crds::sandbox_template::Resources;
@@ -65,6 +65,15 @@ pub(crate) fn env_of_field(name: &str, path: &str) -> EnvVar {
     let field = ObjectFieldSelector { field_path: path.to_owned(), api_version: None };
     let source = EnvVarSource { field_ref: Some(field), ..EnvVarSource::default() };
     EnvVar { name: name.to_owned(), value: None, value_from: Some(source) }
+}
+
+/// A folder of the pod's own, which is evicted when it holds more than this.
+pub(crate) fn empty_dir(name: &str, size: Quantity) -> Volume {
+    Volume {
+        name: name.to_owned(),
+        empty_dir: Some(EmptyDirVolumeSource { size_limit: Some(size), medium: None }),
+        ..Volume::default()
+    }
 }
 
 /// A volume at a path.

@@ -6,6 +6,7 @@ use k8s_openapi::api::core::v1::{
     Container, ContainerPort, HTTPGetAction, KeyToPath, Pod, PodSpec, Probe, ProjectedVolumeSource, SecretVolumeSource,
     ServiceAccountTokenProjection, Volume, VolumeProjection,
 };
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::{Resource as _, ResourceExt as _};
@@ -26,6 +27,9 @@ pub(super) const PROXY_HEALTH_PORT: u16 = 8082;
 const USER: i64 = 65_532;
 const TOKEN_FOLDER: &str = "/var/run/longhand/token";
 const TOKEN_FILE: &str = "/var/run/longhand/token/token";
+/// The built-in harness writes no file; others have a home, and their root file system is read-only too.
+const TMP: &str = "/tmp";
+const TMP_SIZE: &str = "512Mi";
 const TOKEN_AUDIENCE: &str = "longhand";
 const TOKEN_SECONDS: i64 = 3_600;
 /// The harness does not start before its credentials are there; a person may take a long time to make a Secret.
@@ -62,6 +66,7 @@ pub(super) fn build(context: &Context, session: &AgentSession, references: &Refe
             ..ObjectMeta::default()
         },
         spec: Some(PodSpec {
+            service_account_name: Some("default".to_owned()),
             automount_service_account_token: Some(false),
             enable_service_links: Some(false),
             restart_policy: Some("OnFailure".to_owned()),
@@ -69,7 +74,11 @@ pub(super) fn build(context: &Context, session: &AgentSession, references: &Refe
             termination_grace_period_seconds: Some(10),
             init_containers: Some(vec![proxy(context, references)]),
             containers: vec![harness(context, references, &uid)],
-            volumes: Some(vec![token_volume(), credential_volume(references)]),
+            volumes: Some(vec![
+                token_volume(),
+                credential_volume(references),
+                hardening::empty_dir("tmp", Quantity(TMP_SIZE.to_owned())),
+            ]),
             ..PodSpec::default()
         }),
         status: None,
@@ -96,7 +105,7 @@ fn harness(context: &Context, references: &References, uid: &str) -> Container {
         )),
         security_context: Some(hardening::container()),
         termination_message_policy: Some("FallbackToLogsOnError".to_owned()),
-        volume_mounts: Some(vec![mount("token", TOKEN_FOLDER, true)]),
+        volume_mounts: Some(vec![mount("token", TOKEN_FOLDER, true), mount("tmp", TMP, false)]),
         ..Container::default()
     }
 }

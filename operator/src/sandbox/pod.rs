@@ -2,9 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::api::core::v1::{
-    Container, ContainerPort, EmptyDirVolumeSource, EnvVar, HTTPGetAction, Pod, PodDNSConfig, PodSpec, Probe, Volume,
-};
+use k8s_openapi::api::core::v1::{Container, ContainerPort, EnvVar, HTTPGetAction, Pod, PodDNSConfig, PodSpec, Probe};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
@@ -76,8 +74,8 @@ pub(super) fn build(
             tolerations: (!spec.tolerations.is_empty()).then(|| spec.tolerations.clone()),
             containers: vec![container(images, template, verify_key)],
             volumes: Some(vec![
-                empty_dir("workspace", spec.workspace.size.clone()),
-                empty_dir("tmp", Quantity(TMP_SIZE.to_owned())),
+                hardening::empty_dir("workspace", spec.workspace.size.clone()),
+                hardening::empty_dir("tmp", Quantity(TMP_SIZE.to_owned())),
             ]),
             ..PodSpec::default()
         }),
@@ -140,14 +138,6 @@ fn probe(path: &str, period: i32, failures: i32) -> Probe {
         timeout_seconds: Some(2),
         failure_threshold: Some(failures),
         ..Probe::default()
-    }
-}
-
-fn empty_dir(name: &str, size: Quantity) -> Volume {
-    Volume {
-        name: name.to_owned(),
-        empty_dir: Some(EmptyDirVolumeSource { size_limit: Some(size), medium: None }),
-        ..Volume::default()
     }
 }
 

@@ -123,6 +123,6 @@ mod tests {
         let event = plain(1).remove(0);
         let twice = [event.clone(), event.clone()];
         assert!(matches!(check_enqueue(&twice), Err(StoreError::Duplicate(id)) if id == event.id));
-        assert!(matches!(check_append(&[event.id.clone()], &twice[..1]), Err(StoreError::Duplicate(_))));
+        assert!(matches!(check_append(std::slice::from_ref(&event.id), &twice[..1]), Err(StoreError::Duplicate(_))));
     }
 }

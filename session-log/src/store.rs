@@ -20,7 +20,7 @@ pub enum StoreError {
     /// The session exists already.
     #[error("session {0} exists already")]
     Exists(SessionId),
-    /// A later epoch owns the session.
+    /// A later epoch owns the session, or none yet: epoch 0 is nobody's.
     #[error("epoch {given} is fenced off: the session is at epoch {current}")]
     Fenced {
         /// The epoch of the caller.
@@ -193,6 +193,8 @@ pub struct Incarnation {
     pub sandbox: String,
     /// UID of its pod.
     pub pod_uid: String,
+    /// Which attempt gave the call to it: only who made that attempt can know that the call has not begun.
+    pub attempt: String,
 }
 
 /// The state of a tool call.
@@ -292,7 +294,8 @@ pub trait SessionStore: Send + Sync + 'static {
     ) -> Result<Appended>;
 
     /// Appends `events`, removes the wake key and the owner key, in one transaction that requires the wake key to be at
-    /// `wake_revision`.
+    /// `wake_revision` and the inbox to be empty ([`StoreError::WakeMoved`]): as long as an event is queued or a turn is
+    /// open, there is a wake key.
     async fn idle(
         &self,
         id: &SessionId,

@@ -61,7 +61,7 @@ impl Place<'_> {
 
     pub(crate) fn check_epoch(&self, view: &View, given: u64) -> Result<()> {
         let current = self.epoch(view)?;
-        if given == current { Ok(()) } else { Err(StoreError::Fenced { given, current }) }
+        if given == current && given > 0 { Ok(()) } else { Err(StoreError::Fenced { given, current }) }
     }
 
     /// The sequence number of an event in the log.

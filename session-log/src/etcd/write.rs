@@ -13,6 +13,8 @@ pub(crate) enum Guard {
     Present(String),
     /// The key holds exactly this.
     Holds(String, Vec<u8>),
+    /// No key has this prefix.
+    NoneUnder(String),
     /// The key was last changed at this revision.
     Unchanged(String, i64),
 }
@@ -68,6 +70,8 @@ pub(crate) fn read_txn(looks: &[Look]) -> Txn {
 fn compare(guard: Guard) -> Compare {
     match guard {
         Guard::Absent(key) => Compare::create_revision(key, CompareOp::Equal, 0),
+        // Of no key at all, etcd compares one that was never made.
+        Guard::NoneUnder(prefix) => Compare::create_revision(prefix, CompareOp::Equal, 0).with_prefix(),
         Guard::Present(key) => Compare::create_revision(key, CompareOp::Greater, 0),
         Guard::Holds(key, value) => Compare::value(key, CompareOp::Equal, value),
         Guard::Unchanged(key, revision) => Compare::mod_revision(key, CompareOp::Equal, revision),

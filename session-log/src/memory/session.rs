@@ -152,7 +152,11 @@ impl Session {
     }
 
     pub(super) fn check_epoch(&self, epoch: u64) -> Result<()> {
-        if epoch == self.epoch { Ok(()) } else { Err(StoreError::Fenced { given: epoch, current: self.epoch }) }
+        if epoch == self.epoch && epoch > 0 {
+            Ok(())
+        } else {
+            Err(StoreError::Fenced { given: epoch, current: self.epoch })
+        }
     }
 
     pub(super) fn append_fenced(
@@ -176,7 +180,7 @@ impl Session {
         }
         events.extend(then);
         if let Some(revision) = fence.wake_revision {
-            if self.wake != Some(revision) {
+            if self.wake != Some(revision) || !self.inbox.is_empty() {
                 return Err(StoreError::WakeMoved);
             }
             self.wake = None;

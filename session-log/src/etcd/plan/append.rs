@@ -27,7 +27,7 @@ pub(crate) enum Author {
 pub(crate) enum Effect<'a> {
     /// Nothing.
     Nothing,
-    /// The session is given up, if its wake key is at this revision.
+    /// The session is given up, if its wake key is at this revision and nothing is queued.
     Idle { wake_revision: i64 },
     /// A tool call is closed, if it is in this state.
     Finish { call: &'a EventId, from: &'a FinishFrom },
@@ -61,7 +61,7 @@ impl Append<'_> {
         }
         match self.effect {
             Effect::Nothing => {}
-            Effect::Idle { .. } => looks.push(Look::Key(keys.wake(id))),
+            Effect::Idle { .. } => looks.extend([Look::Key(keys.wake(id)), Look::Count(keys.inboxes(id))]),
             Effect::Finish { call, .. } => {
                 looks.extend([keys.meta(id), keys.call(id, call), keys.done(id, call)].map(Look::Key));
             }
@@ -76,12 +76,14 @@ impl Append<'_> {
     pub(crate) fn assume(&self, head: Vec<u8>) -> Option<View> {
         let Place { keys, id } = self.place;
         let Author::Brain { epoch, .. } = self.author else { return None };
-        if !self.promoted.is_empty() {
+        if !self.promoted.is_empty() || epoch == 0 {
             return None;
         }
         let mut view = View::default();
         match self.effect {
             Effect::Nothing => {}
+            // Absent keys have revision 0, so a key has to be seen before its revision is relied on.
+            Effect::Idle { wake_revision } if wake_revision < 1 => return None,
             Effect::Idle { wake_revision } => {
                 view.insert(Kv { key: keys.wake(id), mod_revision: wake_revision, ..Kv::default() });
             }
@@ -170,8 +172,9 @@ impl Append<'_> {
             Effect::Nothing => {}
             Effect::Idle { wake_revision } => {
                 let wake = view.get(&keys.wake(id)).filter(|wake| wake.mod_revision == wake_revision);
-                let wake = wake.ok_or(StoreError::WakeMoved)?;
+                let wake = wake.filter(|_| view.count(&keys.inboxes(id)) == 0).ok_or(StoreError::WakeMoved)?;
                 write.guard(Guard::Unchanged(wake.key.clone(), wake_revision));
+                write.guard(Guard::NoneUnder(keys.inboxes(id)));
                 write.delete(wake.key.clone()).delete(keys.owner(id));
             }
             Effect::Finish { call, from } => {

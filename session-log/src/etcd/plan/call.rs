@@ -93,6 +93,7 @@ fn move_call(place: &Place<'_>, view: &View, call: &EventId, from: &CallState, t
     }
     let key = place.keys.call(place.id, call);
     let mut write = Write::default();
+    write.guard(Guard::Present(place.keys.head(place.id)));
     write.guard(Guard::Unchanged(key.clone(), revision)).put(key, encode(to)?);
     Ok(Plan::Write(write, ()))
 }

@@ -1,0 +1,15 @@
+//! What every store promises, on memory and on a real etcd; and what etcd does to a store.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::cloned_ref_to_slice_refs,
+    reason = "a test says by a panic that it failed, and says what it means with a literal list"
+)]
+
+mod conformance;
+mod etcd;
+mod faults;
+mod memory;
+mod model;
+mod support;

@@ -45,6 +45,7 @@ impl Error {
     pub fn reason(&self) -> &'static str {
         match self {
             Self::Kubernetes(error) => error.reason(),
+            Self::Log(error) if error.status().is_some_and(|status| status.as_u16() == 404) => "LogNotFound",
             Self::Log(_) => "SessionServiceUnavailable",
             Self::NotSynced(_) => "NotSynced",
             Self::NoVerifyKey { .. } => "VerifyKeyMissing",

@@ -24,6 +24,9 @@ const RETRY: Duration = Duration::from_secs(2);
 /// The holder gives up this long before the others may take over.
 const GIVE_UP: Duration = Duration::from_secs(10);
 
+/// A lease that cannot be released runs out by itself; the process must not be kept by it.
+const RELEASE: Duration = Duration::from_secs(5);
+
 /// What to do about a lease.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Decision {
@@ -116,8 +119,10 @@ impl Elector {
 
     /// Gives the lease up, so that another replica need not wait until it runs out.
     pub async fn release(&self) {
-        if let Err(error) = self.try_release().await {
-            tracing::warn!(%error, "cannot release the lease");
+        match tokio::time::timeout(RELEASE, self.try_release()).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::warn!(%error, "cannot release the lease"),
+            Err(_) => tracing::warn!("cannot release the lease in time"),
         }
     }
 

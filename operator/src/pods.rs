@@ -132,6 +132,8 @@ fn stage(pod: &Pod, main: &str) -> Stage {
                 since: running.started_at.as_ref().map_or(created, |time| time.0),
                 ready_since: condition(pod, "Ready").filter(|ready| ready.0 == "True").map(|ready| ready.2),
             },
+            // No pod of ours starts a container again that ended well; its sidecar may take a while to follow.
+            (Some(ContainerState { terminated: Some(ended), .. }), _) if ended.exit_code == 0 => Stage::Succeeded,
             (_, Some(container)) if container.restart_count > 0 || is_terminated(container) => {
                 Stage::Restarting(crash(container))
             }

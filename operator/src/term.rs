@@ -20,7 +20,7 @@ use crate::wakes::Wakes;
 use crate::{Fatal, agent, metrics, sandbox, sandbox_template, vault};
 
 /// Reconciles that are under way end within this time, as every call in them has a deadline.
-const FAREWELL: Duration = Duration::from_secs(20);
+const FAREWELL: Duration = Duration::from_secs(15);
 
 /// Leads whenever the lease can be had, until `token` is cancelled.
 ///

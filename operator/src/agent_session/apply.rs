@@ -21,11 +21,11 @@ pub(super) async fn apply(
     harness: &mut HarnessStatus,
     sessions: &Sessions,
 ) -> Result<(), Error> {
-    let Plan { remove, make, harness: _, lost: _, view: _, requeue: _ } = plan;
+    let Plan { remove, make, harness: _, lost, view: _, requeue: _ } = plan;
     let namespace = observed.session.namespace().unwrap_or_default();
     // The new pod first: somebody waits for it, and those that go have nothing to do with it.
     if let Some(new) = make {
-        make_pod(observed, new, harness, sessions).await?;
+        make_pod(observed, new, lost.is_some(), harness, sessions).await?;
     }
     for (name, uid) in remove {
         pods::delete(&sessions.context.client, &namespace, name, uid).await?;
@@ -36,6 +36,7 @@ pub(super) async fn apply(
 async fn make_pod(
     observed: &Observed,
     new: &NewPod,
+    replaces: bool,
     harness: &mut HarnessStatus,
     sessions: &Sessions,
 ) -> Result<(), Error> {
@@ -49,7 +50,8 @@ async fn make_pod(
         Made::Foreign => return Err(Error::NameTaken { namespace, name: new.name.clone() }),
     };
     metrics::pod_created("harness");
-    if let Some(since) = observed.wake_since {
+    // A pod that replaces another says nothing of how long a wake takes.
+    if let Some(since) = observed.wake_since.filter(|_| observed.pods.is_empty() && !replaces) {
         metrics::stage(metrics::Stage::WakeToPod, pods::elapsed(since, Timestamp::now()));
     }
     harness.generation = new.generation;

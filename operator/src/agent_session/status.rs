@@ -186,6 +186,9 @@ fn ready(seen: &[Observation], status: &AgentSessionStatus, plan: &Plan, outcome
         Some(phase) if phase == SessionStatus::Terminated.as_str() => {
             Observation::no(READY, "Terminated", "the session has ended for good")
         }
+        _ if plan.view == View::Starting => {
+            Observation::yes(READY, "Starting", "a harness is about to take the session up")
+        }
         _ => Observation::yes(READY, "Working", "the session is at work"),
     }
 }

@@ -126,7 +126,7 @@ fn a_secret_that_cannot_be_used_is_described() {
 
 #[rstest]
 #[case::working(Stage::Running { since: at(90), ready_since: None }, "True", "Working", "True", "Working")]
-#[case::starting(Stage::Pending(Pending::Starting), "True", "Working", "False", "Starting")]
+#[case::starting(Stage::Pending(Pending::Starting), "True", "Starting", "False", "Starting")]
 #[case::no_room(
     Stage::Pending(Pending::Stuck(Cause::new("Unschedulable", "0/1 nodes"))),
     "False",

@@ -92,6 +92,10 @@ fn stuck(reason: &str, message: &str) -> Stage {
     json!({ "phase": "Running", "containerStatuses": main(&ended(1, "Error"), 0) }),
     Stage::Restarting(Cause::new("Exited", "container main ended with exit code 1"))
 )]
+#[case::done_but_for_its_sidecar(
+    json!({ "phase": "Running", "initContainerStatuses": sidecar(&running(), true), "containerStatuses": main(&ended(0, "Completed"), 1) }),
+    Stage::Succeeded
+)]
 #[case::succeeded(json!({ "phase": "Succeeded" }), Stage::Succeeded)]
 #[case::out_of_memory(
     json!({ "phase": "Failed", "containerStatuses": main(&ended(137, "OOMKilled"), 0) }),

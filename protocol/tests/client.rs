@@ -232,7 +232,7 @@ async fn a_broken_stream_goes_on_after_the_last_event() {
     assert!(matches!(items.last(), Some(Err(Error::Api(error))) if error.status.as_u16() == 404), "{items:?}");
     let asked = script.asked();
     let path = "GET /v1/sessions/sesn_1/events";
-    assert_eq!(asked[0], format!("{path}?limit=1&order=desc&include_seq=true [Bearer t]"));
+    assert_eq!(asked[0], format!("{path}?limit=100&order=desc&include_seq=true [Bearer t]"));
     assert_eq!(asked[1], format!("{path}/stream?after_seq=4&event_deltas%5B%5D=agent.message [Bearer t] last=4"));
     assert_eq!(asked[3], format!("{path}/stream?after_seq=5&event_deltas%5B%5D=agent.message [Bearer t] last=5"));
     assert_eq!(asked[4], format!("{path}/stream?after_seq=6&event_deltas%5B%5D=agent.message [Bearer t] last=6"));

@@ -171,9 +171,9 @@ impl State {
 
 /// The newest event now, so that a connection that breaks before its first event loses none.
 async fn newest(client: &WireClient, session: &SessionId) -> Result<u64> {
-    let query = EventQuery { order: Order::Desc, limit: Some(1), include_seq: true, ..EventQuery::default() };
+    let query = EventQuery { order: Order::Desc, limit: Some(100), include_seq: true, ..EventQuery::default() };
     let page = client.list_events(session, &query).await?;
-    Ok(page.data.first().and_then(|event| event.seq).unwrap_or(0))
+    Ok(page.data.iter().find_map(|event| event.seq).unwrap_or(0))
 }
 
 fn frames(response: Response, call: String) -> Frames {

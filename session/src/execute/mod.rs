@@ -76,11 +76,17 @@ pub struct Limits {
     pub provisioning: Duration,
     /// Until a tool has an output.
     pub tool: Duration,
+    /// Until a request that another replica has sent to a sandbox has arrived there.
+    pub arrival: Duration,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { provisioning: Duration::from_secs(120), tool: Duration::from_secs(15 * 60) }
+        Self {
+            provisioning: Duration::from_secs(120),
+            tool: Duration::from_secs(15 * 60),
+            arrival: Duration::from_secs(5),
+        }
     }
 }
 

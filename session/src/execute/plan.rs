@@ -29,7 +29,7 @@ pub(super) enum Step {
     /// The sandbox does not take calls yet, or is going.
     Await,
     /// Give the call to this sandbox.
-    Dispatch { incarnation: Incarnation, address: String },
+    Dispatch { pod_uid: String, address: String },
     /// The call was given to this sandbox, which lives: join it.
     Attach { incarnation: Incarnation, address: String },
     /// The call was given to a sandbox that is gone.
@@ -37,17 +37,16 @@ pub(super) enum Step {
 }
 
 /// What to do next. `avoid` is the UID of a pod that has said that it takes no more calls.
-pub(super) fn next(call: &CallState, name: &str, sandbox: Option<&SandboxView>, avoid: Option<&str>) -> Step {
+pub(super) fn next(call: &CallState, sandbox: Option<&SandboxView>, avoid: Option<&str>) -> Step {
     match call {
         CallState::Finished { seq } => Step::Return { seq: *seq },
         CallState::Dispatched { incarnation } => joined(incarnation, sandbox),
         CallState::Open => match sandbox {
             None => Step::Create,
             Some(sandbox) => match sandbox.serving() {
-                Some((pod_uid, address)) if Some(pod_uid) != avoid => Step::Dispatch {
-                    incarnation: Incarnation { sandbox: name.to_owned(), pod_uid: pod_uid.to_owned() },
-                    address: address.to_owned(),
-                },
+                Some((pod_uid, address)) if Some(pod_uid) != avoid => {
+                    Step::Dispatch { pod_uid: pod_uid.to_owned(), address: address.to_owned() }
+                }
                 _ => Step::Await,
             },
         },
@@ -78,6 +77,8 @@ pub(super) enum Verdict {
     Rejected(String),
     /// Nobody will ever know how it ended.
     Unknown(String),
+    /// The sandbox does not know it: another replica's request is on its way, or nobody will ever know.
+    Strange(String),
     /// Nothing is known; look at the sandbox and join again.
     Again(String),
     /// It still runs, and its time is over.
@@ -96,7 +97,7 @@ pub(super) fn judge(answer: Result<ToolOutput, SandboxError>, fresh: bool) -> Ve
         SandboxError::Deadline { .. } => Verdict::TooLong,
         SandboxError::Mismatch { .. } => Verdict::Rejected(reason),
         SandboxError::Evicted { .. } => Verdict::Unknown(reason),
-        SandboxError::UnknownCall { .. } => Verdict::Unknown(
+        SandboxError::UnknownCall { .. } => Verdict::Strange(
             "the process in the sandbox does not know the call: it has been restarted, or the call never arrived"
                 .to_owned(),
         ),

@@ -15,7 +15,7 @@ use crate::execute::sandboxes::SandboxView;
 use crate::testing::meta;
 
 fn incarnation() -> Incarnation {
-    Incarnation { sandbox: "s-default-1".to_owned(), pod_uid: "p1".to_owned() }
+    Incarnation { sandbox: "s-default-1".to_owned(), pod_uid: "p1".to_owned(), attempt: "a".to_owned() }
 }
 
 fn dispatched() -> CallState {
@@ -71,8 +71,8 @@ fn each_state_has_one_next_step(
     #[case] avoid: Option<&str>,
     #[case] expected: &str,
 ) {
-    let step = match next(&call, "s-default-1", sandbox.as_ref(), avoid) {
-        Step::Dispatch { incarnation, .. } => format!("Dispatch {}", incarnation.pod_uid),
+    let step = match next(&call, sandbox.as_ref(), avoid) {
+        Step::Dispatch { pod_uid, .. } => format!("Dispatch {pod_uid}"),
         Step::Attach { incarnation, .. } => format!("Attach {}", incarnation.pod_uid),
         Step::Lost { cause, .. } => format!("Lost {cause}"),
         step => format!("{step:?}"),
@@ -100,7 +100,7 @@ fn unreachable() -> SandboxError {
 #[case::token(SandboxError::Unauthorized { message: "m".to_owned() }, true, "NotBegun stay 200")]
 #[case::lost(SandboxError::Lost { reason: "reset".to_owned() }, true, "Again")]
 #[case::nonsense(SandboxError::Protocol { status: StatusCode::OK, reason: "r".to_owned() }, true, "Again")]
-#[case::unknown(SandboxError::UnknownCall { call_id: call_id() }, false, "Unknown")]
+#[case::unknown(SandboxError::UnknownCall { call_id: call_id() }, false, "Strange")]
 #[case::evicted(SandboxError::Evicted { call_id: call_id() }, false, "Unknown")]
 #[case::mismatch(SandboxError::Mismatch { call_id: call_id() }, true, "Rejected")]
 #[case::deadline(SandboxError::Deadline { waited: Duration::from_secs(1) }, true, "TooLong")]
@@ -115,6 +115,7 @@ fn a_call_goes_back_only_if_it_certainly_has_not_begun(
         }
         Verdict::Rejected(_) => "Rejected".to_owned(),
         Verdict::Unknown(_) => "Unknown".to_owned(),
+        Verdict::Strange(_) => "Strange".to_owned(),
         Verdict::Again(_) => "Again".to_owned(),
         verdict => format!("{verdict:?}"),
     };

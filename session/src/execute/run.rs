@@ -26,6 +26,7 @@ const JOIN_AGAIN_AT_LAST: Duration = Duration::from_secs(5);
 const CANCELLED_TOOL_ENDS: Duration = Duration::from_secs(10);
 /// A result is worth more patience than a request.
 const KEEP_RESULT: Duration = Duration::from_secs(120);
+const KEEP_ATTEMPT: Duration = Duration::from_secs(30);
 const INTENT_WINDOW: u64 = 128;
 
 type Labelled = (&'static str, Record);
@@ -48,6 +49,8 @@ struct Course {
     waiting: Option<Instant>,
     /// A pod that takes no more calls.
     avoid: Option<String>,
+    /// Since when the sandbox says that it does not know the call.
+    strange: Option<Instant>,
     /// How long to wait before the next attempt to join.
     pause: Duration,
     /// An incarnation that this task has given the call to and that cannot have begun it before we ask.
@@ -83,6 +86,7 @@ impl<'a> Call<'a> {
             began: Instant::now(),
             waiting: None,
             avoid: None,
+            strange: None,
             pause: JOIN_AGAIN,
             fresh: None,
         };
@@ -97,7 +101,7 @@ impl<'a> Call<'a> {
                 CallState::Dispatched { .. } => self.look(&course).await?,
                 CallState::Open | CallState::Finished { .. } => course.seen.borrow_and_update().clone(),
             };
-            match plan::next(&call, &course.key.name, sandbox.as_ref(), course.avoid.as_deref()) {
+            match plan::next(&call, sandbox.as_ref(), course.avoid.as_deref()) {
                 Step::Return { seq } => return self.finished(seq).await,
                 Step::Create => self.provision(&mut course).await?,
                 Step::Await if matches!(call, CallState::Open) => {
@@ -111,7 +115,7 @@ impl<'a> Call<'a> {
                     }
                     changed(&mut course.seen, LOOK_AGAIN).await;
                 }
-                Step::Dispatch { incarnation, address } => self.dispatch(&mut course, incarnation, &address).await?,
+                Step::Dispatch { pod_uid, address } => self.dispatch(&mut course, pod_uid, &address).await?,
                 Step::Attach { incarnation, address } => {
                     if let Some(end) = self.converse(&mut course, incarnation, address).await? {
                         return Ok(end);
@@ -186,15 +190,16 @@ impl<'a> Call<'a> {
         Ok(None)
     }
 
-    async fn dispatch(&self, course: &mut Course, to: Incarnation, address: &str) -> Result<(), ExecuteError> {
+    async fn dispatch(&self, course: &mut Course, pod_uid: String, address: &str) -> Result<(), ExecuteError> {
         if let Some(since) = course.waiting.take() {
             metrics::provisioned(since.elapsed());
         }
-        let ready = EventBody::SandboxReady { sandbox: course.intent.sandbox.clone(), pod_uid: to.pod_uid.clone() };
-        let ready = plan::once(&[self.session.as_str(), &to.pod_uid], ready);
+        let ready = EventBody::SandboxReady { sandbox: course.intent.sandbox.clone(), pod_uid: pod_uid.clone() };
+        let ready = plan::once(&[self.session.as_str(), &pod_uid], ready);
         self.executor.announce(&self.session, ready).await?;
-        let epoch = self.epoch.load(Ordering::Relaxed);
-        match self.executor.store.dispatch(&self.session, epoch, &self.call, &to).await {
+        let attempt = format!("{:016x}", rand::random::<u64>());
+        let to = Incarnation { sandbox: course.key.name.clone(), pod_uid, attempt };
+        match self.give(&to).await {
             Ok(()) => {
                 tracing::debug!(pod_uid = to.pod_uid, address, "dispatched");
                 course.fresh = Some(to);
@@ -205,6 +210,21 @@ impl<'a> Call<'a> {
             // Another replica was faster: look again at what it did.
             Err(StoreError::CallState { .. }) => Ok(()),
             Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Records the dispatch. While the log is away only we know this attempt, so that it is worth patience.
+    async fn give(&self, to: &Incarnation) -> Result<(), StoreError> {
+        let until = Instant::now() + KEEP_ATTEMPT;
+        loop {
+            let epoch = self.epoch.load(Ordering::Relaxed);
+            match self.executor.store.dispatch(&self.session, epoch, &self.call, to).await {
+                Err(StoreError::Unavailable(reason)) if Instant::now() < until => {
+                    tracing::warn!(reason, "a dispatch could not be recorded and is recorded again");
+                    sleep(JOIN_AGAIN).await;
+                }
+                recorded => return recorded,
+            }
         }
     }
 
@@ -253,6 +273,14 @@ impl<'a> Call<'a> {
                 let text = format!("The sandbox refused the call: {message}");
                 let result = plan::result(&self.call, text, true);
                 self.finish("rejected", FinishFrom::Dispatched(incarnation), vec![result]).await.map(Some)
+            }
+            Verdict::Strange(cause) => {
+                let since = *course.strange.get_or_insert_with(Instant::now);
+                if since.elapsed() >= self.executor.limits.arrival {
+                    return self.never_known(state, &cause, false).await.map(Some);
+                }
+                changed(&mut course.seen, JOIN_AGAIN.min(self.executor.limits.arrival)).await;
+                Ok(None)
             }
             Verdict::Unknown(cause) => self.never_known(state, &cause, false).await.map(Some),
             Verdict::Again(reason) => {

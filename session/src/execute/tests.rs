@@ -8,9 +8,11 @@ use std::time::Duration;
 use longhand_crds::SandboxStatus;
 use longhand_protocol::event::{EventBody, NewEvent, Permission};
 use longhand_protocol::{EventId, Record, SessionId};
+use longhand_sandbox::client::{SandboxClient, Target};
 use longhand_sandbox::server::reaper::Children;
 use longhand_sandbox::server::{Config, Server};
 use longhand_sandbox::token::{Signer, Verifier};
+use longhand_sandbox::wire::{CallId, ExecuteRequest};
 use longhand_session_log::SessionStore as _;
 use longhand_session_log::store::{CallState, Incarnation};
 use serde_json::{Value, json};
@@ -19,8 +21,9 @@ use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use super::{ExecuteError, Limits};
-use crate::testing::{SOON, World};
+use super::{ExecuteError, Executor};
+use crate::resources::{Resources as _, plan};
+use crate::testing::{SOON, World, limits};
 
 /// A `sandboxd` with a folder of its own.
 struct Hands {
@@ -81,7 +84,22 @@ async fn eventually(condition: impl AsyncFn() -> bool) {
 type Result = std::result::Result<Record, ExecuteError>;
 
 fn execute(world: &World, id: &SessionId, epoch: u64, call: &EventId) -> JoinHandle<Result> {
-    let (executor, id, call) = (Arc::clone(&world.executor), id.clone(), call.clone());
+    execute_at(&world.executor, id, epoch, call)
+}
+
+/// A replica whose watch has not seen anything yet.
+fn other_replica(world: &World) -> Arc<Executor> {
+    Arc::new(Executor::new(
+        Arc::new(world.store.clone()),
+        world.cluster.clone(),
+        Arc::default(),
+        SandboxClient::new(world.signer.clone()),
+        limits(SOON, SOON),
+    ))
+}
+
+fn execute_at(executor: &Arc<Executor>, id: &SessionId, epoch: u64, call: &EventId) -> JoinHandle<Result> {
+    let (executor, id, call) = (Arc::clone(executor), id.clone(), call.clone());
     tokio::spawn(async move { executor.execute(&id, epoch, &call).await })
 }
 
@@ -181,20 +199,53 @@ async fn another_replica_joins_the_call_that_runs() {
     world.executor.stop(Duration::ZERO).await;
     assert!(matches!(result(first).await, Err(ExecuteError::Stopping)));
     assert!(matches!(result(execute(&world, &id, epoch, &call)).await, Err(ExecuteError::Stopping)));
-    let other = Arc::new(super::Executor::new(
-        Arc::new(world.store.clone()),
-        world.cluster.clone(),
-        Arc::default(),
-        longhand_sandbox::client::SandboxClient::new(world.signer.clone()),
-        Limits::default(),
-    ));
-    let joined = tokio::spawn({
-        let (id, call) = (id.clone(), call.clone());
-        async move { other.execute(&id, epoch, &call).await }
-    });
+    let joined = execute_at(&other_replica(&world), &id, epoch, &call);
     hands.go();
     assert!(said(&result(joined).await.unwrap()).0.contains("gone"));
     assert_eq!(hands.runs(), 1);
+}
+
+#[tokio::test]
+async fn a_request_of_another_replica_that_is_on_its_way_is_waited_for() {
+    let world = World::new();
+    let (id, epoch, call) =
+        world.session_with_call("one", "bash", json!({"command": "echo run >> runs; echo hi"})).await;
+    let hands = hands(&world.signer, "hands-1").await;
+    let resource = world.cluster.session("team-a", "one").await.unwrap().unwrap();
+    let sandbox = world.cluster.ensure_sandbox(plan::sandbox(&resource, "default").unwrap()).await.unwrap();
+    let name = sandbox.metadata.name.unwrap();
+    world.cluster.sandbox_ready(&name, "hands-1", &hands.address);
+    // The other replica has recorded its dispatch and not sent the request yet.
+    let given = Incarnation { sandbox: name, pod_uid: "hands-1".to_owned(), attempt: "of the other".to_owned() };
+    world.store.dispatch(&id, epoch, &call, &given).await.unwrap();
+    let joined = execute(&world, &id, epoch, &call);
+    sleep(Duration::from_millis(100)).await;
+    let target = Target { address: hands.address.clone(), pod_uid: "hands-1".to_owned() };
+    let request = ExecuteRequest {
+        call_id: CallId::new(call.as_str()).unwrap(),
+        name: "bash".to_owned(),
+        input: json!({"command": "echo run >> runs; echo hi"}),
+        attach_only: false,
+    };
+    SandboxClient::new(world.signer.clone()).execute(&target, &request, SOON).await.unwrap();
+    assert!(said(&result(joined).await.unwrap()).0.contains("hi"));
+    assert_eq!(hands.runs(), 1);
+}
+
+#[tokio::test]
+async fn replicas_that_wait_for_one_sandbox_run_the_call_once() {
+    let world = World::new();
+    let (id, epoch, call) =
+        world.session_with_call("one", "bash", json!({"command": "echo run >> runs; echo hi"})).await;
+    let hands = hands(&world.signer, "hands-1").await;
+    let calls = [execute(&world, &id, epoch, &call), execute_at(&other_replica(&world), &id, epoch, &call)];
+    let name = made(&world).await;
+    world.cluster.sandbox_ready(&name, "hands-1", &hands.address);
+    for call in calls {
+        assert!(said(&result(call).await.unwrap()).0.contains("hi"));
+    }
+    assert_eq!(hands.runs(), 1);
+    assert_eq!(world.kinds(&id).await.iter().filter(|kind| *kind == "agent.tool_result").count(), 1);
 }
 
 #[tokio::test]
@@ -243,12 +294,12 @@ async fn a_call_that_was_given_to_a_process_which_does_not_know_it_is_not_run_ag
     let world = World::new();
     let (id, epoch, call) = world.session_with_call("one", "bash", Hands::until_go()).await;
     let hands = hands(&world.signer, "hands-1").await;
-    let resource = crate::resources::Resources::session(&*world.cluster, "team-a", "one").await.unwrap().unwrap();
-    let sandbox = crate::resources::plan::sandbox(&resource, "default").unwrap();
-    crate::resources::Resources::ensure_sandbox(&*world.cluster, sandbox).await.unwrap();
+    let resource = world.cluster.session("team-a", "one").await.unwrap().unwrap();
+    world.cluster.ensure_sandbox(plan::sandbox(&resource, "default").unwrap()).await.unwrap();
     let name = made(&world).await;
     world.cluster.sandbox_ready(&name, "hands-1", &hands.address);
-    let given = Incarnation { sandbox: name, pod_uid: "hands-1".to_owned() };
+    let given =
+        Incarnation { sandbox: name, pod_uid: "hands-1".to_owned(), attempt: "of a replica that died".to_owned() };
     world.store.dispatch(&id, epoch, &call, &given).await.unwrap();
     let (text, is_error) = said(&result(execute(&world, &id, epoch, &call)).await.unwrap());
     assert!(is_error && text.contains("outcome of this call is unknown"), "{text}");
@@ -301,8 +352,7 @@ async fn a_sandbox_with_a_call_is_not_drained() {
 
 #[tokio::test]
 async fn a_sandbox_that_never_comes_is_an_error_that_says_why_and_nothing_was_run() {
-    let limits = Limits { provisioning: Duration::from_millis(300), tool: SOON };
-    let world = World::with(limits);
+    let world = World::with(limits(Duration::from_millis(300), SOON));
     let (id, epoch, call) = world.session_with_call("one", "bash", json!({"command": "ls"})).await;
     let running = execute(&world, &id, epoch, &call);
     let name = made(&world).await;
@@ -332,8 +382,7 @@ async fn a_pod_that_cannot_be_reached_has_not_begun_the_call() {
 
 #[tokio::test]
 async fn a_call_that_takes_too_long_is_interrupted() {
-    let limits = Limits { provisioning: SOON, tool: Duration::from_millis(700) };
-    let world = World::with(limits);
+    let world = World::with(limits(SOON, Duration::from_millis(700)));
     let (id, epoch, call) = world.session_with_call("one", "bash", Hands::until_go()).await;
     let hands = hands(&world.signer, "hands-1").await;
     let running = execute(&world, &id, epoch, &call);

@@ -61,6 +61,10 @@ pub(crate) fn message(text: &str) -> EventBody {
     EventBody::AgentMessage { content: vec![json!({"type": "text", "text": text})] }
 }
 
+pub(crate) fn limits(provisioning: Duration, tool: Duration) -> Limits {
+    Limits { provisioning, tool, arrival: Duration::from_millis(500) }
+}
+
 /// A service, and everything around it.
 pub(crate) struct World {
     pub(crate) store: MemoryStore,
@@ -87,7 +91,7 @@ impl Answer {
 
 impl World {
     pub(crate) fn new() -> Self {
-        Self::with(Limits { provisioning: Duration::from_secs(10), tool: Duration::from_secs(10) })
+        Self::with(limits(Duration::from_secs(10), Duration::from_secs(10)))
     }
 
     pub(crate) fn with(limits: Limits) -> Self {

@@ -136,18 +136,18 @@ async fn running() -> (World, SessionId, u64, EventId, Hands, String, JoinHandle
 async fn the_first_call_makes_the_sandbox_and_the_next_one_uses_it() {
     let world = World::new();
     let (id, epoch, call) =
-        world.session_with_call("one", "bash", json!({"command": "echo hi > file; cat file"})).await;
+        world.session_with_call("one", "bash", json!({"command": "echo greetings > file; cat file"})).await;
     let hands = hands(&world.signer, "hands-1").await;
     let first = execute(&world, &id, epoch, &call);
     let name = made(&world).await;
     assert!(name.starts_with("one-default-"), "{name}");
     world.cluster.sandbox_ready(&name, "hands-1", &hands.address);
     let (text, is_error) = said(&result(first).await.unwrap());
-    assert!(text.contains("hi") && !is_error, "{text}");
+    assert!(text.contains("greetings") && !is_error, "{text}");
     let again = result(execute(&world, &id, epoch, &call)).await.unwrap();
     assert_eq!(said(&again).0, text, "a repetition gets the same result");
     let second = world.tool_use(&id, epoch, "read", json!({"file_path": "file"})).await;
-    assert!(said(&result(execute(&world, &id, epoch, &second)).await.unwrap()).0.contains("hi"));
+    assert!(said(&result(execute(&world, &id, epoch, &second)).await.unwrap()).0.contains("greetings"));
     let expected = [
         "x.session.woken",
         "agent.tool_use",
@@ -209,7 +209,7 @@ async fn another_replica_joins_the_call_that_runs() {
 async fn a_request_of_another_replica_that_is_on_its_way_is_waited_for() {
     let world = World::new();
     let (id, epoch, call) =
-        world.session_with_call("one", "bash", json!({"command": "echo run >> runs; echo hi"})).await;
+        world.session_with_call("one", "bash", json!({"command": "echo run >> runs; echo greetings"})).await;
     let hands = hands(&world.signer, "hands-1").await;
     let resource = world.cluster.session("team-a", "one").await.unwrap().unwrap();
     let sandbox = world.cluster.ensure_sandbox(plan::sandbox(&resource, "default").unwrap()).await.unwrap();
@@ -224,11 +224,11 @@ async fn a_request_of_another_replica_that_is_on_its_way_is_waited_for() {
     let request = ExecuteRequest {
         call_id: CallId::new(call.as_str()).unwrap(),
         name: "bash".to_owned(),
-        input: json!({"command": "echo run >> runs; echo hi"}),
+        input: json!({"command": "echo run >> runs; echo greetings"}),
         attach_only: false,
     };
     SandboxClient::new(world.signer.clone()).execute(&target, &request, SOON).await.unwrap();
-    assert!(said(&result(joined).await.unwrap()).0.contains("hi"));
+    assert!(said(&result(joined).await.unwrap()).0.contains("greetings"));
     assert_eq!(hands.runs(), 1);
 }
 
@@ -236,13 +236,13 @@ async fn a_request_of_another_replica_that_is_on_its_way_is_waited_for() {
 async fn replicas_that_wait_for_one_sandbox_run_the_call_once() {
     let world = World::new();
     let (id, epoch, call) =
-        world.session_with_call("one", "bash", json!({"command": "echo run >> runs; echo hi"})).await;
+        world.session_with_call("one", "bash", json!({"command": "echo run >> runs; echo greetings"})).await;
     let hands = hands(&world.signer, "hands-1").await;
     let calls = [execute(&world, &id, epoch, &call), execute_at(&other_replica(&world), &id, epoch, &call)];
     let name = made(&world).await;
     world.cluster.sandbox_ready(&name, "hands-1", &hands.address);
     for call in calls {
-        assert!(said(&result(call).await.unwrap()).0.contains("hi"));
+        assert!(said(&result(call).await.unwrap()).0.contains("greetings"));
     }
     assert_eq!(hands.runs(), 1);
     assert_eq!(world.kinds(&id).await.iter().filter(|kind| *kind == "agent.tool_result").count(), 1);
@@ -258,7 +258,7 @@ async fn a_lost_sandbox_is_an_error_that_names_the_cause_and_the_next_call_gets_
     let kinds = world.kinds(&id).await;
     assert_eq!(kinds[kinds.len() - 3..], ["x.sandbox.lost", "x.tool.outcome_unknown", "agent.tool_result"]);
 
-    let next = world.tool_use(&id, epoch, "bash", json!({"command": "echo hi"})).await;
+    let next = world.tool_use(&id, epoch, "bash", json!({"command": "echo greetings"})).await;
     let fresh = hands(&world.signer, "hands-2").await;
     let next = execute(&world, &id, epoch, &next);
     eventually(async || world.kinds(&id).await.iter().filter(|kind| *kind == "x.sandbox.provisioning").count() == 2)
@@ -366,7 +366,7 @@ async fn a_sandbox_that_never_comes_is_an_error_that_says_why_and_nothing_was_ru
 #[tokio::test]
 async fn a_pod_that_cannot_be_reached_has_not_begun_the_call() {
     let world = World::new();
-    let (id, epoch, call) = world.session_with_call("one", "bash", json!({"command": "echo hi"})).await;
+    let (id, epoch, call) = world.session_with_call("one", "bash", json!({"command": "echo greetings"})).await;
     let running = execute(&world, &id, epoch, &call);
     let name = made(&world).await;
     let closed = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -376,7 +376,7 @@ async fn a_pod_that_cannot_be_reached_has_not_begun_the_call() {
     eventually(async || world.kinds(&id).await.contains(&"x.sandbox.ready".to_owned())).await;
     let fresh = hands(&world.signer, "hands-2").await;
     world.cluster.sandbox_ready(&name, "hands-2", &fresh.address);
-    assert!(said(&result(running).await.unwrap()).0.contains("hi"));
+    assert!(said(&result(running).await.unwrap()).0.contains("greetings"));
     assert!(!world.kinds(&id).await.contains(&"x.sandbox.lost".to_owned()));
 }
 
@@ -427,7 +427,7 @@ async fn a_harness_is_told_to_ask_again_while_a_call_runs() {
 #[tokio::test]
 async fn a_zombie_cannot_begin_a_call_and_the_brain_that_lives_can() {
     let world = World::new();
-    let (id, epoch, call) = world.session_with_call("one", "bash", json!({"command": "echo hi"})).await;
+    let (id, epoch, call) = world.session_with_call("one", "bash", json!({"command": "echo greetings"})).await;
     let hands = hands(&world.signer, "hands-1").await;
     // Begun for an epoch that is over by the time there is a sandbox.
     let old = execute(&world, &id, epoch, &call);
@@ -437,5 +437,5 @@ async fn a_zombie_cannot_begin_a_call_and_the_brain_that_lives_can() {
     let refused = result(old).await;
     assert!(matches!(&refused, Err(ExecuteError::Store(error)) if error.to_string().contains("fenced")), "{refused:?}");
     assert_eq!(world.store.call(&id, &call).await.unwrap(), CallState::Open);
-    assert!(said(&result(execute(&world, &id, later, &call)).await.unwrap()).0.contains("hi"));
+    assert!(said(&result(execute(&world, &id, later, &call)).await.unwrap()).0.contains("greetings"));
 }

@@ -8,6 +8,8 @@ mod call;
 mod claim;
 mod inbox;
 mod session;
+#[cfg(test)]
+mod tests;
 
 use longhand_protocol::event::{EventBody, NewEvent, Record};
 use longhand_protocol::{EventId, SessionId};
@@ -18,7 +20,7 @@ pub(crate) use self::claim::Claim;
 pub(crate) use self::inbox::{Deliver, Enqueue, inbox};
 pub(crate) use self::session::{Create, list, state, state_looks};
 use super::keys::Keys;
-use super::view::{Look, View};
+use super::view::{Kv, Look, View};
 use super::write::Write;
 use crate::record::{self, Head};
 use crate::store::{Appended, Result, StoreError};
@@ -66,7 +68,7 @@ impl Place<'_> {
 
     /// The sequence number of an event in the log.
     fn seq(&self, view: &View, event: &EventId) -> Result<Option<u64>> {
-        view.get(&self.keys.idem(self.id, event)).map(super::view::Kv::decode).transpose()
+        view.get(&self.keys.idem(self.id, event)).map(Kv::decode).transpose()
     }
 
     /// The records with these numbers, or what is still to read.

@@ -2,7 +2,7 @@
 
 use super::{Place, Plan};
 use crate::etcd::keys::Keys;
-use crate::etcd::view::{Look, View};
+use crate::etcd::view::{Kv, Look, View};
 use crate::etcd::write::{Guard, Write};
 use crate::record::{Head, encode};
 use crate::store::{Owner, Result, SessionMeta, SessionState, StoreError};
@@ -54,7 +54,7 @@ pub(crate) fn state(place: &Place<'_>, view: &View) -> Result<SessionState> {
         meta,
         epoch: place.epoch(view)?,
         head: head.seq,
-        owner: view.get(&keys.owner(id)).map(super::super::view::Kv::decode::<Owner>).transpose()?,
+        owner: view.get(&keys.owner(id)).map(Kv::decode::<Owner>).transpose()?,
         wake_revision,
         status: head.shown_status(wake_revision.is_some()),
         usage: head.usage,
@@ -65,11 +65,7 @@ pub(crate) fn state(place: &Place<'_>, view: &View) -> Result<SessionState> {
 /// At most `limit` sessions, live ones and those that are being deleted, in order.
 pub(crate) fn list(keys: &Keys, view: &View, limit: usize) -> Result<Vec<SessionMeta>> {
     let (live, deleting) = (keys.metas(), keys.deletings());
-    let mut metas = view
-        .prefix(&live)
-        .chain(view.prefix(&deleting))
-        .map(super::super::view::Kv::decode)
-        .collect::<Result<Vec<_>>>()?;
+    let mut metas = view.prefix(&live).chain(view.prefix(&deleting)).map(Kv::decode).collect::<Result<Vec<_>>>()?;
     metas.sort_by(|a: &SessionMeta, b| a.id.cmp(&b.id));
     metas.truncate(limit);
     Ok(metas)

@@ -47,7 +47,7 @@ pub(crate) use self::watch::{Away, Happened, PrefixWatch as Watch, Start};
 pub struct EtcdOptions {
     /// Every key begins with this.
     pub prefix: String,
-    /// How long one call to etcd may take. A change that has to be looked up or repeated takes at most three times that.
+    /// How long one call to etcd may take. A change that has to be looked up and repeated ends within five times that.
     pub timeout: Duration,
     /// How many events an inbox holds.
     pub inbox_limit: usize,

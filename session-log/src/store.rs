@@ -253,7 +253,8 @@ pub trait SessionStore: Send + Sync + 'static {
     async fn delete(&self, id: &SessionId) -> Result<()>;
 
     /// Queues the items of `spec.input` from number `from` on; does nothing and says so by the returned count when
-    /// `from` is not [`SessionMeta::delivered_inputs`]. Returns the count after it.
+    /// `from` is not [`SessionMeta::delivered_inputs`]. Returns the count after it. More than one transaction takes are
+    /// queued by several, so that a failure may leave the first ones queued and counted.
     async fn deliver_inputs(&self, id: &SessionId, from: u64, events: Vec<NewEvent>) -> Result<u64>;
 
     /// Queues events of a client, all or none, and rewrites the wake key in the same transaction. Events that are queued

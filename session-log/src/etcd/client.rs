@@ -153,7 +153,8 @@ impl Etcd {
 
     /// Grants a lease.
     pub(crate) async fn grant(&self, ttl: Duration) -> Result<i64> {
-        let seconds = i64::try_from(ttl.as_secs().max(1)).unwrap_or(i64::MAX);
+        let seconds = ttl.as_secs().saturating_add(u64::from(ttl.subsec_nanos() > 0)).max(1);
+        let seconds = i64::try_from(seconds).unwrap_or(i64::MAX);
         let mut leases = self.client.lease_client();
         let granted = self.call(leases.grant(seconds, None)).await.map_err(Failure::into_store)?;
         Ok(granted.id())

@@ -84,6 +84,10 @@ impl PrefixWatch {
                         self.canceled(&response).await;
                         continue;
                     }
+                    if self.is_rewound(&response) {
+                        self.begin_anew("etcd was restored to an earlier revision");
+                        continue;
+                    }
                     let happened = self.take(&response);
                     if !happened.is_empty() {
                         return happened;
@@ -106,9 +110,19 @@ impl PrefixWatch {
         if response.compact_revision() == 0 {
             return self.lost(response.cancel_reason()).await;
         }
-        tracing::info!(prefix = self.prefix, "the history that a watch needs is compacted; it begins anew");
+        self.begin_anew("the history that it needs is compacted");
+    }
+
+    fn begin_anew(&mut self, reason: &str) {
+        tracing::info!(prefix = self.prefix, reason, "a watch begins anew");
         self.stream = None;
         self.resume_at = None;
+    }
+
+    /// Whether etcd is at a revision before those that were seen. It would be silent until it is there again.
+    fn is_rewound(&self, response: &WatchResponse) -> bool {
+        let now = response.header().map(etcd_client::ResponseHeader::revision);
+        now.zip(self.resume_at).is_some_and(|(now, resume_at)| now < resume_at.saturating_sub(1))
     }
 
     async fn lost(&mut self, reason: &str) {

@@ -252,6 +252,28 @@ async fn the_operator_sees_wake_keys_whatever_becomes_of_etcd() {
     assert_eq!(next(&mut events).await, WakeEvent::Set(three, wake));
 }
 
+/// Revisions begin again, so that what a watch waits for has been long ago.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_restored_etcd_is_noticed() {
+    let mut server = Server::start(true).await;
+    let direct = connect(server.endpoint()).await;
+    let id = session(&direct).await;
+    for _ in 0..30 {
+        direct.enqueue(&id, messages(&["a"])).await.unwrap();
+    }
+    let watch = WakeWatch::connect(&[server.endpoint()], &EtcdOptions::default()).await.unwrap();
+    let mut events = watch.stream().boxed();
+    assert!(matches!(next(&mut events).await, WakeEvent::Snapshot(woken) if woken.len() == 1));
+    server.restart_empty().await;
+    assert_eq!(next(&mut events).await, WakeEvent::Snapshot(vec![]));
+    let id = session(&direct).await;
+    let mut records = direct.tail(&id, 0).await.unwrap();
+    for seq in 1..=2 {
+        direct.append_unfenced(&id, messages(&["a"])).await.unwrap();
+        assert_eq!(in_time(records.next()).await.unwrap().unwrap().seq, seq);
+    }
+}
+
 #[tokio::test]
 async fn replicas_share_what_the_first_has_set() {
     let server = Server::start(false).await;

@@ -197,7 +197,7 @@ fn an_append_relies_on_epoch_head_and_new_identifiers() {
 fn a_promotion_relies_on_the_queued_event_too() {
     let world = World::new();
     let queued: EventId = "sevt_queued".parse().unwrap();
-    let write = world.append(&[queued.clone()], &[running("sevt_1")], Effect::Nothing).unwrap();
+    let write = world.append(std::slice::from_ref(&queued), &[running("sevt_1")], Effect::Nothing).unwrap();
     let inbox = world.keys.inbox(&world.id, &queued);
     let guards = [world.epoch(), world.head(), world.new_event("sevt_1"), Guard::Present(inbox.clone())];
     assert_eq!(write.guards, guards);

@@ -61,6 +61,13 @@ impl Server {
         self.spawn().await;
     }
 
+    /// Starts it again without any data, as if an old backup had been restored.
+    pub(crate) async fn restart_empty(&mut self) {
+        self.kill();
+        std::fs::remove_dir_all(&self.dir).unwrap();
+        self.spawn().await;
+    }
+
     async fn spawn(&mut self) {
         let (client, peer) = (format!("http://{}", self.client), format!("http://{}", self.peer));
         let mut command = Command::new("sh");

@@ -25,7 +25,7 @@ rules:
 "#;
 
 const METHOD: &str = "Images: the size of the archive that is loaded into the cluster. Memory: resident set of the container as the \
-    kubelet reports it (`/stats/summary`, `rssBytes`), after one session with a tool call has gone idle, with its \
+    kubelet reports it (`/stats/summary`, `rssBytes`; on cgroup v1 without the pages of the program's own file), after one session with a tool call has gone idle, with its \
     harness still in its grace and its sandbox still there.";
 
 /// Which container, in MiB at rest. The proxy is a container of the harness's pod.

@@ -1,8 +1,10 @@
 //! What the tests need of a cluster: a namespace each, the objects of a session, ways to the servers, bounded waits, and
 //! a dump when something goes wrong.
 
+mod beside;
 mod dump;
 mod fixture;
+pub mod log;
 mod model;
 mod namespace;
 mod service;
@@ -12,6 +14,7 @@ use std::future::Future;
 
 use kube::Client;
 
+pub use beside::run_beside;
 pub use fixture::{Fixture, SessionOptions, session_manifest};
 pub use model::{ModelServer, Recorded, RecordedRequest};
 pub use namespace::TestNamespace;

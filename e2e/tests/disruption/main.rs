@@ -6,10 +6,10 @@ use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::{Api, DeleteParams, ListParams};
 use longhand_crds::AgentSession;
+use longhand_e2e::cluster::log::{assert_sound, messages};
 use longhand_e2e::cluster::{
     Fixture, SYSTEM_NAMESPACE, Service, SessionOptions, TestNamespace, TestResult, in_namespace, wait_for,
 };
-use longhand_protocol::event::EventBody;
 
 const SCRIPT: &str = r#"
 rules:
@@ -52,17 +52,8 @@ async fn survives(name: &str, component: &'static str, moment: &'static str) {
         let service = Service::connect(&namespace).await?;
         service.until_idle(&session, 0, Duration::from_secs(120)).await?;
         let log = service.log(&session).await?;
-        let sequence: Vec<_> = log.iter().filter_map(|event| event.seq).collect();
-        assert_eq!(sequence, (1..=log.len() as u64).collect::<Vec<_>>());
-        let said: Vec<_> = log
-            .iter()
-            .filter_map(|event| match &event.event.body {
-                EventBody::AgentMessage { content } => {
-                    Some(content.iter().filter_map(|block| block["text"].as_str()).collect::<String>())
-                }
-                _ => None,
-            })
-            .collect();
+        assert_sound(&log);
+        let said = messages(&log);
         let last = said.last().ok_or("the agent said nothing")?;
         assert_eq!(last.matches("run").count(), 1, "{said:?}");
         // The status catches up although the operator may have been away.

@@ -59,7 +59,7 @@ async fn condition_names(
 async fn answered(fixture: &Fixture, session: &str, deadline: Duration) -> TestResult {
     let id = fixture.session_id(session).await?;
     let events = fixture.service.until_idle(&id, 0, deadline).await?;
-    let said = events.iter().any(|event| super::log::text(&event.body) == "Hello.");
+    let said = events.iter().any(|event| longhand_e2e::cluster::log::text(&event.body) == "Hello.");
     assert!(said, "the session went idle without an answer: {events:?}");
     Ok(())
 }

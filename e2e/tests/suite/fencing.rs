@@ -11,7 +11,7 @@ use longhand_protocol::event::EventBody;
 use longhand_protocol::harness::{AppendRequest, Conflict};
 use rand::Rng as _;
 
-use super::log::{assert_sound, kinds, messages};
+use longhand_e2e::cluster::log::{assert_sound, kinds, messages};
 
 const SCRIPT: &str = r#"
 rules:
@@ -76,7 +76,7 @@ async fn a_message_at_the_moment_of_going_idle_is_answered() {
             fixture.service.send(&session, &format!("message {round}")).await?;
             let answered = |event: &longhand_protocol::Event| {
                 matches!(&event.body, EventBody::AgentMessage { .. })
-                    && super::log::text(&event.body) == format!("message {round}")
+                    && longhand_e2e::cluster::log::text(&event.body) == format!("message {round}")
             };
             let events = fixture.service.follow_numbered(&session, seen, Duration::from_secs(60), answered).await?;
             seen = events.last().and_then(|(seq, _)| *seq).ok_or("an event without a number")?;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use longhand_e2e::cluster::{Fixture, SessionOptions, TestResult, in_namespace, session_manifest};
 use longhand_protocol::event::EventBody;
 
-use super::log::{assert_sound, kinds};
+use longhand_e2e::cluster::log::{assert_sound, kinds};
 
 const SCRIPT: &str = r#"
 rules:
@@ -37,7 +37,7 @@ async fn applying_again_changes_nothing_and_input_is_delivered_once() {
         let said: Vec<_> = log
             .iter()
             .filter(|event| matches!(event.event.body, EventBody::UserMessage { .. }))
-            .map(|event| super::log::text(&event.event.body))
+            .map(|event| longhand_e2e::cluster::log::text(&event.event.body))
             .collect();
         assert_eq!(said, ["one", "two"], "{:?}", kinds(&log));
 

@@ -8,7 +8,7 @@ use longhand_crds::{Sandbox, labels};
 use longhand_e2e::cluster::{Fixture, SessionOptions, TestNamespace, TestResult, eventually, in_namespace};
 use longhand_protocol::event::EventBody;
 
-use super::log::{assert_sound, kinds};
+use longhand_e2e::cluster::log::{assert_sound, kinds};
 
 const SANDBOX_IDLE_SECONDS: u32 = 8;
 const HARNESS_IDLE_SECONDS: u32 = 3;

@@ -9,7 +9,7 @@ use longhand_e2e::cluster::{Fixture, SessionOptions, TestResult, eventually, in_
 use longhand_protocol::SessionId;
 use longhand_protocol::event::EventBody;
 
-use super::log::{assert_sound, kinds, messages};
+use longhand_e2e::cluster::log::{assert_sound, kinds, messages};
 
 const SCRIPT: &str = r#"
 rules:

@@ -9,7 +9,7 @@ use longhand_crds::labels;
 use longhand_e2e::cluster::{Fixture, SessionOptions, in_namespace};
 use longhand_protocol::event::EventBody;
 
-use super::log::{assert_sound, kinds, messages, text};
+use longhand_e2e::cluster::log::{assert_sound, kinds, messages, text};
 
 const SCRIPT: &str = r#"
 rules:

@@ -5,7 +5,6 @@ mod fencing;
 mod gitops;
 mod idle;
 mod killed_harness;
-mod log;
 mod lost_sandbox;
 mod quickstart;
 mod secrets;

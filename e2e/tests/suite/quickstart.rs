@@ -11,7 +11,7 @@ use longhand_e2e::cluster::{Fixture, SessionOptions, TestResult, in_namespace};
 use longhand_protocol::client::sse::{StreamItem, StreamOptions};
 use longhand_protocol::event::{Delta, DeltaContent, EventBody, Preview};
 
-use super::log::{assert_sound, kinds, messages};
+use longhand_e2e::cluster::log::{assert_sound, kinds, messages};
 
 const SCRIPT: &str = r#"
 rules:
@@ -100,7 +100,7 @@ async fn the_streamed_tokens_equal_the_message_in_the_log() {
                     }
                     StreamItem::Event { event, .. } => {
                         if matches!(event.body, EventBody::AgentMessage { .. }) {
-                            return TestResult::Ok((event.id.clone(), super::log::text(&event.body)));
+                            return TestResult::Ok((event.id.clone(), longhand_e2e::cluster::log::text(&event.body)));
                         }
                     }
                 }

@@ -3,17 +3,15 @@
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{ConfigMap, Pod};
-use kube::api::{Api, AttachParams, ListParams, LogParams, Patch, PatchParams};
+use kube::api::{Api, ListParams, LogParams};
 use kube::core::{DynamicObject, Resource};
 use kube::discovery::{ApiCapabilities, Discovery, Scope, verbs};
 use kube::{Client, ResourceExt as _};
 use longhand_crds::labels;
+use longhand_e2e::cluster::log::{assert_sound, messages};
 use longhand_e2e::cluster::{
-    Fixture, SYSTEM_NAMESPACE, SessionOptions, TestNamespace, TestResult, in_namespace, wait_for,
+    Fixture, SYSTEM_NAMESPACE, SessionOptions, TestNamespace, TestResult, in_namespace, run_beside,
 };
-use tokio::io::AsyncReadExt as _;
-
-use super::log::assert_sound;
 
 /// The sandbox looks for the key by itself: in its environment, in every process it can see, in every mount and file.
 const SCRIPT: &str = r#"
@@ -62,7 +60,7 @@ async fn the_key_is_found_nowhere_but_in_its_secret_and_the_proxy() {
         }
         let log = fixture.service.log(&session).await?;
         assert_sound(&log);
-        let swept = super::log::messages(&log).pop().unwrap_or_default();
+        let swept = messages(&log).pop().unwrap_or_default();
         assert_eq!(swept.trim(), "swept", "what the sandbox found");
         assert!(!serde_json::to_string(&log)?.contains(key), "the log holds the key");
 
@@ -110,34 +108,12 @@ async fn assert_only_the_proxy_mounts_it(namespace: &TestNamespace) -> TestResul
 async fn assert_not_beside_the_harness(namespace: &TestNamespace, key: &str) -> TestResult {
     let pods = namespace.api::<Pod>();
     let pod = harness(namespace).await?;
-    let name = pod.name_any();
     let selector = ListParams::default().labels(&format!("{}={}", labels::ROLE, labels::SANDBOX));
     let sandbox = pods.list(&selector).await?.items.pop().and_then(|pod| pod.spec).ok_or("there is no sandbox pod")?;
-    let image = sandbox.containers.first().and_then(|container| container.image.clone());
-    let security = pod
-        .spec
-        .as_ref()
-        .and_then(|spec| spec.containers.first())
-        .and_then(|container| container.security_context.clone());
-    let debug = serde_json::json!({ "spec": { "ephemeralContainers": [{
-        "name": "sweep",
-        "image": image,
-        "command": ["sleep", "600"],
-        "targetContainerName": "harness",
-        "securityContext": security,
-    }]}});
-    pods.patch_ephemeral_containers(&name, &PatchParams::default(), &Patch::Strategic(debug)).await?;
-    wait_for(pods.clone(), &name, "the ephemeral container runs", Duration::from_secs(60), |pod| {
-        let statuses = pod?.status.as_ref()?.ephemeral_container_statuses.as_ref()?;
-        statuses.iter().find_map(|status| status.state.as_ref()?.running.as_ref().map(|_| ()))
-    })
-    .await?;
+    let image = sandbox.containers.first().and_then(|container| container.image.clone()).ok_or("no image")?;
     let (head, tail) = key.split_at(key.len() / 2);
-    let params = AttachParams::default().container("sweep").stdout(true).stderr(false);
-    let mut process = pods.exec(&name, ["bash", "-c", SWEEP, head, tail], &params).await?;
-    let mut output = String::new();
-    let mut stdout = process.stdout().ok_or("no output")?;
-    tokio::time::timeout(Duration::from_secs(60), stdout.read_to_string(&mut output)).await??;
+    let command = ["bash", "-c", SWEEP, head, tail];
+    let output = run_beside(&pods, &pod, "harness", &image, "sweep", &command).await?;
     assert!(output.contains("swept"), "the sweep did not end: {output}");
     assert!(output.contains("HARNESS"), "the sweep did not see the harness's process: {output}");
     assert!(!output.contains(key), "the key is beside the harness");

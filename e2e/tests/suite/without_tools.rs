@@ -9,7 +9,7 @@ use kube::runtime::{WatchStreamExt as _, watcher};
 use longhand_crds::{Sandbox, labels};
 use longhand_e2e::cluster::{Fixture, SessionOptions, in_namespace};
 
-use super::log::{assert_sound, kinds};
+use longhand_e2e::cluster::log::{assert_sound, kinds};
 
 const SCRIPT: &str = r#"
 rules:

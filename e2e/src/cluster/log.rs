@@ -6,12 +6,15 @@ use longhand_protocol::event::EventBody;
 use longhand_protocol::wire::NumberedEvent;
 
 /// The types of the events, in order.
-pub(crate) fn kinds(log: &[NumberedEvent]) -> Vec<&str> {
+pub fn kinds(log: &[NumberedEvent]) -> Vec<&str> {
     log.iter().map(|event| event.event.body.kind()).collect()
 }
 
 /// Asserts that the log is dense from 1, that no event stands in it twice, and that every tool call has one result.
-pub(crate) fn assert_sound(log: &[NumberedEvent]) {
+///
+/// # Panics
+/// When it is not so: this is how a test says that it failed.
+pub fn assert_sound(log: &[NumberedEvent]) {
     let sequence: Vec<_> = log.iter().filter_map(|event| event.seq).collect();
     let expected: Vec<_> = (1..=log.len() as u64).collect();
     assert_eq!(sequence, expected, "the log has gaps: {:?}", kinds(log));
@@ -25,7 +28,7 @@ pub(crate) fn assert_sound(log: &[NumberedEvent]) {
 }
 
 /// The results of a tool call.
-pub(crate) fn results_of<'a>(log: &'a [NumberedEvent], call: &longhand_protocol::EventId) -> Vec<&'a EventBody> {
+pub fn results_of<'a>(log: &'a [NumberedEvent], call: &longhand_protocol::EventId) -> Vec<&'a EventBody> {
     log.iter()
         .map(|event| &event.event.body)
         .filter(|body| matches!(body, EventBody::AgentToolResult { tool_use_id, .. } if tool_use_id == call))
@@ -33,7 +36,7 @@ pub(crate) fn results_of<'a>(log: &'a [NumberedEvent], call: &longhand_protocol:
 }
 
 /// The text of an event's content.
-pub(crate) fn text(body: &EventBody) -> String {
+pub fn text(body: &EventBody) -> String {
     let content = match body {
         EventBody::UserMessage { content } | EventBody::AgentMessage { content } => Some(content),
         EventBody::AgentToolResult { content, .. } => content.as_ref(),
@@ -43,7 +46,7 @@ pub(crate) fn text(body: &EventBody) -> String {
 }
 
 /// The texts of the agent's messages, in order.
-pub(crate) fn messages(log: &[NumberedEvent]) -> Vec<String> {
+pub fn messages(log: &[NumberedEvent]) -> Vec<String> {
     log.iter()
         .map(|event| &event.event.body)
         .filter(|body| matches!(body, EventBody::AgentMessage { .. }))

@@ -6,6 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::patterns;
 use crate::sandbox_template::Resources;
 
 /// Which model, with which instructions and tools. A running session keeps the agent as it was when the session began.
@@ -36,6 +37,10 @@ pub struct AgentSpec {
     #[x_kube(
         validation = Rule::new("self.filter(t, t.type == 'agent_toolset_20260401').size() <= 1")
             .message("tools may hold agent_toolset_20260401 once"),
+        validation = Rule::new("self.all(t, !has(t.name) || self.exists_one(other, has(other.name) && other.name == t.name))")
+            .message("tools may hold each name once"),
+        validation = Rule::new("self.all(set, set.type == 'custom' || self.all(t, !has(t.name) || !(t.name in ['bash', 'edit', 'glob', 'grep', 'read', 'write']) || (has(set.disabled) && t.name in set.disabled)))")
+            .message("a custom tool has the name of a tool of agent_toolset_20260401: disable that one"),
     )]
     pub tools: Vec<ToolSpec>,
     /// The brain.
@@ -54,7 +59,7 @@ pub struct ModelSpec {
     #[serde(default = "default_base_url", rename = "baseURL")]
     #[schemars(
         length(min = 8, max = 512),
-        regex(pattern = r"^https?://[A-Za-z0-9.-]+(:[0-9]{1,5})?(/[A-Za-z0-9._~/-]*)?$")
+        regex(pattern = patterns::BASE_URL)
     )]
     pub base_url: String,
     /// The most tokens that one answer may have.
@@ -63,7 +68,7 @@ pub struct ModelSpec {
     pub max_tokens: i32,
     /// The value of the `anthropic-version` header.
     #[serde(default = "default_api_version")]
-    #[schemars(length(min = 1, max = 32))]
+    #[schemars(length(min = 1, max = 32), regex(pattern = "^[!-~]+$"))]
     pub api_version: String,
     /// The credential that the proxy puts into each request.
     pub credential: CredentialRef,

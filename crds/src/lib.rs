@@ -8,6 +8,7 @@
 
 pub mod agent;
 pub mod agent_session;
+pub mod patterns;
 pub mod sandbox;
 pub mod sandbox_template;
 mod snapshot;

@@ -9,6 +9,8 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::patterns;
+
 /// What sandboxes are made from: a part of a pod's spec, and how long an idle one is kept.
 #[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[kube(
@@ -96,7 +98,11 @@ pub struct Resources {
 }
 
 /// The folder that the tools work in.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[x_kube(
+    validation = Rule::new(patterns::NO_RESERVED_FOLDER)
+        .message("mountPath is inside a folder that sandboxes need for themselves: /tmp, /proc, /sys, /dev or /etc"),
+)]
 #[serde(rename_all = "camelCase")]
 pub struct Workspace {
     /// How much it may hold before the sandbox is evicted.
@@ -104,7 +110,7 @@ pub struct Workspace {
     pub size: Quantity,
     /// Where it is mounted.
     #[serde(default = "default_mount_path")]
-    #[schemars(length(min = 2, max = 255), regex(pattern = "^/[A-Za-z0-9._/-]+$"))]
+    #[schemars(length(min = 2, max = 255), regex(pattern = patterns::FOLDER))]
     pub mount_path: String,
 }
 

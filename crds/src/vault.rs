@@ -5,6 +5,8 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::patterns;
+
 /// Credentials, each with the one place where it may go. The values are in Secrets, which only the credential proxy mounts.
 #[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[kube(
@@ -49,7 +51,7 @@ pub struct SecretRef {
     #[schemars(length(min = 1, max = 253))]
     pub name: String,
     /// The key.
-    #[schemars(length(min = 1, max = 253), regex(pattern = "^[-._a-zA-Z0-9]+$"))]
+    #[schemars(length(min = 1, max = 253), regex(pattern = patterns::SECRET_KEY))]
     pub key: String,
 }
 
@@ -63,7 +65,7 @@ pub struct Allow {
     /// Host names, exactly as they are called.
     #[schemars(
         length(min = 1, max = 16),
-        inner(length(min = 1, max = 253), regex(pattern = "^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$"))
+        inner(length(min = 1, max = 253), regex(pattern = patterns::HOST))
     )]
     pub hosts: Vec<String>,
     /// The port; that of the scheme if absent.
@@ -76,7 +78,7 @@ pub struct Allow {
     pub methods: Vec<Method>,
     /// What the path must begin with; anything if empty.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 16), inner(length(min = 1, max = 256), regex(pattern = "^/[A-Za-z0-9._~/-]*$")))]
+    #[schemars(length(max = 16), inner(length(min = 1, max = 256), regex(pattern = patterns::PATH)))]
     pub path_prefixes: Vec<String>,
     /// Whether the host may have a private address, as a service of the cluster has.
     #[serde(default)]
@@ -130,10 +132,10 @@ pub enum Method {
 /// Whether a host may have a private address.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum PrivateAddresses {
-    /// Private, loopback and link-local addresses are refused.
+    /// Addresses of private networks (also carrier-grade NAT and unique local ones) and of the pod itself are refused.
     #[default]
     Refuse,
-    /// They are allowed.
+    /// They are allowed. Link-local, metadata and multicast addresses are refused all the same.
     Allow,
 }
 
@@ -141,6 +143,8 @@ pub enum PrivateAddresses {
 #[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[x_kube(
     validation = Rule::new("(self.type == 'header') == has(self.header)").message("header belongs to a placement of type header, which needs it"),
+    validation = Rule::new(patterns::NO_RESERVED_HEADER)
+        .message("header frames or routes the request: a credential cannot be placed there"),
 )]
 #[serde(rename_all = "camelCase")]
 pub struct Placement {

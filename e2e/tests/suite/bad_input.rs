@@ -30,6 +30,9 @@ async fn the_api_server_refuses_what_cannot_work_and_names_the_field() {
             ("Sandbox", "spec: {}", "spec.templateRef"),
             ("Vault", "spec: {credentials: []}", "spec.credentials"),
             ("Vault", "spec: {credentials: [{name: c, secretRef: {name: s, key: k}, allow: {hosts: [h]}, placement: {type: header}}]}", "header belongs to"),
+            ("Vault", "spec: {credentials: [{name: c, secretRef: {name: s, key: k}, allow: {hosts: [h]}, placement: {type: header, header: Host}}]}", "header frames or routes"),
+            ("Vault", "spec: {credentials: [{name: c, secretRef: {name: s, key: k}, allow: {hosts: [a..b]}, placement: {type: bearer}}]}", "spec.credentials[0].allow.hosts[0]"),
+            ("Agent", "spec: {model: {id: m, credential: {vault: v, name: c}}, tools: [{type: agent_toolset_20260401}, {type: custom, name: bash, description: d, inputSchema: {}}]}", "disable that one"),
         ];
         for (kind, spec, field) in cases {
             let yaml = format!("apiVersion: longhand.dev/v1alpha1\nkind: {kind}\nmetadata: {{name: bad}}\n{spec}\n");

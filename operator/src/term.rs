@@ -55,21 +55,21 @@ async fn lead(
     let tasks = start(config, context, &term).await?;
     let result = tokio::select! {
         () = elector.hold(token) => Ok(()),
-        () = tasks.wait() => Err(Fatal::Controllers("every controller has ended although nobody told it to")),
+        () = tasks.one_ended() => Err(Fatal::Controllers("a controller has ended although nobody told it to")),
     };
     term.cancel();
-    match tokio::time::timeout(FAREWELL, tasks.wait()).await {
+    match tokio::time::timeout(FAREWELL, tasks.all_ended()).await {
         Ok(()) => result,
         Err(_) => Err(Fatal::Controllers("controllers did not end in time; another replica must not wait for them")),
     }
 }
 
-async fn start(config: &Config, context: &Arc<Context>, term: &CancellationToken) -> Result<TaskTracker, Fatal> {
+async fn start(config: &Config, context: &Arc<Context>, term: &CancellationToken) -> Result<Tasks, Fatal> {
     let watch = WakeWatch::connect(&config.etcd_endpoints, &EtcdOptions::default()).await?;
     let wakes = Arc::new(Wakes::default());
     let woken = woken(watch, wakes.clone());
     let sessions = agent_session::prepare(context.clone(), wakes, woken)?;
-    let tasks = TaskTracker::new();
+    let tasks = Tasks::default();
     let sweep = sweep::run(context.clone(), sessions.store.clone(), config.sweep_interval(), term.clone());
     tasks.spawn(sweep);
     tasks.spawn(agent_session::run(sessions, term.clone()));
@@ -77,11 +77,65 @@ async fn start(config: &Config, context: &Arc<Context>, term: &CancellationToken
     tasks.spawn(agent::run(context.clone(), term.clone()));
     tasks.spawn(sandbox_template::run(context.clone(), term.clone()));
     tasks.spawn(vault::run(context.clone(), term.clone()));
-    tasks.close();
     Ok(tasks)
+}
+
+/// The tasks of a term. A leader without one of them would keep others from doing its work.
+#[derive(Default)]
+struct Tasks {
+    tracker: TaskTracker,
+    ended: CancellationToken,
+}
+
+impl Tasks {
+    fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        // Dropped when the task ends, also by a panic.
+        let ended = self.ended.clone().drop_guard();
+        self.tracker.spawn(async move {
+            let _ended = ended;
+            task.await;
+        });
+    }
+
+    async fn one_ended(&self) {
+        self.ended.cancelled().await;
+    }
+
+    async fn all_ended(&self) {
+        self.tracker.close();
+        self.tracker.wait().await;
+    }
 }
 
 /// The sessions whose wake key changed, after `wakes` knows of it.
 fn woken(watch: WakeWatch, wakes: Arc<Wakes>) -> impl Stream<Item = ObjectRef<Guarded<AgentSession>>> + Send + 'static {
     watch.stream().flat_map(move |event| futures::stream::iter(wakes.apply(event, Timestamp::now())))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio_util::sync::CancellationToken;
+
+    use super::Tasks;
+
+    const DEADLINE: Duration = Duration::from_secs(5);
+
+    #[tokio::test]
+    async fn a_task_that_panics_ends_the_term() {
+        let (tasks, term) = (Tasks::default(), CancellationToken::new());
+        tasks.spawn(term.clone().cancelled_owned());
+        tasks.spawn(async { panic!("on purpose") });
+        tokio::time::timeout(DEADLINE, tasks.one_ended()).await.expect("nobody noticed");
+        term.cancel();
+        tokio::time::timeout(DEADLINE, tasks.all_ended()).await.expect("a task goes on");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_term_goes_on_while_its_tasks_do() {
+        let tasks = Tasks::default();
+        tasks.spawn(std::future::pending());
+        tokio::time::timeout(DEADLINE, tasks.one_ended()).await.unwrap_err();
+    }
 }

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use futures::{Stream, StreamExt as _, TryStreamExt as _};
 use kube::runtime::controller::{Action, Controller};
 use kube::runtime::reflector::{self, Store};
+use kube::runtime::utils::Backoff;
 use kube::runtime::{WatchStreamExt as _, controller, watcher};
 use kube::{Api, Resource, ResourceExt as _};
 use serde::de::DeserializeOwned;
@@ -18,6 +19,22 @@ use crate::metrics;
 
 /// How many objects of a kind are reconciled at once.
 const CONCURRENCY: u16 = 16;
+
+/// Every watch already waits before it begins again. The controller's own pause would come on top, for all watches together:
+/// while one fails, no pod's change and no wake would get through.
+struct NoPause;
+
+impl Iterator for NoPause {
+    type Item = Duration;
+
+    fn next(&mut self) -> Option<Duration> {
+        Some(Duration::ZERO)
+    }
+}
+
+impl Backoff for NoPause {
+    fn reset(&mut self) {}
+}
 
 /// What a watch gives: a store, and the objects that changed, after the store has them.
 pub type Watched<K, S> = (Store<K>, S);
@@ -88,6 +105,7 @@ pub async fn run<K, C, F, R>(
         }
     };
     controller
+        .trigger_backoff(NoPause)
         .with_config(controller::Config::default().concurrency(CONCURRENCY))
         .graceful_shutdown_on(token.cancelled_owned())
         .run(timed, |_, error: &Error, _| Action::requeue(error.retry_after()), context)
@@ -108,4 +126,42 @@ pub async fn run<K, C, F, R>(
 #[must_use]
 pub fn action(delay: Option<Duration>) -> Action {
     delay.map_or_else(Action::await_change, Action::requeue)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use futures::{StreamExt as _, stream};
+    use kube::core::DeserializeGuard;
+    use kube::runtime::controller::{Action, Controller};
+    use kube::runtime::reflector::ObjectRef;
+    use kube::runtime::watcher;
+    use longhand_crds::Vault;
+    use tokio::time::Instant;
+    use tokio_util::sync::CancellationToken;
+
+    use crate::context::Guarded;
+    use crate::fixtures;
+    use crate::testing::store;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_watch_that_fails_holds_no_other_back() {
+        let failing = stream::repeat_with(|| Err::<Guarded<Vault>, _>(watcher::Error::NoResourceVersion)).take(8);
+        let vault = DeserializeGuard(Ok(fixtures::vault()));
+        let wakes = stream::once(async {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+            ObjectRef::new("models").within("team")
+        });
+        let controller = Controller::for_stream(failing.chain(stream::pending()), store([vault]))
+            .reconcile_on(wakes.chain(stream::pending()));
+        let (token, begun) = (CancellationToken::new(), Instant::now());
+        let reconcile = |_: Arc<Vault>, token: Arc<CancellationToken>| async move {
+            token.cancel();
+            Ok(Action::await_change())
+        };
+        super::run(controller, Arc::new(token.clone()), token, reconcile).await;
+        assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
+    }
 }

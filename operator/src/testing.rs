@@ -101,6 +101,8 @@ pub(crate) struct FakeLog {
     pub(crate) summary: Option<SessionSummary>,
     pub(crate) logs: Vec<SessionRef>,
     pub(crate) drained: Option<Drained>,
+    /// A log that cannot be deleted, and the status of the answer that says so.
+    pub(crate) refused: Option<(SessionId, u16)>,
     pub(crate) made: Mutex<Vec<&'static str>>,
 }
 
@@ -111,16 +113,18 @@ impl FakeLog {
 
     fn answer<T: Clone>(&self, call: &'static str, answer: Option<&T>) -> Result<T, Error> {
         self.made.lock().unwrap().push(call);
-        answer.cloned().ok_or_else(|| {
-            Error::Api(Box::new(ApiError {
-                call: call.to_owned(),
-                status: StatusCode::SERVICE_UNAVAILABLE,
-                body: ErrorBody { kind: ErrorType::ApiError, message: "etcd is away".into(), details: None },
-                request_id: None,
-                retry_after: None,
-            }))
-        })
+        answer.cloned().ok_or_else(|| failure(call, 503))
     }
+}
+
+fn failure(call: &str, status: u16) -> Error {
+    Error::Api(Box::new(ApiError {
+        call: call.to_owned(),
+        status: StatusCode::from_u16(status).unwrap(),
+        body: ErrorBody { kind: ErrorType::ApiError, message: "not now".into(), details: None },
+        request_id: None,
+        retry_after: None,
+    }))
 }
 
 #[async_trait]
@@ -138,8 +142,12 @@ impl LogService for FakeLog {
         self.answer("list", Some(&SessionList { sessions }))
     }
 
-    async fn delete(&self, _: &SessionId) -> Result<(), Error> {
-        self.answer("delete", Some(&()))
+    async fn delete(&self, session: &SessionId) -> Result<(), Error> {
+        self.answer("delete", Some(&()))?;
+        match &self.refused {
+            Some((refused, status)) if refused == session => Err(failure("delete", *status)),
+            _ => Ok(()),
+        }
     }
 
     async fn drain(&self, _: &str, _: &str, _: &DrainSandbox) -> Result<Drained, Error> {

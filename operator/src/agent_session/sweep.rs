@@ -40,7 +40,14 @@ async fn sweep(context: &Context, sessions: &GuardedStore<AgentSession>) -> Resu
     loop {
         let page = context.log.list(after.as_ref(), PAGE).await?.sessions;
         for log in page.iter().filter(|log| !is_known(sessions, log)) {
-            delete_if_orphaned(context, log).await?;
+            match delete_if_orphaned(context, log).await {
+                // An answer about this log alone: those after it must not stay with it. 503 is about the service.
+                Err(Error::Log(error)) if error.status().is_some_and(|status| status.as_u16() != 503) => {
+                    let SessionRef { session_id, namespace, name, .. } = log;
+                    tracing::warn!(%session_id, namespace, name, %error, "a log whose resource is gone cannot be deleted");
+                }
+                other => other?,
+            }
         }
         match page.last() {
             Some(last) if page.len() >= PAGE => after = Some(last.session_id.clone()),
@@ -82,7 +89,7 @@ mod tests {
     use super::sweep;
     use crate::context::Guarded;
     use crate::fixtures;
-    use crate::testing::{FakeLog, context_with};
+    use crate::testing::{FakeLog, context_with, store};
 
     fn log(uid: &str) -> SessionRef {
         SessionRef { session_id: session_id(uid), namespace: "team".into(), name: "quickstart".into(), uid: uid.into() }
@@ -118,6 +125,24 @@ mod tests {
         let server = server.expect(asked.map(|(status, body)| ("GET", PATH, status, body)));
         sweep(&context, &store).await.unwrap();
         assert_eq!(log_service.calls(), if deleted { vec!["list", "delete"] } else { vec!["list"] });
+        server.nothing_else(context).await;
+    }
+
+    #[rstest]
+    #[case::a_log_of_its_own(409, &["list", "delete", "delete"], true)]
+    #[case::the_service_is_away(503, &["list", "delete"], false)]
+    #[tokio::test]
+    async fn a_log_that_cannot_be_deleted_keeps_no_other(
+        #[case] status: u16,
+        #[case] calls: &[&str],
+        #[case] goes_on: bool,
+    ) {
+        let refused = Some((session_id("a"), status));
+        let log_service = Arc::new(FakeLog { logs: vec![log("a"), log("b")], refused, ..FakeLog::default() });
+        let (context, server) = context_with(log_service.clone());
+        let server = server.expect(calls.iter().skip(1).map(|_| ("GET", PATH, 404, not_found())));
+        let swept = sweep(&context, &store::<Guarded<AgentSession>>([])).await;
+        assert_eq!((log_service.calls().as_slice(), swept.is_ok()), (calls, goes_on));
         server.nothing_else(context).await;
     }
 }

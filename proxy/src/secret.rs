@@ -144,13 +144,27 @@ impl SecretFile {
         if state.read_at.is_some_and(|read_at| now.saturating_duration_since(read_at) < FRESH) {
             return state.value.clone();
         }
-        state.read_at = Some(now);
-        state.value = match (read(&self.path), &state.value) {
+        state.read(&self.path, now)
+    }
+
+    /// The value as it is at this moment.
+    ///
+    /// # Errors
+    /// As [`Self::current`].
+    pub fn newest(&self, now: Instant) -> Result<Arc<Secret>, FileCondition> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).read(&self.path, now)
+    }
+}
+
+impl State {
+    fn read(&mut self, path: &Path, now: Instant) -> Result<Arc<Secret>, FileCondition> {
+        self.read_at = Some(now);
+        self.value = match (read(path), &self.value) {
             (Ok(new), Ok(old)) if old.matches(&new.0) => Ok(old.clone()),
             (Ok(new), _) => Ok(Arc::new(new)),
             (Err(condition), _) => Err(condition),
         };
-        state.value.clone()
+        self.value.clone()
     }
 }
 

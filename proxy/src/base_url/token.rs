@@ -51,10 +51,26 @@ impl SessionToken {
     /// # Errors
     /// [`Refusal`]: no token, a wrong one, or no file to check it against.
     pub fn verify(&self, headers: &HeaderMap, now: Instant) -> Result<Arc<Secret>, Refusal> {
-        let accepted = self.accepted(now).map_err(|condition| Refusal::TokenUnavailable {
-            path: self.file.path().display().to_string(),
-            condition,
-        })?;
+        match self.judge(headers, self.file.current(now), now) {
+            // The kubelet may have renewed the file since it was read, and the client may have seen that first.
+            Err(Refusal::WrongToken) => self.judge(headers, self.file.newest(now), now),
+            judged => judged,
+        }
+    }
+
+    fn judge(
+        &self,
+        headers: &HeaderMap,
+        current: Result<Arc<Secret>, FileCondition>,
+        now: Instant,
+    ) -> Result<Arc<Secret>, Refusal> {
+        let accepted = self.accepted(
+            current.map_err(|condition| Refusal::TokenUnavailable {
+                path: self.file.path().display().to_string(),
+                condition,
+            })?,
+            now,
+        );
         let keys = headers.get_all("x-api-key").iter().map(|value| Some(value.as_bytes()));
         let bearers = headers.get_all(header::AUTHORIZATION).iter().map(|value| bearer(value.as_bytes()));
         let mut matched = None;
@@ -66,8 +82,7 @@ impl SessionToken {
         matched.ok_or(Refusal::NoToken)
     }
 
-    fn accepted(&self, now: Instant) -> Result<Vec<Arc<Secret>>, FileCondition> {
-        let current = self.file.current(now)?;
+    fn accepted(&self, current: Arc<Secret>, now: Instant) -> Vec<Arc<Secret>> {
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         match &seen.current {
             Some(old) if Arc::ptr_eq(old, &current) => {}
@@ -77,7 +92,7 @@ impl SessionToken {
             }
         }
         seen.previous.take_if(|(_, until)| now >= *until);
-        Ok(std::iter::once(current).chain(seen.previous.iter().map(|(token, _)| token.clone())).collect())
+        std::iter::once(current).chain(seen.previous.iter().map(|(token, _)| token.clone())).collect()
     }
 }
 
@@ -131,6 +146,19 @@ mod tests {
         let path = dir.path().join("token");
         std::fs::write(&path, "token\n").unwrap();
         assert_eq!(decision(&SessionToken::new(path).verify(&headers(sent), Instant::now())), expected);
+    }
+
+    #[test]
+    fn a_client_may_see_the_new_token_first() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("token");
+        std::fs::write(&path, "one").unwrap();
+        let token = SessionToken::new(path.clone());
+        let now = Instant::now();
+        let ask = |value: &str| decision(&token.verify(&headers(&[("x-api-key", value)]), now));
+        assert_eq!(ask("one"), "ok");
+        std::fs::write(&path, "two").unwrap();
+        assert_eq!((ask("two"), ask("one"), ask("three")), ("ok", "ok", "wrong"));
     }
 
     #[test]

@@ -21,13 +21,15 @@ use metrics_exporter_prometheus::{BuildError, PrometheusBuilder};
 use tokio::{
     net::TcpListener,
     signal::unix::{SignalKind, signal},
-    time::{MissedTickBehavior, interval},
+    time::{MissedTickBehavior, interval, timeout},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing_subscriber::EnvFilter;
 
 /// How long streams in flight may go on after SIGTERM.
 const GRACE: Duration = Duration::from_secs(30);
+/// How long a client of the probes may take to go after that.
+const PROBES_GRACE: Duration = Duration::from_secs(1);
 const METRICS_UPKEEP: Duration = Duration::from_secs(5);
 const BUCKETS: &[f64] = &[0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0];
 
@@ -135,6 +137,9 @@ async fn run(args: Args) -> Result<(), Failure> {
     }
     done.cancel();
     tasks.close();
-    tasks.wait().await;
+    if timeout(PROBES_GRACE, tasks.wait()).await.is_err() {
+        probes.abort();
+        tasks.wait().await;
+    }
     outcome
 }

@@ -2,9 +2,12 @@
 //! so that commands can run in parallel and none can break the next one; the last to end decides what stays.
 
 use std::ffi::{OsStr, OsString};
-use std::io::Read as _;
+use std::io::{Read as _, Write as _};
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
+
+use nix::libc::O_NONBLOCK;
 
 const MAX_SAVED_BYTES: u64 = 1024 * 1024;
 
@@ -76,7 +79,9 @@ impl Handover {
     /// Writes the script.
     pub(super) fn write(base: PathBuf, command: &str) -> std::io::Result<Self> {
         let handover = Self { base };
-        std::fs::write(handover.file("sh"), command)?;
+        // New: what an earlier command may have put there is not opened.
+        let mut script = std::fs::File::options().write(true).create_new(true).mode(0o600).open(handover.file("sh"))?;
+        script.write_all(command.as_bytes())?;
         Ok(handover)
     }
 
@@ -106,7 +111,9 @@ impl Drop for Handover {
 
 fn bounded(path: &Path) -> Option<Vec<u8>> {
     let mut bytes = Vec::new();
-    std::fs::File::open(path).ok()?.take(MAX_SAVED_BYTES + 1).read_to_end(&mut bytes).ok()?;
+    // A command may have put a pipe there: to open one would wait for a writer.
+    let file = std::fs::File::options().read(true).custom_flags(O_NONBLOCK).open(path).ok()?;
+    file.take(MAX_SAVED_BYTES + 1).read_to_end(&mut bytes).ok()?;
     (bytes.len() as u64 <= MAX_SAVED_BYTES).then_some(bytes)
 }
 
@@ -134,7 +141,7 @@ mod tests {
 
     use rstest::rstest;
 
-    use super::{Interpreter, parse_cwd, parse_environment};
+    use super::{Handover, Interpreter, bounded, parse_cwd, parse_environment};
 
     #[rstest]
     #[case(b"A=1\0B=x=y\nz\0", Some(vec![("A", "1"), ("B", "x=y\nz")]))]
@@ -156,6 +163,21 @@ mod tests {
     #[case(b"", None)]
     fn directories_are_read(#[case] bytes: &[u8], #[case] expected: Option<&str>) {
         assert_eq!(parse_cwd(bytes.to_vec()), expected.map(PathBuf::from));
+    }
+
+    #[test]
+    fn a_pipe_in_the_place_of_a_file_blocks_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        for name in ["1.sh", "1.cwd"] {
+            nix::unistd::mkfifo(&dir.path().join(name), nix::sys::stat::Mode::S_IRWXU).unwrap();
+        }
+        let base = dir.path().join("1");
+        let (sender, receiver) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            let left = bounded(&base.with_extension("cwd"));
+            sender.send((left.is_none_or(|bytes| bytes.is_empty()), Handover::write(base, "true").is_err())).unwrap();
+        });
+        assert_eq!(receiver.recv_timeout(std::time::Duration::from_secs(20)), Ok((true, true)));
     }
 
     #[test]

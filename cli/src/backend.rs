@@ -72,7 +72,9 @@ fn choose(namespace: &str, name: &str, service: &Service, pods: &[Pod]) -> Resul
     Ok(Destination { pod: pod.name_any(), port })
 }
 
-fn is_ready(pod: &Pod) -> bool {
+/// Whether a pod is ready and stays.
+#[must_use]
+pub fn is_ready(pod: &Pod) -> bool {
     let conditions = pod.status.as_ref().and_then(|status| status.conditions.as_ref());
     pod.metadata.deletion_timestamp.is_none()
         && conditions.into_iter().flatten().any(|condition| condition.type_ == "Ready" && condition.status == "True")

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::Pod;
 use kube::Api;
+use kube::api::Portforwarder;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -54,13 +55,16 @@ impl PortForward {
         Self::start(Route::Pod { pods, destination: Destination { pod, port } }).await
     }
 
-    /// Opens a loopback port that leads to the ready pods of a Service. That there is one is checked first, for a clear answer.
+    /// Opens a loopback port that leads to the ready pods of a Service. That there is one, and that the user may reach it, is
+    /// checked first, for a clear answer.
     ///
     /// # Errors
-    /// When there is no ready pod, or no loopback port can be opened.
+    /// When there is no ready pod, the user may not forward to it, or no loopback port can be opened.
     pub async fn to_service(backend: Backend) -> Result<Self> {
-        backend.find().await?;
-        Self::start(Route::Service(backend)).await.map_err(Error::Listen)
+        let route = Route::Service(backend);
+        let (pods, destination) = route.find().await?;
+        forward(&pods, &destination).await?.abort();
+        Self::start(route).await.map_err(Error::Listen)
     }
 
     async fn start(route: Route) -> std::io::Result<Self> {
@@ -110,11 +114,16 @@ async fn accept(listener: TcpListener, route: Arc<Route>) {
     }
 }
 
+async fn forward(pods: &Api<Pod>, Destination { pod, port }: &Destination) -> Result<Portforwarder> {
+    let ports = [*port];
+    let doing = format!("open a port-forward to pod {pod} (it takes `get` and `create` on pods/portforward)");
+    cluster::request(doing, pods.portforward(pod, &ports)).await
+}
+
 async fn relay(mut stream: TcpStream, route: &Route) -> Result<(), RelayError> {
-    let (pods, Destination { pod, port }) = route.find().await?;
-    let ports = [port];
-    let opening = pods.portforward(&pod, &ports);
-    let mut forwarder = cluster::request(format!("open a port-forward to pod {pod}"), opening).await?;
+    let (pods, destination) = route.find().await?;
+    let mut forwarder = forward(&pods, &destination).await?;
+    let port = destination.port;
     let mut remote = forwarder.take_stream(port).ok_or(RelayError::NoStream(port))?;
     tokio::io::copy_bidirectional(&mut stream, &mut remote).await?;
     drop(remote);
@@ -131,4 +140,45 @@ enum RelayError {
     Io(#[from] std::io::Error),
     #[error("the stream to the pod broke: {0}")]
     Forward(String),
+}
+
+#[cfg(test)]
+mod tests {
+    use http::{Request, Response, StatusCode};
+    use kube::Client;
+    use kube::client::Body;
+    use serde_json::json;
+
+    use super::PortForward;
+    use crate::backend::Backend;
+
+    /// An API server that shows a Service and its pod, and lets nobody forward to it.
+    async fn api(request: Request<Body>) -> Result<Response<Body>, std::convert::Infallible> {
+        let (status, body) = match request.uri().path() {
+            "/api/v1/namespaces/n/services/s" => {
+                (StatusCode::OK, json!({"metadata": {"name": "s"}, "spec": {"ports": [{"port": 8080}]}}))
+            }
+            "/api/v1/namespaces/n/pods" => {
+                let ready = json!({"conditions": [{"type": "Ready", "status": "True"}]});
+                (StatusCode::OK, json!({"metadata": {}, "items": [{"metadata": {"name": "p"}, "status": ready}]}))
+            }
+            "/api/v1/namespaces/n/pods/p/portforward" => {
+                let message = "pods \"p\" is forbidden";
+                let status = json!({"status": "Failure", "message": message, "reason": "Forbidden", "code": 403});
+                (StatusCode::FORBIDDEN, status)
+            }
+            other => panic!("nobody should ask for {other}"),
+        };
+        let mut response = Response::new(Body::from(body.to_string().into_bytes()));
+        *response.status_mut() = status;
+        Ok(response)
+    }
+
+    #[tokio::test]
+    async fn a_user_who_may_not_forward_is_told_at_once() {
+        let client = Client::new(tower::service_fn(api), "default");
+        let backend = Backend { client, namespace: "n".to_owned(), service: "s".to_owned() };
+        let error = PortForward::to_service(backend).await.unwrap_err().to_string();
+        assert!(error.contains("pods/portforward") && error.contains("is forbidden"), "{error}");
+    }
 }

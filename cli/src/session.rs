@@ -40,7 +40,7 @@ pub async fn get(cluster: &Cluster, name: &str) -> Result<AgentSession> {
 /// Waits until the session has a log; `report` is told what it waits for, each time that changes.
 ///
 /// # Errors
-/// [`Error::NotStarted`] with the last known reason after `limit`.
+/// [`Error::NotStarted`] with the last known reason after `limit`; what the API server says if it allows no watch.
 pub async fn wait_for_start(
     cluster: &Cluster,
     name: &str,
@@ -55,7 +55,7 @@ pub async fn wait_for_start(
             match states.try_next().await {
                 Ok(Some(Some(session))) => {
                     if let Some(id) = started(&session) {
-                        return id;
+                        return Ok(id);
                     }
                     let now = why_not(&session);
                     if now != why {
@@ -64,12 +64,18 @@ pub async fn wait_for_start(
                     }
                 }
                 Ok(_) => {}
-                Err(error) => tracing::debug!(%error, "the watch broke; it begins again"),
+                Err(error) => {
+                    tracing::debug!(%error, "the watch broke; it begins again");
+                    if let Some(source) = refusal(error) {
+                        let doing = format!("watch AgentSession {}/{name}", cluster.namespace);
+                        return Err(Error::Kube { doing, source: Box::new(source) });
+                    }
+                }
             }
         }
     };
     match tokio::time::timeout(limit, start).await {
-        Ok(id) => Ok(id),
+        Ok(outcome) => outcome,
         Err(_) => Err(Error::NotStarted { name: name.to_owned(), why }),
     }
 }
@@ -79,6 +85,16 @@ pub async fn wait_for_start(
 pub fn is_delivered(session: &AgentSession) -> bool {
     let delivered = session.status.as_ref().and_then(|status| status.delivered_inputs).unwrap_or(0);
     usize::try_from(delivered).is_ok_and(|delivered| delivered >= session.spec.input.len())
+}
+
+/// What the API server will say every time.
+fn refusal(error: watcher::Error) -> Option<kube::Error> {
+    match error {
+        watcher::Error::InitialListFailed(error) | watcher::Error::WatchStartFailed(error) => {
+            matches!(&error, kube::Error::Api(status) if status.is_forbidden()).then_some(error)
+        }
+        _ => None,
+    }
 }
 
 fn started(session: &AgentSession) -> Option<SessionId> {
@@ -97,11 +113,24 @@ fn why_not(session: &AgentSession) -> String {
 
 #[cfg(test)]
 mod tests {
+    use kube::core::Status;
+    use kube::runtime::watcher;
     use longhand_crds::AgentSession;
     use rstest::rstest;
     use serde_json::{Value, json};
 
-    use super::{is_delivered, started, why_not};
+    use super::{is_delivered, refusal, started, why_not};
+
+    #[rstest]
+    #[case(403, "Forbidden", true)]
+    #[case(410, "Expired", false)]
+    #[case(503, "ServiceUnavailable", false)]
+    fn only_a_denial_ends_the_wait(#[case] code: u16, #[case] reason: &str, #[case] ends: bool) {
+        let error = || kube::Error::Api(Box::new(Status::failure("no", reason).with_code(code)));
+        assert_eq!(refusal(watcher::Error::InitialListFailed(error())).is_some(), ends);
+        assert_eq!(refusal(watcher::Error::WatchStartFailed(error())).is_some(), ends);
+        assert!(refusal(watcher::Error::NoResourceVersion).is_none());
+    }
 
     fn session(input: usize, status: &Value) -> AgentSession {
         let input = vec![json!({"text": "hi"}); input];

@@ -7,11 +7,12 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt as _;
 use kube::api::{DeleteParams, ListParams, PostParams};
 use kube::runtime::watcher;
+use longhand_cli::backend::is_ready;
 use longhand_crds::labels;
 use longhand_protocol::event::EventBody;
 
 use super::{Figure, Goal, Report, Samples};
-use crate::cluster::{Fixture, SessionOptions, TestNamespace, TestResult, is_ready, session_manifest};
+use crate::cluster::{Fixture, SessionOptions, TestNamespace, TestResult, session_manifest};
 
 const ROUNDS: usize = 20;
 const DEADLINE: Duration = Duration::from_secs(120);

@@ -18,7 +18,7 @@ pub use beside::run_beside;
 pub use fixture::{Fixture, SessionOptions, session_manifest};
 pub use model::{ModelServer, Recorded, RecordedRequest};
 pub use namespace::TestNamespace;
-pub use service::{Service, is_ready, token};
+pub use service::{Service, token};
 pub use wait::{eventually, wait_for};
 
 /// The namespace that the chart is installed in.

@@ -3,12 +3,12 @@
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt as _;
 use kube::api::ListParams;
+use longhand_cli::backend::is_ready;
 use longhand_cli::port_forward::PortForward;
 use serde::Deserialize;
 use serde_json::Value;
 
 use super::namespace::TestNamespace;
-use super::service::is_ready;
 use super::{TestResult, eventually};
 
 const PORT: u16 = 8080;

@@ -7,6 +7,7 @@ use k8s_openapi::api::authentication::v1::{BoundObjectReference, TokenRequest, T
 use k8s_openapi::api::core::v1::{Pod, ServiceAccount};
 use kube::api::{Api, ListParams, PostParams};
 use kube::{Client, ResourceExt as _};
+use longhand_cli::backend::is_ready;
 use longhand_cli::port_forward::PortForward;
 use longhand_protocol::SessionId;
 use longhand_protocol::client::sse::{StreamItem, StreamOptions};
@@ -185,17 +186,6 @@ async fn forward(client: &Client) -> TestResult<PortForward> {
     })
     .await?;
     Ok(PortForward::open(pods, pod, PORT).await?)
-}
-
-/// Whether a pod is ready and stays.
-#[must_use]
-pub fn is_ready(pod: &Pod) -> bool {
-    pod.metadata.deletion_timestamp.is_none()
-        && pod
-            .status
-            .iter()
-            .flat_map(|status| status.conditions.iter().flatten())
-            .any(|condition| condition.type_ == "Ready" && condition.status == "True")
 }
 
 /// A token of the service's audience for an account, bound to a pod if one is given.

@@ -195,6 +195,12 @@ impl State {
         &self.log
     }
 
+    /// Whether the model has answered and the log does not say so yet.
+    #[must_use]
+    pub const fn has_uncommitted(&self) -> bool {
+        self.uncommitted.is_some()
+    }
+
     /// Gives up everything that may be lost.
     #[must_use]
     pub fn into_transcript(self) -> Transcript {

@@ -131,26 +131,28 @@ impl Harness {
         let service = Service::new(self.client.clone(), claim.epoch);
         let mut lease = lease::keep(self.client.clone(), claim.epoch, Duration::from_secs(claim.lease_ttl_seconds));
         let api_version = claim.session.agent.model.api_version.clone();
+        let mut out_of_time = std::pin::pin!(stopped(shutdown));
         let (mut state, mut next) = step(State::claimed(claim.session, log), Input::Claimed);
         loop {
             let effect = match next {
-                Next::Do(_) if shutdown.is_cancelled() => return Turn::Stopped,
+                // An answer that was waited for is put on record before the end.
+                Next::Do(_) if shutdown.is_cancelled() && !state.has_uncommitted() => return Turn::Stopped,
                 Next::Do(effect) => effect,
                 Next::Done => return Turn::Idle(state.into_transcript()),
                 Next::Fail { reason } => return Turn::Failed(reason),
             };
             // A tool call goes on without us and a wait is worth nothing; an answer of the model is worth waiting for.
-            let grace = match effect {
-                Effect::Execute { .. } | Effect::Rest(_) => Duration::ZERO,
-                _ => STOP_GRACE,
-            };
+            let ends_at_once = matches!(effect, Effect::Execute { .. } | Effect::Rest(_));
+            // Idling gives the claim up, which must not look like its loss; it is fenced by itself.
+            let gives_up = matches!(effect, Effect::Idle { .. });
             let input = tokio::select! {
                 biased;
-                end = &mut lease => {
+                end = &mut lease, if !gives_up => {
                     let end = end.unwrap_or_else(|error| End::Lost(format!("the lease task ended: {error}")));
                     return Turn::Ended(end, state.into_transcript());
                 }
-                () = stopped(shutdown, grace) => return Turn::Stopped,
+                () = &mut out_of_time => return Turn::Stopped,
+                () = shutdown.cancelled(), if ends_at_once => return Turn::Stopped,
                 input = effects::perform(&service, &self.model, &api_version, state.wake_revision(), effect) => input,
             };
             match input {
@@ -171,7 +173,7 @@ impl Harness {
     }
 }
 
-async fn stopped(shutdown: &CancellationToken, grace: Duration) {
+async fn stopped(shutdown: &CancellationToken) {
     shutdown.cancelled().await;
-    tokio::time::sleep(grace).await;
+    tokio::time::sleep(STOP_GRACE).await;
 }

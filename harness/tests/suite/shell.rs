@@ -171,6 +171,17 @@ async fn answers_that_are_lost_on_the_way_change_nothing() {
 }
 
 #[tokio::test]
+async fn a_claim_that_was_given_up_is_not_a_lost_one() {
+    let store = support::store();
+    send(&store, [text("one")]);
+    let world =
+        World::start_with(store, [say("1")], 0, |service| service.faults.lock().unwrap().late_idle = true).await;
+    let (exit, store, _, _) = world.exit().await;
+    assert!(matches!(&exit, Exit::Done(_)), "{exit:?}");
+    assert!(matches!(last(&log(&store)), EventBody::SessionStatusIdle { .. }), "{:?}", kinds(&log(&store)));
+}
+
+#[tokio::test]
 async fn a_message_that_comes_at_the_moment_of_idling_is_answered() {
     let store = support::store();
     send(&store, [text("one")]);
@@ -319,6 +330,25 @@ async fn a_stop_during_a_tool_call_leaves_the_work_for_the_next_brain() {
     let (_, store, service, model) = next.exit().await;
     assert_eq!(service.runs.lock().unwrap().len(), 1);
     check_request(&model.bodies()[0]);
+    assert!(matches!(last(&log(&store)), EventBody::SessionStatusIdle { stop_reason: StopReason::EndTurn }));
+}
+
+#[tokio::test]
+async fn a_stop_during_an_answer_waits_for_it_and_keeps_it() {
+    let store = support::store();
+    send(&store, [text("go")]);
+    let answer = vec![json!({"type": "text", "text": "done"})];
+    let world = World::start(store, [Turn::Wait(answer, "end_turn")], 0).await;
+    within(world.model.hanging.notified()).await;
+    world.shutdown.cancel();
+    world.model.go_on.notify_one();
+    let (exit, store, _, _) = world.exit().await;
+    assert!(matches!(&exit, Exit::Done(_)), "{exit:?}");
+    let committed = ["agent.message", "x.model_response", "span.model_request_end"];
+    assert_eq!(kinds(&log(&store))[4..], committed);
+    let next = World::start(store, [], 0).await;
+    let (_, store, _, model) = next.exit().await;
+    assert!(model.bodies().is_empty(), "the answer is not asked for again");
     assert!(matches!(last(&log(&store)), EventBody::SessionStatusIdle { stop_reason: StopReason::EndTurn }));
 }
 

@@ -21,6 +21,8 @@ pub(crate) enum Turn {
     Say(Vec<Value>, &'static str),
     /// Says this much and then nothing.
     Hang(&'static str),
+    /// Says this once it is told to go on.
+    Wait(Vec<Value>, &'static str),
     /// Says this much and breaks the connection.
     Break(&'static str),
     /// Answers with this status.
@@ -32,8 +34,10 @@ pub(crate) struct Model {
     pub(crate) turns: Mutex<VecDeque<Turn>>,
     /// What was asked, with `x-api-key` and `anthropic-version`.
     pub(crate) asked: Mutex<Vec<(String, String, Value)>>,
-    /// Told when a [`Turn::Hang`] has said what it says.
+    /// Told when a [`Turn::Hang`] has said what it says, or a [`Turn::Wait`] waits.
     pub(crate) hanging: Notify,
+    /// Tells a [`Turn::Wait`] to go on.
+    pub(crate) go_on: Notify,
 }
 
 impl Model {
@@ -65,6 +69,11 @@ async fn answer(State(model): State<Arc<Model>>, headers: HeaderMap, body: axum:
     let (text, hang) = match turn {
         Some(Turn::Say(content, stop_reason)) => (answer_frames(&content, stop_reason), false),
         Some(Turn::Hang(text)) => (open_frames(text), true),
+        Some(Turn::Wait(content, stop_reason)) => {
+            model.hanging.notify_one();
+            model.go_on.notified().await;
+            (answer_frames(&content, stop_reason), false)
+        }
         Some(Turn::Break(text)) => (open_frames(text), false),
         Some(Turn::Refuse(status)) => {
             let body = json!({"type": "error", "error": {"type": "x", "message": "refused by the script"}});

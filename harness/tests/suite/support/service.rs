@@ -30,6 +30,8 @@ pub(crate) struct Faults {
     pub(crate) lose_answers: bool,
     /// Events that come in just before the next `idle`.
     pub(crate) before_idle: Vec<ClientEvent>,
+    /// The next `idle` is made, and answered with 503 only when the claim has been found to be over.
+    pub(crate) late_idle: bool,
     /// Tool calls never end.
     pub(crate) hang_tools: bool,
     /// Bodies that were answered with 503 once.
@@ -43,6 +45,8 @@ pub(crate) struct Service {
     pub(crate) previews: Mutex<Vec<Preview>>,
     /// How often each tool call has run.
     pub(crate) runs: Mutex<HashMap<String, u32>>,
+    /// Told when a claim is not renewed.
+    not_renewed: Notify,
     /// Told when a tool call is asked for.
     pub(crate) executing: Notify,
 }
@@ -55,6 +59,7 @@ pub(crate) async fn serve(store: MemoryStore, idle_seconds: u64) -> (Arc<Service
         faults: Mutex::default(),
         previews: Mutex::default(),
         runs: Mutex::default(),
+        not_renewed: Notify::new(),
         executing: Notify::new(),
     });
     let base = super::model::listen(Router::new().fallback(handle).with_state(Arc::clone(&service))).await;
@@ -133,6 +138,13 @@ async fn handle(
         }
         other => panic!("the harness asked for {other:?}"),
     };
+    if verb == "lease" && !response.status().is_success() {
+        service.not_renewed.notify_one();
+    }
+    if verb == "idle" && std::mem::take(&mut service.faults.lock().unwrap().late_idle) {
+        service.not_renewed.notified().await;
+        return answer(503, &json!({}));
+    }
     if matches!(verb, "append" | "promote" | "idle") && service.loses_answer(&body) {
         return answer(503, &json!({}));
     }

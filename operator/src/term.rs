@@ -55,7 +55,7 @@ async fn lead(
     let tasks = start(config, context, &term).await?;
     let result = tokio::select! {
         () = elector.hold(token) => Ok(()),
-        () = tasks.one_ended() => Err(Fatal::Controllers("a controller has ended although nobody told it to")),
+        () = tasks.one_ended_early() => Err(Fatal::Controllers("a controller has ended although nobody told it to")),
     };
     term.cancel();
     match tokio::time::timeout(FAREWELL, tasks.all_ended()).await {
@@ -69,7 +69,7 @@ async fn start(config: &Config, context: &Arc<Context>, term: &CancellationToken
     let wakes = Arc::new(Wakes::default());
     let woken = woken(watch, wakes.clone());
     let sessions = agent_session::prepare(context.clone(), wakes, woken)?;
-    let tasks = Tasks::default();
+    let tasks = Tasks::new(term);
     let sweep = sweep::run(context.clone(), sessions.store.clone(), config.sweep_interval(), term.clone());
     tasks.spawn(sweep);
     tasks.spawn(agent_session::run(sessions, term.clone()));
@@ -81,13 +81,17 @@ async fn start(config: &Config, context: &Arc<Context>, term: &CancellationToken
 }
 
 /// The tasks of a term. A leader without one of them would keep others from doing its work.
-#[derive(Default)]
 struct Tasks {
     tracker: TaskTracker,
+    term: CancellationToken,
     ended: CancellationToken,
 }
 
 impl Tasks {
+    fn new(term: &CancellationToken) -> Self {
+        Self { tracker: TaskTracker::new(), term: term.clone(), ended: CancellationToken::new() }
+    }
+
     fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
         // Dropped when the task ends, also by a panic.
         let ended = self.ended.clone().drop_guard();
@@ -97,8 +101,12 @@ impl Tasks {
         });
     }
 
-    async fn one_ended(&self) {
+    /// Returns when a task has ended that nobody told to.
+    async fn one_ended_early(&self) {
         self.ended.cancelled().await;
+        if self.term.is_cancelled() {
+            std::future::pending::<()>().await;
+        }
     }
 
     async fn all_ended(&self) {
@@ -124,18 +132,23 @@ mod tests {
 
     #[tokio::test]
     async fn a_task_that_panics_ends_the_term() {
-        let (tasks, term) = (Tasks::default(), CancellationToken::new());
+        let term = CancellationToken::new();
+        let tasks = Tasks::new(&term);
         tasks.spawn(term.clone().cancelled_owned());
         tasks.spawn(async { panic!("on purpose") });
-        tokio::time::timeout(DEADLINE, tasks.one_ended()).await.expect("nobody noticed");
+        tokio::time::timeout(DEADLINE, tasks.one_ended_early()).await.expect("nobody noticed");
         term.cancel();
         tokio::time::timeout(DEADLINE, tasks.all_ended()).await.expect("a task goes on");
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_term_goes_on_while_its_tasks_do() {
-        let tasks = Tasks::default();
-        tasks.spawn(std::future::pending());
-        tokio::time::timeout(DEADLINE, tasks.one_ended()).await.unwrap_err();
+    async fn a_task_that_was_told_to_end_is_no_surprise() {
+        let term = CancellationToken::new();
+        let tasks = Tasks::new(&term);
+        tasks.spawn(term.clone().cancelled_owned());
+        tokio::time::timeout(DEADLINE, tasks.one_ended_early()).await.unwrap_err();
+        term.cancel();
+        tasks.all_ended().await;
+        tokio::time::timeout(DEADLINE, tasks.one_ended_early()).await.unwrap_err();
     }
 }

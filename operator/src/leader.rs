@@ -3,13 +3,14 @@
 //! A holder is dead when its lease has not changed for a whole duration *as this replica saw it*, so that the clocks of
 //! nodes need not agree.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use jiff::Timestamp;
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
 use kube::api::PostParams;
 use kube::{Api, Client};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::calls::{CallError, call};
@@ -71,6 +72,8 @@ pub struct Elector {
     health: Health,
     /// The lease's version when it last changed, and when this replica saw that.
     seen: Option<(String, Instant)>,
+    /// When the last write that took or renewed the lease was begun: the others count from no earlier moment.
+    renewed: Instant,
 }
 
 impl Elector {
@@ -78,7 +81,7 @@ impl Elector {
     #[must_use]
     pub fn new(client: Client, namespace: &str, name: &str, identity: &str, health: Health) -> Self {
         let api = Api::namespaced(client, namespace);
-        Self { api, name: name.to_owned(), identity: identity.to_owned(), health, seen: None }
+        Self { api, name: name.to_owned(), identity: identity.to_owned(), health, seen: None, renewed: Instant::now() }
     }
 
     /// Returns when this replica leads; `None` when `token` was cancelled first.
@@ -95,14 +98,13 @@ impl Elector {
 
     /// Renews the lease; returns when it is lost, or `token` is cancelled.
     pub async fn hold(&mut self, token: &CancellationToken) {
-        let mut renewed = Instant::now();
-        let mut pause = RENEW;
+        let mut pause = RENEW.saturating_sub(self.renewed.elapsed());
         while token.run_until_cancelled(tokio::time::sleep(pause)).await.is_some() {
             // A call that hangs must not outlast the lease.
-            let left = GIVE_UP.saturating_sub(renewed.elapsed());
+            let left = GIVE_UP.saturating_sub(self.renewed.elapsed());
             let attempt = token.run_until_cancelled(tokio::time::timeout(left, self.attempt()));
             match attempt.await {
-                Some(Ok(Ok(true))) => (renewed, pause) = (Instant::now(), RENEW),
+                Some(Ok(Ok(true))) => pause = RENEW,
                 Some(Ok(Ok(false))) => return tracing::warn!("another replica holds the lease"),
                 Some(Ok(Err(error))) => {
                     tracing::warn!(%error, "cannot renew the lease");
@@ -111,7 +113,7 @@ impl Elector {
                 Some(Err(_)) => {}
                 None => return,
             }
-            if renewed.elapsed() >= GIVE_UP {
+            if self.renewed.elapsed() >= GIVE_UP {
                 return tracing::warn!("the lease could not be renewed in time");
             }
         }
@@ -157,6 +159,7 @@ impl Elector {
             Decision::Wait => return Ok(false),
             Decision::Create | Decision::Take => held(spec, &self.identity, Timestamp::now()),
         };
+        let begun = Instant::now();
         let written = match lease {
             Some(lease) => self.replace(&Lease { spec: Some(spec), ..lease }).await,
             None => {
@@ -166,7 +169,10 @@ impl Elector {
             }
         };
         match written {
-            Ok(_) => Ok(true),
+            Ok(_) => {
+                self.renewed = begun;
+                Ok(true)
+            }
             // Another replica was faster.
             Err(error) if error.is_conflict() || error.is_already_exists() => Ok(false),
             Err(error) => Err(error),
@@ -189,11 +195,18 @@ impl Elector {
 mod tests {
     use std::time::Duration;
 
+    use http::{Request, Response, StatusCode};
     use jiff::Timestamp;
     use k8s_openapi::api::coordination::v1::LeaseSpec;
+    use kube::Client;
+    use kube::client::Body;
     use rstest::rstest;
+    use serde_json::json;
+    use tokio::time::Instant;
+    use tokio_util::sync::CancellationToken;
 
-    use super::{Decision, decide, held};
+    use super::{DURATION, Decision, Elector, decide, held};
+    use crate::health::Health;
 
     fn lease(holder: &str) -> LeaseSpec {
         LeaseSpec {
@@ -230,5 +243,33 @@ mod tests {
         assert_eq!(renewed.lease_transitions, Some(4));
         assert_eq!(renewed.acquire_time.unwrap().0, first);
         assert_eq!(renewed.renew_time.unwrap().0, second);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_leader_gives_up_before_another_may_take_over_however_slow_the_answer_was() {
+        let (service, mut server) = tower_test::mock::pair::<Request<Body>, Response<Body>>();
+        let mut elector = Elector::new(Client::new(service, "default"), "system", "lease", "me", Health::default());
+        let answers = tokio::spawn(async move {
+            let body = |value: serde_json::Value| Body::from(serde_json::to_vec(&value).unwrap());
+            let missing =
+                json!({ "kind": "Status", "status": "Failure", "reason": "NotFound", "code": 404, "message": "" });
+            let (_, answer) = server.next_request().await.unwrap();
+            answer.send_response(Response::builder().status(StatusCode::NOT_FOUND).body(body(missing)).unwrap());
+            let (_, answer) = server.next_request().await.unwrap();
+            // The lease was written at once, and the answer took its time.
+            tokio::time::sleep(Duration::from_secs(9)).await;
+            answer.send_response(Response::new(body(json!({ "metadata": { "name": "lease" } }))));
+            // After that the API server is away.
+            let mut unanswered = Vec::new();
+            while let Some(request) = server.next_request().await {
+                unanswered.push(request);
+            }
+        });
+        let (token, written) = (CancellationToken::new(), Instant::now());
+        elector.acquire(&token).await.unwrap();
+        elector.hold(&token).await;
+        assert!(written.elapsed() < DURATION, "{:?}", written.elapsed());
+        drop(elector);
+        answers.await.unwrap();
     }
 }

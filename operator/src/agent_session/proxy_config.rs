@@ -39,10 +39,36 @@ pub(super) fn config(agent: &Agent, credential: &CredentialSpec) -> Value {
 
 #[cfg(test)]
 mod tests {
+    use longhand_crds::patterns;
     use longhand_crds::vault::{Placement, PlacementKind, Scheme};
+    use proptest::prelude::*;
+    use proptest::string::string_regex;
 
     use super::config;
     use crate::fixtures;
+
+    /// Texts that a pattern of the API server takes; labels are short, so that hosts stay within their 253 characters.
+    fn taken_by(pattern: &str) -> impl Strategy<Value = String> + use<> {
+        string_regex(&pattern.trim_start_matches('^').trim_end_matches('$').replace("{0,61}", "{0,3}")).unwrap()
+    }
+
+    proptest! {
+        #[test]
+        fn what_the_api_server_takes_the_proxy_takes(
+            host in taken_by(patterns::HOST),
+            path in taken_by(patterns::PATH),
+            key in taken_by(patterns::SECRET_KEY),
+            url in taken_by(patterns::BASE_URL),
+        ) {
+            let (mut agent, mut vault) = (fixtures::agent(), fixtures::vault());
+            agent.spec.model.base_url = url;
+            let credential = &mut vault.spec.credentials[0];
+            (credential.allow.hosts, credential.allow.path_prefixes) = (vec![host], vec![path]);
+            credential.secret_ref.key = key;
+            let read = longhand_proxy::config::Config::parse(&config(&agent, credential).to_string());
+            prop_assert!(read.is_ok(), "{}", read.unwrap_err());
+        }
+    }
 
     #[test]
     fn the_proxy_reads_what_is_written() {

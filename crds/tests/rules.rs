@@ -1,5 +1,7 @@
 //! What the API server refuses before a controller or a proxy ever sees it.
 
+#![expect(clippy::unwrap_used, reason = "a helper of a test fails the test")]
+
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use longhand_crds::{definitions, patterns};
 use regex::Regex;

@@ -82,6 +82,32 @@ pub enum Command {
         #[command(flatten)]
         view: View,
     },
+    /// Make a session that begins with the history of another one: a rewind, if it ends before the last event
+    Fork {
+        /// Name of the AgentSession, or sesn_...
+        session: String,
+        /// The last event that they have in common; without it, the last one there is
+        #[arg(long, value_name = "SEQUENCE")]
+        at: Option<u64>,
+    },
+    /// Write a session and its whole log to a file that `longhand verify` can prove
+    Export {
+        /// Name of the AgentSession, or sesn_...
+        session: String,
+        /// The file; without it, standard output
+        #[arg(short, long, value_name = "FILE")]
+        output: Option<PathBuf>,
+    },
+    /// Prove that the events of an exported file are whole, unchanged and in order; needs no cluster
+    Verify {
+        /// The file; - reads standard input
+        file: PathBuf,
+    },
+    /// Make the session of an exported file
+    Import {
+        /// The file; - reads standard input
+        file: PathBuf,
+    },
     /// Apply a file and follow its AgentSession until it is idle
     Run {
         /// YAML with one AgentSession, and what else it needs; - reads standard input

@@ -1,12 +1,22 @@
 //! A ready pod behind a Service, as kubectl finds one for a port-forward.
 
-use k8s_openapi::api::core::v1::{Pod, Service};
+use std::net::SocketAddr;
+
+use k8s_openapi::api::core::v1::{ConfigMap, Pod, Service};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::api::ListParams;
 use kube::{Api, Client, ResourceExt as _};
+use longhand_protocol::client::Server;
 
 use crate::cluster;
 use crate::error::{Error, Result};
+
+/// Where the session service publishes what its clients need.
+const KEYS_CONFIG_MAP: &str = "longhand-session-keys";
+/// The authority that its certificate is from.
+const AUTHORITY: &str = "ca.crt";
+/// What the Service says of a port that speaks TLS.
+const HTTPS: &str = "https";
 
 /// A Service whose pods are forwarded to.
 #[derive(Clone)]
@@ -35,22 +45,51 @@ impl std::fmt::Debug for Backend {
 }
 
 impl Backend {
+    /// The session service behind `forwarded`, a port that leads to the Service: how it is spoken to, and by which
+    /// authority it is known.
+    ///
+    /// # Errors
+    /// When there is no such Service, or no authority for its certificate.
+    pub async fn server(&self, forwarded: SocketAddr) -> Result<Server> {
+        let Self { client, namespace, service } = self;
+        if !speaks_tls(&self.service().await?) {
+            return Ok(Server::new(format!("http://{forwarded}")));
+        }
+        let maps: Api<ConfigMap> = Api::namespaced(client.clone(), namespace);
+        let doing = format!("read ConfigMap {namespace}/{KEYS_CONFIG_MAP}");
+        let map = cluster::request(doing, maps.get_opt(KEYS_CONFIG_MAP)).await?;
+        let authority = map.and_then(|map| map.data).and_then(|mut data| data.remove(AUTHORITY));
+        let authority = authority.ok_or_else(|| Error::NoAuthority { namespace: namespace.clone() })?;
+        let url = format!("https://{service}.{namespace}.svc:{}", forwarded.port());
+        Ok(Server::new(url).trusting(authority).at(forwarded))
+    }
+
+    async fn service(&self) -> Result<Service> {
+        let Self { client, namespace, service: name } = self;
+        let services: Api<Service> = Api::namespaced(client.clone(), namespace);
+        cluster::request(format!("read Service {namespace}/{name}"), services.get_opt(name))
+            .await?
+            .ok_or_else(|| Error::NoService { namespace: namespace.clone(), name: name.clone() })
+    }
+
     /// A ready pod behind the Service.
     ///
     /// # Errors
     /// When there is no such Service, or no ready pod behind it.
     pub async fn find(&self) -> Result<Destination> {
         let Self { client, namespace, service: name } = self;
-        let services: Api<Service> = Api::namespaced(client.clone(), namespace);
-        let service = cluster::request(format!("read Service {namespace}/{name}"), services.get_opt(name))
-            .await?
-            .ok_or_else(|| Error::NoService { namespace: namespace.clone(), name: name.clone() })?;
+        let service = self.service().await?;
         let pods: Api<Pod> = Api::namespaced(client.clone(), namespace);
         let selected = ListParams::default().labels(&selector(&service));
         let pods =
             cluster::request(format!("list the pods behind Service {namespace}/{name}"), pods.list(&selected)).await?;
         choose(namespace, name, &service, &pods.items)
     }
+}
+
+fn speaks_tls(service: &Service) -> bool {
+    let port = service.spec.as_ref().and_then(|spec| spec.ports.as_ref()?.first());
+    port.and_then(|port| port.app_protocol.as_deref()) == Some(HTTPS)
 }
 
 fn selector(service: &Service) -> String {
@@ -101,7 +140,7 @@ mod tests {
     use rstest::rstest;
     use serde_json::{Value, json};
 
-    use super::{Destination, choose, selector};
+    use super::{Destination, choose, selector, speaks_tls};
 
     fn service(target_port: &Value) -> Service {
         let spec = json!({"selector": {"b": "2", "a": "1"}, "ports": [{"port": 8080, "targetPort": target_port}]});
@@ -125,6 +164,16 @@ mod tests {
     #[test]
     fn labels_become_a_selector() {
         assert_eq!(selector(&service(&json!("http"))), "a=1,b=2");
+    }
+
+    #[rstest]
+    #[case(json!("https"), true)]
+    #[case(json!("http"), false)]
+    #[case(Value::Null, false)]
+    fn the_service_says_whether_it_speaks_tls(#[case] protocol: Value, #[case] expected: bool) {
+        let port = json!({"port": 8080, "appProtocol": protocol});
+        let service = json!({"metadata": {"name": "s"}, "spec": {"ports": [port]}});
+        assert_eq!(speaks_tls(&serde_json::from_value(service).unwrap()), expected);
     }
 
     #[rstest]

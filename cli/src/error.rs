@@ -58,6 +58,15 @@ pub enum Error {
         /// The pod.
         pod: String,
     },
+    /// The service speaks TLS, and nothing says by which authority it is known.
+    #[error(
+        "ConfigMap {namespace}/longhand-session-keys has no `ca.crt`, which says how the session service is known: it publishes \
+         it when it starts, see `kubectl -n {namespace} get pods`"
+    )]
+    NoAuthority {
+        /// The namespace.
+        namespace: String,
+    },
     /// The account that tokens are requested for does not exist.
     #[error(
         "there is no ServiceAccount {name} in namespace {namespace}. Make one that may use sessions there:\n  \
@@ -89,6 +98,22 @@ pub enum Error {
     NoToken {
         /// The account.
         name: String,
+    },
+    /// A file cannot be written.
+    #[error("cannot write {}: {source}", path.display())]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// A file is not a whole export.
+    #[error("{} is not a whole export: {broken}", path.display())]
+    BrokenExport {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        broken: longhand_protocol::export::Broken,
     },
     /// No such session.
     #[error("there is no AgentSession {name} in namespace {namespace}: see `longhand get sessions -A`")]

@@ -4,7 +4,7 @@ use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 use kube::ResourceExt as _;
 use longhand_crds::AgentSession;
-use longhand_protocol::event::{EventBody, RetryStatus, SessionErrorType, StopReason};
+use longhand_protocol::event::{EventBody, RetryStatus, StopReason};
 use longhand_protocol::wire::NumberedEvent;
 use serde::Serialize;
 use serde_json::Value;
@@ -28,7 +28,7 @@ pub fn event(event: &NumberedEvent, zone: &TimeZone) -> String {
 
 fn text(body: &EventBody) -> String {
     match body {
-        EventBody::UserMessage { content } => short(&blocks(content)),
+        EventBody::UserMessage { content } | EventBody::SystemMessage { content } => short(&blocks(content)),
         EventBody::AgentMessage { content } => {
             clean(&blocks(content)).lines().collect::<Vec<_>>().join(&format!("\n{:INDENT$}", ""))
         }
@@ -39,7 +39,15 @@ fn text(body: &EventBody) -> String {
             let result = blocks(content.as_deref().unwrap_or_default());
             short(&if *is_error == Some(true) { format!("error: {result}") } else { result })
         }
-        EventBody::UserCustomToolResult { content, .. } => short(&blocks(content.as_deref().unwrap_or_default())),
+        EventBody::UserCustomToolResult { content, .. } | EventBody::UserToolResult { content, .. } => {
+            short(&blocks(content.as_deref().unwrap_or_default()))
+        }
+        EventBody::UserToolConfirmation { result, deny_message, .. } => match deny_message {
+            Some(message) => short(&format!("{}: {message}", word(result))),
+            None => word(result),
+        },
+        EventBody::UserDefineOutcome { description, .. } => short(description),
+        EventBody::SessionUpdated { title, .. } => short(title.as_deref().unwrap_or_default()),
         EventBody::SessionStatusIdle { stop_reason } => stop(stop_reason),
         EventBody::SessionError { error } => {
             short(&format!("{}: {} ({})", word(&error.kind), error.message, retry(error.retry_status)))
@@ -56,7 +64,7 @@ fn text(body: &EventBody) -> String {
         EventBody::SandboxLost { sandbox, cause } => short(&format!("{sandbox}: {cause}")),
         EventBody::ToolOutcomeUnknown { cause, .. } => short(cause),
         EventBody::ModelResponse { stop_reason, .. } => short(stop_reason.as_deref().unwrap_or_default()),
-        EventBody::UserInterrupt {}
+        EventBody::UserInterrupt { .. }
         | EventBody::AgentThinking {}
         | EventBody::SessionStatusRunning {}
         | EventBody::SessionStatusRescheduled {}
@@ -94,11 +102,9 @@ fn stop(reason: &StopReason) -> String {
     }
 }
 
-fn word(kind: &SessionErrorType) -> String {
-    fn name(value: &impl Serialize) -> Option<String> {
-        Some(serde_json::to_value(value).ok()?.as_str()?.to_owned())
-    }
-    name(kind).unwrap_or_default()
+fn word(value: &impl Serialize) -> String {
+    let word = serde_json::to_value(value).ok();
+    word.as_ref().and_then(Value::as_str).unwrap_or_default().to_owned()
 }
 
 const fn retry(status: RetryStatus) -> &'static str {

@@ -1,7 +1,7 @@
 //! The session service, as a command reaches it.
 
 use jiff::Timestamp;
-use longhand_protocol::client::{self, TokenSource, WireClient};
+use longhand_protocol::client::{self, Server, TokenSource, WireClient};
 
 use crate::args::Target;
 use crate::backend::Backend;
@@ -14,7 +14,8 @@ use crate::token::{self, Token};
 pub struct Service {
     cluster: Cluster,
     account: String,
-    forward: PortForward,
+    _forward: PortForward,
+    server: Server,
     token: Token,
 }
 
@@ -30,8 +31,10 @@ impl Service {
             namespace: target.service_namespace.clone(),
             service: target.service.clone(),
         };
-        let forward = PortForward::to_service(backend).await?;
-        Ok(Self { cluster: cluster.clone(), account: target.service_account.clone(), forward, token })
+        let forward = PortForward::to_service(backend.clone()).await?;
+        let server = backend.server(forward.address()).await?;
+        let account = target.service_account.clone();
+        Ok(Self { cluster: cluster.clone(), account, _forward: forward, server, token })
     }
 
     /// A client that is good for now: long work asks again when [`Self::renew`] says so.
@@ -43,7 +46,7 @@ impl Service {
             self.token = token::request(&self.cluster, &self.account).await?;
         }
         let source = TokenSource::fixed(self.token.value.clone());
-        Ok(WireClient::new(&self.forward.url(), source, Some(self.cluster.namespace.clone()))?)
+        Ok(WireClient::new(self.server.clone(), source, Some(self.cluster.namespace.clone()))?)
     }
 
     /// Takes a new token if `error` may come from the age of the old one; otherwise gives the error back, with advice.

@@ -1,13 +1,15 @@
 //! `Agent`: which model, with which instructions and tools.
 
+use std::collections::BTreeMap;
+
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 
 use crate::patterns;
 use crate::sandbox_template::Resources;
+use crate::toolset::ToolSpec;
 
 /// Which model, with which instructions and tools. A running session keeps the agent as it was when the session began.
 #[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -19,12 +21,27 @@ use crate::sandbox_template::Resources;
     status = "AgentStatus",
     category = "longhand",
     printcolumn(name = "Model", type_ = "string", json_path = ".spec.model.id"),
+    printcolumn(name = "Version", type_ = "integer", json_path = ".status.version"),
     printcolumn(name = "Ready", type_ = "string", json_path = ".status.conditions[?(@.type=='Ready')].status"),
     printcolumn(name = "Reason", type_ = "string", json_path = ".status.conditions[?(@.type=='Ready')].reason"),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
 )]
+#[x_kube(
+    validation = Rule::new("!has(self.tools) || self.tools.all(t, !has(t.mcpServerName) || (has(self.mcpServers) && self.mcpServers.exists(s, s.name == t.mcpServerName)))")
+        .message("mcpServerName of each tool of type mcp_toolset must be the name of one of mcpServers"),
+    validation = Rule::new("!has(self.mcpServers) || self.mcpServers.all(s, has(self.tools) && self.tools.exists(t, has(t.mcpServerName) && t.mcpServerName == s.name))")
+        .message("each of mcpServers must be named by a tool of type mcp_toolset"),
+)]
 #[serde(rename_all = "camelCase")]
 pub struct AgentSpec {
+    /// A name for people; the object's name if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 256))]
+    pub display_name: Option<String>,
+    /// What the agent is for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 4_096))]
+    pub description: Option<String>,
     /// The model and the credential that it is called with.
     pub model: ModelSpec,
     /// The system prompt.
@@ -33,19 +50,51 @@ pub struct AgentSpec {
     pub system: Option<String>,
     /// The tools that the model is offered.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 64))]
+    #[schemars(length(max = 256))]
     #[x_kube(
         validation = Rule::new("self.filter(t, t.type == 'agent_toolset_20260401').size() <= 1")
             .message("tools may hold agent_toolset_20260401 once"),
+        validation = Rule::new("self.all(t, !has(t.mcpServerName) || self.exists_one(other, has(other.mcpServerName) && other.mcpServerName == t.mcpServerName))")
+            .message("tools may hold one mcp_toolset for each of mcpServers"),
         validation = Rule::new("self.all(t, !has(t.name) || self.exists_one(other, has(other.name) && other.name == t.name))")
             .message("tools may hold each name once"),
-        validation = Rule::new("self.all(set, set.type == 'custom' || self.all(t, !has(t.name) || !(t.name in ['bash', 'edit', 'glob', 'grep', 'read', 'write']) || (has(set.disabled) && t.name in set.disabled)))")
-            .message("a custom tool has the name of a tool of agent_toolset_20260401: disable that one"),
+        validation = Rule::new(ONE_TOOL_OF_A_NAME)
+            .message("a custom tool has the name of a tool of agent_toolset_20260401: switch that one off in its configs"),
     )]
     pub tools: Vec<ToolSpec>,
+    /// Servers of tools.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 20))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
+    pub mcp_servers: Vec<McpServerSpec>,
+    /// Pairs that clients of the wire API keep with the agent.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(schema_with = "crate::metadata_schema")]
+    pub metadata: BTreeMap<String, String>,
     /// The brain.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub harness: Option<HarnessSpec>,
+}
+
+/// The outer loop is over names, since the cost of the loops multiplies.
+const ONE_TOOL_OF_A_NAME: &str = concat!(
+    "['bash', 'edit', 'glob', 'grep', 'read', 'web_fetch', 'web_search', 'write'].all(n, ",
+    "!self.exists(t, has(t.name) && t.name == n) || self.all(s, s.type != 'agent_toolset_20260401' || (",
+    "has(s.configs) && s.configs.exists(c, c.name == n && has(c.enabled)) ",
+    "? s.configs.exists(c, c.name == n && has(c.enabled) && !c.enabled) ",
+    ": has(s.defaultConfig) && has(s.defaultConfig.enabled) && !s.defaultConfig.enabled)))",
+);
+
+/// A server of tools.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct McpServerSpec {
+    /// What tools of type `mcp_toolset` call it.
+    #[schemars(length(min = 1, max = 255))]
+    pub name: String,
+    /// Where it is.
+    #[schemars(length(min = 8, max = 2_048), regex(pattern = "^https?://[^ ]+$"))]
+    pub url: String,
 }
 
 /// A model and how it is called.
@@ -55,13 +104,11 @@ pub struct ModelSpec {
     /// The name that the model API knows.
     #[schemars(length(min = 1, max = 256))]
     pub id: String,
-    /// Where the model API is, without `/v1/messages`.
-    #[serde(default = "default_base_url", rename = "baseURL")]
-    #[schemars(
-        length(min = 8, max = 512),
-        regex(pattern = patterns::BASE_URL)
-    )]
-    pub base_url: String,
+    /// Where the model API is, without `/v1/messages`. If absent and the agent has no credential either, where the installation's
+    /// default model is, else `https://api.anthropic.com`.
+    #[serde(default, rename = "baseURL", skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 8, max = 512), regex(pattern = patterns::BASE_URL))]
+    pub base_url: Option<String>,
     /// The most tokens that one answer may have.
     #[serde(default = "default_max_tokens")]
     #[schemars(range(min = 1, max = 1_000_000))]
@@ -70,12 +117,40 @@ pub struct ModelSpec {
     #[serde(default = "default_api_version")]
     #[schemars(length(min = 1, max = 32), regex(pattern = "^[!-~]+$"))]
     pub api_version: String,
-    /// The credential that the proxy puts into each request.
-    pub credential: CredentialRef,
+    /// The credential that the proxy puts into each request; that of the installation's default model if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub credential: Option<CredentialRef>,
+    /// How hard the model works.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub effort: Option<Effort>,
+    /// How fast it answers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub speed: Option<Speed>,
+    /// Where it is run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 64))]
+    pub inference_geo: Option<String>,
 }
 
-fn default_base_url() -> String {
-    "https://api.anthropic.com".to_owned()
+/// How hard a model works, in the model API's own words.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+#[expect(missing_docs, reason = "the model API's own words")]
+pub enum Effort {
+    Low,
+    Medium,
+    High,
+    Xhigh,
+    Max,
+}
+
+/// How fast a model answers, in the model API's own words.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+#[expect(missing_docs, reason = "the model API's own words")]
+pub enum Speed {
+    Standard,
+    Fast,
 }
 
 const fn default_max_tokens() -> i32 {
@@ -98,65 +173,6 @@ pub struct CredentialRef {
     pub name: String,
 }
 
-/// A tool, or a set of them.
-#[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[x_kube(
-    validation = Rule::new("self.type == 'custom' ? has(self.name) && has(self.description) && has(self.inputSchema) : !has(self.name) && !has(self.description) && !has(self.inputSchema)")
-        .message("name, description and inputSchema belong to a tool of type custom, which needs all three"),
-    validation = Rule::new("self.type == 'agent_toolset_20260401' || !has(self.disabled)")
-        .message("disabled belongs to a tool of type agent_toolset_20260401"),
-)]
-#[serde(rename_all = "camelCase")]
-pub struct ToolSpec {
-    /// What kind of tool.
-    #[serde(rename = "type")]
-    pub kind: ToolKind,
-    /// Tools of the set that are switched off.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 6))]
-    pub disabled: Option<Vec<SandboxToolName>>,
-    /// The name that the model uses.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 64), regex(pattern = "^[a-zA-Z0-9_-]+$"))]
-    pub name: Option<String>,
-    /// What the tool does, for the model.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 4_096))]
-    pub description: Option<String>,
-    /// JSON schema of the tool's input.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(schema_with = "any_object")]
-    pub input_schema: Option<Value>,
-}
-
-fn any_object(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
-    schemars::json_schema!({ "type": "object", "nullable": true, "x-kubernetes-preserve-unknown-fields": true })
-}
-
-/// The kinds of tools.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub enum ToolKind {
-    /// bash, edit, glob, grep, read and write in a sandbox.
-    #[serde(rename = "agent_toolset_20260401")]
-    AgentToolset,
-    /// A tool that the client runs.
-    #[serde(rename = "custom")]
-    Custom,
-}
-
-/// The tools of the agent toolset.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-#[expect(missing_docs, reason = "each is the tool of that name")]
-pub enum SandboxToolName {
-    Bash,
-    Edit,
-    Glob,
-    Grep,
-    Read,
-    Write,
-}
-
 /// The brain.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
@@ -177,9 +193,9 @@ pub struct AgentStatus {
     /// The generation that this status speaks of.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
-    /// A hash of what changes behaviour.
+    /// Counts the changes of the spec, from 1. Each is kept as a ControllerRevision.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub version: Option<String>,
+    pub version: Option<i64>,
     /// `Ready`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "crate::conditions_schema")]

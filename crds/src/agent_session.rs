@@ -4,12 +4,11 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::{CustomResource, KubeSchema};
-use longhand_protocol::SessionId;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use sha2::{Digest as _, Sha256};
 
 use crate::LocalRef;
+use crate::session_resource::SessionResource;
 
 /// One agent at work. Its history is in the session log; this object says that it shall exist.
 #[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -32,13 +31,15 @@ use crate::LocalRef;
     validation = Rule::new("has(self.sandboxes) == has(oldSelf.sandboxes) && (!has(self.sandboxes) || self.sandboxes == oldSelf.sandboxes)")
         .message("sandboxes cannot be changed"),
     validation = Rule::new("self.harnessIdleSeconds == oldSelf.harnessIdleSeconds").message("harnessIdleSeconds cannot be changed"),
+    validation = Rule::new("has(self.retention) == has(oldSelf.retention) && (!has(self.retention) || self.retention == oldSelf.retention)")
+        .message("retention cannot be changed: it is read when the session is made"),
     validation = Rule::new("!has(oldSelf.input) || (has(self.input) && self.input.size() >= oldSelf.input.size() && oldSelf.input.all(i, item, self.input[i] == item))")
         .message("input may only grow at its end: what was delivered cannot be changed"),
 )]
 #[serde(rename_all = "camelCase")]
 pub struct AgentSessionSpec {
-    /// The `Agent`.
-    pub agent_ref: LocalRef,
+    /// The `Agent`, as it is now or in one of its versions.
+    pub agent_ref: AgentRef,
     /// User messages. Each is delivered once; more may be added at the end.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64))]
@@ -48,6 +49,20 @@ pub struct AgentSessionSpec {
     #[schemars(length(max = 8))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
     pub sandboxes: Vec<SessionSandbox>,
+    /// Vaults whose credentials the session may use. Who refers to a vault needs the verb `use` on it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
+    pub vault_refs: Vec<LocalRef>,
+    /// Repositories and files that sandboxes shall find.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
+    pub resources: Vec<SessionResource>,
+    /// What the session may spend on the model at list prices; no limit if absent. It is kept and shown by the wire API;
+    /// no price is known yet that would stop a session.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub budget: Option<Budget>,
     /// How long a harness without work waits for the next message before its pod goes, in seconds.
     #[serde(default = "default_harness_idle_seconds")]
     #[schemars(range(min = 0, max = 3_600))]
@@ -58,20 +73,56 @@ pub struct AgentSessionSpec {
     pub title: Option<String>,
     /// Pairs that clients of the wire API keep with the session.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    #[schemars(schema_with = "metadata_schema")]
+    #[schemars(schema_with = "crate::metadata_schema")]
     pub metadata: BTreeMap<String, String>,
+    /// How long the history is kept, and where. It is read when the session is made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retention: Option<Retention>,
+}
+
+/// An `Agent` of the same namespace, and which of its versions.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct AgentRef {
+    /// The agent's name.
+    #[schemars(length(min = 1, max = 253))]
+    pub name: String,
+    /// The version; the latest when the session begins if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1))]
+    pub version: Option<i64>,
+}
+
+/// An amount of money.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Budget {
+    /// How much, as a decimal number in the smallest unit of the currency.
+    #[schemars(length(min = 1, max = 20), regex(pattern = r"^[0-9]+(\.[0-9]+)?$"))]
+    pub amount: String,
+    /// The code of the currency.
+    #[schemars(length(min = 3, max = 3), regex(pattern = "^[A-Z]{3}$"))]
+    pub currency: String,
 }
 
 const fn default_harness_idle_seconds() -> i32 {
     30
 }
 
-fn metadata_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
-    schemars::json_schema!({
-        "type": "object",
-        "maxProperties": 16,
-        "additionalProperties": { "type": "string", "maxLength": 512 },
-    })
+/// How long a session's history is kept. What is left out is as the installation has it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Retention {
+    /// So many seconds after this object is deleted the history is deleted too; until then it is kept, and takes nothing
+    /// new. 0: at once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 3_153_600_000_i64))]
+    pub delete_after_seconds: Option<i64>,
+    /// So many seconds after the last event the history moves to the object store, from where it is read as before. An
+    /// ended session's does at once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 60, max = 3_153_600_000_i64))]
+    pub archive_after_seconds: Option<i64>,
 }
 
 /// A user message.
@@ -155,10 +206,4 @@ pub struct UsageStatus {
     pub output_tokens: i64,
     pub cache_read_input_tokens: i64,
     pub cache_creation_input_tokens: i64,
-}
-
-/// The session identifier of the `AgentSession` with this UID.
-#[must_use]
-pub fn session_id(uid: &str) -> SessionId {
-    SessionId::from_digest(&Sha256::digest(uid.as_bytes()).into())
 }

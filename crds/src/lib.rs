@@ -8,21 +8,29 @@
 
 pub mod agent;
 pub mod agent_session;
+pub mod agent_version;
+mod agent_wire;
+pub mod default_model;
+mod environment_wire;
 pub mod patterns;
 pub mod sandbox;
 pub mod sandbox_template;
+pub mod session_resource;
 mod snapshot;
+pub mod toolset;
 pub mod vault;
+pub mod wire_id;
 
 use kube::CustomResourceExt as _;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use agent::{Agent, AgentSpec, AgentStatus};
-pub use agent_session::{AgentSession, AgentSessionSpec, AgentSessionStatus, session_id};
+pub use agent_session::{AgentSession, AgentSessionSpec, AgentSessionStatus, Retention};
 pub use sandbox::{Sandbox, SandboxSpec, SandboxStatus};
 pub use sandbox_template::{SandboxTemplate, SandboxTemplateSpec, SandboxTemplateStatus};
 pub use vault::{Vault, VaultSpec, VaultStatus};
+pub use wire_id::{derived_session_id, session_id, wire_id};
 
 /// The API group of every kind.
 pub const GROUP: &str = "longhand.dev";
@@ -43,6 +51,21 @@ pub mod labels {
     pub const SESSION_UID: &str = "longhand.dev/session-uid";
     /// UID of the `Sandbox`.
     pub const SANDBOX_UID: &str = "longhand.dev/sandbox-uid";
+    /// UID of the `Agent` that a ControllerRevision is a version of.
+    pub const AGENT_UID: &str = "longhand.dev/agent-uid";
+    /// The identifier by which the wire API knows the object, see [`crate::wire_id`].
+    pub const ID: &str = "longhand.dev/id";
+    /// The identifier of a session's primary thread, where it is not derived from the session's.
+    pub const THREAD_ID: &str = "longhand.dev/thread-id";
+}
+
+/// Annotations that Longhand keeps on objects.
+pub mod annotations {
+    /// When the object was archived, as RFC 3339: it is kept and shown, and nothing new may use it.
+    pub const ARCHIVED_AT: &str = "longhand.dev/archived-at";
+    /// Where the log of an `AgentSession` comes from: `import`, or `fork` and what of. The wire API makes such a log; it is
+    /// never made empty.
+    pub const LOG_FROM: &str = "longhand.dev/log-from";
 }
 
 /// An object of the same namespace, by name.
@@ -59,6 +82,15 @@ pub struct LocalRef {
 pub fn definitions() -> Vec<k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition>
 {
     vec![Agent::crd(), AgentSession::crd(), Sandbox::crd(), SandboxTemplate::crd(), Vault::crd()]
+}
+
+/// The schema of pairs that clients of the wire API keep with an object.
+fn metadata_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+    schemars::json_schema!({
+        "type": "object",
+        "maxProperties": 16,
+        "additionalProperties": { "type": "string", "maxLength": 512 },
+    })
 }
 
 /// The schema of a list of conditions: a map by `type`.

@@ -3,6 +3,8 @@
 /// A host name or IPv4 address: labels without an empty one, in lower case.
 pub const HOST: &str = r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(\.[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)*$";
 
+/// The same, or `*.` and a host name for any name below it, or `*` for any host.
+pub const HOSTS: &str = r"^(\*|(\*\.)?[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(\.[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)*)$";
 /// A path that every server reads the same way: no empty segment, no `.` and no `..`.
 pub const PATH: &str = r"^(/|(/(\.?[A-Za-z0-9_~-]|\.\.[A-Za-z0-9._~-])[A-Za-z0-9._~-]*)+/?)$";
 

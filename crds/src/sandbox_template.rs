@@ -25,8 +25,35 @@ use crate::patterns;
     printcolumn(name = "Reason", type_ = "string", json_path = ".status.conditions[?(@.type=='Ready')].reason"),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
 )]
+#[x_kube(
+    validation = Rule::new("!has(self.selfHosted) || !self.selfHosted || (!has(self.network) && !has(self.packages))")
+        .message("network and packages belong to sandboxes that Longhand makes"),
+    validation = Rule::new("!has(self.packages) || (has(self.network) && (self.network.egress == 'Unrestricted' || (has(self.network.allowPackageManagers) && self.network.allowPackageManagers)))")
+        .message("packages need network.egress Unrestricted, or network.allowPackageManagers"),
+)]
 #[serde(rename_all = "camelCase")]
 pub struct SandboxTemplateSpec {
+    /// A name for people; the object's name if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 256))]
+    pub display_name: Option<String>,
+    /// What it is for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 4_096))]
+    pub description: Option<String>,
+    /// Pairs that clients of the wire API keep with it.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(schema_with = "crate::metadata_schema")]
+    pub metadata: BTreeMap<String, String>,
+    /// Whether a worker of the customer runs the tools: then no pods are made, and the calls go to a queue.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub self_hosted: bool,
+    /// What sandboxes may reach; nothing if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub network: Option<NetworkSpec>,
+    /// What is installed in them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub packages: Option<Packages>,
     /// An image that holds `/usr/local/bin/sandboxd`; the one that Longhand ships if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 1_024))]
@@ -70,6 +97,64 @@ fn node_selector_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
         "maxProperties": 16,
         "additionalProperties": { "type": "string", "maxLength": 63 },
     })
+}
+
+/// What sandboxes may reach.
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[x_kube(
+    validation = Rule::new("self.egress == 'Limited' || (!has(self.allowedHosts) && !has(self.allowMCPServers) && !has(self.allowPackageManagers))")
+        .message("allowedHosts, allowMCPServers and allowPackageManagers belong to egress Limited"),
+)]
+#[serde(rename_all = "camelCase")]
+pub struct NetworkSpec {
+    /// Only what is named, or every public host.
+    #[serde(default)]
+    pub egress: Egress,
+    /// Host names; one that begins with `*.` stands for all names below it, and `*` for every host.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 256), inner(length(min = 1, max = 253), regex(pattern = patterns::HOSTS)))]
+    pub allowed_hosts: Vec<String>,
+    /// Also the MCP servers of the session's agent.
+    #[serde(default, rename = "allowMCPServers", skip_serializing_if = "std::ops::Not::not")]
+    pub allow_mcp_servers: bool,
+    /// Also public package registries.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub allow_package_managers: bool,
+}
+
+/// How much of the network sandboxes may reach.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum Egress {
+    /// Only what is named.
+    #[default]
+    Limited,
+    /// Every public host.
+    Unrestricted,
+}
+
+/// What is installed, by package manager. Each entry is a name, maybe with a version in the manager's own syntax.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+#[expect(missing_docs, reason = "each is the package manager of that name")]
+pub struct Packages {
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 256), inner(length(min = 1, max = 256)))]
+    pub apt: Vec<String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 256), inner(length(min = 1, max = 256)))]
+    pub cargo: Vec<String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 256), inner(length(min = 1, max = 256)))]
+    pub gem: Vec<String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 256), inner(length(min = 1, max = 256)))]
+    pub go: Vec<String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 256), inner(length(min = 1, max = 256)))]
+    pub npm: Vec<String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 256), inner(length(min = 1, max = 256)))]
+    pub pip: Vec<String>,
 }
 
 /// A variable of the environment.

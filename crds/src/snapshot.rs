@@ -1,91 +1,69 @@
 //! An agent as a session keeps it.
 
-use longhand_protocol::harness::{AgentSnapshot, Model, SandboxTool, Tool};
-use sha2::{Digest as _, Sha256};
+use longhand_protocol::harness::{AgentSnapshot, Model};
 
-use crate::agent::{Agent, SandboxToolName, ToolKind, ToolSpec};
-
-impl From<SandboxToolName> for SandboxTool {
-    fn from(name: SandboxToolName) -> Self {
-        match name {
-            SandboxToolName::Bash => Self::Bash,
-            SandboxToolName::Edit => Self::Edit,
-            SandboxToolName::Glob => Self::Glob,
-            SandboxToolName::Grep => Self::Grep,
-            SandboxToolName::Read => Self::Read,
-            SandboxToolName::Write => Self::Write,
-        }
-    }
-}
+use crate::agent::Agent;
+use crate::wire_id::{prefix, wire_id};
 
 impl Agent {
-    /// The agent as a session that begins now keeps it. The version is a hash of everything but the name, so that it
-    /// changes exactly when behaviour does.
+    /// The name that people know the agent by.
     #[must_use]
-    pub fn snapshot(&self) -> AgentSnapshot {
+    pub fn display_name(&self) -> &str {
+        let own = self.spec.display_name.as_deref();
+        own.or(self.metadata.name.as_deref()).unwrap_or_default()
+    }
+
+    /// The agent as a session that begins now keeps it, if this is its version.
+    #[must_use]
+    pub fn snapshot(&self, version: u64) -> AgentSnapshot {
         let model = &self.spec.model;
-        let mut snapshot = AgentSnapshot {
-            name: self.metadata.name.clone().unwrap_or_default(),
-            version: String::new(),
+        AgentSnapshot {
+            id: wire_id(prefix::AGENT, &self.metadata),
+            name: self.display_name().to_owned(),
+            version,
+            description: self.spec.description.clone(),
             model: Model {
                 id: model.id.clone(),
                 max_tokens: u32::try_from(model.max_tokens).unwrap_or(1),
                 api_version: model.api_version.clone(),
+                effort: model.effort.map(Into::into),
+                speed: model.speed.map(Into::into),
+                inference_geo: model.inference_geo.clone(),
             },
             system: self.spec.system.clone(),
-            tools: self.spec.tools.iter().map(tool).collect(),
-        };
-        let behaviour =
-            serde_json::json!([snapshot.model, model.base_url, snapshot.system, snapshot.tools, self.spec.harness]);
-        let digest = Sha256::digest(behaviour.to_string().as_bytes());
-        snapshot.version = digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
-        snapshot
-    }
-}
-
-fn tool(spec: &ToolSpec) -> Tool {
-    match spec.kind {
-        ToolKind::AgentToolset => {
-            let disabled: Vec<SandboxTool> = spec.disabled.iter().flatten().map(|name| (*name).into()).collect();
-            Tool::AgentToolset {
-                enabled: SandboxTool::ALL.into_iter().filter(|tool| !disabled.contains(tool)).collect(),
-            }
+            tools: self.spec.tools.iter().map(Into::into).collect(),
+            mcp_servers: self.spec.mcp_servers.iter().map(Into::into).collect(),
         }
-        ToolKind::Custom => Tool::Custom {
-            name: spec.name.clone().unwrap_or_default(),
-            description: spec.description.clone().unwrap_or_default(),
-            input_schema: spec.input_schema.clone().unwrap_or_else(|| serde_json::json!({ "type": "object" })),
-        },
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use longhand_protocol::harness::{SandboxTool, Tool};
+    use longhand_protocol::harness::SandboxTool;
 
     use crate::agent::Agent;
 
-    fn agent(change: &str) -> Agent {
-        let yaml = format!(
-            "apiVersion: longhand.dev/v1alpha1\nkind: Agent\nmetadata: {{name: a}}\nspec:\n  model: {{id: m, credential: {{vault: v, name: c}}}}\n{change}"
-        );
-        serde_yaml::from_str(&yaml).unwrap()
-    }
-
     #[test]
-    fn the_toolset_holds_what_is_not_disabled() {
-        let snapshot = agent("  tools: [{type: agent_toolset_20260401, disabled: [bash, write]}]").snapshot();
-        let expected = vec![SandboxTool::Edit, SandboxTool::Glob, SandboxTool::Grep, SandboxTool::Read];
-        assert_eq!(snapshot.tools, vec![Tool::AgentToolset { enabled: expected }]);
-    }
-
-    #[test]
-    fn the_version_changes_with_behaviour_only() {
-        let plain = agent("").snapshot().version;
-        let mut renamed = agent("");
-        renamed.metadata.name = Some("b".to_owned());
-        assert_eq!(renamed.snapshot().version, plain);
-        assert_ne!(agent("  system: be kind").snapshot().version, plain);
-        assert_ne!(agent("  harness: {image: other}").snapshot().version, plain);
+    fn a_session_keeps_what_its_agent_is() {
+        let agent: Agent = serde_yaml::from_str(
+            "apiVersion: longhand.dev/v1alpha1
+kind: Agent
+metadata: {name: a, uid: u1}
+spec:
+  model: {id: m, effort: high}
+  tools:
+    - type: agent_toolset_20260401
+      configs: [{name: bash, enabled: false}, {name: write, enabled: false}]
+    - {type: mcp_toolset, mcpServerName: s}
+  mcpServers: [{name: s, url: 'https://s.test'}]
+",
+        )
+        .unwrap();
+        let snapshot = agent.snapshot(3);
+        assert_eq!((snapshot.name.as_str(), snapshot.version), ("a", 3));
+        assert!(snapshot.id.starts_with("agent_"), "{}", snapshot.id);
+        let expected = [SandboxTool::Edit, SandboxTool::Glob, SandboxTool::Grep, SandboxTool::Read];
+        assert_eq!(snapshot.tools[0].sandbox_tools(), expected);
+        assert_eq!(snapshot.mcp_servers[0].name(), "s");
     }
 }

@@ -1,6 +1,8 @@
 //! `Vault`: which Secrets may be used where. Never a value.
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use std::collections::BTreeMap;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -23,24 +25,131 @@ use crate::patterns;
 #[serde(rename_all = "camelCase")]
 pub struct VaultSpec {
     /// The credentials.
-    #[schemars(length(min = 1, max = 32))]
+    #[serde(default)]
+    #[schemars(length(max = 32))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
     pub credentials: Vec<CredentialSpec>,
+    /// A name for people.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 255))]
+    pub display_name: Option<String>,
+    /// Pairs that clients of the wire API keep with the vault.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(schema_with = "metadata_schema")]
+    pub metadata: BTreeMap<String, String>,
+}
+
+fn metadata_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+    schemars::json_schema!({
+        "type": "object",
+        "maxProperties": 16,
+        "additionalProperties": { "type": "string", "maxLength": 512 },
+    })
 }
 
 /// A credential: where its value is, where it may go and how it is placed.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[x_kube(
+    validation = Rule::new("self.placement.type == 'environmentVariable' || !self.allow.hosts.exists(host, host.startsWith('*'))")
+        .message("only a credential of type environmentVariable may go to hosts with a wildcard"),
+    validation = Rule::new("!has(self.oauth) || self.placement.type == 'bearer'")
+        .message("an OAuth token is placed as a bearer"),
+)]
 #[serde(rename_all = "camelCase")]
 pub struct CredentialSpec {
     /// Its name in the vault.
     #[schemars(length(min = 1, max = 63), regex(pattern = "^[a-z0-9]([a-z0-9-]*[a-z0-9])?$"))]
     pub name: String,
+    /// Its identifier in the wire API; one that is derived from the vault's UID and its name if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 6, max = 62), regex(pattern = "^vcrd_[A-Za-z0-9]+$"))]
+    pub id: Option<String>,
+    /// A name for people.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 255))]
+    pub display_name: Option<String>,
+    /// Pairs that clients of the wire API keep with the credential.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(schema_with = "metadata_schema")]
+    pub metadata: BTreeMap<String, String>,
     /// The Secret that holds the value.
     pub secret_ref: SecretRef,
     /// Where it may go; anything else is refused.
     pub allow: Allow,
     /// How it is put into a request.
     pub placement: Placement,
+    /// The MCP server that it is for, as the client wrote it; `allow` says the same in terms of requests.
+    #[serde(default, rename = "mcpServerURL", skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 2_048))]
+    pub mcp_server_url: Option<String>,
+    /// What is known of an OAuth access token besides its value.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub oauth: Option<OAuth>,
+    /// When it was made; when the vault was, if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub created_at: Option<Time>,
+    /// When a client last changed it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub updated_at: Option<Time>,
+    /// When it was archived: it is shown, and no longer used.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub archived_at: Option<Time>,
+}
+
+/// What is known of an OAuth access token besides its value. It is not refreshed yet: when it has expired, write a new one.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct OAuth {
+    /// When it expires.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires_at: Option<Time>,
+    /// How to get another one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refresh: Option<Refresh>,
+}
+
+/// How to get another access token.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[x_kube(
+    validation = Rule::new("(self.tokenEndpointAuth == 'none') == !has(self.clientSecretRef)")
+        .message("clientSecretRef belongs to every tokenEndpointAuth but none"),
+)]
+#[serde(rename_all = "camelCase")]
+pub struct Refresh {
+    /// The OAuth client.
+    #[serde(rename = "clientID")]
+    #[schemars(length(min = 1, max = 1_024))]
+    pub client_id: String,
+    /// Where tokens are asked for.
+    #[schemars(length(min = 1, max = 2_048))]
+    pub token_endpoint: String,
+    /// How the client authenticates there.
+    pub token_endpoint_auth: TokenEndpointAuth,
+    /// The client's secret.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub client_secret_ref: Option<SecretRef>,
+    /// The refresh token.
+    pub refresh_token_ref: SecretRef,
+    /// The resource indicator.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 2_048))]
+    pub resource: Option<String>,
+    /// The scope that is asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 1_024))]
+    pub scope: Option<String>,
+}
+
+/// How an OAuth client authenticates at a token endpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum TokenEndpointAuth {
+    /// Not at all.
+    None,
+    /// By HTTP Basic.
+    ClientSecretBasic,
+    /// In the body.
+    ClientSecretPost,
 }
 
 /// A key of a Secret in the same namespace.
@@ -62,10 +171,11 @@ pub struct Allow {
     /// `https`, unless the upstream is inside the cluster.
     #[serde(default)]
     pub scheme: Scheme,
-    /// Host names, exactly as they are called.
+    /// Host names, exactly as they are called; for an environment variable also `*.example.com` for any name below it, and
+    /// `*` for any host that the sandbox may reach.
     #[schemars(
         length(min = 1, max = 16),
-        inner(length(min = 1, max = 253), regex(pattern = patterns::HOST))
+        inner(length(min = 1, max = 253), regex(pattern = patterns::HOSTS))
     )]
     pub hosts: Vec<String>,
     /// The port; that of the scheme if absent.
@@ -145,26 +255,58 @@ pub enum PrivateAddresses {
     validation = Rule::new("(self.type == 'header') == has(self.header)").message("header belongs to a placement of type header, which needs it"),
     validation = Rule::new(patterns::NO_RESERVED_HEADER)
         .message("header frames or routes the request: a credential cannot be placed there"),
+    validation = Rule::new("(self.type == 'environmentVariable') == has(self.variable)")
+        .message("variable belongs to a placement of type environmentVariable, which needs it"),
 )]
 #[serde(rename_all = "camelCase")]
 pub struct Placement {
-    /// `bearer`: `Authorization: Bearer <value>`; `header`: the value alone in the header that `header` names.
+    /// `bearer`: `Authorization: Bearer <value>`; `header`: the value alone in the header that `header` names;
+    /// `environmentVariable`: the sandbox sees a placeholder, which becomes the value on the way out. No proxy serves the
+    /// last one yet: such a credential is kept and shown, and the vault's condition `Placed` says that it is not used.
     #[serde(rename = "type")]
     pub kind: PlacementKind,
     /// The header's name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 64), regex(pattern = "^[A-Za-z0-9-]+$"))]
     pub header: Option<String>,
+    /// The variable of the sandbox's environment.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub variable: Option<Variable>,
+}
+
+/// A variable of the sandbox's environment that stands for a value.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Variable {
+    /// Its name.
+    #[schemars(length(min = 1, max = 253), regex(pattern = "^[A-Za-z_][A-Za-z0-9_]*$"))]
+    pub name: String,
+    /// Where in a request the placeholder becomes the value.
+    #[schemars(length(min = 1, max = 2))]
+    #[schemars(extend("x-kubernetes-list-type" = "set"))]
+    pub locations: Vec<InjectionLocation>,
+}
+
+/// A part of a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum InjectionLocation {
+    /// The values of its headers.
+    Header,
+    /// Its body.
+    Body,
 }
 
 /// The ways to place a credential.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "camelCase")]
 pub enum PlacementKind {
     /// `Authorization: Bearer <value>`.
     Bearer,
     /// The value alone in a header.
     Header,
+    /// A placeholder in the environment of the sandbox.
+    EnvironmentVariable,
 }
 
 /// What is known of a vault.
@@ -174,7 +316,8 @@ pub struct VaultStatus {
     /// The generation that this status speaks of.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
-    /// `Ready`: the vault is well-formed. Whether a Secret is there is seen by the sessions that use it.
+    /// `Ready`: the vault is well-formed. `Placed`: every credential is of a kind that a proxy can place today. Whether a
+    /// Secret is there is seen by the sessions that use it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "crate::conditions_schema")]
     pub conditions: Vec<Condition>,

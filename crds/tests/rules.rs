@@ -26,7 +26,7 @@ const PATHS: &str = "spec.credentials[].allow.pathPrefixes[]";
 const KEY: &str = "spec.credentials[].secretRef.key";
 
 #[rstest]
-#[case::hosts("Vault", HOSTS, &["a", "api.anthropic.com", "model.team.svc", "10.0.0.7", "a--b.c"], &["", ".a", "a.", "a..b", "-a", "a-.b", "a.-b", "A", "a_b", "*.a", "a:80", "a/b"])]
+#[case::hosts("Vault", HOSTS, &["a", "api.anthropic.com", "model.team.svc", "10.0.0.7", "a--b.c", "*", "*.a", "*.a.b"], &["", ".a", "a.", "a..b", "-a", "a-.b", "a.-b", "A", "a_b", "*a", "a.*", "*.*.a", "**", "a:80", "a/b"])]
 #[case::a_long_label("Vault", HOSTS, &["aaaaaaaaaabbbbbbbbbbccccccccccddddddddddeeeeeeeeeeffffffffff123"], &["aaaaaaaaaabbbbbbbbbbccccccccccddddddddddeeeeeeeeeeffffffffff1234"])]
 #[case::path_prefixes("Vault", PATHS, &["/", "/v1", "/v1/messages", "/v1/", "/.well-known/x", "/a/...", "/..a", "/~me"], &["", "v1", "//", "/v1//messages", "/v1//", "/.", "/..", "/a/.", "/a/../b", "/./a", "/a b", "/a;b", "/%2e"])]
 #[case::keys("Vault", KEY, &["token", ".token", "a..b", "_", "-"], &["", ".", "..", "..token", "a/b"])]

@@ -13,6 +13,8 @@ pub struct Config {
     pub session: SessionId,
     /// `LOG_URL`: the session service.
     pub log_url: String,
+    /// `LOG_CA`: the authority that it is known by, certificates in PEM; needed for an `https` URL of a cluster.
+    pub log_ca: Option<String>,
     /// `SESSION_TOKEN_FILE`: the pod's projected token.
     pub token_file: PathBuf,
     /// `MODEL_BASE_URL`: the model API, or the proxy in front of it.
@@ -50,6 +52,7 @@ impl Config {
         Ok(Self {
             session: need("SESSION_ID")?.parse()?,
             log_url: need("LOG_URL")?,
+            log_ca: get("LOG_CA").filter(|value| !value.is_empty()),
             token_file: need("SESSION_TOKEN_FILE")?.into(),
             model_base_url: need("MODEL_BASE_URL")?,
         })
@@ -84,6 +87,8 @@ mod tests {
         let config = read("", None).unwrap();
         assert_eq!(config.session.as_str(), "sesn_1");
         assert_eq!(config.log_url, "http://log");
+        assert_eq!(config.log_ca, None);
+        assert_eq!(read("LOG_CA", Some("PEM")).unwrap().log_ca.as_deref(), Some("PEM"));
         assert_eq!(config.token_file.to_str(), Some("/token"));
         assert_eq!(config.model_base_url, "http://model");
     }

@@ -8,15 +8,14 @@
 //! - 2: the environment is wrong.
 //! - 4: a later epoch has claimed the session.
 
-use std::io::IsTerminal as _;
 use std::process::ExitCode;
 
 use longhand_harness::{Config, Exit, Harness};
+use longhand_process::{log, signals};
 use tokio_util::sync::CancellationToken;
-use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
-    log_to_stderr();
+    log::to_stderr();
     // Another provider that is installed already would do as well.
     drop(rustls::crypto::ring::default_provider().install_default());
     let config = match Config::from_env(|name| std::env::var(name).ok()) {
@@ -42,23 +41,13 @@ fn main() -> ExitCode {
     }
 }
 
-fn log_to_stderr() {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    if std::io::stderr().is_terminal() {
-        builder.init();
-    } else {
-        builder.json().flatten_event(true).init();
-    }
-}
-
 async fn run(harness: &Harness) -> ExitCode {
     let shutdown = CancellationToken::new();
     let exit = {
         let mut serving = std::pin::pin!(harness.run(&shutdown));
         tokio::select! {
             exit = &mut serving => exit,
-            result = stop_signal() => {
+            result = asked_to_stop() => {
                 if let Err(error) = result {
                     tracing::warn!(%error, "signals cannot be received");
                 }
@@ -84,13 +73,7 @@ async fn run(harness: &Harness) -> ExitCode {
 }
 
 /// Returns when the process is asked to stop.
-async fn stop_signal() -> std::io::Result<()> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
-    }
+async fn asked_to_stop() -> std::io::Result<()> {
+    signals::Stop::listen()?.asked().await;
     Ok(())
 }

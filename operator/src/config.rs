@@ -5,6 +5,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Parser;
+use longhand_crds::agent::CredentialRef;
+use longhand_crds::default_model::{BASE_URL, DefaultModel};
+use longhand_session_log::etcd::EtcdFlags;
 
 /// Reconciles the five kinds of `longhand.dev`.
 #[derive(Clone, Debug, Parser)]
@@ -19,15 +22,22 @@ pub struct Config {
     /// The session service, as the operator and every harness reach it.
     #[arg(long, env = "SESSION_URL")]
     pub session_url: String,
+    /// The authority that the session service is known by, certificates in PEM. Harnesses are told too. When the file
+    /// changes, the operator ends, to be started anew.
+    #[arg(long, env = "SESSION_CA_FILE")]
+    pub session_ca_file: Option<PathBuf>,
     /// The session log's etcd, for its wake keys.
-    #[arg(long, env = "ETCD_ENDPOINTS", value_delimiter = ',', required = true)]
-    pub etcd_endpoints: Vec<String>,
+    #[command(flatten)]
+    pub etcd: EtcdFlags,
     /// The token of audience `longhand` that the session service knows the operator by.
     #[arg(long, env = "SESSION_TOKEN_FILE", default_value = "/var/run/longhand/token/token")]
     pub token_file: PathBuf,
     /// What the pods are made of.
     #[command(flatten)]
     pub images: Images,
+    /// What agents without a credential of their own are run with.
+    #[command(flatten)]
+    pub default_model: DefaultModelFlags,
     /// Where `/livez`, `/readyz` and `/metrics` are served.
     #[arg(long, env = "LISTEN_ADDRESS", default_value = "0.0.0.0:8081")]
     pub listen: SocketAddr,
@@ -59,6 +69,29 @@ pub struct Images {
         value_parser = ["Always", "IfNotPresent", "Never"]
     )]
     pub pull_policy: String,
+}
+
+/// What agents without a credential of their own are run with.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub struct DefaultModelFlags {
+    /// Where the model API of agents is that name neither an address nor a credential.
+    #[arg(long = "default-model-base-url", env = "DEFAULT_MODEL_BASE_URL", default_value = BASE_URL)]
+    pub base_url: String,
+    /// The Vault with the credential of agents that name none, in the namespace of each.
+    #[arg(long = "default-model-vault", env = "DEFAULT_MODEL_VAULT", requires = "credential")]
+    pub vault: Option<String>,
+    /// The credential's name in it.
+    #[arg(long = "default-model-credential", env = "DEFAULT_MODEL_CREDENTIAL", requires = "vault")]
+    pub credential: Option<String>,
+}
+
+impl DefaultModelFlags {
+    /// The default, if there is one.
+    #[must_use]
+    pub fn model(&self) -> Option<DefaultModel> {
+        let (vault, name) = self.vault.clone().zip(self.credential.clone())?;
+        Some(DefaultModel { base_url: self.base_url.clone(), credential: CredentialRef { vault, name } })
+    }
 }
 
 impl Config {
@@ -102,8 +135,18 @@ mod tests {
     #[test]
     fn endpoints_are_separated_by_commas() {
         let config = Config::try_parse_from(REQUIRED).unwrap();
-        assert_eq!(config.etcd_endpoints, ["http://a:2379", "http://b:2379"]);
+        assert_eq!(config.etcd.etcd_endpoints[0].0, ["http://a:2379", "http://b:2379"]);
         assert_eq!(config.sweep_interval().as_secs(), 60);
+    }
+
+    #[test]
+    fn a_default_model_is_whole_or_absent() {
+        assert_eq!(Config::try_parse_from(REQUIRED).unwrap().default_model.model(), None);
+        let flags = ["--default-model-vault", "models", "--default-model-credential", "api-key"];
+        let config = Config::try_parse_from(REQUIRED.iter().chain(&flags)).unwrap();
+        let model = config.default_model.model().unwrap();
+        assert_eq!((model.base_url.as_str(), model.credential.vault.as_str()), ("https://api.anthropic.com", "models"));
+        assert!(Config::try_parse_from(REQUIRED.iter().chain(&flags[..2])).is_err());
     }
 
     #[rstest]

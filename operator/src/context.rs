@@ -6,6 +6,7 @@ use std::time::Duration;
 use futures::future::try_join_all;
 use kube::runtime::reflector::Store;
 use kube::{Client, Resource};
+use longhand_crds::default_model::DefaultModel;
 
 use crate::config::Images;
 use crate::error::Error;
@@ -27,8 +28,12 @@ pub struct Context {
     pub namespace: String,
     /// The session service, as harness pods reach it.
     pub session_url: String,
+    /// The authority that it is known by, certificates in PEM.
+    pub session_ca: Option<String>,
     /// What pods are made of.
     pub images: Images,
+    /// What agents without a credential of their own are run with.
+    pub default_model: Option<DefaultModel>,
 }
 
 /// A store of a kind that one undecodable object does not break.

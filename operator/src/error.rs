@@ -29,6 +29,19 @@ pub enum Error {
         /// The key in it.
         key: &'static str,
     },
+    /// Something else has the name of the next version of an agent, such as a version of an agent of that name that is gone.
+    #[error(
+        "the next version of Agent {namespace}/{name} has the name of a ControllerRevision that belongs to something else"
+    )]
+    VersionTaken {
+        /// The agent's namespace.
+        namespace: String,
+        /// The agent's name.
+        name: String,
+    },
+    /// An object cannot be written as JSON.
+    #[error("an object cannot be written: {0}")]
+    Unwritable(serde_json::Error),
     /// Something else has the name of a pod that is to be made.
     #[error("pod {namespace}/{name} exists and belongs to something else; it is left alone, delete or rename it")]
     NameTaken {
@@ -49,6 +62,8 @@ impl Error {
             Self::Log(_) => "SessionServiceUnavailable",
             Self::NotSynced(_) => "NotSynced",
             Self::NoVerifyKey { .. } => "VerifyKeyMissing",
+            Self::VersionTaken { .. } => "VersionTaken",
+            Self::Unwritable(_) => "Unwritable",
             Self::NameTaken { .. } => "PodNameTaken",
         }
     }
@@ -59,8 +74,8 @@ impl Error {
         match self {
             Self::Kubernetes(_) => Duration::from_secs(5),
             Self::Log(error) => log_service::retry_after(error),
-            Self::NotSynced(_) | Self::NoVerifyKey { .. } => Duration::from_secs(2),
-            Self::NameTaken { .. } => Duration::from_secs(30),
+            Self::NotSynced(_) | Self::NoVerifyKey { .. } | Self::VersionTaken { .. } => Duration::from_secs(2),
+            Self::NameTaken { .. } | Self::Unwritable(_) => Duration::from_secs(30),
         }
     }
 }

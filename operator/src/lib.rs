@@ -6,6 +6,7 @@
 
 pub mod agent;
 pub mod agent_session;
+mod authorities;
 pub mod calls;
 pub mod conditions;
 pub mod config;
@@ -40,6 +41,7 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::authorities::Authorities;
 use crate::config::Config;
 use crate::context::Context;
 use crate::events::Events;
@@ -64,6 +66,17 @@ pub enum Fatal {
     /// The HTTP client for credential proxies cannot be set up.
     #[error("cannot set up the client of credential proxies: {0}")]
     Proxies(#[from] reqwest::Error),
+    /// The authorities that the session service is known by cannot be read.
+    #[error("cannot read {}: {source}", path.display())]
+    Authorities {
+        /// The file.
+        path: std::path::PathBuf,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// There are other authorities now.
+    #[error("the session service is known by another authority now: start again to trust it")]
+    AuthoritiesChanged,
     /// Probes and metrics cannot be served.
     #[error("cannot serve probes and metrics on {address}: {source}")]
     Listen {
@@ -83,14 +96,17 @@ pub enum Fatal {
 /// [`Fatal`], after which only a restart helps.
 pub async fn run(config: Config, metrics: PrometheusHandle, token: CancellationToken) -> Result<(), Fatal> {
     let client = Client::try_default().await.map_err(|error| Fatal::Kubernetes(Box::new(error)))?;
-    let log = InternalClient::new(&config.session_url, TokenSource::file(&config.token_file))
+    let authorities = Authorities::read(config.session_ca_file.as_deref()).await?;
+    let log = InternalClient::new(authorities.server(&config.session_url), TokenSource::file(&config.token_file))
         .map_err(|error| Fatal::SessionService(Box::new(error)))?;
     let context = Arc::new(Context {
         log: Arc::new(log),
         events: Events::new(client.clone(), &config.identity),
         namespace: config.namespace.clone(),
         session_url: config.session_url.clone(),
+        session_ca: authorities.pem().map(ToOwned::to_owned),
         images: config.images.clone(),
+        default_model: config.default_model.model(),
         client: client.clone(),
     });
     let health = Health::default();
@@ -102,6 +118,7 @@ pub async fn run(config: Config, metrics: PrometheusHandle, token: CancellationT
     let mut elector = Elector::new(client, &config.namespace, &config.lease_name, &config.identity, health);
     let result = tokio::select! {
         result = term::serve_terms(&config, &context, &mut elector, &token) => result,
+        () = authorities.changed() => Err(Fatal::AuthoritiesChanged),
         served = served => Err(Fatal::Listen { address: config.listen, source: listen_error(served) }),
     };
     serving.cancel();

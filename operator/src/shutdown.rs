@@ -1,6 +1,6 @@
 //! The end of the process.
 
-use tokio::signal::unix::{SignalKind, signal};
+use longhand_process::signals;
 use tokio_util::sync::CancellationToken;
 
 /// A token that is cancelled by SIGTERM or SIGINT.
@@ -8,14 +8,11 @@ use tokio_util::sync::CancellationToken;
 /// # Errors
 /// When the signals cannot be listened to.
 pub fn on_signal() -> std::io::Result<CancellationToken> {
-    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let mut asked = signals::Stop::listen()?;
     let token = CancellationToken::new();
     let cancel = token.clone();
     tokio::spawn(async move {
-        tokio::select! {
-            _ = terminate.recv() => tracing::info!("SIGTERM"),
-            _ = interrupt.recv() => tracing::info!("SIGINT"),
-        }
+        asked.asked().await;
         cancel.cancel();
     });
     Ok(token)

@@ -7,7 +7,6 @@ use futures::{Stream, StreamExt as _};
 use jiff::Timestamp;
 use kube::runtime::reflector::ObjectRef;
 use longhand_crds::AgentSession;
-use longhand_session_log::etcd::EtcdOptions;
 use longhand_session_log::wake::WakeWatch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -65,7 +64,7 @@ async fn lead(
 }
 
 async fn start(config: &Config, context: &Arc<Context>, term: &CancellationToken) -> Result<Tasks, Fatal> {
-    let watch = WakeWatch::connect(&config.etcd_endpoints, &EtcdOptions::default()).await?;
+    let watch = WakeWatch::connect(&config.etcd.etcd_endpoints, &config.etcd.options()).await?;
     let wakes = Arc::new(Wakes::default());
     let woken = woken(watch, wakes.clone());
     let sessions = agent_session::prepare(context.clone(), wakes, woken)?;

@@ -50,7 +50,9 @@ pub(crate) fn context_with(log: Arc<FakeLog>) -> (Arc<Context>, Server) {
         log,
         namespace: "longhand-system".into(),
         session_url: "http://longhand-session.longhand-system.svc:8080".into(),
+        session_ca: None,
         images: images(),
+        default_model: None,
     };
     (Arc::new(context), Server(handle))
 }

@@ -59,7 +59,7 @@ fn reference(wake: &Wake) -> ObjectRef<Guarded<AgentSession>> {
 #[cfg(test)]
 mod tests {
     use jiff::Timestamp;
-    use longhand_crds::session_id;
+    use longhand_crds::derived_session_id;
     use longhand_protocol::internal::Wake;
 
     use longhand_session_log::wake::WakeEvent;
@@ -77,26 +77,26 @@ mod tests {
     #[test]
     fn a_snapshot_concerns_what_came_what_stayed_and_what_went() {
         let wakes = Wakes::default();
-        assert_eq!(apply(&wakes, WakeEvent::Set(session_id("a"), wake("a")), 1), ["a"]);
-        assert_eq!(apply(&wakes, WakeEvent::Set(session_id("b"), wake("b")), 2), ["b"]);
-        let all = vec![(session_id("b"), wake("b")), (session_id("c"), wake("c"))];
+        assert_eq!(apply(&wakes, WakeEvent::Set(derived_session_id("a"), wake("a")), 1), ["a"]);
+        assert_eq!(apply(&wakes, WakeEvent::Set(derived_session_id("b"), wake("b")), 2), ["b"]);
+        let all = vec![(derived_session_id("b"), wake("b")), (derived_session_id("c"), wake("c"))];
         let mut concerned = apply(&wakes, WakeEvent::Snapshot(all), 3);
         concerned.sort();
         assert_eq!(concerned, ["a", "b", "c"]);
-        assert_eq!(wakes.open_since(&session_id("a")), None);
-        assert_eq!(wakes.open_since(&session_id("b")), Timestamp::from_second(2).ok());
-        assert_eq!(wakes.open_since(&session_id("c")), Timestamp::from_second(3).ok());
+        assert_eq!(wakes.open_since(&derived_session_id("a")), None);
+        assert_eq!(wakes.open_since(&derived_session_id("b")), Timestamp::from_second(2).ok());
+        assert_eq!(wakes.open_since(&derived_session_id("c")), Timestamp::from_second(3).ok());
     }
 
     #[test]
     fn a_key_set_again_keeps_its_time_until_it_is_cleared() {
         let wakes = Wakes::default();
         for second in [1, 2] {
-            apply(&wakes, WakeEvent::Set(session_id("a"), wake("a")), second);
+            apply(&wakes, WakeEvent::Set(derived_session_id("a"), wake("a")), second);
         }
-        assert_eq!(wakes.open_since(&session_id("a")), Timestamp::from_second(1).ok());
-        assert_eq!(apply(&wakes, WakeEvent::Cleared(session_id("a")), 3), ["a"]);
-        assert_eq!(wakes.open_since(&session_id("a")), None);
-        assert_eq!(apply(&wakes, WakeEvent::Cleared(session_id("a")), 4), Vec::<String>::new());
+        assert_eq!(wakes.open_since(&derived_session_id("a")), Timestamp::from_second(1).ok());
+        assert_eq!(apply(&wakes, WakeEvent::Cleared(derived_session_id("a")), 3), ["a"]);
+        assert_eq!(wakes.open_since(&derived_session_id("a")), None);
+        assert_eq!(apply(&wakes, WakeEvent::Cleared(derived_session_id("a")), 4), Vec::<String>::new());
     }
 }

@@ -1,10 +1,11 @@
 //! The error shape of the public API, which the harness API shares.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 /// The body of every answer that is not a success.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct ErrorEnvelope {
     /// Always `error`.
     #[serde(rename = "type")]
@@ -25,7 +26,7 @@ impl ErrorEnvelope {
 }
 
 /// The constant `error`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ErrorTag {
     /// `error`
@@ -33,7 +34,7 @@ pub enum ErrorTag {
 }
 
 /// What happened, to what, and what to do.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct ErrorBody {
     /// The class of the error.
     #[serde(rename = "type")]
@@ -46,7 +47,7 @@ pub struct ErrorBody {
 }
 
 /// The classes of errors that the public API knows.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ErrorType {
     /// 400, 409, 412 and 422: the request cannot be done as it stands.

@@ -5,10 +5,10 @@
 //! 412 and [`Conflict::Fenced`], after which the harness exits at once.
 
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 
 use crate::event::{NewEvent, Record};
 use crate::id::{EventId, SessionId};
+pub use crate::wire::agents::{Effort, McpServer, Speed, Tool};
 
 /// `POST claim`: take the session; from then on only the new epoch may append.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -41,13 +41,19 @@ pub struct HarnessSession {
     pub harness_idle_seconds: u64,
 }
 
-/// The parts of an agent that decide how it behaves.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+/// An agent as a session keeps it.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct AgentSnapshot {
-    /// The agent's name.
+    /// The agent's identifier in the wire API.
+    #[serde(default)]
+    pub id: String,
+    /// The agent's name for people.
     pub name: String,
-    /// A hash of everything in this snapshot but the name.
-    pub version: String,
+    /// Which of its versions.
+    pub version: u64,
+    /// What it is for.
+    #[serde(default)]
+    pub description: Option<String>,
     /// The model to call.
     pub model: Model,
     /// The system prompt.
@@ -56,10 +62,13 @@ pub struct AgentSnapshot {
     /// The tools that the model is offered.
     #[serde(default)]
     pub tools: Vec<Tool>,
+    /// Servers that toolsets may name.
+    #[serde(default)]
+    pub mcp_servers: Vec<McpServer>,
 }
 
 /// A model and how it is called.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Model {
     /// The name that the model API knows.
     pub id: String,
@@ -67,28 +76,15 @@ pub struct Model {
     pub max_tokens: u32,
     /// The value of the `anthropic-version` header.
     pub api_version: String,
-}
-
-/// A tool that the model is offered.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "type")]
-pub enum Tool {
-    /// The tools that run in a sandbox.
-    #[serde(rename = "agent_toolset_20260401")]
-    AgentToolset {
-        /// The tools of the set that are on, sorted by name.
-        enabled: Vec<SandboxTool>,
-    },
-    /// A tool that the client runs; the session waits for its result.
-    #[serde(rename = "custom")]
-    Custom {
-        /// The name that the model uses.
-        name: String,
-        /// What the tool does, for the model.
-        description: String,
-        /// JSON schema of the input.
-        input_schema: Value,
-    },
+    /// How hard it works.
+    #[serde(default)]
+    pub effort: Option<Effort>,
+    /// How fast it answers.
+    #[serde(default)]
+    pub speed: Option<Speed>,
+    /// Where it is run.
+    #[serde(default)]
+    pub inference_geo: Option<String>,
 }
 
 /// The tools of the agent toolset that a sandbox has.

@@ -1,8 +1,10 @@
 //! Identifiers: a prefix that names the kind of object and 24 characters of the base58 alphabet.
 
+use std::borrow::Cow;
 use std::fmt;
 
 use rand::Rng as _;
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
 const ALPHABET: &[u8; 58] = b"123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz";
@@ -88,6 +90,16 @@ macro_rules! id {
             }
         }
 
+        impl JsonSchema for $name {
+            fn schema_name() -> Cow<'static, str> {
+                stringify!($name).into()
+            }
+
+            fn json_schema(_: &mut SchemaGenerator) -> Schema {
+                json_schema!({ "type": "string", "maxLength": MAX_LENGTH, "pattern": concat!("^", $prefix, "[A-Za-z0-9]+$") })
+            }
+        }
+
         impl fmt::Display for $name {
             fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
                 formatter.write_str(&self.0)
@@ -106,6 +118,26 @@ id!(
     EventId,
     "sevt_"
 );
+
+id!(
+    /// A thread of a session.
+    ThreadId,
+    "sthr_"
+);
+id!(
+    /// An outcome that a client defined.
+    OutcomeId,
+    "outc_"
+);
+
+impl OutcomeId {
+    /// The outcome that this event defines.
+    #[must_use]
+    pub fn of(event: &EventId) -> Self {
+        let rest = event.as_str().strip_prefix(EventId::PREFIX).unwrap_or_default();
+        Self(format!("{}{rest}", Self::PREFIX))
+    }
+}
 
 /// The identifier of a request, for logs and the `request-id` header.
 #[must_use]

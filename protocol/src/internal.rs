@@ -1,10 +1,10 @@
-//! What the operator asks of the session service, under `/internal/v1`.
+//! What the operator asks of the session service, under `/internal/v1`, and what its replicas tell one another.
 //!
 //! The operator has no access to session logs: it says which resources there are, and learns what it needs for their status.
 
 use serde::{Deserialize, Serialize};
 
-use crate::event::Usage;
+use crate::event::{Preview, Usage};
 use crate::id::SessionId;
 use crate::wire::SessionStatus;
 
@@ -92,4 +92,23 @@ pub struct Wake {
     pub name: String,
     /// The resource's UID.
     pub uid: String,
+}
+
+/// `POST /peer/v1/previews`, on a port that only replicas of the session service reach: shown to those who watch at this
+/// replica.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct PeerPreviews {
+    /// In the order in which harnesses posted them.
+    pub posts: Vec<PeerPost>,
+}
+
+/// What a harness posted at once.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct PeerPost {
+    /// The session that it serves.
+    pub session: SessionId,
+    /// The previews, in order.
+    pub frames: Vec<Preview>,
 }

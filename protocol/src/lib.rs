@@ -6,11 +6,15 @@
 pub mod client;
 pub mod error;
 pub mod event;
+pub mod export;
+pub mod fields;
 pub mod harness;
 pub mod id;
 pub mod internal;
+mod schema;
+pub mod secret;
 pub mod wire;
 
 pub use error::{ErrorBody, ErrorEnvelope, ErrorType};
 pub use event::{ClientEvent, Event, EventBody, NewEvent, Record};
-pub use id::{EventId, SessionId};
+pub use id::{EventId, OutcomeId, SessionId, ThreadId};

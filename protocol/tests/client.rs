@@ -11,15 +11,19 @@ use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::response::Response;
 use futures::StreamExt as _;
+use hyper_util::service::TowerToHyperService;
+use longhand_process::http::{Limits, Listener};
+use longhand_process::tls::Certificate;
 use longhand_protocol::client::sse::{StreamItem, StreamOptions};
 use longhand_protocol::client::wire::EventQuery;
-use longhand_protocol::client::{Error, HarnessClient, InternalClient, TokenSource, WireClient};
+use longhand_protocol::client::{Error, HarnessClient, InternalClient, Server, TokenSource, WireClient};
 use longhand_protocol::event::{EventBody, Preview};
 use longhand_protocol::harness::{AppendRequest, Conflict, ExecuteRequest};
 use longhand_protocol::wire::Order;
 use longhand_protocol::{EventId, NewEvent, SessionId};
 use serde_json::{Value, json};
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 /// Answers one request after the other from a list and keeps what was asked.
 #[derive(Clone, Default)]
@@ -254,4 +258,37 @@ fn a_base_that_is_no_url_is_refused() {
         let error = WireClient::new(base, TokenSource::fixed("t"), None).unwrap_err();
         assert!(matches!(error, Error::BaseUrl { .. }), "{error:?}");
     }
+}
+
+#[tokio::test]
+async fn a_service_over_tls_is_known_by_its_authority() {
+    let (_, script) = serve([json_answer(200, &json!({"data": [], "next_page": null}))]).await;
+    let authority = rcgen::generate_simple_self_signed(["session.example.svc".to_owned()]).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let (chain, key) = (folder.path().join("tls.crt"), folder.path().join("tls.key"));
+    std::fs::write(&chain, authority.cert.pem()).unwrap();
+    std::fs::write(&key, authority.signing_key.serialize_pem()).unwrap();
+    let certificate = Certificate::load(chain, key).await.unwrap();
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let service = TowerToHyperService::new(Router::new().fallback(handle).with_state(script.clone()));
+    let close = CancellationToken::new();
+    let server = tokio::spawn(Listener::tls(listener, &certificate).serve(service, Limits::default(), close.clone()));
+
+    // With the dot that spares pods the search list.
+    let known = Server::new(format!("https://session.example.svc.:{}", address.port())).at(address);
+    let list = |server: Server| async move {
+        let client = WireClient::new(server, TokenSource::fixed("t"), None)?;
+        client.list_events(&session(), &EventQuery::default()).await
+    };
+    list(known.clone().trusting(authority.cert.pem())).await.unwrap();
+    let other = rcgen::generate_simple_self_signed(["session.example.svc".to_owned()]).unwrap();
+    let error = list(known.clone().trusting(other.cert.pem())).await.unwrap_err();
+    assert!(matches!(error, Error::Connect { .. }), "{error}");
+    let misnamed = Server::new(format!("https://other.example:{}", address.port())).at(address);
+    list(misnamed.trusting(authority.cert.pem())).await.unwrap_err();
+    assert!(matches!(list(known.trusting("none")).await.unwrap_err(), Error::NoAuthority));
+    assert_eq!(script.asked().len(), 1, "no request went to a server that is not known");
+    close.cancel();
+    server.await.unwrap();
 }

@@ -1,15 +1,9 @@
 //! `proxy`: the credential-proxy sidecar.
 
-use std::{
-    io::{self, IsTerminal},
-    net::SocketAddr,
-    path::PathBuf,
-    process::ExitCode,
-    sync::Arc,
-    time::Duration,
-};
+use std::{io, net::SocketAddr, path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
 
 use clap::Parser;
+use longhand_process::{log, signals};
 use longhand_proxy::{
     base_url::{self, Proxy, serve::BindError},
     config::{Config, ConfigError},
@@ -20,11 +14,9 @@ use longhand_proxy::{
 use metrics_exporter_prometheus::{BuildError, PrometheusBuilder};
 use tokio::{
     net::TcpListener,
-    signal::unix::{SignalKind, signal},
     time::{MissedTickBehavior, interval, timeout},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tracing_subscriber::EnvFilter;
 
 /// How long streams in flight may go on after SIGTERM.
 const GRACE: Duration = Duration::from_secs(30);
@@ -74,13 +66,7 @@ enum Failure {
 // One thread: the work is passing bytes on, and a sidecar must be small.
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
-    if io::stderr().is_terminal() {
-        log.init();
-    } else {
-        log.json().flatten_event(true).init();
-    }
+    log::to_stderr();
     match harden().map_err(Failure::Harden).map(|()| Args::parse()) {
         Ok(args) => match run(args).await {
             Ok(()) => ExitCode::SUCCESS,
@@ -103,8 +89,7 @@ async fn run(args: Args) -> Result<(), Failure> {
     let health_listener = TcpListener::bind(args.health_listen)
         .await
         .map_err(|source| Failure::BindHealth { address: args.health_listen, source })?;
-    let mut terminate = signal(SignalKind::terminate()).map_err(Failure::Signal)?;
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(Failure::Signal)?;
+    let mut asked = signals::Stop::listen().map_err(Failure::Signal)?;
 
     let (shutdown, done) = (CancellationToken::new(), CancellationToken::new());
     let tasks = TaskTracker::new();
@@ -123,8 +108,7 @@ async fn run(args: Args) -> Result<(), Failure> {
     tracing::info!(address = %args.listen, probes = %args.health_listen, "serving");
 
     let outcome = tokio::select! {
-        _ = terminate.recv() => Ok(()),
-        _ = interrupt.recv() => Ok(()),
+        () = asked.asked() => Ok(()),
         ended = &mut probes => match ended {
             Ok(served) => served.map_err(Failure::Health),
             Err(panicked) => Err(Failure::Health(panicked.into())),

@@ -1,16 +1,14 @@
 //! `sandboxd`: see the crate `longhand-sandbox`.
 
-use std::io::IsTerminal as _;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use longhand_process::{log, signals};
 use longhand_sandbox::server::reaper::{self, Children};
 use longhand_sandbox::server::{Config, ConfigError, Server, ServerError};
-use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tracing::{error, info};
-use tracing_subscriber::EnvFilter;
+use tracing::error;
 
 // 32 calls may run, each with at most one thread of file work; some more for what a hung disk keeps.
 const MAX_BLOCKING_THREADS: usize = 48;
@@ -27,7 +25,7 @@ enum Error {
 }
 
 fn main() -> ExitCode {
-    log_to_stderr();
+    log::to_stderr();
     match start() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -51,7 +49,7 @@ fn start() -> Result<(), Error> {
 }
 
 async fn run(config: Config) -> Result<(), Error> {
-    let (mut term, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let mut asked = signals::Stop::listen()?;
     let children = Children::default();
     let server = Server::bind(config, children.clone()).await?;
     let (stop, stopped, tasks) = (CancellationToken::new(), CancellationToken::new(), TaskTracker::new());
@@ -59,8 +57,7 @@ async fn run(config: Config) -> Result<(), Error> {
         let (stop, stopped) = (stop.clone(), stopped.clone());
         async move {
             tokio::select! {
-                _ = term.recv() => info!("SIGTERM"),
-                _ = interrupt.recv() => info!("SIGINT"),
+                () = asked.asked() => {}
                 () = stopped.cancelled() => {}
             }
             stop.cancel();
@@ -79,14 +76,4 @@ async fn run(config: Config) -> Result<(), Error> {
     tasks.close();
     tasks.wait().await;
     Ok(())
-}
-
-fn log_to_stderr() {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    if std::io::stderr().is_terminal() {
-        builder.init();
-    } else {
-        builder.json().init();
-    }
 }

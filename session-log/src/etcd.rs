@@ -9,14 +9,29 @@
 //!
 //! [`SessionStore::list`]: crate::SessionStore::list
 
+mod archive;
+mod batch;
 mod client;
+mod cold;
+mod collect;
+mod failure;
+mod flags;
+mod forks;
 mod heads;
 mod hub;
+mod import;
 mod keys;
+mod link;
+mod maintenance;
+mod payloads;
 mod plan;
+mod read;
 mod sessions;
+mod sharded;
 mod store;
 mod tail;
+mod turns;
+mod users;
 mod view;
 mod watch;
 mod write;
@@ -25,22 +40,32 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use longhand_protocol::SessionId;
+use tokio::sync::OnceCell;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use self::client::Etcd;
+use self::cold::Segments;
 use self::heads::Heads;
 use self::hub::Hub;
 use self::keys::Keys;
-use self::plan::{Place, Plan};
-use self::view::Look;
+use self::plan::Place;
+use self::turns::Turns;
 use self::watch::PrefixWatch;
-use self::write::{Guard, Write};
+use crate::objects::Objects;
 use crate::store::{Result, StoreError};
 
+pub use self::archive::Archived;
 pub(crate) use self::client::Etcd as Connection;
+pub use self::collect::Collected;
+pub use self::flags::{Endpoints, EtcdFlags, NoEndpoint};
 pub(crate) use self::keys::Keys as Layout;
-pub(crate) use self::view::Kv;
+pub use self::link::{Identity, Login, TlsFiles};
+pub use self::maintenance::{Activity, Lead, MemberSpace, Space};
+pub(crate) use self::plan::Plan;
+pub use self::sharded::ShardedStore;
+pub(crate) use self::view::{Kv, Look, View};
 pub(crate) use self::watch::{Away, Happened, PrefixWatch as Watch, Start};
+pub(crate) use self::write::{Guard, Write};
 
 /// How a store uses etcd.
 #[derive(Clone, Debug)]
@@ -53,6 +78,12 @@ pub struct EtcdOptions {
     pub inbox_limit: usize,
     /// For how long etcd may be away before a tail ends.
     pub away_limit: Duration,
+    /// For endpoints that begin with `https://`.
+    pub tls: Option<TlsFiles>,
+    /// Who this is for etcd, unless its client certificate says so or etcd does not ask.
+    pub login: Option<Login>,
+    /// Where large payloads and old events go. Without, everything stays in etcd.
+    pub objects: Option<Objects>,
 }
 
 impl Default for EtcdOptions {
@@ -62,6 +93,9 @@ impl Default for EtcdOptions {
             timeout: Duration::from_secs(5),
             inbox_limit: crate::DEFAULT_INBOX_LIMIT,
             away_limit: Duration::from_secs(60),
+            tls: None,
+            login: None,
+            objects: None,
         }
     }
 }
@@ -77,7 +111,15 @@ struct Inner {
     keys: Keys,
     inbox_limit: usize,
     away_limit: Duration,
+    objects: Option<Objects>,
+    /// As it was connected to, so that each member can be asked for itself.
+    endpoints: Vec<String>,
+    options: EtcdOptions,
+    /// See [`EtcdStore::object_prefix`].
+    object_prefix: OnceCell<Arc<str>>,
+    segments: Segments,
     heads: Heads,
+    turns: Turns,
     logs: Arc<Hub>,
     wakes: Arc<Hub>,
     _stop_watches: DropGuard,
@@ -89,7 +131,7 @@ impl EtcdStore {
     /// # Errors
     /// [`StoreError::Unavailable`] if an endpoint is not an address.
     pub async fn connect(endpoints: &[String], options: EtcdOptions) -> Result<Self> {
-        let etcd = Etcd::connect(endpoints, options.timeout).await?;
+        let etcd = Etcd::connect(endpoints, &options).await?;
         let keys = Keys::new(&options.prefix);
         let stop = CancellationToken::new();
         let (logs, wakes) = (Arc::new(Hub::default()), Arc::new(Hub::default()));
@@ -103,7 +145,13 @@ impl EtcdStore {
                 keys,
                 inbox_limit: options.inbox_limit,
                 away_limit: options.away_limit,
+                objects: options.objects.clone(),
+                endpoints: endpoints.to_vec(),
+                options,
+                object_prefix: OnceCell::new(),
+                segments: Segments::default(),
                 heads: Heads::default(),
+                turns: Turns::default(),
                 logs,
                 wakes,
                 _stop_watches: stop.drop_guard(),
@@ -128,6 +176,12 @@ impl EtcdStore {
             Ok(Plan::Write(write, value.to_vec()))
         };
         Ok(self.inner.etcd.carry_out(&looks, None, plan).await?.0)
+    }
+
+    /// The queues of self-hosted environments, on the same etcd.
+    #[must_use]
+    pub fn work(&self) -> crate::work::EtcdWork {
+        crate::work::EtcdWork::new(self.inner.etcd.clone(), self.inner.keys.clone())
     }
 
     /// Whether etcd answers.

@@ -3,12 +3,19 @@
 //! [`store::SessionStore`] is the contract; [`etcd::EtcdStore`] keeps it, [`memory::MemoryStore`] is what tests compare
 //! it with. Nothing here knows Kubernetes.
 
+pub mod archive;
+mod cut;
 pub mod etcd;
+mod import;
 pub mod limits;
+mod lineage;
 pub mod memory;
+pub mod objects;
+mod query;
 mod record;
 pub mod store;
 pub mod wake;
+pub mod work;
 
 /// How many events an inbox holds unless a store is told otherwise.
 pub const DEFAULT_INBOX_LIMIT: usize = 1_000;

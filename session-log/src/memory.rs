@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use futures::stream::{BoxStream, StreamExt as _};
+use jiff::Timestamp;
 use longhand_protocol::event::{NewEvent, Record};
 use longhand_protocol::harness::{Inbox, InboxItem};
 use longhand_protocol::{EventId, SessionId};
@@ -17,10 +18,11 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use self::session::{Fence, Session};
+use crate::import::Incoming;
 use crate::limits;
 use crate::store::{
-    Appended, CallState, Claimant, FinishFrom, Incarnation, Result, SessionMeta, SessionState, SessionStore, Slice,
-    StoreError, Takeover,
+    Appended, CallState, Claimant, End, Export, Exported, FinishFrom, Incarnation, Parent, Query, Result, SessionMeta,
+    SessionState, SessionStore, Slice, StoreError, Takeover,
 };
 
 /// How many records a tail takes up at once.
@@ -44,6 +46,14 @@ struct State {
     revision: i64,
     sessions: BTreeMap<SessionId, Session>,
     service: BTreeMap<String, Vec<u8>>,
+}
+
+impl State {
+    /// A session that shares the history of this one.
+    fn fork_of(&self, id: &SessionId) -> Option<SessionId> {
+        let is_fork = |session: &&Session| session.meta.parent.as_ref().is_some_and(|parent| parent.session == *id);
+        self.sessions.values().find(is_fork).map(|fork| fork.meta.id.clone())
+    }
 }
 
 impl Default for MemoryStore {
@@ -107,7 +117,9 @@ impl SessionStore for MemoryStore {
     }
 
     async fn state(&self, id: &SessionId) -> Result<SessionState> {
-        self.view(id, |session| Ok(session.state()))
+        let state = self.lock();
+        let session = state.sessions.get(id).ok_or_else(|| StoreError::NotFound(id.clone()))?;
+        Ok(SessionState { fork: state.fork_of(id), ..session.state() })
     }
 
     async fn list(&self, after: Option<&SessionId>, limit: usize) -> Result<Vec<SessionMeta>> {
@@ -116,8 +128,59 @@ impl SessionStore for MemoryStore {
         Ok(later.take(limit).map(|(_, session)| session.meta.clone()).collect())
     }
 
+    async fn fork(&self, meta: SessionMeta, from: &Parent) -> Result<()> {
+        let mut state = self.lock();
+        let missing = || StoreError::NotFound(from.session.clone());
+        let parent = state.sessions.get(&from.session).ok_or_else(missing)?;
+        if parent.meta.namespace != meta.namespace {
+            return Err(missing());
+        }
+        if state.sessions.contains_key(&meta.id) {
+            return Err(StoreError::Exists(meta.id));
+        }
+        let (id, fork) = (meta.id.clone(), parent.fork(meta, from)?);
+        state.sessions.insert(id, fork);
+        Ok(())
+    }
+
+    async fn export(&self, id: &SessionId) -> Result<Export> {
+        self.view(id, |session| {
+            let (end, records) = session.export()?;
+            let records = futures::stream::iter(records.into_iter().map(Ok)).boxed();
+            Ok(Export { meta: session.meta.clone(), end, records })
+        })
+    }
+
+    async fn import(&self, meta: SessionMeta, end: &End, mut records: BoxStream<'_, Result<Exported>>) -> Result<()> {
+        let exists = |state: &State| match state.sessions.contains_key(&meta.id) {
+            true => Err(StoreError::Exists(meta.id.clone())),
+            false => Ok(()),
+        };
+        exists(&self.lock())?;
+        let (mut incoming, mut log) = (Incoming::default(), Vec::new());
+        while let Some(exported) = records.next().await {
+            log.push(incoming.take(&exported?)?);
+        }
+        let session = Session::import(meta.clone(), log, incoming.finish(end, meta.created_at)?)?;
+        let mut state = self.lock();
+        exists(&state)?;
+        state.sessions.insert(meta.id.clone(), session);
+        Ok(())
+    }
+
+    async fn archive(&self, id: &SessionId) -> Result<Timestamp> {
+        self.change(id, |session, _| session.archive())
+    }
+
+    async fn leap(&self, id: &SessionId) -> Result<u64> {
+        self.change(id, |session, _| Ok(session.leap()))
+    }
+
     async fn delete(&self, id: &SessionId) -> Result<()> {
         let mut state = self.lock();
+        if let Some(fork) = state.fork_of(id) {
+            return Err(StoreError::HasForks { session: id.clone(), fork });
+        }
         if state.sessions.remove(id).is_some() {
             state.revision += 1;
             let revision = state.revision;
@@ -205,8 +268,12 @@ impl SessionStore for MemoryStore {
         self.change(id, |session, _| session.append_unfenced(events))
     }
 
-    async fn read(&self, id: &SessionId, after: u64, limit: usize) -> Result<Slice> {
-        self.view(id, |session| Ok(session.read(after, limit)))
+    async fn slice(&self, id: &SessionId, query: &Query) -> Result<Slice> {
+        self.view(id, |session| Ok(session.slice(query)))
+    }
+
+    async fn position(&self, id: &SessionId, event: &EventId) -> Result<Option<u64>> {
+        self.view(id, |session| Ok(session.position(event)))
     }
 
     async fn tail(&self, id: &SessionId, after: u64) -> Result<BoxStream<'static, Result<Record>>> {

@@ -5,8 +5,9 @@ use longhand_protocol::EventId;
 use longhand_protocol::event::{Event, EventBody, NewEvent, Record, Usage};
 use longhand_protocol::wire::SessionStatus;
 use serde::{Deserialize, Serialize};
-use sha2::{Digest as _, Sha256};
 
+use crate::cut::Cut;
+use crate::objects::payload;
 use crate::store::{Result, StoreError};
 
 /// The end of a log, and what was last said of status and usage.
@@ -23,6 +24,9 @@ pub(crate) struct Head {
     pub(crate) usage: Usage,
     /// When the last record was made, or the session.
     pub(crate) updated_at: Timestamp,
+    /// When the session was archived.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) archived_at: Option<Timestamp>,
 }
 
 /// A record and its bytes as they are stored, which the next record's `prev_hash` covers.
@@ -35,7 +39,14 @@ pub(crate) struct Stored {
 impl Head {
     /// The head of an empty log.
     pub(crate) fn empty(created_at: Timestamp) -> Self {
-        Self { seq: 0, hash: String::new(), status: None, usage: Usage::default(), updated_at: created_at }
+        Self {
+            seq: 0,
+            hash: String::new(),
+            status: None,
+            usage: Usage::default(),
+            updated_at: created_at,
+            archived_at: None,
+        }
     }
 
     /// Numbers `events` after this head and chains them; `self` becomes the head after them.
@@ -44,6 +55,27 @@ impl Head {
     pub(crate) fn extend(&mut self, epoch: u64, events: Vec<NewEvent>, now: Timestamp) -> Result<Vec<Stored>> {
         let now = to_millis(now).max(self.updated_at);
         events.into_iter().map(|event| self.push(epoch, event, now)).collect()
+    }
+
+    /// The head of a history that ends with this record and goes on elsewhere.
+    pub(crate) fn at(record: &Record, bytes: &[u8], cut: &Cut) -> Self {
+        Self {
+            seq: record.seq,
+            hash: hash(bytes),
+            status: cut.status(),
+            usage: cut.usage(),
+            updated_at: record.event.processed_at.unwrap_or_default(),
+            archived_at: None,
+        }
+    }
+
+    /// Ends the session, which the log says once, by an event of this identifier.
+    pub(crate) fn archive(&mut self, id: &EventId, now: Timestamp) -> Result<Vec<Stored>> {
+        let ended = self.status == Some(SessionStatus::Terminated);
+        let terminated = (!ended).then(|| NewEvent { id: id.clone(), body: EventBody::SessionStatusTerminated {} });
+        let stored = self.extend(0, terminated.into_iter().collect(), now)?;
+        self.archived_at = Some(to_millis(now).max(self.updated_at));
+        Ok(stored)
     }
 
     fn push(&mut self, epoch: u64, event: NewEvent, now: Timestamp) -> Result<Stored> {
@@ -95,9 +127,7 @@ pub(crate) fn status_of(body: &EventBody) -> Option<SessionStatus> {
 
 /// Which of `events` is the result of `call`, counted from 0.
 pub(crate) fn result_of(call: &EventId, events: &[NewEvent]) -> Option<usize> {
-    events
-        .iter()
-        .position(|event| matches!(&event.body, EventBody::AgentToolResult { tool_use_id, .. } if tool_use_id == call))
+    events.iter().position(|event| payload::answered(&event.body).as_ref() == Some(call))
 }
 
 /// The bytes that a value is stored as.
@@ -107,11 +137,7 @@ pub(crate) fn encode<T: Serialize>(value: &T) -> Result<Vec<u8>> {
 
 /// Hex SHA-256.
 pub(crate) fn hash(bytes: &[u8]) -> String {
-    use std::fmt::Write as _;
-    Sha256::digest(bytes).iter().fold(String::with_capacity(64), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
+    longhand_protocol::export::sha256_hex(bytes)
 }
 
 /// Whether an event that is stored is the one that is given, as it would be after a round trip.
@@ -155,7 +181,8 @@ mod tests {
     #[test]
     fn time_never_runs_backwards() {
         let mut head = Head::empty(at(10));
-        let stored = head.extend(0, vec![NewEvent::new(EventBody::UserInterrupt {})], at(5)).unwrap();
+        let stored =
+            head.extend(0, vec![NewEvent::new(EventBody::UserInterrupt { session_thread_id: None })], at(5)).unwrap();
         assert_eq!(stored[0].record.event.processed_at, Some(at(10)));
     }
 
@@ -183,7 +210,7 @@ mod tests {
 
     #[test]
     fn a_body_is_the_same_after_a_round_trip() {
-        let typed = EventBody::UserInterrupt {};
+        let typed = EventBody::UserInterrupt { session_thread_id: None };
         let fields = json!({"a": 1}).as_object().unwrap().clone();
         let untyped = EventBody::Other { kind: "user.interrupt".into(), fields: serde_json::Map::new() };
         assert!(same_body(&typed, &untyped));

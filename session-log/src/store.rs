@@ -11,6 +11,8 @@ use longhand_protocol::wire::SessionStatus;
 use longhand_protocol::{EventId, SessionId};
 use serde::{Deserialize, Serialize};
 
+pub use crate::query::{Query, type_matches};
+
 /// Why a store refused or failed.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
@@ -75,6 +77,60 @@ pub enum StoreError {
         /// The limit.
         limit: usize,
     },
+    /// The store has as much to do as it takes on: nothing was done, and it is safe to ask again.
+    #[error("the session store is overloaded; try again in {} s", .retry_after.as_secs().max(1))]
+    Overloaded {
+        /// How long to wait.
+        retry_after: Duration,
+    },
+    /// The store's disk quota is used up: it takes nothing new until an operator makes room.
+    #[error(
+        "etcd has no space left and takes no new events; reading, trimming and deleting go on: delete or archive \
+         sessions, then compact and defragment etcd, or raise its --quota-backend-bytes, and disarm its NOSPACE alarm"
+    )]
+    NoSpace,
+    /// The session's log is as long as it may become.
+    #[error("session {session} has reached its limit of {limit} {what}: fork it or start a new one")]
+    LimitReached {
+        /// The session.
+        session: SessionId,
+        /// What is limited.
+        what: Capped,
+        /// How many there may be.
+        limit: u64,
+    },
+    /// Other sessions share the session's history.
+    #[error("session {session} has forks, such as {fork}, that share its history: delete them first")]
+    HasForks {
+        /// The session.
+        session: SessionId,
+        /// One of them.
+        fork: SessionId,
+    },
+    /// The session is archived or has ended: it takes no new events of clients.
+    #[error("session {0} has ended and takes no new events")]
+    Ended(SessionId),
+    /// The log does not reach so far.
+    #[error("session {session} has no event {seq}: its last one is {head}")]
+    NoSuchEvent {
+        /// The session.
+        session: SessionId,
+        /// What was asked for.
+        seq: u64,
+        /// The last sequence number.
+        head: u64,
+    },
+    /// The fork would be in another part of the store than what it forks.
+    #[error("{fork} cannot share the history of {session}, which is in another etcd: fork it under another identifier")]
+    Elsewhere {
+        /// The session that would be made.
+        fork: SessionId,
+        /// The session that it would share the history of.
+        session: SessionId,
+    },
+    /// What is imported is not a whole log of this session; nothing of it can be seen.
+    #[error("nothing was imported: {0}")]
+    BadImport(String),
     /// The store cannot be reached, or did not answer in time: whether the change was made could not be looked up either.
     #[error("the session store is not available: {0}")]
     Unavailable(String),
@@ -90,6 +146,47 @@ pub enum StoreError {
 
 /// What a store returns.
 pub type Result<T, E = StoreError> = std::result::Result<T, E>;
+
+/// What of a session's log is limited.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Capped {
+    /// The number of its events.
+    Events,
+    /// The bytes that they are stored in.
+    Bytes,
+}
+
+impl std::fmt::Display for Capped {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str(match self {
+            Self::Events => "events",
+            Self::Bytes => "bytes",
+        })
+    }
+}
+
+/// Where a session's history comes from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Parent {
+    /// The session that it was forked from.
+    pub session: SessionId,
+    /// The last event that the two have in common.
+    pub seq: u64,
+}
+
+/// How long a session's events stay where, unless the service says otherwise for all.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Retention {
+    /// So long after the session has ended, and its resource is gone, the log is deleted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub delete_after_seconds: Option<u64>,
+    /// So long after the last event all events leave etcd for the object store.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub archive_after_seconds: Option<u64>,
+}
 
 /// What is known of a session besides its events.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -113,6 +210,15 @@ pub struct SessionMeta {
     pub delivered_inputs: u64,
     /// When the session was made.
     pub created_at: Timestamp,
+    /// The identifier of its primary thread; without, it is derived from the session's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub thread_id: Option<String>,
+    /// What it was forked from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parent: Option<Parent>,
+    /// How long its events are kept.
+    #[serde(default)]
+    pub retention: Retention,
 }
 
 /// Who claims a session.
@@ -165,6 +271,10 @@ pub struct SessionState {
     pub usage: Usage,
     /// When the log last grew, or the session was made.
     pub updated_at: Timestamp,
+    /// When it was archived.
+    pub archived_at: Option<Timestamp>,
+    /// One of the sessions that share its history, for which it cannot be deleted.
+    pub fork: Option<SessionId>,
 }
 
 /// What an append gave.
@@ -179,10 +289,47 @@ pub struct Appended {
 /// A page of the log.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Slice {
-    /// In order of their sequence numbers.
+    /// In the order that was asked for.
     pub records: Vec<Record>,
     /// The last sequence number of the log at the time.
     pub head: u64,
+    /// Where to go on ([`Query::from`]): the slice is full, or ends here because enough was read for it, even if nothing
+    /// of that was wanted. `None` when everything up to `head`, or down to the first, was looked at.
+    pub next: Option<u64>,
+}
+
+/// Where a log ends.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct End {
+    /// The epoch of the last claim.
+    pub epoch: u64,
+    /// The last sequence number; 0 for a log without events.
+    pub head: u64,
+    /// Hex SHA-256 of the last record; empty for a log without events.
+    pub hash: String,
+    /// When the session was archived.
+    pub archived_at: Option<Timestamp>,
+}
+
+/// A record as it is stored.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Exported {
+    /// Its sequence number.
+    pub seq: u64,
+    /// Its bytes, which the next record's hash covers.
+    pub bytes: Vec<u8>,
+    /// Contents that it names by their SHA-256.
+    pub payloads: Vec<Vec<u8>>,
+}
+
+/// A log as it is stored.
+pub struct Export {
+    /// Everything but the events.
+    pub meta: SessionMeta,
+    /// Where it ends.
+    pub end: End,
+    /// The records, from the first to the last. They are read as they are taken.
+    pub records: BoxStream<'static, Result<Exported>>,
 }
 
 /// Which pod of which sandbox runs a tool call.
@@ -224,6 +371,9 @@ pub enum FinishFrom {
     Dispatched(Incarnation),
 }
 
+/// How far [`SessionStore::leap`] raises an epoch: more than the claims that can have been made since a backup.
+pub const EPOCH_LEAP: u64 = 1_000_000;
+
 /// A durable log of many sessions, safe against any number of concurrent callers.
 ///
 /// What a method acknowledged is durable and never reordered. A method that fails with [`StoreError::Unavailable`] may
@@ -244,12 +394,43 @@ pub trait SessionStore: Send + Sync + 'static {
     /// Everything but the events, read at one revision.
     async fn state(&self, id: &SessionId) -> Result<SessionState>;
 
-    /// At most `limit` sessions in order of their identifiers, those after `after`; also those whose deletion was begun
-    /// and not finished, so that a sweep sees them.
+    /// At most `limit` sessions in order of their identifiers, those after `after`; also those whose deletion or import
+    /// was begun and not finished, so that a sweep sees them.
     async fn list(&self, after: Option<&SessionId>, limit: usize) -> Result<Vec<SessionMeta>>;
 
-    /// Removes every key of the session, whatever is left of it; nothing can be written to it from the first moment on.
-    /// Does nothing when there is none. If it fails half-way, calling it again finishes it.
+    /// A new identifier under which this session can be forked: any other may be [`StoreError::Elsewhere`].
+    fn fork_id(&self, _of: &SessionId) -> SessionId {
+        SessionId::generate()
+    }
+
+    /// Makes a session in the same namespace whose history is that of another one up to `from.seq`, by reference: nothing
+    /// is copied, and the other session cannot be deleted before this one. What was running there is closed here: a tool
+    /// call without a result gets one that says so, and the session is idle. What is queued there stays there.
+    /// `meta.parent` becomes `from`.
+    async fn fork(&self, meta: SessionMeta, from: &Parent) -> Result<()>;
+
+    /// The whole log as it is stored, up to its head at the time, with what it shares with others.
+    async fn export(&self, id: &SessionId) -> Result<Export>;
+
+    /// Makes a session with this log, which is one of its own: it shares nothing. The records are those of an export, from
+    /// the first to `end.head`. Nothing of it can be seen before all of it is there; what was running is closed, as in
+    /// [`SessionStore::fork`]. The epoch is raised above `end.epoch`. An import that fails or is broken off leaves nothing
+    /// but what the next one, or [`SessionStore::delete`], takes away. Of two at the same time the later one wins.
+    async fn import(&self, meta: SessionMeta, end: &End, records: BoxStream<'_, Result<Exported>>) -> Result<()>;
+
+    /// Ends the session for good: fences its brain off, appends `session.status_terminated`, unless that is in the log,
+    /// and clears the wake key and the owner, in one transaction. From then on it takes no events of clients and no claims
+    /// ([`StoreError::Ended`]). Returns when that was; does nothing when it is archived already.
+    async fn archive(&self, id: &SessionId) -> Result<Timestamp>;
+
+    /// Raises the session's epoch by [`EPOCH_LEAP`] and drops its owner, so that nobody who was given an epoch before a
+    /// restore of the store's data can be taken for the owner after it. Returns the new epoch.
+    async fn leap(&self, id: &SessionId) -> Result<u64>;
+
+    /// Removes every key of the session, whatever is left of it, also of an import that was broken off; nothing can be
+    /// written to it from the first moment on. Does nothing when there is none, and nothing but say
+    /// [`StoreError::HasForks`] while another session shares its history. If it fails half-way, calling it again finishes
+    /// it.
     async fn delete(&self, id: &SessionId) -> Result<()>;
 
     /// Queues the items of `spec.input` from number `from` on; does nothing and says so by the returned count when
@@ -309,9 +490,17 @@ pub trait SessionStore: Send + Sync + 'static {
     /// Appends events of the service itself (results, audit), wherever the head is.
     async fn append_unfenced(&self, id: &SessionId, events: Vec<NewEvent>) -> Result<Appended>;
 
+    /// The records that a query asks for. Whatever was acknowledged before the call is found, also by another replica.
+    async fn slice(&self, id: &SessionId, query: &Query) -> Result<Slice>;
+
     /// Records with a sequence number above `after`, at most `limit`; fewer when they are large, but at least one if there
     /// is one. The end is reached when the last one is [`Slice::head`].
-    async fn read(&self, id: &SessionId, after: u64, limit: usize) -> Result<Slice>;
+    async fn read(&self, id: &SessionId, after: u64, limit: usize) -> Result<Slice> {
+        self.slice(id, &Query::after(after, limit)).await
+    }
+
+    /// The sequence number of an event in the log.
+    async fn position(&self, id: &SessionId, event: &EventId) -> Result<Option<u64>>;
 
     /// Every record above `after`, in order and without a gap, then each new one as it is appended. Ends with an error
     /// when the session is deleted, or the store is away for longer than a minute.

@@ -1,10 +1,13 @@
 //! The operator's view of the log: which sessions have open work. It needs no right to read anything else.
 
+use std::collections::BTreeMap;
+
+use futures::future::try_join_all;
 use futures::stream::{Stream, StreamExt as _};
 use longhand_protocol::SessionId;
 use longhand_protocol::internal::Wake;
 
-use crate::etcd::{Away, Connection, EtcdOptions, Happened, Layout, Start, Watch};
+use crate::etcd::{Away, Connection, Endpoints, EtcdOptions, Happened, Layout, Start, Watch};
 use crate::store::Result;
 
 /// What happened to wake keys.
@@ -18,31 +21,76 @@ pub enum WakeEvent {
     Cleared(SessionId),
 }
 
-/// A watch over all wake keys.
+/// A watch over all wake keys, of one or more etcd clusters.
 pub struct WakeWatch {
-    etcd: Connection,
+    shards: Vec<Connection>,
     keys: Layout,
 }
 
 impl WakeWatch {
-    /// A watch on the etcd at these endpoints, which may be away for now.
+    /// A watch on these etcd clusters, which may be away for now.
     ///
     /// # Errors
     /// [`crate::StoreError::Unavailable`] if an endpoint is not an address.
-    pub async fn connect(endpoints: &[String], options: &EtcdOptions) -> Result<Self> {
-        let etcd = Connection::connect(endpoints, options.timeout).await?;
-        Ok(Self { etcd, keys: Layout::new(&options.prefix) })
+    pub async fn connect(clusters: &[Endpoints], options: &EtcdOptions) -> Result<Self> {
+        let shards = try_join_all(clusters.iter().map(|cluster| Connection::connect(&cluster.0, options))).await?;
+        Ok(Self { shards, keys: Layout::new(&options.prefix) })
     }
 
     /// What happens, without end: it outlives restarts and compactions of etcd.
     pub fn stream(self) -> impl Stream<Item = WakeEvent> + Send + 'static {
-        let watch = Watch::new(self.etcd, self.keys.wakes(), Start::Snapshot, Away::default());
-        let batches = futures::stream::unfold((watch, self.keys), |(mut watch, keys)| async move {
-            let events: Vec<WakeEvent> =
-                watch.next().await.into_iter().filter_map(|happened| wake_event(&keys, happened)).collect();
-            Some((futures::stream::iter(events), (watch, keys)))
+        let mut merge = Merge::new(self.shards.len());
+        let shards = self.shards.into_iter().enumerate().map(|(number, etcd)| {
+            let watch = Watch::new(etcd, self.keys.wakes(), Start::Snapshot, Away::default());
+            let next = |(mut watch, keys): (Watch, Layout)| async move {
+                let events: Vec<WakeEvent> =
+                    watch.next().await.into_iter().filter_map(|happened| wake_event(&keys, happened)).collect();
+                Some((events, (watch, keys)))
+            };
+            futures::stream::unfold((watch, self.keys.clone()), next).map(move |events| (number, events)).boxed()
         });
-        batches.flatten()
+        futures::stream::select_all(shards).flat_map(move |(shard, events)| {
+            let merged: Vec<WakeEvent> = events.into_iter().flat_map(|event| merge.take(shard, event)).collect();
+            futures::stream::iter(merged)
+        })
+    }
+}
+
+/// What several clusters say, as if they were one.
+struct Merge {
+    /// The wake keys of each, once it has told them.
+    shards: Vec<Option<BTreeMap<SessionId, Wake>>>,
+}
+
+impl Merge {
+    fn new(shards: usize) -> Self {
+        Self { shards: vec![None; shards] }
+    }
+
+    /// Takes in what one says. A snapshot speaks of all sessions, so until each cluster has told its own, those of the
+    /// others come one by one: work goes on while a cluster is away.
+    fn take(&mut self, shard: usize, event: WakeEvent) -> Vec<WakeEvent> {
+        let Some(known) = self.shards.get_mut(shard) else { return Vec::new() };
+        match event {
+            WakeEvent::Set(id, wake) => {
+                known.get_or_insert_default().insert(id.clone(), wake.clone());
+                vec![WakeEvent::Set(id, wake)]
+            }
+            WakeEvent::Cleared(id) => {
+                known.get_or_insert_default().remove(&id);
+                vec![WakeEvent::Cleared(id)]
+            }
+            WakeEvent::Snapshot(all) => {
+                let before = known.replace(all.iter().cloned().collect()).unwrap_or_default();
+                if self.shards.iter().all(Option::is_some) {
+                    let every = self.shards.iter().flatten().flatten();
+                    return vec![WakeEvent::Snapshot(every.map(|(id, wake)| (id.clone(), wake.clone())).collect())];
+                }
+                let gone = before.into_keys().filter(|id| all.iter().all(|(now, _)| now != id)).map(WakeEvent::Cleared);
+                let gone: Vec<WakeEvent> = gone.collect();
+                gone.into_iter().chain(all.into_iter().map(|(id, wake)| WakeEvent::Set(id, wake))).collect()
+            }
+        }
     }
 }
 
@@ -65,7 +113,7 @@ fn wake_event(keys: &Layout, happened: Happened) -> Option<WakeEvent> {
 mod tests {
     use longhand_protocol::internal::Wake;
 
-    use super::{Happened, Layout, WakeEvent, wake_event};
+    use super::{Happened, Layout, Merge, WakeEvent, wake_event};
     use crate::etcd::Kv;
 
     fn kv(key: &str, value: &str) -> Kv {
@@ -89,5 +137,30 @@ mod tests {
         );
         assert_eq!(wake_event(&keys, Happened::Put(kv("/p/wake/sesn_1", "?"))), None);
         assert_eq!(wake_event(&keys, Happened::Removed("/p/wake/sesn_1".into())), Some(WakeEvent::Cleared(id)));
+    }
+
+    #[test]
+    fn clusters_are_told_as_one() {
+        let wake = Wake { namespace: "n".into(), name: "a".into(), uid: "u".into() };
+        let [one, two, three]: [longhand_protocol::SessionId; 3] =
+            ["sesn_1", "sesn_2", "sesn_3"].map(|id| id.parse().unwrap());
+        let set = |id: &longhand_protocol::SessionId| WakeEvent::Set(id.clone(), wake.clone());
+        let snapshot = |ids: &[&longhand_protocol::SessionId]| {
+            WakeEvent::Snapshot(ids.iter().map(|id| ((*id).clone(), wake.clone())).collect())
+        };
+        let mut merge = Merge::new(2);
+        assert_eq!(merge.take(0, snapshot(&[&one, &three])), [set(&one), set(&three)]);
+        assert_eq!(merge.take(0, snapshot(&[&one])), [WakeEvent::Cleared(three.clone()), set(&one)]);
+        assert_eq!(merge.take(1, snapshot(&[&two])), [snapshot(&[&one, &two])]);
+        assert_eq!(merge.take(1, set(&three)), [set(&three)]);
+        assert_eq!(merge.take(0, snapshot(&[])), [snapshot(&[&two, &three])]);
+        assert_eq!(merge.take(1, WakeEvent::Cleared(two.clone())), [WakeEvent::Cleared(two)]);
+        assert_eq!(merge.take(0, snapshot(&[&one])), [snapshot(&[&one, &three])]);
+    }
+
+    #[test]
+    fn one_cluster_is_told_as_it_is() {
+        let mut merge = Merge::new(1);
+        assert_eq!(merge.take(0, WakeEvent::Snapshot(vec![])), [WakeEvent::Snapshot(vec![])]);
     }
 }

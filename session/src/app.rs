@@ -5,8 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::middleware::from_fn;
+use axum::middleware::{from_fn, from_fn_with_state};
 use axum::routing::{delete, get, post, put};
+use longhand_crds::default_model::DefaultModel;
+use longhand_crds::{Agent, AgentSession, SandboxTemplate};
 use longhand_protocol::{EventId, SessionId};
 use longhand_session_log::SessionStore;
 use tokio::sync::Semaphore;
@@ -14,18 +16,26 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::api::error::ApiError;
-use crate::api::{harness, internal, layer, wire};
+use crate::api::{harness, internal, layer, peer, wire};
 use crate::auth::Auth;
 use crate::cache::TtlCache;
+use crate::config::Accounts;
 use crate::execute::Executor;
+use crate::jobs::config::KeepDeleted;
+use crate::limits::{Limits, Rates};
+use crate::openapi;
 use crate::previews::Previews;
 use crate::resources::Resources;
+use crate::resources::objects::Objects;
+use crate::resources::revisions::Revisions;
+use crate::resources::templates::Templates;
+use crate::resources::vaults::Vaults;
 
 const REMEMBERED: usize = 16_384;
 /// A client that reads slowly costs memory for as long as it reads.
 const OPEN_STREAMS: usize = 2_048;
 
-/// How long requests may be held open.
+/// How long requests may be held open, and deletions put off.
 #[derive(Clone, Copy, Debug)]
 pub struct Waits {
     /// A claim waits for the operator to name the pod.
@@ -36,6 +46,8 @@ pub struct Waits {
     pub heartbeat: Duration,
     /// A stream asks again whether its reader may read.
     pub recheck: Duration,
+    /// The log of a deleted session waits to be deleted.
+    pub deletion: KeepDeleted,
 }
 
 impl Default for Waits {
@@ -45,8 +57,66 @@ impl Default for Waits {
             execute: Duration::from_secs(50),
             heartbeat: Duration::from_secs(15),
             recheck: Duration::from_secs(60),
+            deletion: KeepDeleted::default(),
         }
     }
+}
+
+/// The Kubernetes API, by families of kinds.
+#[derive(Clone)]
+pub struct Kinds {
+    /// Sessions and what they are made of.
+    pub resources: Arc<dyn Resources>,
+    /// Sessions, to be changed.
+    pub sessions: Arc<dyn Objects<AgentSession>>,
+    /// Vaults, and the Secrets that are written for them.
+    pub vaults: Arc<dyn Vaults>,
+    /// Agents.
+    pub agents: Arc<dyn Objects<Agent>>,
+    /// The versions of agents.
+    pub revisions: Arc<dyn Revisions>,
+    /// Environments.
+    pub environments: Arc<dyn Objects<SandboxTemplate>>,
+    /// Which environments are self-hosted.
+    pub templates: Arc<dyn Templates>,
+}
+
+impl Kinds {
+    /// All of them in one place.
+    #[must_use]
+    pub fn of<T>(cluster: &Arc<T>) -> Self
+    where
+        T: Resources
+            + Vaults
+            + Revisions
+            + Objects<Agent>
+            + Objects<AgentSession>
+            + Objects<SandboxTemplate>
+            + Templates,
+    {
+        Self {
+            resources: Arc::<T>::clone(cluster),
+            sessions: Arc::<T>::clone(cluster),
+            vaults: Arc::<T>::clone(cluster),
+            agents: Arc::<T>::clone(cluster),
+            revisions: Arc::<T>::clone(cluster),
+            environments: Arc::<T>::clone(cluster),
+            templates: Arc::<T>::clone(cluster),
+        }
+    }
+}
+
+/// What the service is told about its callers.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Who is who.
+    pub accounts: Accounts,
+    /// How much each may ask.
+    pub rates: Rates,
+    /// What agents without a credential of their own are run with.
+    pub default_model: Option<DefaultModel>,
+    /// How long they may wait.
+    pub waits: Waits,
 }
 
 /// What every handler shares.
@@ -59,12 +129,30 @@ pub struct Shared {
     pub store: Arc<dyn SessionStore>,
     /// The Kubernetes API.
     pub resources: Arc<dyn Resources>,
+    /// Sessions, to be changed.
+    pub sessions: Arc<dyn Objects<AgentSession>>,
+    /// Vaults.
+    pub vaults: Arc<dyn Vaults>,
+    /// Agents.
+    pub agents: Arc<dyn Objects<Agent>>,
+    /// The versions of agents.
+    pub revisions: Arc<dyn Revisions>,
+    /// Environments.
+    pub environments: Arc<dyn Objects<SandboxTemplate>>,
+    /// What agents without a credential of their own are run with.
+    pub default_model: Option<DefaultModel>,
+    /// Which environments are self-hosted.
+    pub templates: Arc<dyn Templates>,
     /// Who asks, and whether they may.
     pub auth: Auth,
     /// Tool calls.
     pub executor: Arc<Executor>,
     /// The name of the operator's ServiceAccount, as a username.
     pub operator: String,
+    /// The name of the ServiceAccount that all replicas of this service run as, as a username.
+    pub replicas: String,
+    /// How much each caller may ask.
+    pub limits: Limits,
     /// How long requests may be held open.
     pub waits: Waits,
     /// Previews of messages.
@@ -88,24 +176,32 @@ impl Deref for App {
 }
 
 impl App {
-    /// An app whose streams end at `stop`. `operator` is namespace and name of a ServiceAccount.
+    /// An app whose streams end at `stop`.
     #[must_use]
     pub fn new(
         store: Arc<dyn SessionStore>,
-        resources: Arc<dyn Resources>,
+        kinds: Kinds,
         auth: Auth,
         executor: Arc<Executor>,
-        operator: (&str, &str),
-        waits: Waits,
+        settings: &Settings,
         stop: CancellationToken,
     ) -> Self {
         Self(Arc::new(Shared {
             store,
-            resources,
+            resources: kinds.resources,
+            sessions: kinds.sessions,
+            vaults: kinds.vaults,
+            agents: kinds.agents,
+            revisions: kinds.revisions,
+            environments: kinds.environments,
+            default_model: settings.default_model.clone(),
+            templates: kinds.templates,
             auth,
             executor,
-            operator: format!("system:serviceaccount:{}:{}", operator.0, operator.1),
-            waits,
+            operator: settings.accounts.operator.username(),
+            replicas: settings.accounts.replicas.username(),
+            limits: Limits::new(settings.rates),
+            waits: settings.waits,
             previews: Previews::default(),
             claims: TtlCache::new(REMEMBERED),
             accepted: TtlCache::new(REMEMBERED),
@@ -114,13 +210,46 @@ impl App {
         }))
     }
 
+    /// The routes for other replicas, which are served on a port of their own.
+    pub fn peer_router(self) -> Router {
+        Router::new()
+            .route("/peer/v1/previews", post(peer::previews))
+            .fallback(|| async { ApiError::not_found("there is no such path") })
+            .layer(from_fn(layer::surround))
+            .with_state(self)
+    }
+
     /// Every route.
     pub fn router(self) -> Router {
         let wire = Router::new()
-            .route("/sessions", get(wire::sessions::list).post(wire::sessions::create))
-            .route("/sessions/{session}", get(wire::sessions::retrieve).delete(wire::sessions::delete))
+            .route("/agents", get(wire::agents::list).post(wire::agents::create))
+            .route("/agents/{agent}", get(wire::agents::retrieve).post(wire::agents::update))
+            .route("/agents/{agent}/archive", post(wire::agents::archive))
+            .route("/agents/{agent}/versions", get(wire::agents::versions))
+            .route("/environments", get(wire::environments::list).post(wire::environments::create))
+            .route(
+                "/environments/{environment}",
+                get(wire::environments::retrieve).post(wire::environments::update).delete(wire::environments::delete),
+            )
+            .route("/environments/{environment}/archive", post(wire::environments::archive))
+            .route("/sessions", get(wire::session_list::list).post(wire::session_create::create))
+            .route(
+                "/sessions/{session}",
+                get(wire::sessions::retrieve).post(wire::session_update::update).delete(wire::sessions::delete),
+            )
+            .route("/sessions/{session}/archive", post(wire::sessions::archive))
+            .route("/sessions/{session}/threads", get(wire::threads::list))
+            .route("/sessions/{session}/threads/{thread}", get(wire::threads::retrieve))
+            .route("/sessions/{session}/threads/{thread}/archive", post(wire::threads::archive))
+            .route("/sessions/{session}/threads/{thread}/events", get(wire::threads::list_events))
+            .route("/sessions/{session}/threads/{thread}/stream", get(wire::threads::stream_events))
+            .route("/sessions/import", post(wire::import::import))
+            .route("/sessions/{session}/export", get(wire::export::export))
             .route("/sessions/{session}/events", get(wire::events::list).post(wire::events::send))
-            .route("/sessions/{session}/events/stream", get(wire::stream::stream));
+            .route("/sessions/{session}/events/stream", get(wire::stream::stream))
+            .merge(resources())
+            .merge(vaults())
+            .merge(work());
         let harness = Router::new()
             .route("/claim", post(harness::claim::claim))
             .route("/lease", post(harness::log::lease))
@@ -136,14 +265,55 @@ impl App {
             .route("/sessions/{session}", delete(internal::delete))
             .route("/namespaces/{namespace}/sessions/{name}", put(internal::ensure).get(internal::summary))
             .route("/namespaces/{namespace}/sandboxes/{name}/drain", post(internal::drain));
+        let admit = from_fn_with_state(self.clone(), layer::admit);
+        let (wire, harness) = (wire.route_layer(admit.clone()), harness.route_layer(admit));
         Router::new()
             .nest("/v1", wire.clone())
             .nest("/namespaces/{namespace}/v1", wire)
             .nest("/harness/v1/sessions/{session}", harness)
             .nest("/internal/v1", internal)
+            .route("/openapi.json", get(openapi::serve))
             .fallback(|| async { ApiError::not_found("there is no such path") })
             .method_not_allowed_fallback(|| async { ApiError::method_not_allowed("the path has other methods") })
             .layer(from_fn(layer::surround))
             .with_state(self)
     }
+}
+
+/// The routes of repositories and files of sessions.
+fn resources() -> Router<App> {
+    use wire::session_resources as resources;
+    Router::new().route("/sessions/{session}/resources", get(resources::list).post(resources::add)).route(
+        "/sessions/{session}/resources/{resource}",
+        get(resources::retrieve).post(resources::update).delete(resources::delete),
+    )
+}
+
+/// The routes of vaults and their credentials.
+fn vaults() -> Router<App> {
+    use wire::vaults::{self, credentials};
+    Router::new()
+        .route("/vaults", get(vaults::list).post(vaults::create))
+        .route("/vaults/{vault}", get(vaults::retrieve).post(vaults::update).delete(vaults::delete))
+        .route("/vaults/{vault}/archive", post(vaults::archive))
+        .route("/vaults/{vault}/credentials", get(credentials::list).post(credentials::create))
+        .route(
+            "/vaults/{vault}/credentials/{credential}",
+            get(credentials::retrieve).post(credentials::update).delete(credentials::delete),
+        )
+        .route("/vaults/{vault}/credentials/{credential}/archive", post(credentials::archive))
+        .route("/vaults/{vault}/credentials/{credential}/mcp_oauth_validate", post(credentials::validate))
+}
+
+/// The routes of the work of self-hosted environments.
+fn work() -> Router<App> {
+    use wire::work;
+    Router::new()
+        .route("/environments/{environment}/work", get(work::list))
+        .route("/environments/{environment}/work/poll", get(work::poll))
+        .route("/environments/{environment}/work/stats", get(work::stats))
+        .route("/environments/{environment}/work/{work}", get(work::retrieve).post(work::update))
+        .route("/environments/{environment}/work/{work}/ack", post(work::ack))
+        .route("/environments/{environment}/work/{work}/heartbeat", post(work::heartbeat))
+        .route("/environments/{environment}/work/{work}/stop", post(work::stop))
 }

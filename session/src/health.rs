@@ -8,20 +8,22 @@ use axum::Router;
 use axum::extract::State;
 use axum::routing::get;
 use http::StatusCode;
-use longhand_session_log::etcd::EtcdStore;
+use longhand_session_log::etcd::ShardedStore;
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use crate::execute::sandboxes::SandboxIndex;
+use crate::jobs::Alarm;
 
 const PING: Duration = Duration::from_secs(2);
 
 /// What readiness depends on.
 pub(crate) struct Health {
-    pub(crate) store: OnceLock<EtcdStore>,
+    pub(crate) store: OnceLock<ShardedStore>,
     pub(crate) key_published: AtomicBool,
     pub(crate) sandboxes: Arc<SandboxIndex>,
+    pub(crate) alarm: Arc<Alarm>,
     pub(crate) stop: CancellationToken,
     pub(crate) metrics: PrometheusHandle,
 }
@@ -57,7 +59,10 @@ pub(crate) fn router(health: Arc<Health>) -> Router {
 
 async fn ready(State(health): State<Arc<Health>>) -> (StatusCode, String) {
     match health.obstacle().await {
-        None => (StatusCode::OK, "ok\n".to_owned()),
+        // What is stored can be read, and tool calls can end.
+        None => {
+            (StatusCode::OK, health.alarm.text().map_or_else(|| "ok\n".to_owned(), |text| format!("ok, but {text}\n")))
+        }
         Some(obstacle) => (StatusCode::SERVICE_UNAVAILABLE, format!("{obstacle}\n")),
     }
 }

@@ -3,6 +3,7 @@
 //! The one door for clients (the public API), for harnesses (the harness API), for tool calls, which it routes to the
 //! session's sandbox and whose results it records itself, and for the operator, which has no access to logs.
 
+mod agents;
 pub mod api;
 pub mod app;
 pub mod auth;
@@ -10,10 +11,14 @@ pub mod cache;
 pub mod config;
 pub mod execute;
 mod health;
+pub mod jobs;
+pub mod limits;
 pub mod metrics;
+pub mod openapi;
 pub mod previews;
+pub mod rate;
 pub mod resources;
-mod server;
+pub mod restore;
 pub mod service;
 mod sessions;
 

@@ -3,11 +3,15 @@
 use std::time::Duration;
 
 use http::StatusCode;
+use longhand_session_log::etcd::{Archived, Collected, Space};
 use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
 
 const REQUESTS: &str = "longhand_http_requests_total";
 const REQUEST_SECONDS: &str = "longhand_http_request_seconds";
+const RATE_LIMITED: &str = "longhand_rate_limited_total";
+const PEERS: &str = "longhand_preview_peers";
+const PEER_POSTS: &str = "longhand_preview_posts_total";
 const REVIEWS: &str = "longhand_reviews_total";
 const STREAMS: &str = "longhand_streams_open";
 const STREAMS_ENDED: &str = "longhand_streams_ended_total";
@@ -18,6 +22,18 @@ const PROVISION_SECONDS: &str = "longhand_sandbox_provision_seconds";
 const QUEUED_SECONDS: &str = "longhand_event_queued_seconds";
 const CLAIMS: &str = "longhand_claims_total";
 const DRAINS: &str = "longhand_drains_total";
+
+const LOG_DB: &str = "longhand_log_etcd_db_bytes";
+const LOG_USED: &str = "longhand_log_etcd_used_bytes";
+const LOG_QUOTA: &str = "longhand_log_etcd_quota_bytes";
+const LOG_ALARM: &str = "longhand_log_etcd_no_space";
+const LOG_ARCHIVED_EVENTS: &str = "longhand_log_archived_events_total";
+const LOG_ARCHIVED_BYTES: &str = "longhand_log_archived_bytes_total";
+const LOG_SEGMENTS: &str = "longhand_log_segments_written_total";
+const LOG_OBJECTS: &str = "longhand_log_objects";
+const LOG_OBJECT_BYTES: &str = "longhand_log_object_bytes";
+const LOG_ORPHANS: &str = "longhand_log_orphans_removed_total";
+const LOG_JOB_FAILURES: &str = "longhand_log_job_failures_total";
 
 const BUCKETS: [f64; 12] = [0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0];
 
@@ -31,6 +47,9 @@ pub fn install() -> Result<PrometheusHandle, BuildError> {
         .install_recorder()?;
     describe_counter!(REQUESTS, "Requests by method, route and class of status");
     describe_histogram!(REQUEST_SECONDS, Unit::Seconds, "Time to the head of an answer, by route");
+    describe_counter!(RATE_LIMITED, "Requests that were refused with 429, by what had too many");
+    describe_gauge!(PEERS, "Other replicas that are told of previews");
+    describe_counter!(PEER_POSTS, "Previews for other replicas, by what became of them");
     describe_counter!(REVIEWS, "TokenReviews and SubjectAccessReviews that were asked");
     describe_gauge!(STREAMS, "Event streams that are open");
     describe_counter!(STREAMS_ENDED, "Event streams that ended, by cause");
@@ -41,7 +60,55 @@ pub fn install() -> Result<PrometheusHandle, BuildError> {
     describe_histogram!(QUEUED_SECONDS, Unit::Seconds, "Time from the acceptance of an event to its promotion");
     describe_counter!(CLAIMS, "Claims of sessions, by outcome");
     describe_counter!(DRAINS, "Drains of sandboxes, by outcome");
+    describe_gauge!(LOG_DB, Unit::Bytes, "The largest database file of a member of etcd");
+    describe_gauge!(LOG_USED, Unit::Bytes, "How much of that file is in use");
+    describe_gauge!(LOG_QUOTA, Unit::Bytes, "How large such a file may become");
+    describe_gauge!(LOG_ALARM, "1 while etcd has no space left and takes no new events");
+    describe_counter!(LOG_ARCHIVED_EVENTS, "Events that have left etcd for the object store");
+    describe_counter!(LOG_ARCHIVED_BYTES, Unit::Bytes, "Bytes of the segments that they are in");
+    describe_counter!(LOG_SEGMENTS, "Segments that were written");
+    describe_gauge!(LOG_OBJECTS, "Objects in the object store when it was last looked through, by kind");
+    describe_gauge!(LOG_OBJECT_BYTES, Unit::Bytes, "Their bytes, by kind");
+    describe_counter!(LOG_ORPHANS, "Objects that nothing referred to and that were removed");
+    describe_counter!(LOG_JOB_FAILURES, "Jobs of the log that failed, by job; they are tried again");
     Ok(handle)
+}
+
+/// A cluster of etcd was asked how full it is.
+pub(crate) fn log_space(shard: usize, space: &Space) {
+    let shard = shard.to_string();
+    if let Some(fullest) = space.members.iter().max_by_key(|member| member.db_bytes) {
+        gauge!(LOG_DB, "shard" => shard.clone()).set(float(fullest.db_bytes));
+        gauge!(LOG_USED, "shard" => shard.clone()).set(float(fullest.used_bytes));
+        gauge!(LOG_QUOTA, "shard" => shard.clone()).set(float(fullest.quota_bytes));
+    }
+    gauge!(LOG_ALARM, "shard" => shard).set(if space.alarm { 1.0 } else { 0.0 });
+}
+
+/// Events have left etcd.
+pub(crate) fn log_archived(archived: &Archived) {
+    counter!(LOG_SEGMENTS).increment(1);
+    counter!(LOG_ARCHIVED_EVENTS).increment(archived.events);
+    counter!(LOG_ARCHIVED_BYTES).increment(archived.bytes);
+}
+
+/// The object store was looked through.
+pub(crate) fn log_collected(collected: &Collected) {
+    gauge!(LOG_OBJECTS, "kind" => "segment").set(float(collected.segments));
+    gauge!(LOG_OBJECTS, "kind" => "payload").set(float(collected.payloads));
+    gauge!(LOG_OBJECT_BYTES, "kind" => "segment").set(float(collected.segment_bytes));
+    gauge!(LOG_OBJECT_BYTES, "kind" => "payload").set(float(collected.payload_bytes));
+    counter!(LOG_ORPHANS).increment(collected.removed);
+}
+
+/// A job of the log failed.
+pub(crate) fn log_job_failed(job: &'static str) {
+    counter!(LOG_JOB_FAILURES, "job" => job).increment(1);
+}
+
+#[expect(clippy::cast_precision_loss, reason = "a gauge has no other type")]
+fn float(number: u64) -> f64 {
+    number as f64
 }
 
 /// A request was answered.
@@ -65,6 +132,21 @@ pub(crate) fn request(method: &str, route: &str, status: StatusCode, took: Durat
     };
     counter!(REQUESTS, "method" => method, "route" => route.to_owned(), "status" => class).increment(1);
     histogram!(REQUEST_SECONDS, "route" => route.to_owned()).record(took);
+}
+
+/// A caller, a session or a namespace has had its share.
+pub(crate) fn rate_limited(of: &'static str) {
+    counter!(RATE_LIMITED, "of" => of).increment(1);
+}
+
+/// So many other replicas are known.
+pub(crate) fn peers(count: usize) {
+    gauge!(PEERS).set(f64::from(u32::try_from(count).unwrap_or(u32::MAX)));
+}
+
+/// Previews for another replica were sent, or not.
+pub(crate) fn peer_post(outcome: &'static str, count: usize) {
+    counter!(PEER_POSTS, "outcome" => outcome).increment(u64::try_from(count).unwrap_or(u64::MAX));
 }
 
 /// The API server was asked.

@@ -1,35 +1,49 @@
 //! The process: what is started, in which order, and how it ends.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use axum::Router;
+use hyper_util::service::TowerToHyperService;
+use longhand_process::http::{Limits as Connections, Listener};
+use longhand_process::tls::{Certificate, CertificateError};
+use longhand_protocol::client::TokenSource;
 use longhand_sandbox::client::SandboxClient;
 use longhand_sandbox::token::{KeyError, Signer};
 use longhand_session_log::StoreError;
-use longhand_session_log::etcd::{EtcdOptions, EtcdStore};
+use longhand_session_log::etcd::{EtcdFlags, EtcdOptions, ShardedStore};
+use longhand_session_log::objects::{DEADLINE, Objects, ObjectsError};
+use longhand_session_log::work::Work;
 use tokio::net::TcpListener;
 use tokio::time::{interval, sleep};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::app::{App, Waits};
-use crate::auth::Auth;
+use crate::app::{App, Kinds, Settings, Waits};
+use crate::auth::{Auth, WorkerTokens};
 use crate::config::Config;
 use crate::execute::sandboxes::SandboxIndex;
-use crate::execute::{Executor, Limits};
+use crate::execute::{Executor, Hosted, Limits as CallLimits};
 use crate::health::{self, Health};
+use crate::jobs::{self, Alarm, Jobs, ShardAlarm};
 use crate::metrics;
-use crate::resources::Cluster;
-use crate::server::serve;
+use crate::previews::Addressing;
+use crate::resources::{Cluster, Published};
+use crate::restore;
 
 const SIGNING_KEY: &str = "signing-key";
 const UPKEEP: Duration = Duration::from_secs(5);
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+/// Whether there is another authority.
+const LOOK_AGAIN: Duration = Duration::from_secs(30);
 /// Requests that wait for a tool call are answered after it was let go.
 const LAST_ANSWERS: Duration = Duration::from_secs(2);
+const PROBES: usize = 256;
+const PEERS: usize = 256;
 
 /// Why the service could not start.
 #[derive(Debug, thiserror::Error)]
@@ -42,6 +56,9 @@ pub enum StartError {
         /// Why not.
         source: std::io::Error,
     },
+    /// The certificate cannot be used.
+    #[error(transparent)]
+    Certificate(#[from] CertificateError),
     /// There is no way to the Kubernetes API.
     #[error("the Kubernetes API cannot be spoken to: {0}")]
     Kube(Box<kube::Error>),
@@ -51,6 +68,9 @@ pub enum StartError {
     /// The shared key is not one.
     #[error(transparent)]
     Key(#[from] KeyError),
+    /// The place for old events cannot be used.
+    #[error(transparent)]
+    Objects(#[from] ObjectsError),
     /// The log cannot be opened.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -61,6 +81,13 @@ pub enum StartError {
 /// # Errors
 /// See [`StartError`]. What is only away for now is waited for.
 pub async fn run(config: Config, stop: CancellationToken) -> Result<(), StartError> {
+    if config.raise_epochs {
+        let store = ShardedStore::connect(&config.etcd.etcd_endpoints, &config.etcd.options()).await?;
+        store.check().await?;
+        let sessions = restore::raise_epochs(&store).await?;
+        tracing::info!(sessions, "every epoch is raised: the service may be started");
+        return Ok(());
+    }
     let end = CancellationToken::new();
     let tasks = TaskTracker::new();
     let sandboxes = Arc::new(SandboxIndex::default());
@@ -68,11 +95,13 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), StartErr
         store: OnceLock::new(),
         key_published: AtomicBool::new(false),
         sandboxes: Arc::clone(&sandboxes),
+        alarm: Arc::new(Alarm::default()),
         stop: stop.clone(),
         metrics: metrics::install()?,
     });
-    let listener = listen(config.health_listen).await?;
-    tasks.spawn(serve(listener, health::router(Arc::clone(&health)), end.clone(), Duration::ZERO));
+    let probes = Listener::plain(listen(config.health_listen).await?);
+    let limits = Connections { connections: PROBES, grace: Duration::ZERO, ..Connections::default() };
+    tasks.spawn(probes.serve(service(health::router(Arc::clone(&health))), limits, end.clone()));
     tasks.spawn(keep_up(Arc::clone(&health), end.clone()));
     let served = start_and_serve(config, &health, sandboxes, &tasks, &stop, &end).await;
     end.cancel();
@@ -89,47 +118,107 @@ async fn start_and_serve(
     stop: &CancellationToken,
     end: &CancellationToken,
 ) -> Result<(), StartError> {
+    // Ends streams and long waits, and then the connections.
+    let close = CancellationToken::new();
+    let certificate = certificate(&config, tasks, end).await?;
     let client = kube::Client::try_default().await.map_err(|error| StartError::Kube(Box::new(error)))?;
     let cluster = Cluster::new(client);
-    let Some(opened) = stop.run_until_cancelled(open(&config.etcd_endpoints)).await else { return Ok(()) };
+    let objects = config.jobs.objects_url.as_deref().map(|url| Objects::open(url, DEADLINE)).transpose()?;
+    let opening = open(&config.etcd, objects, &config.etcd_wake_readers);
+    let Some(opened) = stop.run_until_cancelled(opening).await else { return Ok(()) };
     let (store, signer) = opened?;
     health.store.get_or_init(|| store.clone());
+    let about = config.jobs.deployment.clone().map(|deployment| (config.namespace.clone(), deployment));
+    for (shard, store) in store.shards().iter().enumerate() {
+        let alarm = ShardAlarm { all: Arc::clone(&health.alarm), shard };
+        let about = about.clone().map(|about| (cluster.clone(), about));
+        tasks.spawn(jobs::watch(store.clone(), alarm.clone(), about, end.clone()));
+        let jobs = Jobs { store: store.clone(), config: config.jobs.clone(), alarm };
+        tasks.spawn(jobs.run(end.clone()));
+    }
     let watch = cluster.watch_sandboxes();
     let index = Arc::clone(&sandboxes);
     let ended = end.clone();
     tasks.spawn(async move { ended.run_until_cancelled(index.follow(watch)).await });
-    tasks.spawn(publish(cluster.clone(), config.namespace, signer.public_key(), Arc::clone(health), end.clone()));
+    let ended = end.clone();
+    let publishing =
+        publish(cluster.clone(), config.namespace, signer.public_key(), config.tls_ca_file.clone(), Arc::clone(health));
+    tasks.spawn(async move { ended.run_until_cancelled(publishing).await });
 
     let cluster = Arc::new(cluster);
     let store = Arc::new(store);
+    let workers = WorkerTokens::new(signer.clone())?;
+    let hosted = Hosted::new(Work::new(Arc::new(store.work())), cluster.clone(), cluster.clone());
     let executor = Arc::new(Executor::new(
         store.clone(),
         cluster.clone(),
         sandboxes,
+        hosted,
         SandboxClient::new(signer),
-        Limits::default(),
+        CallLimits::default(),
     ));
-    let operator = &config.operator_service_account;
+    let default_model = config.default_model.model();
     let app = App::new(
         store,
-        cluster.clone(),
-        Auth::new(cluster),
+        Kinds::of(&cluster),
+        Auth::new(cluster, workers),
         Arc::clone(&executor),
-        (&operator.namespace, &operator.name),
-        Waits::default(),
-        stop.clone(),
+        &Settings {
+            accounts: config.accounts,
+            rates: config.rates,
+            default_model,
+            waits: Waits { deletion: config.jobs.keep_deleted(), ..Waits::default() },
+        },
+        close.clone(),
     );
-    let listener = listen(config.listen).await?;
-    tracing::info!(address = %config.listen, "serving");
+    let listener = secured(listen(config.listen).await?, certificate.as_ref());
+    if let (Some(url), Some(own)) = (config.peers.peers_url, config.peers.pod_ip) {
+        let token = TokenSource::file(config.peers.token_file);
+        let addressing = Addressing { url, own, token, authority_file: config.tls_ca_file };
+        let (app, ended) = (app.clone(), end.clone());
+        let listener = secured(listen(config.peers.peer_listen).await?, certificate.as_ref());
+        let limits = Connections { connections: PEERS, grace: Duration::ZERO, ..Connections::default() };
+        tasks.spawn(listener.serve(service(app.clone().peer_router()), limits, end.clone()));
+        tasks.spawn(async move { ended.run_until_cancelled(app.previews.reach_peers(addressing)).await });
+    }
+    tracing::info!(address = %config.listen, tls = certificate.is_some(), "serving");
     let grace = Duration::from_secs(config.grace_seconds.into());
-    let serving = serve(listener, app.router(), stop.clone(), grace + LAST_ANSWERS);
+    let limits = Connections { grace: grace + LAST_ANSWERS, ..Connections::default() };
+    let serving = listener.serve(service(app.router()), limits, close.clone());
     let stopping = async {
         stop.cancelled().await;
-        tracing::info!("stopping");
+        // Readiness is false from here on; until that is known everywhere, requests still come.
+        tracing::info!(seconds = config.drain_seconds, "stopping: no new requests are expected");
+        sleep(Duration::from_secs(config.drain_seconds.into())).await;
+        close.cancel();
         executor.stop(grace).await;
     };
     tokio::join!(serving, stopping);
     Ok(())
+}
+
+fn secured(listener: TcpListener, certificate: Option<&Certificate>) -> Listener {
+    match certificate {
+        Some(certificate) => Listener::tls(listener, certificate),
+        None => Listener::plain(listener),
+    }
+}
+
+fn service(router: Router) -> TowerToHyperService<Router> {
+    TowerToHyperService::new(router)
+}
+
+/// The certificate of the files, which is kept current until `end`.
+async fn certificate(
+    config: &Config,
+    tasks: &TaskTracker,
+    end: &CancellationToken,
+) -> Result<Option<Certificate>, StartError> {
+    let (Some(certificate), Some(key)) = (&config.tls_cert_file, &config.tls_key_file) else { return Ok(None) };
+    let certificate = Certificate::load(certificate.clone(), key.clone()).await?;
+    let (following, end) = (certificate.clone().follow(), end.clone());
+    tasks.spawn(async move { end.run_until_cancelled(following).await });
+    Ok(Some(certificate))
 }
 
 async fn listen(address: SocketAddr) -> Result<TcpListener, StartError> {
@@ -137,12 +226,21 @@ async fn listen(address: SocketAddr) -> Result<TcpListener, StartError> {
 }
 
 /// Opens the log and fetches the key that the replicas share, or makes it. Waits while etcd is away.
-async fn open(endpoints: &[String]) -> Result<(EtcdStore, Signer), StartError> {
+async fn open(
+    etcd: &EtcdFlags,
+    objects: Option<Objects>,
+    wake_readers: &[String],
+) -> Result<(ShardedStore, Signer), StartError> {
     let mut pause = FIRST_PAUSE;
-    let store = EtcdStore::connect(endpoints, EtcdOptions::default()).await?;
+    let options = EtcdOptions { objects, ..etcd.options() };
+    let store = ShardedStore::connect(&etcd.etcd_endpoints, &options).await?;
     let (_, candidate) = Signer::generate()?;
     loop {
-        match store.get_or_create(SIGNING_KEY, candidate.as_bytes()).await {
+        let key = match prepare(&store, wake_readers).await {
+            Ok(()) => store.get_or_create(SIGNING_KEY, candidate.as_bytes()).await,
+            Err(error) => Err(error),
+        };
+        match key {
             Ok(key) => return Ok((store, Signer::from_pem(&String::from_utf8_lossy(&key))?)),
             Err(StoreError::Unavailable(reason)) => {
                 tracing::warn!(reason, "waiting for etcd");
@@ -154,19 +252,50 @@ async fn open(endpoints: &[String]) -> Result<(EtcdStore, Signer), StartError> {
     }
 }
 
-/// Publishes the verify key, as often as it takes.
-async fn publish(cluster: Cluster, namespace: String, key: String, health: Arc<Health>, end: CancellationToken) {
-    let mut pause = FIRST_PAUSE;
-    let publish = async {
-        while let Err(error) = cluster.publish_verify_key(&namespace, &key).await {
-            tracing::warn!(%error, "the verify key could not be published");
-            sleep(pause).await;
-            pause = (pause * 2).min(LONGEST_PAUSE);
+/// Has etcd know its users, if they are ours to make, and checks that each cluster is in its place.
+async fn prepare(store: &ShardedStore, wake_readers: &[String]) -> Result<(), StoreError> {
+    if !wake_readers.is_empty() {
+        for shard in store.shards() {
+            shard.require_users(wake_readers).await?;
         }
-        health.key_published.store(true, Ordering::Relaxed);
-        tracing::info!("the verify key is published");
-    };
-    end.run_until_cancelled(publish).await;
+    }
+    store.check().await
+}
+
+/// Publishes what others need to know, as often as it takes, and again when the authority changes.
+async fn publish(cluster: Cluster, namespace: String, key: String, authority: Option<PathBuf>, health: Arc<Health>) {
+    let mut pause = FIRST_PAUSE;
+    let mut last = None;
+    loop {
+        let authority = match &authority {
+            None => Ok(None),
+            Some(path) => tokio::fs::read_to_string(path).await.map(Some),
+        };
+        let outcome = match authority {
+            Err(error) => Err(error.to_string()),
+            Ok(authority) => {
+                let published = Published { verify_key: key.clone(), authority };
+                if last.as_ref() == Some(&published) {
+                    sleep(LOOK_AGAIN).await;
+                    continue;
+                }
+                let done = cluster.publish(&namespace, &published).await;
+                done.map(|()| last = Some(published)).map_err(|error| error.to_string())
+            }
+        };
+        match outcome {
+            Ok(()) => {
+                health.key_published.store(true, Ordering::Relaxed);
+                pause = FIRST_PAUSE;
+                tracing::info!("the verify key and the authority are published");
+            }
+            Err(error) => {
+                tracing::warn!(error, "the verify key and the authority could not be published");
+                sleep(pause).await;
+                pause = (pause * 2).min(LONGEST_PAUSE);
+            }
+        }
+    }
 }
 
 /// Histograms are drained from time to time, also when nobody scrapes.

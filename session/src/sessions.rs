@@ -2,14 +2,16 @@
 
 use futures::TryFutureExt as _;
 use jiff::Timestamp;
-use longhand_crds::{AgentSession, session_id};
+use longhand_crds::wire_id::{is_wire_id, prefix};
+use longhand_crds::{AgentSession, annotations, labels, session_id};
 use longhand_protocol::event::{EventBody, NewEvent};
 use longhand_protocol::{EventId, SessionId};
 use longhand_session_log::StoreError;
-use longhand_session_log::store::{SessionMeta, SessionState};
+use longhand_session_log::store::{Retention, SessionMeta, SessionState};
 use serde_json::json;
 use sha2::{Digest as _, Sha256};
 
+use crate::agents;
 use crate::api::error::{ApiError, Result};
 use crate::app::App;
 
@@ -22,23 +24,33 @@ const INPUTS_AT_ONCE: usize = 50;
 /// 409 when the agent does not exist, and those of store and API server.
 pub(crate) async fn ensure(app: &App, resource: &AgentSession) -> Result<SessionState> {
     let (namespace, name, uid) = identity(resource)?;
-    let id = session_id(uid);
+    let id = session_id(&resource.metadata);
     let state = match app.store.state(&id).await {
         Err(StoreError::NotFound(_)) => {
+            check_origin(resource)?;
             let agent = &resource.spec.agent_ref.name;
-            let agent = app.resources.agent(namespace, agent).await?.ok_or_else(|| {
+            let agent = agents::lookup(app, namespace, agent).await?.ok_or_else(|| {
                 ApiError::conflict(format!("the Agent {namespace}/{agent} of AgentSession {name} does not exist"))
             })?;
+            let now = agents::current(app, agent).await?;
+            let pinned = resource.spec.agent_ref.version.and_then(|version| u64::try_from(version).ok());
+            let agent = match pinned {
+                Some(version) if version != now.version => agents::at(app, now.agent, version).await?,
+                _ => now,
+            };
             let meta = SessionMeta {
                 id: id.clone(),
                 namespace: namespace.to_owned(),
                 name: name.to_owned(),
                 uid: uid.to_owned(),
-                agent: agent.snapshot(),
+                agent: agent.agent.snapshot(agent.version),
                 sandboxes: resource.spec.sandboxes.iter().map(|sandbox| sandbox.name.clone()).collect(),
                 harness_idle_seconds: u64::try_from(resource.spec.harness_idle_seconds).unwrap_or(0),
                 delivered_inputs: 0,
                 created_at: Timestamp::now(),
+                thread_id: thread_id(resource),
+                parent: None,
+                retention: retention(resource),
             };
             match app.store.create(meta).await {
                 // Whoever was faster made it from the same resource.
@@ -49,10 +61,52 @@ pub(crate) async fn ensure(app: &App, resource: &AgentSession) -> Result<Session
         }
         state => state?,
     };
+    check_owner(&state.meta, resource)?;
+    if state.archived_at.is_some() {
+        return Ok(state);
+    }
     if deliver(app, resource, &id, state.meta.delivered_inputs).await? {
         return Ok(app.store.state(&id).await?);
     }
     Ok(state)
+}
+
+fn retention(resource: &AgentSession) -> Retention {
+    let seconds = |seconds: Option<i64>| seconds.and_then(|seconds| u64::try_from(seconds).ok());
+    let spec = resource.spec.retention.clone().unwrap_or_default();
+    Retention {
+        delete_after_seconds: seconds(spec.delete_after_seconds),
+        archive_after_seconds: seconds(spec.archive_after_seconds),
+    }
+}
+
+/// The identifier that the resource's primary thread is said to have.
+fn thread_id(resource: &AgentSession) -> Option<String> {
+    let id = resource.metadata.labels.as_ref()?.get(labels::THREAD_ID)?;
+    is_wire_id(prefix::THREAD, id).then(|| id.clone())
+}
+
+/// The log of a fork or an import is made with its history, or not at all.
+fn check_origin(resource: &AgentSession) -> Result<()> {
+    let annotations = resource.metadata.annotations.as_ref();
+    let Some(from) = annotations.and_then(|annotations| annotations.get(annotations::LOG_FROM)) else { return Ok(()) };
+    Err(ApiError::conflict(format!(
+        "the log comes from another one ({from}) and is not there yet; if that was broken off, delete the AgentSession and \
+         do it again"
+    )))
+}
+
+/// A label that names an identifier must not be a way into a log that belongs to another resource.
+fn check_owner(meta: &SessionMeta, resource: &AgentSession) -> Result<()> {
+    let (namespace, name, uid) = identity(resource)?;
+    if (meta.namespace.as_str(), meta.name.as_str(), meta.uid.as_str()) == (namespace, name, uid) {
+        return Ok(());
+    }
+    Err(ApiError::conflict(format!(
+        "the log {} belongs to another AgentSession than {namespace}/{name} with the UID {uid}: choose another label {}, or wait until that log is deleted",
+        meta.id,
+        labels::ID
+    )))
 }
 
 /// Delivers what has not been delivered; whether there was anything.

@@ -30,12 +30,44 @@ app.kubernetes.io/component: {{ . }}
 {{ .root.Release.Name }}-{{ .component }}.{{ .root.Release.Namespace }}.svc.{{ .root.Values.clusterDomain }}.
 {{- end }}
 
+{{- define "longhand.sessionScheme" -}}
+{{ ternary "https" "http" .Values.session.tls.enabled }}
+{{- end }}
+
+{{/* The Secret with the certificate of the session service. */}}
+{{- define "longhand.sessionSecret" -}}
+{{ .Values.session.tls.existingSecret | default (printf "%s-session-tls" .Release.Name) }}
+{{- end }}
+
 {{- define "longhand.etcdEndpoints" -}}
 {{- if .Values.etcd.endpoints -}}
 {{ join "," .Values.etcd.endpoints }}
 {{- else -}}
-http://{{ include "longhand.host" (dict "root" . "component" "etcd") }}:2379
+{{ ternary "https" "http" .Values.etcd.tls.enabled }}://{{ include "longhand.host" (dict "root" . "component" "etcd") }}:2379
 {{- end -}}
+{{- end }}
+
+{{/* Whether etcd is the chart's and asks for certificates. */}}
+{{- define "longhand.etcdTLS" -}}
+{{- if and (not .Values.etcd.endpoints) .Values.etcd.tls.enabled }}true{{ end -}}
+{{- end }}
+
+{{/* The certificate of a user of the chart's etcd; called with (dict "root" $ "user" "operator"). */}}
+{{- define "longhand.etcdFlags" -}}
+- --etcd-endpoints={{ include "longhand.etcdEndpoints" .root }}
+{{- if include "longhand.etcdTLS" .root }}
+- --etcd-ca-file=/var/run/longhand/etcd/ca.crt
+- --etcd-cert-file=/var/run/longhand/etcd/{{ .user }}.crt
+- --etcd-key-file=/var/run/longhand/etcd/{{ .user }}.key
+{{- end }}
+{{- end }}
+
+{{- define "longhand.etcdVolume" -}}
+- name: etcd
+  secret:
+    secretName: {{ .root.Release.Name }}-etcd-tls
+    defaultMode: 0440
+    items: [{key: ca.crt, path: ca.crt}, {key: {{ .user }}.crt, path: {{ .user }}.crt}, {key: {{ .user }}.key, path: {{ .user }}.key}]
 {{- end }}
 
 {{/* What every pod of the release has in common: where it runs, and as whom. */}}

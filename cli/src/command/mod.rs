@@ -1,9 +1,11 @@
 //! The commands, one file each.
 
 mod events;
+mod fork;
 mod get;
 mod run;
 mod send;
+mod transfer;
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -21,6 +23,10 @@ use crate::follow::Outcome;
 /// Says which step failed, and what to do.
 pub async fn run(args: Args) -> Result<ExitCode> {
     let Args { target, command } = args;
+    // What needs no cluster must not ask for one.
+    if let Command::Verify { file } = &command {
+        return transfer::verify(file).await;
+    }
     let cluster = Cluster::connect(&target).await?;
     match command {
         Command::Get { kind, all_namespaces } => get::run(&cluster, kind, all_namespaces).await,
@@ -30,6 +36,10 @@ pub async fn run(args: Args) -> Result<ExitCode> {
         Command::Send { session, text, follow, timeout, view } => {
             send::run(&cluster, &target, &session, text, follow.then_some(timeout), view).await
         }
+        Command::Fork { session, at } => fork::run(&cluster, &target, &session, at).await,
+        Command::Export { session, output } => transfer::export(&cluster, &target, &session, output).await,
+        Command::Verify { file } => transfer::verify(&file).await,
+        Command::Import { file } => transfer::import(&cluster, &target, &file).await,
         Command::Run { file, timeout, view } => run::run(cluster, &target, &file, timeout, view).await,
     }
 }

@@ -1,6 +1,7 @@
-//! Benchmarks on the cluster of the current kubeconfig. Each writes `target/bench/<name>.json`; `docs/benchmarks.md` is
+//! Benchmarks, on the cluster of the current kubeconfig except for [`log`]. Each writes `target/bench/<name>.json`; `docs/benchmarks.md` is
 //! rendered from those files.
 
+pub mod log;
 mod plot;
 pub mod report;
 pub mod sandbox;
@@ -58,6 +59,8 @@ pub enum Goal {
     Below(f64),
     /// The ratio to the baseline is at most this.
     Ratio(f64),
+    /// The ratio to the baseline is at least this.
+    AtLeast(f64),
     /// Nothing was asked for.
     None,
 }
@@ -82,6 +85,7 @@ impl Figure {
         let (goal, met) = match goal {
             Goal::Below(limit) => (Some(format!("< {limit} {unit}")), Some(ours < limit)),
             Goal::Ratio(limit) => (Some(format!("<= {limit} x baseline")), ratio.map(|ratio| ratio <= limit)),
+            Goal::AtLeast(limit) => (Some(format!(">= {limit} x baseline")), ratio.map(|ratio| ratio >= limit)),
             Goal::None => (None, None),
         };
         Self { metric: metric.to_owned(), unit: unit.to_owned(), ours, baseline, ratio, goal, met, samples }
@@ -118,6 +122,8 @@ mod tests {
         let samples = Samples { ours: vec![2.0], baseline: vec![1.0] };
         assert_eq!(Figure::percentile("m", "s", &samples, 50.0, Goal::Ratio(1.25)).met, Some(false));
         assert_eq!(Figure::percentile("m", "s", &samples, 50.0, Goal::Ratio(2.0)).met, Some(true));
+        assert_eq!(Figure::percentile("m", "1/s", &samples, 50.0, Goal::AtLeast(2.0)).met, Some(true));
+        assert_eq!(Figure::percentile("m", "1/s", &samples, 50.0, Goal::AtLeast(2.5)).met, Some(false));
         assert_eq!(Figure::single("m", "MiB", 2.0, Goal::Below(2.0)).met, Some(false));
         assert_eq!(Figure::single("m", "MiB", 2.0, Goal::None).met, None);
     }

@@ -7,8 +7,8 @@ use super::{Figure, Report, plot};
 use crate::cluster::TestResult;
 
 /// Every benchmark: the name of its file, and its heading.
-pub const BENCHMARKS: [(&str, &str); 3] =
-    [("ttft", "Time to first token"), ("sandbox", "First tool call"), ("sizes", "Sizes")];
+pub const BENCHMARKS: [(&str, &str); 4] =
+    [("ttft", "Time to first token"), ("sandbox", "First tool call"), ("log", "The session log"), ("sizes", "Sizes")];
 
 const HEAD: &str = "# Benchmarks\n\nRendered by `make bench` from `target/bench/*.json`; do not edit. Absolute times are those of the machine \
     that ran it; what counts is the ratio to the baseline, which is measured in the same run.\n";
@@ -55,7 +55,8 @@ fn section(name: &str, heading: &str, report: &Report) -> String {
 
 fn row(figure: &Figure) -> String {
     let unit = &figure.unit;
-    let value = |value: Option<f64>| value.map_or_else(|| "-".to_owned(), |value| format!("{value:.1} {unit}"));
+    let shown = |value: f64| if value < 10.0 { format!("{value:.2} {unit}") } else { format!("{value:.1} {unit}") };
+    let value = |value: Option<f64>| value.map_or_else(|| "-".to_owned(), shown);
     let ratio = figure.ratio.map_or_else(|| "-".to_owned(), |ratio| format!("{ratio:.2}"));
     let met = figure.met.map_or("-", |met| if met { "yes" } else { "no" });
     let goal = figure.goal.as_deref().unwrap_or("-");

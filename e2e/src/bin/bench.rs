@@ -1,17 +1,17 @@
-//! Runs the benchmarks on the cluster of the current kubeconfig and renders `docs/benchmarks.md`.
+//! Runs the benchmarks, most of them on the cluster of the current kubeconfig, and renders `docs/benchmarks.md`.
 
 use std::path::Path;
 use std::process::ExitCode;
 
 use clap::Parser;
-use longhand_e2e::bench::{Report, report, sandbox, sizes, ttft};
+use longhand_e2e::bench::{Report, log, report, sandbox, sizes, ttft};
 use longhand_e2e::cluster::{TestNamespace, TestResult};
 
 /// Runs benchmarks on the cluster of the current kubeconfig.
 #[derive(Parser)]
 struct Arguments {
     /// Only this one.
-    #[arg(long, env = "BENCH", value_parser = ["ttft", "sandbox", "sizes"])]
+    #[arg(long, env = "BENCH", value_parser = ["ttft", "sandbox", "log", "sizes"])]
     bench: Option<String>,
 }
 
@@ -29,20 +29,30 @@ async fn main() -> ExitCode {
 
 async fn run(arguments: &Arguments) -> TestResult {
     let _ = rustls::crypto::ring::default_provider().install_default();
-    let client = kube::Client::try_default().await?;
+    if let Ok(endpoint) = std::env::var(log::TAILS_OF) {
+        return log::hold_tails(&endpoint).await;
+    }
     let reports = Path::new("target/bench");
     std::fs::create_dir_all(reports)?;
     for (name, _) in report::BENCHMARKS {
         if arguments.bench.as_deref().is_some_and(|wanted| wanted != name) {
             continue;
         }
-        let namespace = TestNamespace::create(client.clone(), &format!("bench-{name}")).await?;
-        let outcome = bench(name, &namespace).await;
-        namespace.delete().await;
-        let text = serde_json::to_string_pretty(&outcome?)?;
-        std::fs::write(reports.join(format!("{name}.json")), text)?;
+        let report = match name {
+            "log" => log::run().await?,
+            name => on_cluster(name).await?,
+        };
+        std::fs::write(reports.join(format!("{name}.json")), serde_json::to_string_pretty(&report)?)?;
     }
     report::render(reports, Path::new("docs"))
+}
+
+async fn on_cluster(name: &str) -> TestResult<Report> {
+    let client = kube::Client::try_default().await?;
+    let namespace = TestNamespace::create(client, &format!("bench-{name}")).await?;
+    let outcome = bench(name, &namespace).await;
+    namespace.delete().await;
+    outcome
 }
 
 async fn bench(name: &str, namespace: &TestNamespace) -> TestResult<Report> {

@@ -7,12 +7,12 @@ use k8s_openapi::api::authentication::v1::{BoundObjectReference, TokenRequest, T
 use k8s_openapi::api::core::v1::{Pod, ServiceAccount};
 use kube::api::{Api, ListParams, PostParams};
 use kube::{Client, ResourceExt as _};
-use longhand_cli::backend::is_ready;
+use longhand_cli::backend::{Backend, is_ready};
 use longhand_cli::port_forward::PortForward;
 use longhand_protocol::SessionId;
 use longhand_protocol::client::sse::{StreamItem, StreamOptions};
 use longhand_protocol::client::wire::EventQuery;
-use longhand_protocol::client::{HarnessClient, TokenSource, WireClient};
+use longhand_protocol::client::{HarnessClient, Server, TokenSource, WireClient};
 use longhand_protocol::event::{ClientEvent, Event, EventBody};
 use longhand_protocol::wire::NumberedEvent;
 
@@ -22,10 +22,13 @@ use super::{SYSTEM_NAMESPACE, TestResult, eventually};
 /// The audience of every token that the session service takes.
 const AUDIENCE: &str = "longhand";
 const PORT: u16 = 8080;
+const SERVICE: &str = "longhand-session";
 
 /// The session service over a port-forward, with a token for one namespace.
 pub struct Service {
-    forward: PortForward,
+    _forward: PortForward,
+    /// How it is reached and known, for requests that no client of ours would make.
+    pub server: Server,
     /// The public API, as the `longhand-cli` account of the test's namespace.
     pub wire: WireClient,
 }
@@ -37,23 +40,23 @@ impl Service {
     /// When there is no ready pod of the service, or no such account.
     pub async fn connect(namespace: &TestNamespace) -> TestResult<Self> {
         let forward = forward(&namespace.client).await?;
+        let backend = Backend {
+            client: namespace.client.clone(),
+            namespace: SYSTEM_NAMESPACE.to_owned(),
+            service: SERVICE.to_owned(),
+        };
+        let server = backend.server(forward.address()).await?;
         let token = token(namespace, "longhand-cli", None).await?;
-        let wire = WireClient::new(&forward.url(), TokenSource::fixed(token), None)?;
-        Ok(Self { forward, wire })
-    }
-
-    /// The base URL, for requests that no client of ours would make.
-    #[must_use]
-    pub fn url(&self) -> String {
-        self.forward.url()
+        let wire = WireClient::new(server.clone(), TokenSource::fixed(token), None)?;
+        Ok(Self { _forward: forward, server, wire })
     }
 
     /// The public API with another token.
     ///
     /// # Errors
-    /// Never for a forwarded address.
+    /// Never, since the first client was made the same way.
     pub fn wire_as(&self, token: &str) -> TestResult<WireClient> {
-        Ok(WireClient::new(&self.url(), TokenSource::fixed(token), None)?)
+        Ok(WireClient::new(self.server.clone(), TokenSource::fixed(token), None)?)
     }
 
     /// The harness API with a token that is bound to `pod`, as its kubelet would mount it.
@@ -67,7 +70,7 @@ impl Service {
         session: &SessionId,
     ) -> TestResult<HarnessClient> {
         let token = token(namespace, "default", Some(pod)).await?;
-        Ok(HarnessClient::new(&self.url(), session.clone(), TokenSource::fixed(token))?)
+        Ok(HarnessClient::new(self.server.clone(), session.clone(), TokenSource::fixed(token))?)
     }
 
     /// Sends a user message.

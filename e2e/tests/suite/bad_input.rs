@@ -23,7 +23,14 @@ async fn the_api_server_refuses_what_cannot_work_and_names_the_field() {
             ("AgentSession", "spec: {agentRef: {name: a}, harnessIdleSeconds: -1}", "spec.harnessIdleSeconds"),
             ("AgentSession", "spec: {agentRef: {name: a}, sandboxes: [{name: Not_A_Name, templateRef: {name: t}}]}", "spec.sandboxes[0].name"),
             ("AgentSession", "spec: {agentRef: {name: a}, agnet: 1}", "agnet"),
-            ("Agent", "spec: {model: {id: m}}", "spec.model.credential"),
+            ("Agent", "spec: {model: {credential: {vault: v, name: c}}}", "spec.model.id"),
+            ("Agent", "spec: {model: {id: m}, tools: [{type: mcp_toolset, mcpServerName: s}]}", "must be the name of one of mcpServers"),
+            ("Agent", "spec: {model: {id: m}, mcpServers: [{name: s, url: 'https://s.test'}]}", "must be named by a tool"),
+            ("Agent", "spec: {model: {id: m}, tools: [{type: agent_toolset_20260401, configs: [{name: rm}]}]}", "has the tools bash"),
+            ("Agent", "spec: {model: {id: m}, tools: [{type: agent_toolset_20260401, configs: [{name: bash, web: {allowedDomains: [a]}}]}]}", "web belongs to"),
+            ("SandboxTemplate", "spec: {packages: {pip: [a]}}", "packages need"),
+            ("SandboxTemplate", "spec: {selfHosted: true, network: {}}", "belong to sandboxes that Longhand makes"),
+            ("SandboxTemplate", "spec: {network: {egress: Unrestricted, allowedHosts: [a.test]}}", "belong to egress Limited"),
             ("Agent", "spec: {model: {id: m, baseURL: 'ftp://x.y', credential: {vault: v, name: c}}}", "spec.model.baseURL"),
             ("Agent", "spec: {model: {id: m, credential: {vault: v, name: c}}, tools: [{type: custom, name: t}]}", "name, description and inputSchema"),
             ("SandboxTemplate", "spec: {idleSeconds: 0}", "spec.idleSeconds"),
@@ -32,7 +39,7 @@ async fn the_api_server_refuses_what_cannot_work_and_names_the_field() {
             ("Vault", "spec: {credentials: [{name: c, secretRef: {name: s, key: k}, allow: {hosts: [h]}, placement: {type: header}}]}", "header belongs to"),
             ("Vault", "spec: {credentials: [{name: c, secretRef: {name: s, key: k}, allow: {hosts: [h]}, placement: {type: header, header: Host}}]}", "header frames or routes"),
             ("Vault", "spec: {credentials: [{name: c, secretRef: {name: s, key: k}, allow: {hosts: [a..b]}, placement: {type: bearer}}]}", "spec.credentials[0].allow.hosts[0]"),
-            ("Agent", "spec: {model: {id: m, credential: {vault: v, name: c}}, tools: [{type: agent_toolset_20260401}, {type: custom, name: bash, description: d, inputSchema: {}}]}", "disable that one"),
+            ("Agent", "spec: {model: {id: m, credential: {vault: v, name: c}}, tools: [{type: agent_toolset_20260401}, {type: custom, name: bash, description: d, inputSchema: {type: object}}]}", "switch that one off"),
         ];
         for (kind, spec, field) in cases {
             let yaml = format!("apiVersion: longhand.dev/v1alpha1\nkind: {kind}\nmetadata: {{name: bad}}\n{spec}\n");
@@ -132,7 +139,8 @@ async fn a_malformed_event_is_a_400_that_says_what_is_wrong() {
         let fixture = Fixture::install(&namespace, SCRIPT, 60).await?;
         let session = fixture.session("talk", &SessionOptions::default()).await?;
         let token = token(&namespace, "longhand-cli", None).await?;
-        let url = format!("{}/v1/sessions/{session}/events", fixture.service.url());
+        let (client, base) = fixture.service.server.connect()?;
+        let url = base.join(&format!("v1/sessions/{session}/events"))?;
         let cases = [
             (json!({"events": [{"type": "user.message"}]}), "content"),
             (json!({"events": [{"type": "user.message", "content": [], "extra": 1}]}), "extra"),
@@ -143,7 +151,7 @@ async fn a_malformed_event_is_a_400_that_says_what_is_wrong() {
             (json!("text"), "the body is malformed"),
         ];
         for (body, named) in cases {
-            let answer = reqwest::Client::new().post(&url).bearer_auth(&token).json(&body).send().await?;
+            let answer = client.post(url.clone()).bearer_auth(&token).json(&body).send().await?;
             assert_eq!(answer.status(), 400, "{body}");
             let error: serde_json::Value = answer.json().await?;
             assert_eq!(error["type"], "error");

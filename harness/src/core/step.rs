@@ -72,7 +72,7 @@ fn batch<'a>(items: impl Iterator<Item = &'a InboxItem>) -> Vec<EventId> {
 }
 
 fn is_interrupt(item: &InboxItem) -> bool {
-    matches!(item.event.body, EventBody::UserInterrupt {})
+    matches!(item.event.body, EventBody::UserInterrupt { .. })
 }
 
 impl State {

@@ -18,12 +18,12 @@ impl ToolSet {
         let mut tools = BTreeMap::new();
         for tool in &session.agent.tools {
             match tool {
-                Tool::AgentToolset { enabled } if !session.sandboxes.is_empty() => {
-                    for tool in enabled {
-                        tools.insert(tool.name().to_owned(), (Runner::Sandbox, sandbox_tool(*tool)));
+                Tool::AgentToolset { .. } if !session.sandboxes.is_empty() => {
+                    for tool in tool.sandbox_tools() {
+                        tools.insert(tool.name().to_owned(), (Runner::Sandbox, sandbox_tool(tool)));
                     }
                 }
-                Tool::AgentToolset { .. } => {}
+                Tool::AgentToolset { .. } | Tool::McpToolset { .. } => {}
                 Tool::Custom { name, description, input_schema } => {
                     let definition = json!({"name": name, "description": description, "input_schema": input_schema});
                     tools.entry(name.clone()).or_insert((Runner::Client, definition));

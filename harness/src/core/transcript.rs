@@ -213,11 +213,12 @@ impl Transcript {
                 self.gave_up = false;
                 self.failures = 0;
             }
-            EventBody::UserInterrupt {} => {
+            EventBody::UserInterrupt { .. } => {
                 self.interrupted = true;
                 self.settle();
             }
             EventBody::UserCustomToolResult { custom_tool_use_id: call, content, is_error }
+            | EventBody::UserToolResult { tool_use_id: call, content, is_error }
             | EventBody::AgentToolResult { tool_use_id: call, content, is_error } => {
                 self.answer_call(call, content.as_deref().unwrap_or_default(), is_error.unwrap_or(false));
             }

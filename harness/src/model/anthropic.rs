@@ -36,7 +36,7 @@ impl Messages {
     /// # Errors
     /// When `base` is not an `http` or `https` URL.
     pub fn new(base: &str, token: TokenSource) -> client::Result<Self> {
-        let (http, mut url) = client::http(base)?;
+        let (http, mut url) = client::Server::new(base).connect()?;
         url.path_segments_mut()
             .map_err(|()| client::Error::BaseUrl { url: base.to_owned() })?
             .pop_if_empty()

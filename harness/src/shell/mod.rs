@@ -8,7 +8,7 @@ mod service;
 
 use std::time::Duration;
 
-use longhand_protocol::client::{self, Backoff, HarnessClient, TokenSource};
+use longhand_protocol::client::{self, Backoff, HarnessClient, Server, TokenSource};
 use longhand_protocol::harness::ClaimResponse;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -64,10 +64,13 @@ impl Harness {
     /// When a URL cannot be used.
     pub fn new(config: &Config) -> Result<Self, ConfigError> {
         let token = TokenSource::file(&config.token_file);
+        let log = match &config.log_ca {
+            Some(authorities) => Server::new(&config.log_url).trusting(authorities.as_str()),
+            None => Server::new(&config.log_url),
+        };
         let wrong = |variable| move |source: client::Error| ConfigError::Url { variable, source };
         Ok(Self {
-            client: HarnessClient::new(&config.log_url, config.session.clone(), token.clone())
-                .map_err(wrong("LOG_URL"))?,
+            client: HarnessClient::new(log, config.session.clone(), token.clone()).map_err(wrong("LOG_URL"))?,
             model: Messages::new(&config.model_base_url, token).map_err(wrong("MODEL_BASE_URL"))?,
         })
     }

@@ -27,7 +27,11 @@ fn records(bodies: impl IntoIterator<Item = EventBody>) -> Vec<Record> {
 }
 
 fn user(words: &str) -> EventBody {
-    text(words).into()
+    NewEvent::from(text(words)).body
+}
+
+fn interrupted() -> EventBody {
+    NewEvent::from(interrupt()).body
 }
 
 fn running() -> EventBody {
@@ -128,6 +132,7 @@ fn brief(next: &Next) -> String {
                 StopReason::EndTurn => "idle end_turn".to_owned(),
                 StopReason::RequiresAction { event_ids } => format!("idle requires {}", ids(event_ids)),
                 StopReason::RetriesExhausted => "idle retries_exhausted".to_owned(),
+                StopReason::BudgetReached => "idle budget_reached".to_owned(),
                 StopReason::Refusal => "idle refusal".to_owned(),
             }
         }
@@ -160,11 +165,11 @@ const CLOSE: &str = "append span.model_request_end";
 #[case::custom_half(vec![user("a"), start(), ask(), ask(), answer("tool_use", &[3, 4]), end(2, false), custom_result(4)], "idle requires sevt_3")]
 #[case::custom_answered(vec![user("a"), running(), start(), ask(), answer("tool_use", &[4]), end(3, false), custom_result(4)], START)]
 #[case::message_while_custom(vec![user("a"), start(), ask(), answer("tool_use", &[3]), end(2, false), user("b")], "idle requires sevt_3")]
-#[case::interrupted(vec![user("a"), running(), EventBody::UserInterrupt {}], "idle end_turn")]
-#[case::interrupted_tool(vec![user("a"), start(), bash(), answer("tool_use", &[3]), end(2, false), EventBody::UserInterrupt {}], "idle end_turn")]
-#[case::interrupted_custom(vec![user("a"), start(), ask(), answer("tool_use", &[3]), end(2, false), EventBody::UserInterrupt {}, custom_result(3)], "idle end_turn")]
-#[case::after_interrupt(vec![user("a"), running(), start(), ask(), answer("tool_use", &[4]), end(3, false), EventBody::UserInterrupt {}, user("b")], START)]
-#[case::late_result(vec![user("a"), running(), start(), bash(), answer("tool_use", &[4]), end(3, false), EventBody::UserInterrupt {}, result(4)], "idle end_turn")]
+#[case::interrupted(vec![user("a"), running(), EventBody::UserInterrupt { session_thread_id: None }], "idle end_turn")]
+#[case::interrupted_tool(vec![user("a"), start(), bash(), answer("tool_use", &[3]), end(2, false), EventBody::UserInterrupt { session_thread_id: None }], "idle end_turn")]
+#[case::interrupted_custom(vec![user("a"), start(), ask(), answer("tool_use", &[3]), end(2, false), EventBody::UserInterrupt { session_thread_id: None }, custom_result(3)], "idle end_turn")]
+#[case::after_interrupt(vec![user("a"), running(), start(), ask(), answer("tool_use", &[4]), end(3, false), EventBody::UserInterrupt { session_thread_id: None }, user("b")], START)]
+#[case::late_result(vec![user("a"), running(), start(), bash(), answer("tool_use", &[4]), end(3, false), EventBody::UserInterrupt { session_thread_id: None }, result(4)], "idle end_turn")]
 #[case::failed_once(vec![user("a"), running(), start(), end(3, true), failed(RetryStatus::Retrying), EventBody::SessionStatusRescheduled {}], "rest 1")]
 #[case::given_up(vec![user("a"), running(), start(), end(3, true), failed(RetryStatus::Exhausted)], "idle retries_exhausted")]
 #[case::terminal(vec![user("a"), running(), start(), end(3, true), failed(RetryStatus::Terminal)], "idle retries_exhausted")]
@@ -181,9 +186,9 @@ fn a_new_brain_goes_on_from_any_log(#[case] log: Vec<EventBody>, #[case] expecte
 #[case::while_running(vec![user("a"), running()], &[user("b")], "promote sevt_queued0 then ")]
 #[case::dangling_first(vec![user("a"), running(), start()], &[user("b")], CLOSE)]
 #[case::tools_first(vec![user("a"), start(), bash(), answer("tool_use", &[3]), end(2, false)], &[user("b")], "execute sevt_3")]
-#[case::interrupt_jumps(vec![user("a"), running()], &[user("b"), interrupt().into()], "promote sevt_queued1 then ")]
-#[case::interrupt_closes(vec![user("a"), running(), start()], &[interrupt().into()], "promote sevt_queued0 then span.model_request_end")]
-#[case::interrupt_when_idle(vec![], &[interrupt().into()], "promote sevt_queued0 then ")]
+#[case::interrupt_jumps(vec![user("a"), running()], &[user("b"), interrupted()], "promote sevt_queued1 then ")]
+#[case::interrupt_closes(vec![user("a"), running(), start()], &[interrupted()], "promote sevt_queued0 then span.model_request_end")]
+#[case::interrupt_when_idle(vec![], &[interrupted()], "promote sevt_queued0 then ")]
 #[case::result_wakes(vec![user("a"), start(), ask(), answer("tool_use", &[3]), end(2, false)], &[custom_result(3)], "promote sevt_queued0 then session.status_running")]
 fn what_is_queued_is_taken_up_between_answers(
     #[case] log: Vec<EventBody>,

@@ -41,7 +41,7 @@ impl World {
         let (model, model_base_url) = support::model::serve(turns).await;
         let token_file = std::env::temp_dir().join(format!("longhand-harness-test-{}", std::process::id()));
         std::fs::write(&token_file, "the-token\n").unwrap();
-        let config = Config { session: support::session_id(), log_url, token_file, model_base_url };
+        let config = Config { session: support::session_id(), log_url, log_ca: None, token_file, model_base_url };
         let harness = Harness::new(&config).unwrap();
         let shutdown = CancellationToken::new();
         let token = shutdown.clone();

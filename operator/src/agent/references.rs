@@ -1,12 +1,18 @@
 //! What an agent names, and whether it exists.
 
-use longhand_crds::vault::CredentialSpec;
+use longhand_crds::default_model::{DefaultModel, ModelAccess};
+use longhand_crds::vault::{CredentialSpec, PlacementKind};
 use longhand_crds::{Agent, Vault};
 use reqwest::Url;
 
 /// Something that an agent names and that it cannot have.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Missing {
+    /// Neither the agent nor the installation names a credential.
+    #[error(
+        "spec.model.credential is absent, and the installation has no default model (session.defaultModel in the chart's values)"
+    )]
+    NoCredential,
     /// There is no such vault.
     #[error("Vault {0} does not exist in this namespace")]
     Vault(String),
@@ -30,6 +36,24 @@ pub enum Missing {
         /// Where the model API is.
         url: String,
     },
+    /// The credential is of a kind that is not for the model API.
+    #[error(
+        "credential {name} of Vault {vault} is an environment variable of sandboxes, which the model API is not called with"
+    )]
+    NotForModel {
+        /// The vault.
+        vault: String,
+        /// The credential.
+        name: String,
+    },
+    /// The credential was archived.
+    #[error("credential {name} of Vault {vault} was archived")]
+    Archived {
+        /// The vault.
+        vault: String,
+        /// The credential.
+        name: String,
+    },
 }
 
 impl Missing {
@@ -37,27 +61,47 @@ impl Missing {
     #[must_use]
     pub const fn reason(&self) -> &'static str {
         match self {
+            Self::NoCredential => "NoCredential",
             Self::Vault(_) => "VaultNotFound",
             Self::Credential { .. } => "CredentialNotFound",
             Self::NotAllowed { .. } => "CredentialNotAllowed",
+            Self::NotForModel { .. } => "CredentialNotForModel",
+            Self::Archived { .. } => "CredentialArchived",
         }
     }
 }
 
-/// The credential that the agent's model is called with; `vault` is the one that the agent names.
+/// The vault that holds the credential of the agent's model.
+#[must_use]
+pub fn vault_of<'a>(agent: &'a Agent, default: Option<&'a DefaultModel>) -> Option<&'a str> {
+    agent.spec.model.access(default).map(|access| access.credential.vault.as_str())
+}
+
+/// How the agent's model is reached, and the credential that it is called with; `vault` is that of [`vault_of`].
 ///
 /// # Errors
 /// [`Missing`], which names what is not there.
-pub fn credential<'a>(agent: &Agent, vault: Option<&'a Vault>) -> Result<&'a CredentialSpec, Missing> {
-    let wanted = &agent.spec.model.credential;
+pub fn credential<'a, 'v>(
+    agent: &'a Agent,
+    vault: Option<&'v Vault>,
+    default: Option<&'a DefaultModel>,
+) -> Result<(ModelAccess<'a>, &'v CredentialSpec), Missing> {
+    let access = agent.spec.model.access(default).ok_or(Missing::NoCredential)?;
+    let (wanted, url) = (access.credential, access.base_url);
     let vault = vault.ok_or_else(|| Missing::Vault(wanted.vault.clone()))?;
     let found = vault.spec.credentials.iter().find(|credential| credential.name == wanted.name);
     let found = found.ok_or_else(|| Missing::Credential { vault: wanted.vault.clone(), name: wanted.name.clone() })?;
-    let url = &agent.spec.model.base_url;
+    let (vault, name) = (wanted.vault.clone(), wanted.name.clone());
+    if found.archived_at.is_some() {
+        return Err(Missing::Archived { vault, name });
+    }
+    if found.placement.kind == PlacementKind::EnvironmentVariable {
+        return Err(Missing::NotForModel { vault, name });
+    }
     if may_go_to(found, url) {
-        Ok(found)
+        Ok((access, found))
     } else {
-        Err(Missing::NotAllowed { vault: wanted.vault.clone(), name: wanted.name.clone(), url: url.clone() })
+        Err(Missing::NotAllowed { vault, name, url: url.to_owned() })
     }
 }
 
@@ -72,9 +116,12 @@ fn may_go_to(credential: &CredentialSpec, url: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+    use longhand_crds::default_model::DefaultModel;
+    use longhand_crds::vault::PlacementKind;
     use rstest::rstest;
 
-    use super::{Missing, credential};
+    use super::{Missing, credential, vault_of};
     use crate::fixtures;
 
     #[rstest]
@@ -87,17 +134,37 @@ mod tests {
     #[case("nonsense", None, false)]
     fn a_credential_goes_where_its_rule_says(#[case] url: &str, #[case] port: Option<i32>, #[case] allowed: bool) {
         let (mut agent, mut vault) = (fixtures::agent(), fixtures::vault());
-        agent.spec.model.base_url = url.to_owned();
+        agent.spec.model.base_url = Some(url.to_owned());
         vault.spec.credentials[0].allow.port = port;
-        assert_eq!(credential(&agent, Some(&vault)).is_ok(), allowed);
+        assert_eq!(credential(&agent, Some(&vault), None).is_ok(), allowed);
+    }
+
+    #[test]
+    fn neither_an_archived_credential_nor_a_variable_is_for_the_model() {
+        let (agent, mut vault) = (fixtures::agent(), fixtures::vault());
+        vault.spec.credentials[0].placement.kind = PlacementKind::EnvironmentVariable;
+        assert_eq!(credential(&agent, Some(&vault), None).unwrap_err().reason(), "CredentialNotForModel");
+        vault.spec.credentials[0].archived_at = Some(Time(jiff::Timestamp::UNIX_EPOCH));
+        assert_eq!(credential(&agent, Some(&vault), None).unwrap_err().reason(), "CredentialArchived");
     }
 
     #[test]
     fn what_is_missing_is_named() {
         let (agent, mut vault) = (fixtures::agent(), fixtures::vault());
-        assert_eq!(credential(&agent, None), Err(Missing::Vault("models".into())));
+        assert_eq!(credential(&agent, None, None), Err(Missing::Vault("models".into())));
         vault.spec.credentials[0].name = "other".into();
-        let error = credential(&agent, Some(&vault)).unwrap_err();
+        let error = credential(&agent, Some(&vault), None).unwrap_err();
         assert_eq!(error.to_string(), "Vault models has no credential api-key");
+    }
+    #[test]
+    fn the_installation_s_default_is_used_where_the_agent_names_no_credential() {
+        let (mut agent, vault) = (fixtures::agent(), fixtures::vault());
+        let own = agent.spec.model.credential.take().unwrap();
+        let base_url = agent.spec.model.base_url.take().unwrap();
+        assert_eq!(credential(&agent, Some(&vault), None).unwrap_err().reason(), "NoCredential");
+        let default = DefaultModel { base_url, credential: own };
+        assert_eq!(vault_of(&agent, Some(&default)), Some("models"));
+        let (access, found) = credential(&agent, Some(&vault), Some(&default)).unwrap();
+        assert_eq!((access.base_url, found.name.as_str()), ("http://model.test:8080", "api-key"));
     }
 }

@@ -7,7 +7,7 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::core::DeserializeGuard;
 use kube::runtime::controller::Action;
 use longhand_crds::agent_session::{AgentSessionStatus, HarnessStatus};
-use longhand_crds::{AgentSession, session_id};
+use longhand_crds::{AgentSession, derived_session_id};
 use longhand_protocol::event::Usage;
 use longhand_protocol::internal::{SessionSummary, Wake};
 use longhand_protocol::wire::SessionStatus;
@@ -38,7 +38,7 @@ impl Proxies for NoProxies {
 
 fn summary(owner: Option<&str>, wake: bool) -> SessionSummary {
     SessionSummary {
-        session_id: session_id(UID),
+        session_id: derived_session_id(UID),
         status: if wake { SessionStatus::Running } else { SessionStatus::Idle },
         epoch: 1,
         head: 3,
@@ -54,7 +54,7 @@ fn sessions(log: Arc<FakeLog>, woken: bool, pods: Vec<Pod>) -> (Arc<Sessions>, S
     let wakes = Wakes::default();
     if woken {
         let wake = Wake { namespace: "team".into(), name: "quickstart".into(), uid: UID.into() };
-        wakes.apply(WakeEvent::Set(session_id(UID), wake), Timestamp::now());
+        wakes.apply(WakeEvent::Set(derived_session_id(UID), wake), Timestamp::now());
     }
     let sessions = Sessions {
         context,
@@ -102,7 +102,7 @@ fn session(status: Option<AgentSessionStatus>) -> Arc<AgentSession> {
 
 fn known(pod_uid: Option<&str>) -> AgentSessionStatus {
     AgentSessionStatus {
-        session_id: Some(session_id(UID).to_string()),
+        session_id: Some(derived_session_id(UID).to_string()),
         phase: Some("idle".into()),
         delivered_inputs: Some(1),
         harness: Some(HarnessStatus {

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{
-    Container, ContainerPort, HTTPGetAction, KeyToPath, Pod, PodSpec, Probe, ProjectedVolumeSource, SecretVolumeSource,
-    ServiceAccountTokenProjection, Volume, VolumeProjection,
+    Container, ContainerPort, EnvVar, HTTPGetAction, KeyToPath, Pod, PodSpec, Probe, ProjectedVolumeSource,
+    SecretVolumeSource, ServiceAccountTokenProjection, Volume, VolumeProjection,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -73,7 +73,7 @@ pub(super) fn build(context: &Context, session: &AgentSession, references: &Refe
             security_context: Some(hardening::pod(USER)),
             termination_grace_period_seconds: Some(10),
             init_containers: Some(vec![proxy(context, references)]),
-            containers: vec![harness(context, references, &uid)],
+            containers: vec![harness(context, session, references)],
             volumes: Some(vec![
                 token_volume(),
                 credential_volume(references),
@@ -85,19 +85,14 @@ pub(super) fn build(context: &Context, session: &AgentSession, references: &Refe
     }
 }
 
-fn harness(context: &Context, references: &References, uid: &str) -> Container {
+fn harness(context: &Context, session: &AgentSession, references: &References) -> Container {
     let spec = references.agent.spec.harness.as_ref();
     let image = spec.and_then(|spec| spec.image.clone()).unwrap_or_else(|| context.images.harness.clone());
     Container {
         name: HARNESS.to_owned(),
         image: Some(image),
         image_pull_policy: Some(context.images.pull_policy.clone()),
-        env: Some(vec![
-            env("SESSION_ID", session_id(uid)),
-            env("LOG_URL", &context.session_url),
-            env("SESSION_TOKEN_FILE", TOKEN_FILE),
-            env("MODEL_BASE_URL", format!("http://127.0.0.1:8081{MODEL_PREFIX}")),
-        ]),
+        env: Some(environment(context, session)),
         resources: Some(hardening::resources(
             spec.and_then(|spec| spec.resources.as_ref()),
             &[("cpu", "20m"), ("memory", "32Mi"), ("ephemeral-storage", "16Mi")],
@@ -110,9 +105,21 @@ fn harness(context: &Context, references: &References, uid: &str) -> Container {
     }
 }
 
+fn environment(context: &Context, session: &AgentSession) -> Vec<EnvVar> {
+    let mut variables = vec![
+        env("SESSION_ID", session_id(&session.metadata)),
+        env("LOG_URL", &context.session_url),
+        env("SESSION_TOKEN_FILE", TOKEN_FILE),
+        env("MODEL_BASE_URL", format!("http://127.0.0.1:8081{MODEL_PREFIX}")),
+    ];
+    // No secret; and what lies in the operator's namespace cannot be mounted in another.
+    variables.extend(context.session_ca.as_ref().map(|authorities| env("LOG_CA", authorities)));
+    variables
+}
+
 fn proxy(context: &Context, references: &References) -> Container {
     let credential = &references.credential;
-    let config = proxy_config::config(&references.agent, credential);
+    let config = proxy_config::config(&references.base_url, credential);
     Container {
         name: PROXY.to_owned(),
         image: Some(context.images.proxy.clone()),
@@ -194,7 +201,7 @@ mod tests {
     use crate::testing::context;
 
     fn references() -> References {
-        References { agent: fixtures::agent(), credential: fixtures::vault().spec.credentials.remove(0) }
+        References::fixture()
     }
 
     #[tokio::test]

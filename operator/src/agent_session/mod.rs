@@ -73,7 +73,7 @@ pub fn prepare(
     let controller = Controller::for_stream(sessions, store.clone())
         .owns_stream(pod_stream)
         .reconcile_on(triggers::by_agent(store.clone(), agent_stream))
-        .reconcile_on(triggers::by_vault(store.clone(), agents.clone(), vault_stream))
+        .reconcile_on(triggers::by_vault(store.clone(), agents.clone(), vault_stream, context.default_model.clone()))
         .reconcile_on(triggers::by_template(store.clone(), template_stream))
         .reconcile_on(woken);
     let proxies = Arc::new(HttpProxies::new()?);

@@ -40,6 +40,23 @@ pub(super) struct Observed {
 pub(super) struct References {
     pub(super) agent: Agent,
     pub(super) credential: CredentialSpec,
+    /// The vault that holds it.
+    pub(super) vault: String,
+    /// Where the model API is.
+    pub(super) base_url: String,
+}
+
+#[cfg(test)]
+impl References {
+    /// What the fixtures resolve to.
+    pub(super) fn fixture() -> Self {
+        Self {
+            agent: crate::fixtures::agent(),
+            credential: crate::fixtures::vault().spec.credentials.remove(0),
+            vault: "models".to_owned(),
+            base_url: "http://model.test:8080".to_owned(),
+        }
+    }
 }
 
 /// What a session names and that does not exist.
@@ -90,16 +107,23 @@ pub(super) async fn observe(
         Some(address) => sessions.proxies.credentials(address).await,
         None => Credentials::Unknown,
     };
-    let wake_since = sessions.wakes.open_since(&session_id(&uid));
+    let wake_since = sessions.wakes.open_since(&session_id(&session.metadata));
     Ok(Observed { session, references, missing_templates, wake_since, pods, credentials })
 }
 
 fn references(session: &AgentSession, sessions: &Sessions, namespace: &str) -> Result<References, Unresolved> {
     let name = &session.spec.agent_ref.name;
     let agent = lookup(&sessions.agents, namespace, name).ok_or_else(|| Unresolved::Agent(name.clone()))?;
-    let vault = lookup(&sessions.vaults, namespace, &agent.spec.model.credential.vault);
-    match references::credential(&agent, vault.as_ref()) {
-        Ok(credential) => Ok(References { credential: credential.clone(), agent }),
+    let default = sessions.context.default_model.as_ref();
+    let vault = references::vault_of(&agent, default);
+    let vault = vault.and_then(|vault| lookup(&sessions.vaults, namespace, vault));
+    match references::credential(&agent, vault.as_ref(), default) {
+        Ok((access, credential)) => Ok(References {
+            credential: credential.clone(),
+            vault: access.credential.vault.clone(),
+            base_url: access.base_url.to_owned(),
+            agent: agent.clone(),
+        }),
         Err(missing) => Err(Unresolved::Reference { agent: name.clone(), missing }),
     }
 }

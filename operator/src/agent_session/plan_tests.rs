@@ -3,7 +3,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use longhand_crds::agent_session::{AgentSessionStatus, HarnessStatus};
-use longhand_crds::session_id;
+use longhand_crds::derived_session_id;
 use longhand_protocol::event::Usage;
 use longhand_protocol::internal::SessionSummary;
 use longhand_protocol::wire::SessionStatus;
@@ -24,7 +24,7 @@ fn at(second: i64) -> Timestamp {
 
 fn summary(owner: Option<&str>, wake: bool) -> SessionSummary {
     SessionSummary {
-        session_id: session_id("3e8f1a2b-quickstart"),
+        session_id: derived_session_id("3e8f1a2b-quickstart"),
         status: if wake { SessionStatus::Running } else { SessionStatus::Idle },
         epoch: 1,
         head: 4,
@@ -111,8 +111,7 @@ impl Case {
             conditions: conditions.unwrap_or_default(),
             ..AgentSessionStatus::default()
         });
-        let references =
-            References { agent: fixtures::agent(), credential: fixtures::vault().spec.credentials.remove(0) };
+        let references = References::fixture();
         Observed {
             session: Arc::new(session),
             references: if self.resolved { Ok(references) } else { Err(Unresolved::Agent("coder".into())) },

@@ -1,7 +1,6 @@
 //! The configuration of the credential proxy beside a harness.
 
-use longhand_crds::Agent;
-use longhand_crds::vault::{CredentialSpec, PlacementKind, PrivateAddresses};
+use longhand_crds::vault::{CredentialSpec, PrivateAddresses};
 use serde_json::{Value, json};
 
 /// Where the proxy finds credentials: a folder for each, with one file.
@@ -10,17 +9,18 @@ pub(super) const CREDENTIALS: &str = "/var/run/longhand/credentials";
 pub(super) const MODEL_PREFIX: &str = "/model";
 
 /// The value of `PROXY_CONFIG`: file names and rules, never a value.
-pub(super) fn config(agent: &Agent, credential: &CredentialSpec) -> Value {
+pub(super) fn config(base_url: &str, credential: &CredentialSpec) -> Value {
     let allow = &credential.allow;
     let port = allow.port.unwrap_or_else(|| i32::from(allow.scheme.default_port()));
-    let placement = match credential.placement.kind {
-        PlacementKind::Bearer => json!({ "type": "bearer" }),
-        PlacementKind::Header => json!({ "type": "header", "name": credential.placement.header }),
+    // The agent's references admit nothing else than a bearer or a header.
+    let placement = match &credential.placement.header {
+        None => json!({ "type": "bearer" }),
+        Some(header) => json!({ "type": "header", "name": header }),
     };
     json!({ "routes": [{
         "name": "model",
         "prefix": MODEL_PREFIX,
-        "upstream": agent.spec.model.base_url,
+        "upstream": base_url,
         "credential": {
             "name": credential.name,
             "file": format!("{CREDENTIALS}/{}/{}", credential.name, credential.secret_ref.key),
@@ -60,32 +60,29 @@ mod tests {
             key in taken_by(patterns::SECRET_KEY),
             url in taken_by(patterns::BASE_URL),
         ) {
-            let (mut agent, mut vault) = (fixtures::agent(), fixtures::vault());
-            agent.spec.model.base_url = url;
+            let mut vault = fixtures::vault();
             let credential = &mut vault.spec.credentials[0];
             (credential.allow.hosts, credential.allow.path_prefixes) = (vec![host], vec![path]);
             credential.secret_ref.key = key;
-            let read = longhand_proxy::config::Config::parse(&config(&agent, credential).to_string());
+            let read = longhand_proxy::config::Config::parse(&config(&url, credential).to_string());
             prop_assert!(read.is_ok(), "{}", read.unwrap_err());
         }
     }
 
     #[test]
     fn the_proxy_reads_what_is_written() {
-        let (agent, vault) = (fixtures::agent(), fixtures::vault());
-        let config = config(&agent, &vault.spec.credentials[0]);
+        let config = config("http://model.test:8080", &fixtures::vault().spec.credentials[0]);
         insta::assert_yaml_snapshot!(config);
         assert!(longhand_proxy::config::Config::parse(&config.to_string()).is_ok());
     }
 
     #[test]
     fn a_bearer_at_the_scheme_s_own_port() {
-        let (mut agent, mut vault) = (fixtures::agent(), fixtures::vault());
-        agent.spec.model.base_url = "https://model.test".into();
+        let mut vault = fixtures::vault();
         let credential = &mut vault.spec.credentials[0];
-        credential.placement = Placement { kind: PlacementKind::Bearer, header: None };
+        credential.placement = Placement { kind: PlacementKind::Bearer, header: None, variable: None };
         (credential.allow.port, credential.allow.scheme) = (None, Scheme::Https);
-        let config = config(&agent, credential);
+        let config = config("https://model.test", credential);
         assert_eq!(config["routes"][0]["credential"]["allow"]["port"], 443);
         assert!(longhand_proxy::config::Config::parse(&config.to_string()).is_ok());
     }

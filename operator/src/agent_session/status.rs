@@ -109,10 +109,10 @@ fn credentials_ready(observed: &Observed) -> Option<Observation> {
 fn describe(observed: &Observed, unusable: &Unusable) -> String {
     let namespace = observed.session.namespace().unwrap_or_default();
     let known = observed.references.as_ref().ok().filter(|known| known.credential.name == unusable.credential);
-    let Some(References { agent, credential }) = known else {
+    let Some(References { credential, vault, .. }) = known else {
         return format!("credential {}: {}", unusable.credential, unusable.detail);
     };
-    let (secret, vault) = (&credential.secret_ref, &agent.spec.model.credential.vault);
+    let secret = &credential.secret_ref;
     let place = format!(
         "Secret {namespace}/{} key {} (Vault {vault}, credential {})",
         secret.name, secret.key, credential.name

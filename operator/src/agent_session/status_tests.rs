@@ -3,7 +3,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use longhand_crds::agent_session::{AgentSessionStatus, HarnessStatus};
-use longhand_crds::session_id;
+use longhand_crds::derived_session_id;
 use longhand_protocol::event::Usage;
 use longhand_protocol::internal::SessionSummary;
 use longhand_protocol::wire::SessionStatus;
@@ -26,10 +26,7 @@ fn at(second: i64) -> Timestamp {
 fn observed() -> Observed {
     Observed {
         session: Arc::new(fixtures::session()),
-        references: Ok(References {
-            agent: fixtures::agent(),
-            credential: fixtures::vault().spec.credentials.remove(0),
-        }),
+        references: Ok(References::fixture()),
         missing_templates: Vec::new(),
         wake_since: None,
         pods: Vec::new(),
@@ -39,7 +36,7 @@ fn observed() -> Observed {
 
 fn summary(status: SessionStatus) -> SessionSummary {
     SessionSummary {
-        session_id: session_id("3e8f1a2b-quickstart"),
+        session_id: derived_session_id("3e8f1a2b-quickstart"),
         status,
         epoch: 2,
         head: 17,

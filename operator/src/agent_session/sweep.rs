@@ -81,7 +81,7 @@ mod tests {
     use std::sync::Arc;
 
     use kube::runtime::{reflector, watcher};
-    use longhand_crds::{AgentSession, session_id};
+    use longhand_crds::{AgentSession, derived_session_id};
     use longhand_protocol::internal::SessionRef;
     use rstest::rstest;
     use serde_json::{Value, json};
@@ -92,7 +92,12 @@ mod tests {
     use crate::testing::{FakeLog, context_with, store};
 
     fn log(uid: &str) -> SessionRef {
-        SessionRef { session_id: session_id(uid), namespace: "team".into(), name: "quickstart".into(), uid: uid.into() }
+        SessionRef {
+            session_id: derived_session_id(uid),
+            namespace: "team".into(),
+            name: "quickstart".into(),
+            uid: uid.into(),
+        }
     }
 
     const PATH: &str = "/apis/longhand.dev/v1alpha1/namespaces/team/agentsessions/quickstart";
@@ -137,7 +142,7 @@ mod tests {
         #[case] calls: &[&str],
         #[case] goes_on: bool,
     ) {
-        let refused = Some((session_id("a"), status));
+        let refused = Some((derived_session_id("a"), status));
         let log_service = Arc::new(FakeLog { logs: vec![log("a"), log("b")], refused, ..FakeLog::default() });
         let (context, server) = context_with(log_service.clone());
         let server = server.expect(calls.iter().skip(1).map(|_| ("GET", PATH, 404, not_found())));

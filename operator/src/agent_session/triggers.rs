@@ -4,8 +4,10 @@ use futures::{Stream, StreamExt as _, stream};
 use kube::ResourceExt as _;
 use kube::runtime::reflector::ObjectRef;
 use kube::runtime::watcher;
+use longhand_crds::default_model::DefaultModel;
 use longhand_crds::{Agent, AgentSession, SandboxTemplate, Vault};
 
+use crate::agent::references::vault_of;
 use crate::context::{Guarded, GuardedStore};
 
 type Root = Guarded<AgentSession>;
@@ -18,16 +20,17 @@ pub(super) fn by_agent(
     concerned(sessions, agents, |session, agent| session.spec.agent_ref.name == agent)
 }
 
-/// Sessions whose agent names a vault that appeared, changed or went.
+/// Sessions whose agent's model is called with a credential of a vault that appeared, changed or went.
 pub(super) fn by_vault(
     sessions: GuardedStore<AgentSession>,
     agents: GuardedStore<Agent>,
     vaults: impl Stream<Item = watcher::Result<Guarded<Vault>>> + Send + 'static,
+    default: Option<DefaultModel>,
 ) -> impl Stream<Item = ObjectRef<Root>> + Send + 'static {
     concerned(sessions, vaults, move |session, vault| {
         let namespace = session.namespace().unwrap_or_default();
         crate::context::lookup(&agents, &namespace, &session.spec.agent_ref.name)
-            .is_some_and(|agent| agent.spec.model.credential.vault == vault)
+            .is_some_and(|agent| vault_of(&agent, default.as_ref()) == Some(vault))
     })
 }
 

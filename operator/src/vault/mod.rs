@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use kube::Api;
 use kube::runtime::controller::{Action, Controller};
 use kube::runtime::watcher;
+use longhand_crds::vault::PlacementKind;
 use longhand_crds::{Vault, VaultStatus};
 use tokio_util::sync::CancellationToken;
 
@@ -14,6 +15,9 @@ use crate::conditions::{Observation, READY, merge};
 use crate::context::{Context, Guarded};
 use crate::error::Error;
 use crate::{drive, status};
+
+/// The condition that says whether the proxies of today can place what the vault holds.
+const PLACED: &str = "Placed";
 
 /// Reconciles every `Vault` until `token` is cancelled.
 pub async fn run(context: Arc<Context>, token: CancellationToken) {
@@ -27,6 +31,34 @@ async fn reconcile(vault: Arc<Vault>, context: Arc<Context>) -> Result<Action, E
     Ok(Action::await_change())
 }
 
+/// Whether a proxy can place every credential. Names are bounded, so that the message is.
+fn placed(vault: &Vault) -> Observation {
+    let in_use = vault.spec.credentials.iter().filter(|credential| credential.archived_at.is_none());
+    let (mut variables, mut refreshed) = (Vec::new(), Vec::new());
+    for credential in in_use {
+        if credential.placement.kind == PlacementKind::EnvironmentVariable {
+            variables.push(credential.name.as_str());
+        } else if credential.oauth.as_ref().is_some_and(|oauth| oauth.refresh.is_some()) {
+            refreshed.push(credential.name.as_str());
+        }
+    }
+    if !variables.is_empty() {
+        let message = format!(
+            "environment variables are not placed into the requests of sandboxes yet: {} are kept and not used",
+            variables.join(", ")
+        );
+        return Observation::no(PLACED, "NotPlacedYet", message);
+    }
+    if !refreshed.is_empty() {
+        let message = format!(
+            "access tokens are not refreshed yet: write new ones when those of {} expire",
+            refreshed.join(", ")
+        );
+        return Observation::no(PLACED, "NotRefreshedYet", message);
+    }
+    Observation::yes(PLACED, "Placeable", "every credential is of a kind that a proxy places")
+}
+
 fn plan(vault: &Vault, now: Timestamp) -> VaultStatus {
     let old = vault.status.clone().unwrap_or_default();
     let generation = vault.metadata.generation;
@@ -34,22 +66,45 @@ fn plan(vault: &Vault, now: Timestamp) -> VaultStatus {
         "{} credentials; sessions that use them show whether their Secrets exist",
         vault.spec.credentials.len()
     );
-    let ready = Observation::yes(READY, "Accepted", message);
-    VaultStatus { observed_generation: generation, conditions: merge(&old.conditions, &[ready], generation, now) }
+    let observed = [Observation::yes(READY, "Accepted", message), placed(vault)];
+    VaultStatus { observed_generation: generation, conditions: merge(&old.conditions, &observed, generation, now) }
 }
 
 #[cfg(test)]
 mod tests {
     use jiff::Timestamp;
+    use rstest::rstest;
+    use serde_json::json;
 
     use super::plan;
     use crate::fixtures;
+
+    #[rstest]
+    #[case(json!({}), "Placeable")]
+    #[case(json!({"placement": {"type": "environmentVariable", "variable": {"name": "A", "locations": ["header"]}}}), "NotPlacedYet")]
+    #[case(json!({"placement": {"type": "environmentVariable", "variable": {"name": "A", "locations": ["header"]}},
+        "archivedAt": "2026-01-01T00:00:00Z"}), "Placeable")]
+    #[case(json!({"oauth": {"expiresAt": "2026-01-01T00:00:00Z"}}), "Placeable")]
+    #[case(json!({"oauth": {"refresh": {"clientID": "c", "tokenEndpoint": "https://t", "tokenEndpointAuth": "none",
+        "refreshTokenRef": {"name": "s", "key": "k"}}}}), "NotRefreshedYet")]
+    fn what_no_proxy_places_is_said(#[case] changes: serde_json::Value, #[case] reason: &str) {
+        let mut vault = fixtures::vault();
+        let mut credential = serde_json::to_value(&vault.spec.credentials[0]).unwrap();
+        for (key, value) in changes.as_object().unwrap() {
+            credential[key] = value.clone();
+        }
+        vault.spec.credentials = vec![serde_json::from_value(credential).unwrap()];
+        let status = plan(&vault, Timestamp::from_second(1).unwrap());
+        let placed = status.conditions.iter().find(|condition| condition.type_ == "Placed").unwrap();
+        assert_eq!(placed.reason, reason);
+    }
 
     #[test]
     fn a_status_is_written_once() {
         let mut vault = fixtures::vault();
         let first = plan(&vault, Timestamp::from_second(1).unwrap());
-        assert_eq!((first.observed_generation, first.conditions[0].reason.as_str()), (Some(1), "Accepted"));
+        let ready = first.conditions.iter().find(|condition| condition.type_ == "Ready").unwrap();
+        assert_eq!((first.observed_generation, ready.reason.as_str()), (Some(1), "Accepted"));
         vault.status = Some(first.clone());
         assert_eq!(plan(&vault, Timestamp::from_second(2).unwrap()), first);
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::transport::{Call, DEADLINE, Transport};
-use super::{Backoff, Result, TokenSource};
+use super::{Backoff, Result, Server, TokenSource};
 use crate::event::Record;
 use crate::harness::{
     AppendRequest, AppendResponse, ClaimRequest, ClaimResponse, DeltasRequest, EventsPage, ExecuteRequest,
@@ -28,12 +28,12 @@ pub struct HarnessClient {
 }
 
 impl HarnessClient {
-    /// A client of the service at `base`.
+    /// A client of the service at `server`.
     ///
     /// # Errors
-    /// When `base` is not an `http` or `https` URL.
-    pub fn new(base: &str, session: SessionId, token: TokenSource) -> Result<Self> {
-        Ok(Self { transport: Transport::new(base, token)?, session })
+    /// When the URL or the authorities of `server` cannot be used.
+    pub fn new(server: impl Into<Server>, session: SessionId, token: TokenSource) -> Result<Self> {
+        Ok(Self { transport: Transport::new(server, token)?, session })
     }
 
     fn path<'a>(&'a self, verb: &'a str) -> [&'a str; 5] {

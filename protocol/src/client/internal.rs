@@ -1,11 +1,16 @@
 //! What the operator asks of the session service.
 
+use std::time::Duration;
+
 use http::Method;
 
 use super::transport::{Call, Transport};
-use super::{Result, TokenSource};
+use super::{Result, Server, TokenSource};
 use crate::id::SessionId;
-use crate::internal::{DrainSandbox, Drained, EnsureSession, SessionList, SessionSummary};
+use crate::internal::{DrainSandbox, Drained, EnsureSession, PeerPreviews, SessionList, SessionSummary};
+
+/// Nobody waits for previews that come late.
+const PREVIEWS_DEADLINE: Duration = Duration::from_secs(2);
 
 /// The operator's API.
 #[derive(Clone, Debug)]
@@ -14,12 +19,12 @@ pub struct InternalClient {
 }
 
 impl InternalClient {
-    /// A client of the service at `base`.
+    /// A client of the service at `server`.
     ///
     /// # Errors
-    /// When `base` is not an `http` or `https` URL.
-    pub fn new(base: &str, token: TokenSource) -> Result<Self> {
-        Ok(Self { transport: Transport::new(base, token)? })
+    /// When the URL or the authorities of `server` cannot be used.
+    pub fn new(server: impl Into<Server>, token: TokenSource) -> Result<Self> {
+        Ok(Self { transport: Transport::new(server, token)? })
     }
 
     /// The log of this resource exists and holds its `input`.
@@ -65,5 +70,30 @@ impl InternalClient {
     pub async fn drain_sandbox(&self, namespace: &str, name: &str, request: &DrainSandbox) -> Result<Drained> {
         let path = ["internal", "v1", "namespaces", namespace, "sandboxes", name, "drain"];
         self.transport.send_json(Call::post(&path), request).await
+    }
+}
+
+/// What the replicas of the session service tell one another.
+#[derive(Clone, Debug)]
+pub struct PeerClient {
+    transport: Transport,
+}
+
+impl PeerClient {
+    /// A client of the replica at `server`.
+    ///
+    /// # Errors
+    /// When the URL or the authorities of `server` cannot be used.
+    pub fn new(server: impl Into<Server>, token: TokenSource) -> Result<Self> {
+        Ok(Self { transport: Transport::new(server, token)? })
+    }
+
+    /// Shows previews to those who watch at that replica.
+    ///
+    /// # Errors
+    /// See [`super::Error`]; previews are never repeated.
+    pub async fn previews(&self, request: &PeerPreviews) -> Result<()> {
+        let path = ["peer", "v1", "previews"];
+        self.transport.post_only(Call::post(&path).deadline(PREVIEWS_DEADLINE), request).await
     }
 }

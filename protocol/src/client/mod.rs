@@ -4,8 +4,10 @@
 
 pub mod harness;
 pub mod internal;
+mod server;
 pub mod sse;
 pub mod token;
+mod transfer;
 mod transport;
 pub mod wire;
 
@@ -16,9 +18,10 @@ use http::StatusCode;
 pub use reqwest::Url;
 
 pub use self::harness::HarnessClient;
-pub use self::internal::InternalClient;
+pub use self::internal::{InternalClient, PeerClient};
+pub use self::server::Server;
 pub use self::token::TokenSource;
-pub use self::transport::{http, retry_after};
+pub use self::transport::retry_after;
 pub use self::wire::WireClient;
 use crate::error::ErrorBody;
 use crate::harness::Conflict;
@@ -84,6 +87,9 @@ pub enum Error {
         /// What was given.
         url: String,
     },
+    /// The file of trusted authorities is empty.
+    #[error("there is no certificate in PEM among the authorities to trust")]
+    NoAuthority,
     /// The HTTP client cannot be made.
     #[error("cannot set up the HTTP client: {0}")]
     Setup(#[source] reqwest::Error),
@@ -114,9 +120,12 @@ impl Error {
             Self::Connect { .. } | Self::Broken { .. } | Self::Timeout { .. } => true,
             // The kubelet swaps the file of a projected token; a reader may come in between.
             Self::Token { .. } => true,
-            Self::Conflict(_) | Self::Decode { .. } | Self::MalformedToken | Self::BaseUrl { .. } | Self::Setup(_) => {
-                false
-            }
+            Self::Conflict(_)
+            | Self::Decode { .. }
+            | Self::MalformedToken
+            | Self::BaseUrl { .. }
+            | Self::NoAuthority
+            | Self::Setup(_) => false,
         }
     }
 

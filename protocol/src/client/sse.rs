@@ -131,7 +131,12 @@ impl State {
             tokio::time::sleep(self.backoff.step()).await;
             return Ok(None);
         };
-        let item = decode(&frame?)?;
+        let frame = frame?;
+        // How soon to come back after the end that follows; this client has its own pace.
+        if frame.event == "ping" {
+            return Ok(None);
+        }
+        let item = decode(&frame)?;
         if let StreamItem::Event { seq: Some(seq), .. } = item {
             // Seen before the connection broke.
             if self.position.is_some_and(|position| seq <= position) {

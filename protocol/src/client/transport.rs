@@ -8,13 +8,12 @@ use reqwest::{Client, RequestBuilder, Response, Url};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize as _, Serialize};
 
-use super::{ApiError, Error, Result, TokenSource};
+use super::{ApiError, Error, Result, Server, TokenSource};
 use crate::error::{ErrorBody, ErrorEnvelope, ErrorType};
 use crate::harness::Conflict;
 
 /// For calls that are answered at once.
 pub(super) const DEADLINE: Duration = Duration::from_secs(15);
-const CONNECT_DEADLINE: Duration = Duration::from_secs(5);
 /// A page of a log may be large; more than this is not an answer of ours.
 const MAX_BODY: usize = 64 * 1024 * 1024;
 
@@ -24,23 +23,6 @@ pub(super) struct Transport {
     http: Client,
     base: Url,
     token: TokenSource,
-}
-
-/// A client for the server at `base`, and its URL.
-///
-/// # Errors
-/// When `base` is not an `http` or `https` URL, or the system has no root certificates for `https`.
-pub fn http(base: &str) -> Result<(Client, Url)> {
-    let invalid = || Error::BaseUrl { url: base.to_owned() };
-    let url = Url::parse(base).map_err(|_| invalid())?;
-    let builder = match url.scheme() {
-        // Spoken inside a cluster only: no proxy, and no root certificates, which an image from scratch lacks.
-        "http" => Client::builder().no_proxy().tls_certs_only([]),
-        "https" => Client::builder(),
-        _ => return Err(invalid()),
-    };
-    let client = builder.connect_timeout(CONNECT_DEADLINE).build().map_err(Error::Setup)?;
-    Ok((client, url))
 }
 
 /// What is asked for.
@@ -87,8 +69,8 @@ impl<'a> Call<'a> {
 }
 
 impl Transport {
-    pub(super) fn new(base: &str, token: TokenSource) -> Result<Self> {
-        let (http, base) = http(base)?;
+    pub(super) fn new(server: impl Into<Server>, token: TokenSource) -> Result<Self> {
+        let (http, base) = server.into().connect()?;
         Ok(Self { http, base, token })
     }
 
@@ -136,7 +118,7 @@ impl Transport {
 }
 
 /// Sends the request and reads the whole answer, within the deadline.
-async fn exchange(request: RequestBuilder, call: &Call<'_>) -> Result<Vec<u8>> {
+pub(super) async fn exchange(request: RequestBuilder, call: &Call<'_>) -> Result<Vec<u8>> {
     let whole = async {
         let response = request.send().await.map_err(|error| transport_error(error, call))?;
         if response.status().is_success() {
@@ -161,7 +143,7 @@ async fn read_body(mut response: Response, call: &Call<'_>) -> Result<Vec<u8>> {
     Ok(body)
 }
 
-fn decode<T: DeserializeOwned>(body: &[u8], call: &Call<'_>) -> Result<T> {
+pub(super) fn decode<T: DeserializeOwned>(body: &[u8], call: &Call<'_>) -> Result<T> {
     serde_json::from_slice(body).map_err(|error| Error::Decode { call: call.name(), reason: error.to_string() })
 }
 

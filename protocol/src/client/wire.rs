@@ -5,7 +5,7 @@ use serde_json::Map;
 
 use super::sse::{EventStream, StreamOptions};
 use super::transport::{Call, Transport};
-use super::{Result, TokenSource};
+use super::{Result, Server, TokenSource};
 use crate::event::ClientEvent;
 use crate::id::SessionId;
 use crate::wire::{CreateSession, EventsSent, NumberedEvent, Order, Page, SendEvents, Session, SessionDeleted};
@@ -35,12 +35,12 @@ pub struct EventQuery {
 }
 
 impl WireClient {
-    /// A client of the service at `base`; `namespace` replaces that of the token.
+    /// A client of the service at `server`; `namespace` replaces that of the token.
     ///
     /// # Errors
-    /// When `base` is not an `http` or `https` URL.
-    pub fn new(base: &str, token: TokenSource, namespace: Option<String>) -> Result<Self> {
-        Ok(Self { transport: Transport::new(base, token)?, namespace })
+    /// When the URL or the authorities of `server` cannot be used.
+    pub fn new(server: impl Into<Server>, token: TokenSource, namespace: Option<String>) -> Result<Self> {
+        Ok(Self { transport: Transport::new(server, token)?, namespace })
     }
 
     /// The path of `/v1/sessions` and what follows.

@@ -1,22 +1,21 @@
 //! The listener for the harness: loopback only, bounded, and patient with streams when it is told to stop.
 
-use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{convert::Infallible, io, net::SocketAddr, sync::Arc, time::Duration};
 
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::{
-    net::{TcpListener, TcpStream},
-    sync::Semaphore,
-    time::{sleep, timeout},
-};
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use longhand_process::http::{Limits, Listener};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
 
 use super::forward::Proxy;
 
-const MAX_CONNECTIONS: usize = 256;
-/// Also how long a connection is kept without a request; longer than clients keep theirs, so that they let go first.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(120);
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+const LIMITS: Limits = Limits {
+    connections: 256,
+    // Longer than clients keep a connection without a request, so that they let go first.
+    head: Duration::from_secs(120),
+    stall: Duration::from_secs(120),
+    grace: Duration::ZERO,
+};
 
 /// Why the listener cannot be had.
 #[derive(Debug, thiserror::Error)]
@@ -47,61 +46,9 @@ pub async fn bind(address: SocketAddr) -> Result<TcpListener, BindError> {
 
 /// Serves until `shutdown`, then lets requests in flight go on for `grace`.
 pub async fn serve(listener: TcpListener, proxy: Arc<Proxy>, shutdown: CancellationToken, grace: Duration) {
-    let connections = TaskTracker::new();
-    let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
-    let abort = CancellationToken::new();
-    loop {
-        let accepted = shutdown.run_until_cancelled(async {
-            let permit = permits.clone().acquire_owned().await;
-            (permit, listener.accept().await)
-        });
-        match accepted.await {
-            None | Some((Err(_), _)) => break,
-            Some((Ok(permit), Ok((stream, _)))) => {
-                let (proxy, shutdown) = (proxy.clone(), shutdown.clone());
-                let abort = abort.clone();
-                connections.spawn(async move {
-                    abort.run_until_cancelled(connection(stream, proxy, shutdown)).await;
-                    drop(permit);
-                });
-            }
-            Some((Ok(_), Err(error))) => {
-                tracing::warn!(%error, "cannot accept a connection");
-                sleep(ACCEPT_PAUSE).await;
-            }
-        }
-    }
-    drop(listener);
-    connections.close();
-    if timeout(grace, connections.wait()).await.is_err() {
-        tracing::warn!(open = connections.len(), "breaking off what is still in flight");
-        abort.cancel();
-        connections.wait().await;
-    }
-}
-
-async fn connection(stream: TcpStream, proxy: Arc<Proxy>, shutdown: CancellationToken) {
-    if let Err(error) = stream.set_nodelay(true) {
-        tracing::debug!(%error, "cannot set TCP_NODELAY");
-    }
-    let service = service_fn(|request| {
+    let service = service_fn(move |request| {
         let proxy = proxy.clone();
-        async move { Ok::<_, std::convert::Infallible>(proxy.handle(request).await) }
+        async move { Ok::<_, Infallible>(proxy.handle(request).await) }
     });
-    let connection = hyper::server::conn::http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEAD_TIMEOUT)
-        .serve_connection(TokioIo::new(stream), service);
-    tokio::pin!(connection);
-    let ended = tokio::select! {
-        ended = &mut connection => ended,
-        () = shutdown.cancelled() => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
-        }
-    };
-    // A client that goes in the middle of a stream is no fault, and neither is an upstream that broke off: that was its own.
-    if let Err(error) = ended {
-        tracing::debug!(%error, "a connection ended early");
-    }
+    Listener::plain(listener).serve(service, Limits { grace, ..LIMITS }, shutdown).await;
 }

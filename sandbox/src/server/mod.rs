@@ -4,7 +4,6 @@ mod auth;
 mod calls;
 mod config;
 mod error;
-mod http;
 mod journal;
 pub mod reaper;
 mod routes;
@@ -13,6 +12,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use hyper_util::service::TowerToHyperService;
+use longhand_process::http::{Limits, Listener};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
@@ -23,6 +24,13 @@ use calls::Calls;
 use reaper::Children;
 
 use crate::tools::{Setup, Toolbox};
+
+const LIMITS: Limits = Limits {
+    connections: 256,
+    head: Duration::from_secs(10),
+    stall: Duration::from_secs(30),
+    grace: Duration::from_secs(2),
+};
 
 /// Why `sandboxd` could not start or go on.
 #[derive(Debug, thiserror::Error)]
@@ -75,7 +83,7 @@ impl Server {
         info!(address = %self.address, "listening");
         let Self { listener, calls, router, grace, .. } = self;
         let close = CancellationToken::new();
-        let serve = http::serve(listener, router, close.clone());
+        let serve = Listener::plain(listener).serve(TowerToHyperService::new(router), LIMITS, close.clone());
         let terminate = async {
             stop.cancelled().await;
             calls.terminate(grace).await;

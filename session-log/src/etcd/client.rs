@@ -2,92 +2,104 @@
 
 use std::time::Duration;
 
-use etcd_client::{Client, ConnectOptions, Error, KeyValue, KvClient, TxnOpResponse, TxnResponse};
-use tokio::time::{Instant, timeout};
-use tonic::Code;
+use etcd_client::{Error, KeyValue, KvClient, TxnOpResponse, TxnResponse, WatchOptions, WatchStream};
+use tokio::time::Instant;
 
+use super::EtcdOptions;
+use super::batch::Batcher;
+use super::failure::{Failure, Trouble};
+use super::keys::Keys;
+use super::link::Link;
 use super::plan::Plan;
 use super::view::{Kv, Look, View};
-use super::write::{Write, read_txn};
+use super::write::{Freshness, read_txn};
 use crate::store::{Result, StoreError};
 
 /// Answers hold at most a page of records or an inbox; both are bounded in number, and each value by etcd.
 const MAX_ANSWER_BYTES: usize = 512 * 1024 * 1024;
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
-/// Etcd refuses pings that come more often than every 5 s.
-const PING_INTERVAL: Duration = Duration::from_secs(10);
-const PING_TIMEOUT: Duration = Duration::from_secs(5);
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
 const LONGEST_PAUSE: Duration = Duration::from_millis(500);
 
-/// A connection to etcd that gives every call a deadline.
+/// Etcd, with the loops that make its answers dependable.
 #[derive(Clone)]
 pub(crate) struct Etcd {
-    client: Client,
+    link: Link,
     kv: KvClient,
+    batcher: Batcher,
     timeout: Duration,
-}
-
-/// Why a call to etcd failed.
-#[derive(Debug)]
-enum Failure {
-    /// It was not carried out, and trying again would not help.
-    Refused(StoreError),
-    /// Whether it was carried out is not known.
-    Unknown(String),
 }
 
 /// What a transaction that was carried out has removed.
 pub(crate) type Removed = Vec<Kv>;
 
-enum Attempt {
+/// What became of a transaction.
+#[derive(Debug)]
+pub(super) enum Attempt {
+    /// It was carried out.
     Done(Removed),
     /// A guard did not hold; this is what was there.
     Refused(View),
 }
 
+/// Who reads what a plan asks for once it has seen what it looked at first.
+pub(crate) trait Again {
+    /// Reads these.
+    fn look_again(&self, looks: &[Look]) -> impl Future<Output = Result<View>> + Send;
+}
+
+impl Again for Etcd {
+    async fn look_again(&self, looks: &[Look]) -> Result<View> {
+        self.look(looks).await
+    }
+}
+
 impl Etcd {
     /// Etcd may be away; it is connected to when it is first needed.
-    pub(crate) async fn connect(endpoints: &[String], deadline: Duration) -> Result<Self> {
-        let options = ConnectOptions::new()
-            .with_connect_timeout(CONNECT_TIMEOUT)
-            .with_keep_alive(PING_INTERVAL, PING_TIMEOUT)
-            .with_keep_alive_while_idle(true)
-            .with_require_leader(true);
-        let connecting = Client::connect(endpoints, Some(options));
-        let client = timeout(deadline, connecting)
-            .await
-            .map_err(|_| StoreError::Unavailable("etcd did not answer in time".to_owned()))?
-            .map_err(|error| StoreError::Unavailable(format!("etcd at {}: {error}", endpoints.join(", "))))?;
-        let kv = client.kv_client().max_decoding_message_size(MAX_ANSWER_BYTES);
-        Ok(Self { client, kv, timeout: deadline })
+    pub(crate) async fn connect(endpoints: &[String], options: &EtcdOptions) -> Result<Self> {
+        let link = Link::open(endpoints, options).await?;
+        let kv = link.client().kv_client().max_decoding_message_size(MAX_ANSWER_BYTES);
+        let batcher = Batcher::on(link.clone(), kv.clone(), Keys::new(&options.prefix), options.timeout);
+        Ok(Self { link, kv, batcher, timeout: options.timeout })
     }
 
-    pub(crate) fn client(&self) -> &Client {
-        &self.client
+    /// The connection, for what only an administrator does.
+    pub(super) fn link(&self) -> &Link {
+        &self.link
     }
 
-    pub(crate) fn timeout(&self) -> Duration {
+    /// How long one call may take.
+    pub(super) fn timeout(&self) -> Duration {
         self.timeout
     }
 
-    /// One call to etcd, within the deadline.
+    /// Opens a watch over a prefix.
+    pub(super) async fn watch(&self, prefix: &str, options: WatchOptions) -> Result<WatchStream> {
+        self.link.watch(prefix, options).await.map_err(Failure::into_store)
+    }
+
+    /// A watch is broken for this reason.
+    pub(super) async fn distrust(&self, reason: &str) {
+        self.link.distrust(reason).await;
+    }
+
     async fn call<T>(&self, call: impl Future<Output = Result<T, Error>>) -> Result<T, Failure> {
-        match timeout(self.timeout, call).await {
-            Ok(answer) => answer.map_err(Failure::from),
-            Err(_) => Err(Failure::Unknown(format!("etcd did not answer within {:?}", self.timeout))),
-        }
+        self.link.call(call).await
     }
 
     /// Reads, at one revision. Tries again while etcd is away, until the deadline.
     pub(crate) async fn look(&self, looks: &[Look]) -> Result<View> {
+        self.look_at(looks, Freshness::Linearizable).await
+    }
+
+    /// Reads, at one revision, which need not be the last.
+    pub(crate) async fn look_at(&self, looks: &[Look], freshness: Freshness) -> Result<View> {
         let mut retry = Retry::new(self.timeout);
         loop {
             let mut kv = self.kv.clone();
-            match self.call(kv.txn(read_txn(looks))).await {
+            match self.call(kv.txn(read_txn(looks, freshness))).await {
                 Ok(answer) => return view(looks, &answer),
                 Err(Failure::Refused(error)) => return Err(error),
-                Err(Failure::Unknown(reason)) => retry.pause(reason).await?,
+                Err(Failure::Trouble(trouble)) => retry.pause(trouble).await?,
             }
         }
     }
@@ -102,9 +114,21 @@ impl Etcd {
         assumed: Option<View>,
         plan: impl Fn(&View) -> Result<Plan<T>> + Send,
     ) -> Result<(T, Removed)> {
+        self.carry_out_with(self, looks, assumed, plan).await
+    }
+
+    /// The same; what a plan asks to read besides is read by `again`.
+    pub(crate) async fn carry_out_with<T>(
+        &self,
+        again: &(impl Again + Sync),
+        looks: &[Look],
+        assumed: Option<View>,
+        plan: impl Fn(&View) -> Result<Plan<T>> + Send,
+    ) -> Result<(T, Removed)> {
         let mut retry = Retry::new(self.timeout.saturating_mul(2));
         let mut next = assumed;
         let mut in_doubt = false;
+        let mut no_space = false;
         loop {
             let mut view = match next.take() {
                 Some(view) => view,
@@ -114,55 +138,43 @@ impl Etcd {
             match plan(&view)? {
                 Plan::Done(outcome) => return Ok((outcome, Removed::new())),
                 Plan::Read(more) => {
-                    view.absorb(self.look(&more).await?);
+                    view.absorb(again.look_again(&more).await?);
                     next = Some(view);
                     retry.check("the session changes faster than it can be read")?;
                 }
-                Plan::Write(write, outcome) => match self.attempt(write, looks).await {
+                Plan::Write(..) if no_space => return Err(StoreError::NoSpace),
+                Plan::Write(write, outcome) => match self.batcher.submit(write, looks.to_vec()).await {
                     Ok(Attempt::Done(removed)) => return Ok((outcome, removed)),
                     Ok(Attempt::Refused(found)) => {
                         next = Some(found);
                         retry.check("the session changes faster than this change can be made")?;
                     }
                     Err(Failure::Refused(error)) => return Err(error),
-                    Err(Failure::Unknown(reason)) => {
+                    Err(Failure::Trouble(Trouble::Busy)) if !in_doubt => return Err(Trouble::Busy.into_store()),
+                    Err(Failure::Trouble(trouble)) => {
                         in_doubt = true;
-                        retry.pause(reason).await?;
+                        no_space = trouble == Trouble::NoSpace;
+                        if !no_space {
+                            retry.pause(trouble).await?;
+                        }
                     }
                 },
             }
         }
     }
 
-    async fn attempt(&self, write: Write, otherwise: &[Look]) -> Result<Attempt, Failure> {
-        let mut kv = self.kv.clone();
-        let answer = self.call(kv.txn(write.into_txn(otherwise))).await?;
-        if !answer.succeeded() {
-            return view(otherwise, &answer).map(Attempt::Refused).map_err(Failure::Refused);
-        }
-        let mut removed = Removed::new();
-        for response in answer.op_responses() {
-            if let TxnOpResponse::Delete(deleted) = response {
-                for kv in deleted.prev_kvs() {
-                    removed.push(to_kv(kv).map_err(Failure::Refused)?);
-                }
-            }
-        }
-        Ok(Attempt::Done(removed))
-    }
-
     /// Grants a lease.
     pub(crate) async fn grant(&self, ttl: Duration) -> Result<i64> {
         let seconds = ttl.as_secs().saturating_add(u64::from(ttl.subsec_nanos() > 0)).max(1);
         let seconds = i64::try_from(seconds).unwrap_or(i64::MAX);
-        let mut leases = self.client.lease_client();
+        let mut leases = self.link.client().lease_client();
         let granted = self.call(leases.grant(seconds, None)).await.map_err(Failure::into_store)?;
         Ok(granted.id())
     }
 
     /// Renews a lease once; false when it has run out.
     pub(crate) async fn keep_alive(&self, lease: i64) -> Result<bool> {
-        let mut leases = self.client.lease_client();
+        let mut leases = self.link.client().lease_client();
         let renewed = async {
             match leases.keep_alive(lease).await {
                 Ok(_) => Ok(true),
@@ -175,7 +187,7 @@ impl Etcd {
 
     /// Ends a lease. If that fails it ends by itself.
     pub(crate) async fn revoke(&self, lease: i64) {
-        let mut leases = self.client.lease_client();
+        let mut leases = self.link.client().lease_client();
         if let Err(failure) = self.call(leases.revoke(lease)).await {
             tracing::debug!(lease, ?failure, "a lease was not revoked and runs out by itself");
         }
@@ -230,47 +242,13 @@ impl Retry {
         if Instant::now() >= self.until { Err(StoreError::Unavailable(reason.to_owned())) } else { Ok(()) }
     }
 
-    async fn pause(&mut self, reason: String) -> Result<()> {
+    async fn pause(&mut self, trouble: Trouble) -> Result<()> {
         if Instant::now() + self.pause >= self.until {
-            return Err(StoreError::Unavailable(reason));
+            return Err(StoreError::Unavailable(trouble.to_string()));
         }
         tokio::time::sleep(self.pause).await;
         self.pause = (self.pause * 2).min(LONGEST_PAUSE);
         Ok(())
-    }
-}
-
-impl Failure {
-    fn into_store(self) -> StoreError {
-        match self {
-            Self::Refused(error) => error,
-            Self::Unknown(reason) => StoreError::Unavailable(reason),
-        }
-    }
-}
-
-impl From<Error> for Failure {
-    fn from(error: Error) -> Self {
-        match error {
-            Error::GRpcStatus(status) => match status.code() {
-                // Keys are never empty and never put twice, so it is the size.
-                Code::InvalidArgument => Self::Refused(StoreError::TooLarge(status.message().to_owned())),
-                Code::NotFound
-                | Code::PermissionDenied
-                | Code::Unauthenticated
-                | Code::ResourceExhausted
-                | Code::FailedPrecondition
-                | Code::OutOfRange
-                | Code::Unimplemented => {
-                    Self::Refused(StoreError::Unavailable(format!("etcd refuses: {}", status.message())))
-                }
-                _ => Self::Unknown(status.message().to_owned()),
-            },
-            Error::TransportError(_) | Error::IoError(_) | Error::WatchError(_) | Error::LeaseKeepAliveError(_) => {
-                Self::Unknown(error.to_string())
-            }
-            _ => Self::Refused(StoreError::Unavailable(error.to_string())),
-        }
     }
 }
 
@@ -289,7 +267,8 @@ pub(crate) fn to_kv(kv: &KeyValue) -> Result<Kv> {
     })
 }
 
-fn view(looks: &[Look], answer: &TxnResponse) -> Result<View> {
+/// What a transaction has read.
+pub(super) fn view(looks: &[Look], answer: &TxnResponse) -> Result<View> {
     let mut view = View::default();
     for (look, response) in looks.iter().zip(answer.op_responses()) {
         if let TxnOpResponse::Get(found) = response {

@@ -9,7 +9,9 @@ use tokio::sync::broadcast;
 use tokio_util::sync::CancellationToken;
 
 use super::keys::{Keys, Part};
+use super::view::Kv;
 use super::watch::{Away, Happened, PrefixWatch};
+use crate::objects::payload;
 
 /// How many records one who waits may lag behind before it has to read again.
 const BUFFER: usize = 256;
@@ -80,8 +82,7 @@ impl Hub {
             Happened::Restarted(_) => self.send_all(),
             Happened::Put(kv) => {
                 if let Some((id, Part::Log)) = keys.part(&kv.key) {
-                    let record = || Some(kv.decode().map_or(Signal::Look, |record| Signal::Record(Arc::new(record))));
-                    self.send(&id, record);
+                    self.send(&id, || Some(signal(&kv)));
                 }
             }
             Happened::Removed(key) => {
@@ -109,6 +110,14 @@ impl Hub {
                 }
             }
         }
+    }
+}
+
+/// A record as it is, or, if its body is elsewhere, that there is one to read.
+fn signal(kv: &Kv) -> Signal {
+    match kv.decode::<Record>() {
+        Ok(record) if payload::reference(&record.event.body).is_none() => Signal::Record(Arc::new(record)),
+        _ => Signal::Look,
     }
 }
 
@@ -141,8 +150,7 @@ impl Drop for Subscription {
 mod tests {
     use std::sync::Arc;
 
-    use super::{BUFFER, Hub, Keys, Signal};
-    use crate::etcd::view::Kv;
+    use super::{BUFFER, Hub, Keys, Kv, Signal};
     use crate::etcd::watch::Happened;
 
     #[tokio::test]

@@ -6,16 +6,24 @@
 //! |---|---|
 //! | `meta/{session}` | the session's metadata; it exists as long as the session may be written to |
 //! | `deleting/{session}` | the same, from the first to the last step of a deletion |
+//! | `importing/{session}` | the same, and the mark of an import, from its first to its last step |
 //! | `s/{session}/epoch` | the epoch of the last claim, a decimal number |
 //! | `s/{session}/owner` | who claimed it, under a lease |
 //! | `s/{session}/head` | the end of the log, with the last record's hash, status and usage |
+//! | `s/{session}/lineage` | which part of a fork's history stands in which other log; it never changes |
+//! | `s/{session}/forks/{fork}` | another session shares this one's history |
+//! | `s/{session}/ended` | the session takes no new events of clients |
 //! | `s/{session}/log/{seq:016x}` | a record |
+//! | `s/{session}/archived` | the manifest of the records that are in the object store, see [`crate::archive`] |
 //! | `s/{session}/inbox/{event}` | a queued event and its place among those queued with it |
 //! | `s/{session}/call/{event}` | the state of a tool call without a result |
 //! | `s/{session}/done/{event}` | the sequence number of a tool call's result |
 //! | `s/{session}/idem/{event}` | the sequence number of an event in the log |
+//! | `payload/{namespace}/{sha256}/{session}` | the session holds a payload in the object store |
+//! | `doomed/{namespace}/{sha256}` | a payload that nobody holds is being removed; nobody may begin to hold it |
 //! | `wake/{session}` | work is open; the only prefix that the operator may read |
 //! | `service/{name}` | what the replicas of the service share |
+//! | `work/...` | the queues of self-hosted environments, see [`crate::work`] |
 
 use longhand_protocol::{EventId, SessionId};
 
@@ -55,6 +63,14 @@ impl Keys {
         format!("{}deleting/", self.prefix)
     }
 
+    pub(crate) fn importing(&self, id: &SessionId) -> String {
+        format!("{}{id}", self.importings())
+    }
+
+    pub(crate) fn importings(&self) -> String {
+        format!("{}importing/", self.prefix)
+    }
+
     /// The prefix of everything that belongs to any session's log.
     pub(crate) fn sessions(&self) -> String {
         format!("{}s/", self.prefix)
@@ -74,6 +90,27 @@ impl Keys {
 
     pub(crate) fn head(&self, id: &SessionId) -> String {
         format!("{}s/{id}/head", self.prefix)
+    }
+
+    pub(crate) fn lineage(&self, id: &SessionId) -> String {
+        format!("{}s/{id}/lineage", self.prefix)
+    }
+
+    pub(crate) fn fork(&self, id: &SessionId, fork: &SessionId) -> String {
+        format!("{}{fork}", self.forks(id))
+    }
+
+    pub(crate) fn forks(&self, id: &SessionId) -> String {
+        format!("{}s/{id}/forks/", self.prefix)
+    }
+
+    /// The end of the range of a session's forks.
+    pub(crate) fn forks_end(&self, id: &SessionId) -> String {
+        format!("{}s/{id}/forks0", self.prefix)
+    }
+
+    pub(crate) fn ended(&self, id: &SessionId) -> String {
+        format!("{}s/{id}/ended", self.prefix)
     }
 
     pub(crate) fn log(&self, id: &SessionId, seq: u64) -> String {
@@ -113,12 +150,49 @@ impl Keys {
         format!("{}s/{id}/idem/{event}", self.prefix)
     }
 
+    pub(crate) fn archived(&self, id: &SessionId) -> String {
+        format!("{}s/{id}/archived", self.prefix)
+    }
+
+    pub(crate) fn payloads(&self) -> String {
+        format!("{}payload/", self.prefix)
+    }
+
+    /// The prefix of those who hold a payload.
+    pub(crate) fn holders(&self, namespace: &str, sha256: &str) -> String {
+        format!("{}{namespace}/{sha256}/", self.payloads())
+    }
+
+    pub(crate) fn holder(&self, namespace: &str, sha256: &str, id: &SessionId) -> String {
+        format!("{}{id}", self.holders(namespace, sha256))
+    }
+
+    /// The namespace, hash and session of a key under [`Keys::payloads`].
+    pub(crate) fn held<'a>(&self, key: &'a str) -> Option<(&'a str, &'a str, SessionId)> {
+        let mut parts = key.strip_prefix(&self.payloads())?.split('/');
+        let (namespace, sha256, id) = (parts.next()?, parts.next()?, parts.next()?);
+        Some((namespace, sha256, id.parse().ok()?))
+    }
+
+    pub(crate) fn doomed_prefix(&self) -> String {
+        format!("{}doomed/", self.prefix)
+    }
+
+    pub(crate) fn doomed(&self, namespace: &str, sha256: &str) -> String {
+        format!("{}{namespace}/{sha256}", self.doomed_prefix())
+    }
+
     pub(crate) fn wake(&self, id: &SessionId) -> String {
         format!("{}{id}", self.wakes())
     }
 
     pub(crate) fn wakes(&self) -> String {
         format!("{}wake/", self.prefix)
+    }
+
+    /// A key of the queues of self-hosted environments.
+    pub(crate) fn work(&self, name: &str) -> String {
+        format!("{}work/{name}", self.prefix)
     }
 
     pub(crate) fn service(&self, name: &str) -> String {
@@ -134,6 +208,19 @@ impl Keys {
             _ => return None,
         };
         Some((id.parse().ok()?, part))
+    }
+
+    /// What a key belongs to: a session, or what else stands behind the first `/`. Keys of different groups never have to
+    /// be compared with one another.
+    pub(crate) fn group<'a>(&self, key: &'a str) -> &'a str {
+        let rest = key.strip_prefix(&self.prefix).unwrap_or(key);
+        rest.split('/').nth(1).unwrap_or(rest)
+    }
+
+    /// The session and the number of the record that a key stands for, if it stands for one.
+    pub(crate) fn record(&self, key: &str) -> Option<(SessionId, u64)> {
+        let (id, seq) = key.strip_prefix(&self.sessions())?.split_once("/log/")?;
+        Some((id.parse().ok()?, u64::from_str_radix(seq, 16).ok()?))
     }
 
     /// The session that a key under [`Keys::wakes`] stands for.
@@ -178,6 +265,35 @@ mod tests {
     #[case("/p/s/", None)]
     fn keys_are_told_apart(#[case] key: &str, #[case] part: Option<Part>) {
         assert_eq!(Keys::new("/p/").part(key).map(|(_, part)| part), part);
+    }
+
+    #[test]
+    fn every_key_of_a_session_is_in_its_group() {
+        let (keys, id, event) = (Keys::new("/p/"), "sesn_1".parse().unwrap(), "sevt_2".parse().unwrap());
+        let all = [
+            keys.meta(&id),
+            keys.deleting(&id),
+            keys.importing(&id),
+            keys.forks(&id),
+            keys.epoch(&id),
+            keys.log(&id, 1),
+            keys.inboxes(&id),
+            keys.idem(&id, &event),
+            keys.wake(&id),
+        ];
+        assert!(all.iter().all(|key| keys.group(key) == "sesn_1"), "{all:?}");
+        assert_eq!(keys.group(&keys.service("signing-key")), "signing-key");
+        assert_eq!(keys.group("other"), "other");
+    }
+
+    #[test]
+    fn a_key_names_its_record_or_its_holder() {
+        let keys = Keys::new("/p/");
+        let id: longhand_protocol::SessionId = "sesn_1".parse().unwrap();
+        assert_eq!(keys.record(&keys.log(&id, 300)), Some((id.clone(), 300)));
+        assert_eq!(keys.record(&keys.head(&id)), None);
+        assert_eq!(keys.held(&keys.holder("ns", "abc", &id)), Some(("ns", "abc", id)));
+        assert_eq!(keys.held("/p/payload/ns/abc"), None);
     }
 
     #[test]

@@ -6,7 +6,11 @@
 mod append;
 mod call;
 mod claim;
+mod fork;
+mod import;
 mod inbox;
+#[cfg(test)]
+mod model;
 mod session;
 #[cfg(test)]
 mod tests;
@@ -17,8 +21,10 @@ use longhand_protocol::{EventId, SessionId};
 pub(crate) use self::append::{Append, Author, Effect, Extended};
 pub(crate) use self::call::{Dispatch, Undispatch, state_of};
 pub(crate) use self::claim::Claim;
+pub(crate) use self::fork::Fork;
+pub(crate) use self::import::{Held, Import, Importing, Part};
 pub(crate) use self::inbox::{Deliver, Enqueue, inbox};
-pub(crate) use self::session::{Create, list, state, state_looks};
+pub(crate) use self::session::{Archive, Close, Create, Leap, list, state, state_looks};
 use super::keys::Keys;
 use super::view::{Kv, Look, View};
 use super::write::Write;

@@ -12,37 +12,52 @@ use tokio::time::{Instant, timeout_at};
 
 use super::EtcdStore;
 use super::keys::last_segment;
+use super::payloads::Parcel;
 use super::plan::{
-    self, Append, Author, Claim, Create, Dispatch, Effect, Enqueue, Extended, Undispatch, state_looks, state_of,
+    self, Append, Archive, Author, Claim, Create, Dispatch, Effect, Enqueue, Extended, Leap, Undispatch, state_looks,
+    state_of,
 };
 use super::tail::Tail;
-use super::view::Look;
+use super::view::{Kv, Look};
 use crate::limits;
 use crate::store::{
-    Appended, CallState, Claimant, FinishFrom, Incarnation, Owner, Result, SessionMeta, SessionState, SessionStore,
-    Slice, StoreError, Takeover,
+    Appended, CallState, Claimant, End, Export, Exported, FinishFrom, Incarnation, Owner, Parent, Query, Result,
+    SessionMeta, SessionState, SessionStore, Slice, StoreError, Takeover,
 };
 
 impl EtcdStore {
     async fn extend(&self, append: Append<'_>) -> Result<Appended> {
         let id = append.place.id;
         limits::check_append(append.promoted, append.events)?;
+        let parcel = self.pack(id, append.events).await?;
+        let append = Append { events: &parcel.events, ..append };
         let assumed = match append.author {
             Author::Brain { expected_head, .. } => {
                 self.inner.heads.get(id, expected_head).and_then(|head| append.assume(head))
             }
             Author::Service => None,
         };
+        let _turn = match append.author {
+            Author::Brain { .. } => None,
+            Author::Service => Some(self.inner.turns.wait(id, self.inner.etcd.timeout()).await?),
+        };
         let plan = |view: &_| append.plan(view, Timestamp::now());
-        let (extended, removed) = self.inner.etcd.carry_out(&append.looks(), assumed, plan).await?;
-        let Extended { appended, head } = extended;
+        let (extended, removed) = self.inner.etcd.carry_out_with(self, &append.looks(), assumed, plan).await?;
+        let Extended { mut appended, head } = extended;
         if let Some((seq, bytes)) = head {
             self.inner.heads.put(id, seq, bytes);
         }
+        self.revoke_leases(&removed).await;
+        self.confirm(id, &parcel).await;
+        self.unpack(id, &mut appended.records, &parcel).await?;
+        Ok(appended)
+    }
+
+    /// Ends the leases of keys that are gone.
+    pub(super) async fn revoke_leases(&self, removed: &[Kv]) {
         for kv in removed.iter().filter(|kv| kv.lease != 0) {
             self.inner.etcd.revoke(kv.lease).await;
         }
-        Ok(appended)
     }
 }
 
@@ -69,8 +84,36 @@ impl SessionStore for EtcdStore {
             let from = after.map_or_else(|| prefix.clone(), |after| format!("{prefix}{after}\0"));
             Look::Range(from, format!("{}0", prefix.trim_end_matches('/')), most)
         };
-        let view = self.inner.etcd.look(&[range(keys.metas()), range(keys.deletings())]).await?;
+        let looks = [keys.metas(), keys.deletings(), keys.importings()].map(range);
+        let view = self.inner.etcd.look(&looks).await?;
         plan::list(keys, &view, limit)
+    }
+
+    async fn fork(&self, meta: SessionMeta, from: &Parent) -> Result<()> {
+        self.branch(meta, from).await
+    }
+
+    async fn export(&self, id: &SessionId) -> Result<Export> {
+        self.export_log(id).await
+    }
+
+    async fn import(&self, meta: SessionMeta, end: &End, records: BoxStream<'_, Result<Exported>>) -> Result<()> {
+        self.import_log(meta, end, records).await
+    }
+
+    async fn archive(&self, id: &SessionId) -> Result<Timestamp> {
+        let archive = Archive { place: self.place(id), terminated: &EventId::generate() };
+        let plan = |view: &_| archive.plan(view, Timestamp::now());
+        let (archived_at, removed) = self.inner.etcd.carry_out(&archive.looks(), None, plan).await?;
+        self.revoke_leases(&removed).await;
+        Ok(archived_at)
+    }
+
+    async fn leap(&self, id: &SessionId) -> Result<u64> {
+        let leap = Leap { place: self.place(id) };
+        let (epoch, removed) = self.inner.etcd.carry_out(&leap.looks(), None, |view| leap.plan(view)).await?;
+        self.revoke_leases(&removed).await;
+        Ok(epoch)
     }
 
     async fn delete(&self, id: &SessionId) -> Result<()> {
@@ -83,14 +126,21 @@ impl SessionStore for EtcdStore {
 
     async fn enqueue(&self, id: &SessionId, events: Vec<NewEvent>) -> Result<Vec<InboxItem>> {
         limits::check_enqueue(&events)?;
-        let enqueue = Enqueue { place: self.place(id), events: &events, limit: self.inner.inbox_limit };
-        Ok(self.inner.etcd.carry_out(&enqueue.looks(), None, |view| enqueue.plan(view)).await?.0)
+        let parcel = self.pack(id, &events).await?;
+        let enqueue = Enqueue { place: self.place(id), events: &parcel.events, limit: self.inner.inbox_limit };
+        let plan = |view: &_| enqueue.plan(view);
+        let (mut items, _) = self.inner.etcd.carry_out_with(self, &enqueue.looks(), None, plan).await?;
+        self.confirm(id, &parcel).await;
+        self.unpack_items(id, &mut items, &parcel).await?;
+        Ok(items)
     }
 
     async fn inbox(&self, id: &SessionId) -> Result<Inbox> {
         let keys = &self.inner.keys;
         let looks = [Look::Key(keys.meta(id)), Look::Key(keys.wake(id)), Look::Prefix(keys.inboxes(id))];
-        plan::inbox(&self.place(id), &self.inner.etcd.look(&looks).await?)
+        let mut inbox = plan::inbox(&self.place(id), &self.inner.etcd.look(&looks).await?)?;
+        self.unpack_items(id, &mut inbox.items, &Parcel::default()).await?;
+        Ok(inbox)
     }
 
     async fn wait_inbox(&self, id: &SessionId, after: i64, wait: Duration) -> Result<Inbox> {
@@ -117,7 +167,7 @@ impl SessionStore for EtcdStore {
         let lease = self.inner.etcd.grant(ttl).await?;
         let claim = Claim { place: self.place(id), claimant, takeover, lease, woken: &EventId::generate() };
         let plan = |view: &_| claim.plan(view, Timestamp::now());
-        match self.inner.etcd.carry_out(&claim.looks(), None, plan).await {
+        match self.inner.etcd.carry_out_with(self, &claim.looks(), None, plan).await {
             Ok((claimed, _)) => {
                 if let Some(head) = claimed.head {
                     self.inner.heads.put(id, claimed.record.seq, head);
@@ -188,8 +238,12 @@ impl SessionStore for EtcdStore {
         self.extend(Append { place, author, promoted: &[], events: &events, effect: Effect::Nothing }).await
     }
 
-    async fn read(&self, id: &SessionId, after: u64, limit: usize) -> Result<Slice> {
-        self.read_pages(id, after, limit).await
+    async fn slice(&self, id: &SessionId, query: &Query) -> Result<Slice> {
+        self.scan(id, query).await
+    }
+
+    async fn position(&self, id: &SessionId, event: &EventId) -> Result<Option<u64>> {
+        self.find(id, event).await
     }
 
     async fn tail(&self, id: &SessionId, after: u64) -> Result<BoxStream<'static, Result<Record>>> {

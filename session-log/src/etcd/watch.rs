@@ -129,6 +129,7 @@ impl PrefixWatch {
         tracing::warn!(prefix = self.prefix, reason, "a watch is broken and is made again");
         self.stream = None;
         self.away.set(true);
+        self.etcd.distrust(reason).await;
         tokio::time::sleep(self.pause).await;
         self.pause = (self.pause * 2).min(LONGEST_PAUSE);
     }
@@ -148,20 +149,15 @@ impl PrefixWatch {
         };
         let options =
             WatchOptions::new().with_prefix().with_start_revision(from).with_progress_notify().with_fragment();
-        let mut watches = self.etcd.client().watch_client();
-        match timeout(self.etcd.timeout(), watches.watch(self.prefix.as_str(), Some(options))).await {
-            Ok(Ok(stream)) => {
+        match self.etcd.watch(&self.prefix, options).await {
+            Ok(stream) => {
                 self.stream = Some(stream);
                 self.resume_at = Some(from);
                 self.away.set(false);
                 restarted
             }
-            Ok(Err(error)) => {
+            Err(error) => {
                 self.lost(&error.to_string()).await;
-                None
-            }
-            Err(_) => {
-                self.lost("etcd did not answer in time").await;
                 None
             }
         }

@@ -7,12 +7,16 @@ use jiff::Timestamp;
 use longhand_protocol::EventId;
 use longhand_protocol::event::{Event, EventBody, NewEvent, Record};
 use longhand_protocol::harness::{Inbox, InboxItem};
+use longhand_protocol::wire::{Order, SessionStatus};
 use tokio::time::Instant;
 
+use crate::cut::{Cause, Cut};
+use crate::import::Complete;
 use crate::limits;
-use crate::record::{self, Head, result_of};
+use crate::record::{self, Head, Stored, result_of};
 use crate::store::{
-    Appended, CallState, Claimant, FinishFrom, Owner, Result, SessionMeta, SessionState, Slice, StoreError, Takeover,
+    Appended, CallState, Claimant, EPOCH_LEAP, End, Exported, FinishFrom, Owner, Parent, Query, Result, SessionMeta,
+    SessionState, Slice, StoreError, Takeover,
 };
 
 #[derive(Clone)]
@@ -68,6 +72,8 @@ impl Session {
             status: self.head.shown_status(self.wake.is_some()),
             usage: self.head.usage,
             updated_at: self.head.updated_at,
+            archived_at: self.head.archived_at,
+            fork: None,
         }
     }
 
@@ -75,9 +81,94 @@ impl Session {
         Inbox { wake_revision: self.wake, items: self.inbox.iter().cloned().map(queued).collect() }
     }
 
-    pub(super) fn read(&self, after: u64, limit: usize) -> Slice {
-        let records = self.log.iter().filter(|record| record.seq > after).take(limit).cloned().collect();
-        Slice { records, head: self.head.seq }
+    /// A session whose history is this one's up to `from.seq`.
+    pub(super) fn fork(&self, meta: SessionMeta, from: &Parent) -> Result<Self> {
+        let head = self.head.seq;
+        if from.seq > head {
+            return Err(StoreError::NoSuchEvent { session: from.session.clone(), seq: from.seq, head });
+        }
+        let log: Vec<Record> = self.log.iter().filter(|record| record.seq <= from.seq).cloned().collect();
+        let mut cut = Cut::default();
+        log.iter().rev().for_each(|record| cut.take(record));
+        let mut fork = Self::new(SessionMeta { parent: Some(from.clone()), ..meta });
+        if let Some(last) = log.last() {
+            fork.head = Head::at(last, &record::encode(last)?, &cut);
+        }
+        fork.log = log;
+        let closing = cut.closing(&fork.meta.id, Cause::Fork)?;
+        fork.push(0, closing)?;
+        Ok(fork)
+    }
+
+    pub(super) fn import(meta: SessionMeta, records: Vec<Record>, complete: Complete) -> Result<Self> {
+        let mut session = Self::new(SessionMeta { parent: None, ..meta });
+        session.head = complete.head;
+        session.epoch = complete.epoch;
+        for record in records {
+            session.seqs.insert(record.event.id.clone(), record.seq);
+            if let EventBody::AgentToolResult { tool_use_id, .. } = &record.event.body {
+                session.calls.insert(tool_use_id.clone(), CallState::Finished { seq: record.seq });
+            }
+            session.log.push(record);
+        }
+        let closing = complete.cut.closing(&session.meta.id, Cause::Import)?;
+        for record in session.push(0, closing)?.records {
+            if let EventBody::AgentToolResult { tool_use_id, .. } = record.event.body {
+                session.calls.insert(tool_use_id, CallState::Finished { seq: record.seq });
+            }
+        }
+        Ok(session)
+    }
+
+    pub(super) fn export(&self) -> Result<(End, Vec<Exported>)> {
+        let Head { seq: head, hash, archived_at, .. } = self.head.clone();
+        let export =
+            |record: &Record| Ok(Exported { seq: record.seq, bytes: record::encode(record)?, payloads: Vec::new() });
+        let records = self.log.iter().map(export).collect::<Result<_>>()?;
+        Ok((End { epoch: self.epoch, head, hash, archived_at }, records))
+    }
+
+    /// By looking at everything.
+    pub(super) fn slice(&self, query: &Query) -> Slice {
+        let placed = |seq: u64| seq > query.after && query.before.is_none_or(|before| seq < before);
+        let mut wanted: Vec<&Record> =
+            self.log.iter().filter(|record| placed(record.seq) && query.admits(record)).collect();
+        if query.order == Order::Desc {
+            wanted.reverse();
+        }
+        let more = wanted.len() > query.limit;
+        wanted.truncate(query.limit);
+        let next = wanted.last().filter(|_| more).map(|record| record.seq);
+        Slice { records: wanted.into_iter().cloned().collect(), head: self.head.seq, next }
+    }
+
+    pub(super) fn position(&self, event: &EventId) -> Option<u64> {
+        self.log.iter().find(|record| record.event.id == *event).map(|record| record.seq)
+    }
+
+    pub(super) fn archive(&mut self) -> Result<Timestamp> {
+        if let Some(archived_at) = self.head.archived_at {
+            return Ok(archived_at);
+        }
+        self.epoch += 1;
+        let now = Timestamp::now();
+        let stored = self.head.archive(&EventId::generate(), now)?;
+        self.keep(stored);
+        (self.owner, self.wake) = (None, None);
+        Ok(self.head.archived_at.unwrap_or(now))
+    }
+
+    pub(super) fn leap(&mut self) -> u64 {
+        self.epoch = self.epoch.saturating_add(EPOCH_LEAP);
+        self.owner = None;
+        self.epoch
+    }
+
+    fn check_live(&self) -> Result<()> {
+        if self.head.status == Some(SessionStatus::Terminated) {
+            return Err(StoreError::Ended(self.meta.id.clone()));
+        }
+        Ok(())
     }
 
     fn live_claim(&self) -> Option<&Claim> {
@@ -107,6 +198,7 @@ impl Session {
             }
             return Err(StoreError::Duplicate(events[position].id.clone()));
         }
+        self.check_live()?;
         if self.inbox.len() >= limit {
             return Err(StoreError::InboxFull { limit });
         }
@@ -128,6 +220,9 @@ impl Session {
     }
 
     pub(super) fn claim(&mut self, claimant: &Claimant, takeover: Takeover, ttl: Duration) -> Result<(u64, Record)> {
+        if self.head.archived_at.is_some() {
+            return Err(StoreError::Ended(self.meta.id.clone()));
+        }
         let other = self.live_claim().filter(|claim| claim.owner.claimant.pod_uid != claimant.pod_uid);
         if let (Takeover::IfFree, Some(claim)) = (takeover, other) {
             return Err(StoreError::Owned { pod_uid: claim.owner.claimant.pod_uid.clone() });
@@ -220,7 +315,9 @@ impl Session {
         let appended = self.push(0, events)?;
         let seq = result.and_then(|index| appended.records.get(index)).map_or(appended.head, |record| record.seq);
         self.calls.insert(call.clone(), CallState::Finished { seq });
-        self.wake = Some(revision);
+        if self.head.archived_at.is_none() {
+            self.wake = Some(revision);
+        }
         Ok(appended)
     }
 
@@ -261,6 +358,11 @@ impl Session {
     fn push(&mut self, epoch: u64, events: Vec<NewEvent>) -> Result<Appended> {
         let stored = self.head.extend(epoch, events, Timestamp::now())?;
         limits::check_bytes(stored.iter().map(|stored| stored.bytes.len()).sum())?;
+        let records = self.keep(stored);
+        Ok(Appended { records, head: self.head.seq })
+    }
+
+    fn keep(&mut self, stored: Vec<Stored>) -> Vec<Record> {
         let records: Vec<Record> = stored.into_iter().map(|stored| stored.record).collect();
         for record in &records {
             self.seqs.insert(record.event.id.clone(), record.seq);
@@ -269,7 +371,7 @@ impl Session {
             }
             self.log.push(record.clone());
         }
-        Ok(Appended { records, head: self.head.seq })
+        records
     }
 }
 

@@ -7,7 +7,7 @@ use futures::{Stream, StreamExt as _};
 use longhand_protocol::event::{EventBody, NewEvent};
 use longhand_protocol::internal::Wake;
 use longhand_protocol::{EventId, SessionId};
-use longhand_session_log::etcd::{EtcdOptions, EtcdStore};
+use longhand_session_log::etcd::{Endpoints, EtcdOptions, EtcdStore};
 use longhand_session_log::store::{FinishFrom, Takeover};
 use longhand_session_log::wake::{WakeEvent, WakeWatch};
 use longhand_session_log::{SessionStore as _, StoreError};
@@ -231,7 +231,7 @@ async fn the_operator_sees_wake_keys_whatever_becomes_of_etcd() {
     let (one, two) = (session(&direct).await, session(&direct).await);
     direct.enqueue(&one, messages(&["a"])).await.unwrap();
 
-    let watch = WakeWatch::connect(&[cut.endpoint()], &EtcdOptions::default()).await.unwrap();
+    let watch = WakeWatch::connect(&[Endpoints(vec![cut.endpoint()])], &EtcdOptions::default()).await.unwrap();
     let mut events = watch.stream().boxed();
     assert_eq!(next(&mut events).await, WakeEvent::Snapshot(vec![(one.clone(), wake.clone())]));
     direct.enqueue(&two, messages(&["a"])).await.unwrap();
@@ -261,7 +261,7 @@ async fn a_restored_etcd_is_noticed() {
     for _ in 0..30 {
         direct.enqueue(&id, messages(&["a"])).await.unwrap();
     }
-    let watch = WakeWatch::connect(&[server.endpoint()], &EtcdOptions::default()).await.unwrap();
+    let watch = WakeWatch::connect(&[Endpoints(vec![server.endpoint()])], &EtcdOptions::default()).await.unwrap();
     let mut events = watch.stream().boxed();
     assert!(matches!(next(&mut events).await, WakeEvent::Snapshot(woken) if woken.len() == 1));
     server.restart_empty().await;

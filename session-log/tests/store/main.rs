@@ -7,9 +7,16 @@
     reason = "a test says by a panic that it failed, and says what it means with a literal list"
 )]
 
+mod archive;
 mod conformance;
+mod crash;
 mod etcd;
 mod faults;
+mod maintenance;
 mod memory;
 mod model;
+mod objects;
+mod secure;
+mod sharded;
+mod space;
 mod support;

@@ -4,13 +4,19 @@ use std::time::Duration;
 
 use axum::response::{IntoResponse, Response};
 use http::{HeaderValue, StatusCode, header};
+use longhand_protocol::fields::InvalidField;
 use longhand_protocol::harness::Conflict;
+use longhand_protocol::wire::work::LeaseState;
 use longhand_protocol::{ErrorEnvelope, ErrorType};
 use longhand_session_log::StoreError;
-use serde_json::Value;
+use longhand_session_log::work::{Refused, WorkError};
+use serde_json::{Value, json};
 
 use crate::execute::{DrainError, ExecuteError};
 use crate::resources::ResourceError;
+
+/// The status of an API that is overloaded, which is not one of HTTP's own.
+const OVERLOADED: u16 = 529;
 
 /// What a handler returns.
 pub type Result<T, E = ApiError> = std::result::Result<T, E>;
@@ -92,6 +98,12 @@ impl ApiError {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, ErrorType::ApiError, message).retry_after(Duration::from_secs(1))
     }
 
+    /// 529: nothing was done, since too much is being done already.
+    pub fn overloaded(message: impl Into<String>, retry_after: Duration) -> Self {
+        let status = StatusCode::from_u16(OVERLOADED).unwrap_or(StatusCode::SERVICE_UNAVAILABLE);
+        Self::new(status, ErrorType::OverloadedError, message).retry_after(retry_after)
+    }
+
     /// 504: not done yet; ask again.
     pub fn timeout(message: impl Into<String>) -> Self {
         Self::new(StatusCode::GATEWAY_TIMEOUT, ErrorType::TimeoutError, message)
@@ -105,6 +117,13 @@ impl ApiError {
         };
         let mut error = Self::new(status, ErrorType::InvalidRequestError, message);
         error.0.details = serde_json::to_value(conflict).ok();
+        error
+    }
+
+    /// 412 for a worker that has lost its work.
+    pub fn lease_lost(state: &LeaseState, message: impl Into<String>) -> Self {
+        let mut error = Self::new(StatusCode::PRECONDITION_FAILED, ErrorType::InvalidRequestError, message);
+        error.0.details = Some(json!({ "error_code": "heartbeat_precondition_failed", "current_state": state }));
         error
     }
 
@@ -133,7 +152,9 @@ impl IntoResponse for ApiError {
         let Inner { status, kind, message, details, retry_after, do_not_repeat } = *self.0;
         let mut response = status.into_response();
         if let Some(wait) = retry_after {
-            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(wait.as_secs().max(1)));
+            let ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX).max(1);
+            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(ms.div_ceil(1_000)));
+            response.headers_mut().insert("retry-after-ms", HeaderValue::from(ms));
         }
         if do_not_repeat {
             response.headers_mut().insert("x-should-retry", HeaderValue::from_static("false"));
@@ -151,6 +172,9 @@ impl From<&StoreError> for ApiError {
             StoreError::Exists(_)
             | StoreError::Owned { .. }
             | StoreError::Duplicate(_)
+            | StoreError::HasForks { .. }
+            | StoreError::Elsewhere { .. }
+            | StoreError::Ended(_)
             | StoreError::CallState { .. } => Self::conflict(message),
             StoreError::Fenced { current, .. } => Self::log_conflict(Conflict::Fenced { epoch: *current }, message),
             // Its lease has run out, or it gave the session up: either way it must not go on as the owner.
@@ -160,7 +184,11 @@ impl From<&StoreError> for ApiError {
             StoreError::NotQueued(_) => Self::log_conflict(Conflict::NotQueued, message),
             StoreError::TooLarge(_) => Self::too_large(message),
             StoreError::InboxFull { .. } => Self::too_many(message, Duration::from_secs(5)),
-            StoreError::Unavailable(_) => Self::unavailable(message),
+            StoreError::Unavailable(_) | StoreError::NoSpace => Self::unavailable(message),
+            StoreError::Overloaded { retry_after } => Self::overloaded(message, *retry_after),
+            StoreError::LimitReached { .. } | StoreError::NoSuchEvent { .. } | StoreError::BadImport(_) => {
+                Self::bad_request(message)
+            }
             StoreError::Corrupt { .. } => Self::internal(message),
         }
     }
@@ -169,6 +197,12 @@ impl From<&StoreError> for ApiError {
 impl From<StoreError> for ApiError {
     fn from(error: StoreError) -> Self {
         Self::from(&error)
+    }
+}
+
+impl From<InvalidField> for ApiError {
+    fn from(error: InvalidField) -> Self {
+        Self::bad_request(error.to_string())
     }
 }
 
@@ -190,6 +224,7 @@ impl From<ExecuteError> for ApiError {
             ExecuteError::Store(error) => Self::from(error.as_ref()),
             ExecuteError::Resources(_) | ExecuteError::Stopping => Self::unavailable(message),
             ExecuteError::NotACall(_) | ExecuteError::NoSession { .. } => Self::not_found(message),
+            ExecuteError::Work(_) => Self::too_many(message, Duration::from_secs(5)),
             ExecuteError::Busy => Self::too_many(message, Duration::from_secs(2)),
             ExecuteError::Failed(_) => Self::internal(message),
         }
@@ -205,6 +240,20 @@ impl From<DrainError> for ApiError {
             DrainError::Resources(error) => error.into(),
             DrainError::Log(error) => error.into(),
             DrainError::NotReady(_) | DrainError::Sandbox(_) => Self::unavailable(message),
+        }
+    }
+}
+
+impl From<WorkError> for ApiError {
+    fn from(error: WorkError) -> Self {
+        let message = error.to_string();
+        match error {
+            WorkError::Store(error) => error.into(),
+            WorkError::NotFound(_) => Self::not_found(message),
+            WorkError::Full { .. } => Self::too_many(message, Duration::from_secs(5)),
+            WorkError::Refused(Refused::Precondition(state)) => Self::lease_lost(&state, message),
+            WorkError::Refused(Refused::State(_) | Refused::Lost) => Self::conflict(message),
+            WorkError::Refused(Refused::Metadata) => Self::bad_request(message),
         }
     }
 }

@@ -26,7 +26,11 @@ impl FromRequestParts<App> for Caller {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self> {
-        app.auth.identify(&parts.headers).await.map(Self)
+        // Most routes are behind a layer that has asked already.
+        match parts.extensions.get::<Self>() {
+            Some(caller) => Ok(caller.clone()),
+            None => app.auth.identify(&parts.headers).await.map(Self),
+        }
     }
 }
 
@@ -36,6 +40,7 @@ pub struct PathOf {
     namespace: Option<String>,
     name: Option<String>,
     session: Option<SessionId>,
+    others: Vec<(String, String)>,
 }
 
 impl PathOf {
@@ -51,6 +56,12 @@ impl PathOf {
             (Some(namespace), Some(name)) => Ok((namespace, name)),
             _ => Err(ApiError::internal("the route has no resource")),
         }
+    }
+
+    /// What stands in the place `key` of the path: an identifier or the name of an object.
+    pub fn of(&self, key: &str) -> Result<&str> {
+        let found = self.others.iter().find(|(name, _)| name == key).map(|(_, value)| value.as_str());
+        found.ok_or_else(|| ApiError::internal(format!("the route has no {key}")))
     }
 
     /// The session.
@@ -77,7 +88,11 @@ impl FromRequestParts<App> for PathOf {
                     Span::current().record("session", session.as_str());
                     path.session = Some(session);
                 }
-                _ => return Err(ApiError::bad_request(format!("`{key}` in the path is not a name"))),
+                "namespace" | "name" => {
+                    return Err(ApiError::bad_request(format!("`{key}` in the path is not a name")));
+                }
+                _ if is_reference(value) => path.others.push((key.to_owned(), value.to_owned())),
+                _ => return Err(ApiError::not_found(format!("there is no {key} `{}`", shortened(value)))),
             }
         }
         Ok(path)
@@ -92,6 +107,17 @@ pub fn is_name(value: &str, longest: usize) -> bool {
         && bytes.first().copied().is_some_and(inner)
         && bytes.last().copied().is_some_and(inner)
         && bytes.iter().all(|byte| inner(*byte) || matches!(byte, b'-' | b'.'))
+}
+
+/// Whether `value` can be an identifier or the name of a Kubernetes object.
+pub fn is_reference(value: &str) -> bool {
+    (1..=253).contains(&value.len())
+        && value.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_'))
+}
+
+/// As much of what a client sent as an error repeats.
+pub fn shortened(value: &str) -> String {
+    value.chars().take(80).collect()
 }
 
 /// The pairs of the query.

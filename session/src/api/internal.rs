@@ -2,6 +2,7 @@
 
 use axum::Json;
 use axum::extract::State;
+use jiff::Timestamp;
 use longhand_protocol::SessionId;
 use longhand_protocol::internal::{DrainSandbox, Drained, EnsureSession, SessionList, SessionRef, SessionSummary};
 use longhand_session_log::StoreError;
@@ -55,8 +56,7 @@ pub async fn summary(
     params.end()?;
     let (namespace, name) = path.resource()?;
     let resource = app.resources.session(namespace, name).await?.ok_or_else(|| no_session(namespace, name))?;
-    let (_, _, uid) = sessions::identity(&resource)?;
-    let state = app.store.state(&longhand_crds::session_id(uid)).await?;
+    let state = app.store.state(&longhand_crds::session_id(&resource.metadata)).await?;
     Ok(Json(summary_of(state)))
 }
 
@@ -77,7 +77,8 @@ pub async fn list(State(app): State<App>, Caller(identity): Caller, mut params: 
     Ok(Json(SessionList { sessions: sessions.collect() }))
 }
 
-/// `DELETE /internal/v1/sessions/{session}`: the log goes if its resource is gone.
+/// `DELETE /internal/v1/sessions/{session}`: the log goes if its resource is gone, as soon as its retention permits.
+/// Until then it takes nothing new.
 pub async fn delete(State(app): State<App>, Caller(identity): Caller, path: PathOf) -> Result<Json<Value>> {
     require_operator(&app, &identity)?;
     let session = path.session()?;
@@ -87,6 +88,13 @@ pub async fn delete(State(app): State<App>, Caller(identity): Caller, path: Path
                 let (namespace, name) = (&state.meta.namespace, &state.meta.name);
                 let message = format!("the AgentSession {namespace}/{name} of session {session} exists");
                 return Err(ApiError::conflict(message));
+            }
+            if let Some(keep) = app.waits.deletion.of(&state.meta.retention) {
+                // It ends before the first moment from which the time is counted.
+                let ended = app.store.archive(session).await?;
+                if Timestamp::now().duration_since(ended) < keep {
+                    return Ok(Json(json!({})));
+                }
             }
         }
         // A deletion that was begun and not finished is finished.

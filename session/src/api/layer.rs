@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use axum::body::Body;
-use axum::extract::{MatchedPath, Request};
+use axum::extract::{MatchedPath, Request, State};
 use axum::middleware::Next;
 use axum::response::Response;
 use http::{HeaderValue, header};
@@ -11,6 +11,9 @@ use longhand_protocol::ErrorEnvelope;
 use longhand_protocol::id::request_id;
 use tracing::{Instrument as _, Span, field, info_span};
 
+use super::error::Result;
+use super::extract::Caller;
+use crate::app::App;
 use crate::metrics;
 
 /// Requests are counted by the template of their route, never by their path.
@@ -36,6 +39,14 @@ pub async fn surround(request: Request, next: Next) -> Response {
     response.headers_mut().remove(header::CONTENT_LENGTH);
     *response.body_mut() = Body::from(body);
     response
+}
+
+/// Lets a request in whose caller is known and has not had its share.
+pub async fn admit(State(app): State<App>, mut request: Request, next: Next) -> Result<Response> {
+    let identity = app.auth.identify(request.headers()).await?;
+    app.limits.request(&identity)?;
+    request.extensions_mut().insert(Caller(identity));
+    Ok(next.run(request).await)
 }
 
 fn log(span: &Span, response: &Response, envelope: &ErrorEnvelope) {

@@ -5,6 +5,7 @@ pub mod extract;
 pub mod harness;
 pub mod internal;
 pub mod layer;
+pub mod peer;
 pub mod query;
 pub mod wire;
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::api::authentication::v1::TokenReviewStatus;
 
-use super::AUDIENCE;
+use super::{AUDIENCE, Worker};
 
 const POD_UID: &str = "authentication.kubernetes.io/pod-uid";
 const POD_NAME: &str = "authentication.kubernetes.io/pod-name";
@@ -20,6 +20,8 @@ pub struct Identity {
     pub groups: Vec<String>,
     /// What else the authenticator says.
     pub extra: BTreeMap<String, Vec<String>>,
+    /// What it may speak for, if it is a worker of a self-hosted environment and no user of the cluster.
+    pub worker: Option<Worker>,
 }
 
 /// The pod that a token is bound to.
@@ -34,6 +36,13 @@ pub struct Pod {
 }
 
 impl Identity {
+    /// A worker of a self-hosted environment.
+    #[must_use]
+    pub fn of_worker(worker: Worker) -> Self {
+        let username = format!("system:longhand:worker:{}", worker.work);
+        Self { username, worker: Some(worker), ..Self::default() }
+    }
+
     /// Namespace and name, if it is a ServiceAccount.
     #[must_use]
     pub fn service_account(&self) -> Option<(&str, &str)> {
@@ -63,6 +72,7 @@ pub fn identity_of(status: TokenReviewStatus) -> Option<Identity> {
         uid: user.uid.unwrap_or_default(),
         groups: user.groups.unwrap_or_default(),
         extra: user.extra.unwrap_or_default(),
+        worker: None,
     })
 }
 

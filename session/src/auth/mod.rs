@@ -1,17 +1,21 @@
 //! Who asks, and whether they may: Kubernetes tokens of audience `longhand`, and Kubernetes RBAC.
 
 mod identity;
+mod worker;
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use http::{HeaderMap, header};
+use longhand_crds::GROUP;
 use sha2::{Digest as _, Sha256};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
 pub use self::identity::{Identity, Pod, identity_of};
+pub use self::worker::{Worker, WorkerTokens};
 use crate::api::error::{ApiError, Result};
 use crate::cache::TtlCache;
 use crate::metrics;
@@ -26,37 +30,88 @@ const REFUSAL_BELIEVED: Duration = Duration::from_secs(2);
 const CACHED: usize = 4_096;
 const REVIEWS_AT_ONCE: usize = 64;
 const WAIT_FOR_REVIEW: Duration = Duration::from_secs(5);
+const SESSIONS: &str = "agentsessions";
 const MAX_TOKEN: usize = 16 * 1024;
 
-/// What a caller wants to do with the sessions of a namespace.
+/// What a caller wants to do in a namespace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Access {
+pub enum Access<'a> {
     /// `list` on `agentsessions`.
     ListSessions,
     /// `create` on `agentsessions`.
     CreateSession,
     /// `get` on `agentsessions`.
     GetSession,
+    /// `update` on `agentsessions`.
+    UpdateSession,
     /// `delete` on `agentsessions`.
     DeleteSession,
     /// `get` on `agentsessions/events`.
     ReadEvents,
     /// `create` on `agentsessions/events`.
     SendEvents,
+    /// A verb on every object of a kind, by its plural name, such as `list` on `vaults`.
+    Kind(&'static str, &'static str),
+    /// A verb on one object of a kind, by plural and name, such as `get` on `vaults/models`.
+    Object(&'static str, &'static str, &'a str),
+    /// `use` on the vault of this name: a session may refer to it.
+    UseVault(&'a str),
+    /// `get` on the Secret of this name, which the service itself never does.
+    ReadSecret(&'a str),
+    /// `get` on the `work` of the sandbox template of this name.
+    SeeWork(&'a str),
+    /// `update` on the `work` of the sandbox template of this name: to take work is to act for its sessions.
+    DoWork(&'a str),
 }
 
-impl Access {
-    /// Verb and subresource, as RBAC knows them.
+/// What RBAC is asked about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Attributes<'a> {
+    /// The API group; empty for the core one.
+    pub group: &'static str,
+    /// The plural name of the kind.
+    pub resource: &'static str,
+    /// The part of the object.
+    pub subresource: Option<&'static str>,
+    /// What is done.
+    pub verb: &'static str,
+    /// The object; any of the kind if absent.
+    pub name: Option<&'a str>,
+}
+
+impl<'a> Access<'a> {
+    /// As RBAC knows it.
     #[must_use]
-    pub const fn parts(self) -> (&'static str, Option<&'static str>) {
-        match self {
-            Self::ListSessions => ("list", None),
-            Self::CreateSession => ("create", None),
-            Self::GetSession => ("get", None),
-            Self::DeleteSession => ("delete", None),
-            Self::ReadEvents => ("get", Some("events")),
-            Self::SendEvents => ("create", Some("events")),
+    pub const fn attributes(self) -> Attributes<'a> {
+        let (resource, subresource, verb, name) = match self {
+            Self::ListSessions => (SESSIONS, None, "list", None),
+            Self::CreateSession => (SESSIONS, None, "create", None),
+            Self::GetSession => (SESSIONS, None, "get", None),
+            Self::UpdateSession => (SESSIONS, None, "update", None),
+            Self::DeleteSession => (SESSIONS, None, "delete", None),
+            Self::ReadEvents => (SESSIONS, Some("events"), "get", None),
+            Self::SendEvents => (SESSIONS, Some("events"), "create", None),
+            Self::Kind(resource, verb) => (resource, None, verb, None),
+            Self::Object(resource, verb, name) => (resource, None, verb, Some(name)),
+            Self::UseVault(name) => ("vaults", None, "use", Some(name)),
+            Self::ReadSecret(name) => ("secrets", None, "get", Some(name)),
+            Self::SeeWork(name) => ("sandboxtemplates", Some("work"), "get", Some(name)),
+            Self::DoWork(name) => ("sandboxtemplates", Some("work"), "update", Some(name)),
+        };
+        let group = if matches!(self, Self::ReadSecret(_)) { "" } else { GROUP };
+        Attributes { group, resource, subresource, verb, name }
+    }
+}
+
+impl fmt::Display for Attributes<'_> {
+    /// As `kubectl auth can-i` takes it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.verb, self.resource)?;
+        self.subresource.map_or(Ok(()), |part| write!(f, "/{part}"))?;
+        if !self.group.is_empty() {
+            write!(f, ".{}", self.group)?;
         }
+        self.name.map_or(Ok(()), |name| write!(f, " {name}"))
     }
 }
 
@@ -77,7 +132,12 @@ pub trait Reviewer: Send + Sync + 'static {
     async fn review_token(&self, token: &str) -> Result<Option<Identity>, ReviewError>;
 
     /// Whether RBAC allows it.
-    async fn review_access(&self, identity: &Identity, access: Access, namespace: &str) -> Result<bool, ReviewError>;
+    async fn review_access(
+        &self,
+        identity: &Identity,
+        access: Access<'_>,
+        namespace: &str,
+    ) -> Result<bool, ReviewError>;
 }
 
 type Digest = [u8; 32];
@@ -85,18 +145,23 @@ type Digest = [u8; 32];
 /// Authentication and authorization, remembered for a moment.
 pub struct Auth {
     reviewer: Arc<dyn Reviewer>,
-    tokens: TtlCache<Digest, Option<Arc<Identity>>>,
+    workers: WorkerTokens,
+    tokens: TtlCache<Digest, Arc<Identity>>,
+    /// Apart, so that who makes tokens up pushes nobody else out.
+    refused: TtlCache<Digest, ()>,
     access: TtlCache<Digest, bool>,
     reviews: Semaphore,
 }
 
 impl Auth {
-    /// Asks `reviewer`.
+    /// Asks `reviewer` about users of the cluster; workers of self-hosted environments are known by their tokens.
     #[must_use]
-    pub fn new(reviewer: Arc<dyn Reviewer>) -> Self {
+    pub fn new(reviewer: Arc<dyn Reviewer>, workers: WorkerTokens) -> Self {
         Self {
             reviewer,
+            workers,
             tokens: TtlCache::new(CACHED),
+            refused: TtlCache::new(CACHED),
             access: TtlCache::new(CACHED),
             reviews: Semaphore::new(REVIEWS_AT_ONCE),
         }
@@ -105,24 +170,41 @@ impl Auth {
     /// Who sends a request with these headers.
     pub async fn identify(&self, headers: &HeaderMap) -> Result<Arc<Identity>> {
         let token = token_of(headers)?;
+        // Never shown to the API server: it is not one of its tokens.
+        if let Some(worker) = self.workers.read(token) {
+            return Ok(Arc::new(Identity::of_worker(worker)));
+        }
         let digest: Digest = Sha256::digest(token.as_bytes()).into();
-        let identity = match self.tokens.get(&digest) {
-            Some(identity) => identity,
-            None => {
-                let identity = self.review("token", self.reviewer.review_token(token)).await?.map(Arc::new);
-                self.tokens.put(digest, identity.clone(), believed(identity.is_some()));
-                identity
+        if let Some(identity) = self.tokens.get(&digest) {
+            return Ok(identity);
+        }
+        if self.refused.get(&digest).is_some() {
+            return Err(not_ours());
+        }
+        match self.review("token", self.reviewer.review_token(token)).await? {
+            Some(identity) => {
+                let identity = Arc::new(identity);
+                self.tokens.put(digest, Arc::clone(&identity), BELIEVED);
+                Ok(identity)
             }
-        };
-        identity.ok_or_else(|| {
-            ApiError::unauthenticated(format!(
-                "the API server does not vouch for this token with the audience `{AUDIENCE}`; get one by `kubectl create token <service account> --audience {AUDIENCE}`"
-            ))
-        })
+            None => {
+                self.refused.put(digest, (), REFUSAL_BELIEVED);
+                Err(not_ours())
+            }
+        }
     }
 
-    /// Whether `identity` may do this.
-    pub async fn permits(&self, identity: &Identity, access: Access, namespace: &str) -> Result<bool> {
+    /// The tokens of workers.
+    #[must_use]
+    pub fn workers(&self) -> &WorkerTokens {
+        &self.workers
+    }
+
+    /// Whether `identity` may do this. RBAC knows no workers, so that they may do nothing by it.
+    pub async fn permits(&self, identity: &Identity, access: Access<'_>, namespace: &str) -> Result<bool> {
+        if identity.worker.is_some() {
+            return Ok(false);
+        }
         let digest = digest_of(identity, access, namespace);
         if let Some(allowed) = self.access.get(&digest) {
             return Ok(allowed);
@@ -133,15 +215,14 @@ impl Auth {
     }
 
     /// An error unless `identity` may do this.
-    pub async fn require(&self, identity: &Identity, access: Access, namespace: &str) -> Result<()> {
+    pub async fn require(&self, identity: &Identity, access: Access<'_>, namespace: &str) -> Result<()> {
         if self.permits(identity, access, namespace).await? {
             return Ok(());
         }
-        let (verb, subresource) = access.parts();
-        let resource = subresource.map_or_else(String::new, |subresource| format!("/{subresource}"));
         Err(ApiError::forbidden(format!(
-            "{} may not {verb} agentsessions{resource}.longhand.dev in namespace {namespace}",
-            identity.username
+            "{} may not {} in namespace {namespace}",
+            identity.username,
+            access.attributes()
         )))
     }
 
@@ -153,6 +234,12 @@ impl Auth {
         metrics::review(what, result.is_ok());
         result.map_err(|error| ApiError::unavailable(error.to_string()))
     }
+}
+
+fn not_ours() -> ApiError {
+    ApiError::unauthenticated(format!(
+        "the API server does not vouch for this token with the audience `{AUDIENCE}`; get one by `kubectl create token <service account> --audience {AUDIENCE}`"
+    ))
 }
 
 const fn believed(positive: bool) -> Duration {
@@ -175,15 +262,14 @@ fn token_of(headers: &HeaderMap) -> Result<&str> {
     })
 }
 
-fn digest_of(identity: &Identity, access: Access, namespace: &str) -> Digest {
+fn digest_of(identity: &Identity, access: Access<'_>, namespace: &str) -> Digest {
     let mut hash = Sha256::new();
     let mut feed = |part: &str| {
         hash.update((part.len() as u64).to_be_bytes());
         hash.update(part.as_bytes());
     };
-    let (verb, subresource) = access.parts();
-    feed(verb);
-    feed(subresource.unwrap_or_default());
+    let Attributes { group, resource, subresource, verb, name } = access.attributes();
+    [group, resource, subresource.unwrap_or_default(), verb, name.unwrap_or_default()].into_iter().for_each(&mut feed);
     feed(namespace);
     feed(&identity.username);
     feed(&identity.uid);
@@ -219,6 +305,16 @@ mod tests {
         assert_eq!(token_of(&headers).ok(), expected);
     }
 
+    #[rstest]
+    #[case(Access::ReadEvents, "get agentsessions/events.longhand.dev")]
+    #[case(Access::Kind("vaults", "list"), "list vaults.longhand.dev")]
+    #[case(Access::UseVault("models"), "use vaults.longhand.dev models")]
+    #[case(Access::ReadSecret("key"), "get secrets key")]
+    #[case(Access::DoWork("hands"), "update sandboxtemplates/work.longhand.dev hands")]
+    fn access_reads_as_rbac_does(#[case] access: Access<'_>, #[case] text: &str) {
+        assert_eq!(access.attributes().to_string(), text);
+    }
+
     #[test]
     fn what_is_remembered_differs_by_who_and_what() {
         let identity = |groups: &[&str]| Identity {
@@ -231,6 +327,10 @@ mod tests {
             digest_of(&identity(&["ab"]), Access::GetSession, "n"),
             digest_of(&identity(&["a", "b"]), Access::ReadEvents, "n"),
             digest_of(&identity(&["a", "b"]), Access::GetSession, "m"),
+            digest_of(&identity(&["a", "b"]), Access::UseVault("v"), "n"),
+            digest_of(&identity(&["a", "b"]), Access::UseVault("w"), "n"),
+            digest_of(&identity(&["a", "b"]), Access::Object("vaults", "get", "v"), "n"),
+            digest_of(&identity(&["a", "b"]), Access::ReadSecret("v"), "n"),
         ];
         for (index, digest) in digests.iter().enumerate() {
             assert!(!digests[..index].contains(digest), "{index}");

@@ -1,5 +1,6 @@
 //! Tool calls: one owned task for each, which goes on when the harness that asked is gone.
 
+mod hosted;
 mod plan;
 mod reclaim;
 mod run;
@@ -13,6 +14,7 @@ use std::time::Duration;
 use longhand_protocol::event::{NewEvent, Record};
 use longhand_protocol::{EventId, SessionId};
 use longhand_sandbox::client::SandboxClient;
+use longhand_session_log::work::WorkError;
 use longhand_session_log::{SessionStore, StoreError};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
@@ -20,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{Instrument as _, info_span};
 
+pub use self::hosted::Hosted;
 pub use self::reclaim::DrainError;
 use self::run::Call;
 use self::sandboxes::SandboxIndex;
@@ -52,6 +55,9 @@ pub enum ExecuteError {
         /// Its name.
         name: String,
     },
+    /// The queue of the self-hosted environment failed or is full.
+    #[error(transparent)]
+    Work(Arc<WorkError>),
     /// As many calls run as may.
     #[error("{RUNNING_AT_ONCE} tool calls are running")]
     Busy,
@@ -66,6 +72,15 @@ pub enum ExecuteError {
 impl From<StoreError> for ExecuteError {
     fn from(error: StoreError) -> Self {
         Self::Store(Arc::new(error))
+    }
+}
+
+impl From<WorkError> for ExecuteError {
+    fn from(error: WorkError) -> Self {
+        match error {
+            WorkError::Store(error) => error.into(),
+            other => Self::Work(Arc::new(other)),
+        }
     }
 }
 
@@ -105,6 +120,8 @@ pub struct Executor {
     store: Arc<dyn SessionStore>,
     resources: Arc<dyn Resources>,
     sandboxes: Arc<SandboxIndex>,
+    /// Environments whose tools are run by workers of others.
+    pub hosted: Hosted,
     client: SandboxClient,
     limits: Limits,
     running: Mutex<HashMap<Key, Arc<Running>>>,
@@ -121,6 +138,7 @@ impl Executor {
         store: Arc<dyn SessionStore>,
         resources: Arc<dyn Resources>,
         sandboxes: Arc<SandboxIndex>,
+        hosted: Hosted,
         client: SandboxClient,
         limits: Limits,
     ) -> Self {
@@ -128,6 +146,7 @@ impl Executor {
             store,
             resources,
             sandboxes,
+            hosted,
             client,
             limits,
             running: Mutex::default(),

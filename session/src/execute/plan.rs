@@ -158,6 +158,16 @@ pub(super) fn result(call: &EventId, text: impl Into<String>, is_error: bool) ->
     })
 }
 
+/// What the log and the model are told of a call of a self-hosted environment that its worker does not answer. Workers
+/// look for `user.tool_result` to know what is left to do.
+pub(super) fn hosted_result(call: &EventId, text: &str) -> NewEvent {
+    NewEvent::new(EventBody::UserToolResult {
+        tool_use_id: call.clone(),
+        content: Some(vec![json!({ "type": "text", "text": text })]),
+        is_error: Some(true),
+    })
+}
+
 /// What the log and the model are told when nobody knows how a call ended. `lost` says that its sandbox is gone.
 pub(super) fn unknown(call: &EventId, cause: &str, lost: bool) -> Vec<NewEvent> {
     let text = if lost {

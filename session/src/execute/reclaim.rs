@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
+use longhand_crds::sandbox::SessionRef;
 use longhand_crds::session_id;
+use longhand_protocol::SessionId;
 use longhand_protocol::event::EventBody;
 use longhand_protocol::internal::{DrainSandbox, Drained};
 use longhand_sandbox::client::{SandboxError, Target};
@@ -60,7 +62,10 @@ impl Executor {
         if view.pod_uid.as_ref() != Some(&request.pod_uid) {
             return Err(DrainError::OtherPod { wanted: request.pod_uid.clone(), found: view.pod_uid });
         }
-        let owner = sandbox.spec.session_ref.map(|session| (session_id(&session.uid), session.sandbox));
+        let owner = match sandbox.spec.session_ref {
+            Some(session) => self.owner_of(namespace, &session).await?.map(|owner| (owner, session.sandbox)),
+            None => None,
+        };
         if let Some((session, _)) = &owner
             && self.has_open_call(session, name, &request.pod_uid).await?
         {
@@ -86,12 +91,14 @@ impl Executor {
         Ok(Drained { drained: answer.drained, idle_seconds: answer.activity.idle_seconds })
     }
 
-    async fn has_open_call(
-        &self,
-        session: &longhand_protocol::SessionId,
-        sandbox: &str,
-        pod_uid: &str,
-    ) -> Result<bool, ExecuteError> {
+    /// The session of a sandbox, unless its resource is gone.
+    async fn owner_of(&self, namespace: &str, session: &SessionRef) -> Result<Option<SessionId>, ResourceError> {
+        let resource = self.resources.session(namespace, &session.name).await?;
+        let resource = resource.filter(|resource| resource.metadata.uid.as_ref() == Some(&session.uid));
+        Ok(resource.map(|resource| session_id(&resource.metadata)))
+    }
+
+    async fn has_open_call(&self, session: &SessionId, sandbox: &str, pod_uid: &str) -> Result<bool, ExecuteError> {
         let calls = match self.store.open_calls(session).await {
             Ok(calls) => calls,
             Err(StoreError::NotFound(_)) => return Ok(false),

@@ -29,12 +29,12 @@ const KEEP_RESULT: Duration = Duration::from_secs(120);
 const KEEP_ATTEMPT: Duration = Duration::from_secs(30);
 const INTENT_WINDOW: u64 = 128;
 
-type Labelled = (&'static str, Record);
+pub(super) type Labelled = (&'static str, Record);
 
 pub(super) struct Call<'a> {
-    executor: &'a Arc<Executor>,
-    session: SessionId,
-    call: EventId,
+    pub(super) executor: &'a Arc<Executor>,
+    pub(super) session: SessionId,
+    pub(super) call: EventId,
     epoch: &'a AtomicU64,
 }
 
@@ -73,6 +73,9 @@ impl<'a> Call<'a> {
             Ok(intent) => intent,
             Err(text) => return self.refuse("refused", text).await,
         };
+        if let Some(queue) = self.executor.hosted.queue(&state.meta, &intent.sandbox).await? {
+            return self.hosted(&queue).await;
+        }
         let key = SandboxKey {
             namespace: state.meta.namespace.clone(),
             name: resources::plan::sandbox_name(&state.meta.name, &state.meta.uid, &intent.sandbox),
@@ -214,7 +217,7 @@ impl<'a> Call<'a> {
     }
 
     /// Records the dispatch. While the log is away only we know this attempt, so that it is worth patience.
-    async fn give(&self, to: &Incarnation) -> Result<(), StoreError> {
+    pub(super) async fn give(&self, to: &Incarnation) -> Result<(), StoreError> {
         let until = Instant::now() + KEEP_ATTEMPT;
         loop {
             let epoch = self.epoch.load(Ordering::Relaxed);
@@ -309,7 +312,7 @@ impl<'a> Call<'a> {
         }
     }
 
-    fn too_long(&self) -> String {
+    pub(super) fn too_long(&self) -> String {
         format!("it did not end within {} s", self.executor.limits.tool.as_secs())
     }
 
@@ -339,7 +342,7 @@ impl<'a> Call<'a> {
         self.finish(label, FinishFrom::Open, vec![plan::result(&self.call, text, true)]).await
     }
 
-    async fn finish(
+    pub(super) async fn finish(
         &self,
         label: &'static str,
         from: FinishFrom,
@@ -371,7 +374,7 @@ impl<'a> Call<'a> {
         }
     }
 
-    async fn finished(&self, seq: u64) -> Result<Labelled, ExecuteError> {
+    pub(super) async fn finished(&self, seq: u64) -> Result<Labelled, ExecuteError> {
         let slice = self.executor.store.read(&self.session, seq.saturating_sub(1), 1).await?;
         let record = slice.records.into_iter().next();
         record.map(|record| ("known", record)).ok_or_else(|| ExecuteError::Failed("the log lost a result".to_owned()))
@@ -402,7 +405,12 @@ fn window(events: u64) -> usize {
 }
 
 fn is_result_of(body: &EventBody, call: &EventId) -> bool {
-    matches!(body, EventBody::AgentToolResult { tool_use_id, .. } if tool_use_id == call)
+    match body {
+        EventBody::AgentToolResult { tool_use_id, .. } | EventBody::UserToolResult { tool_use_id, .. } => {
+            tool_use_id == call
+        }
+        _ => false,
+    }
 }
 
 /// Returns when the sandbox has changed, or after `at_most`.

@@ -21,7 +21,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use super::{ExecuteError, Executor};
+use super::{ExecuteError, Executor, Hosted};
 use crate::resources::{Resources as _, plan};
 use crate::testing::{SOON, World, limits};
 
@@ -93,6 +93,7 @@ fn other_replica(world: &World) -> Arc<Executor> {
         Arc::new(world.store.clone()),
         world.cluster.clone(),
         Arc::default(),
+        Hosted::new(world.app.executor.hosted.work.clone(), world.cluster.clone(), world.cluster.clone()),
         SandboxClient::new(world.signer.clone()),
         limits(SOON, SOON),
     ))

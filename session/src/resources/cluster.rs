@@ -4,10 +4,12 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use futures::{Stream, StreamExt as _};
+use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PostParams, Preconditions};
+use kube::runtime::events::{Event, EventType, Recorder, Reporter};
 use kube::runtime::{WatchStreamExt as _, watcher};
-use kube::{Client, ResourceExt as _};
+use kube::{Client, Resource as _, ResourceExt as _};
 use longhand_crds::{Agent, AgentSession, Sandbox, SandboxTemplate};
 use tokio::time::timeout;
 
@@ -22,6 +24,17 @@ const FIELD_MANAGER: &str = "longhand-session";
 const KEYS_CONFIG_MAP: &str = "longhand-session-keys";
 /// The key's name in it.
 const VERIFY_KEY: &str = "sandboxd-verify-key";
+/// Where clients find the authority that our certificate is from.
+const AUTHORITY: &str = "ca.crt";
+
+/// What others need to know of the service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Published {
+    /// The key that sandboxes verify tokens with.
+    pub verify_key: String,
+    /// The authority that the certificate is from, in PEM, if the service speaks TLS.
+    pub authority: Option<String>,
+}
 
 /// The Kubernetes API.
 #[derive(Clone)]
@@ -34,6 +47,33 @@ impl Cluster {
     #[must_use]
     pub fn new(client: Client) -> Self {
         Self { client }
+    }
+
+    /// Says something of a Deployment by an Event, where `kubectl describe` shows it.
+    ///
+    /// # Errors
+    /// When the API server is away or refuses.
+    pub async fn tell(
+        &self,
+        namespace: &str,
+        deployment: &str,
+        warning: bool,
+        reason: &str,
+        text: &str,
+    ) -> Result<(), ResourceError> {
+        let api = Api::<Deployment>::namespaced(self.client.clone(), namespace);
+        let what = format!("Deployment {namespace}/{deployment}");
+        let found = call(&what, api.get(deployment)).await?;
+        let reporter = Reporter { controller: "longhand.dev/session".to_owned(), instance: None };
+        let event = Event {
+            type_: if warning { EventType::Warning } else { EventType::Normal },
+            reason: reason.to_owned(),
+            note: Some(text.to_owned()),
+            action: "Watch".to_owned(),
+            secondary: None,
+        };
+        let recorder = Recorder::new(self.client.clone(), reporter);
+        call(&format!("an Event of {what}"), recorder.publish(&event, &found.object_ref(&()))).await
     }
 
     /// Every change of every sandbox, for ever.
@@ -51,18 +91,21 @@ impl Cluster {
         })
     }
 
-    /// Publishes the key that sandboxes verify tokens with.
+    /// Publishes what others need to know of the service.
     ///
     /// # Errors
     /// See [`ResourceError`].
-    pub async fn publish_verify_key(&self, namespace: &str, key: &str) -> Result<(), ResourceError> {
+    pub async fn publish(&self, namespace: &str, published: &Published) -> Result<(), ResourceError> {
         let api = Api::<ConfigMap>::namespaced(self.client.clone(), namespace);
-        let map = serde_json::json!({
+        let mut map = serde_json::json!({
             "apiVersion": "v1",
             "kind": "ConfigMap",
             "metadata": { "name": KEYS_CONFIG_MAP, "labels": { "app.kubernetes.io/managed-by": "longhand" } },
-            "data": { VERIFY_KEY: key },
+            "data": { VERIFY_KEY: published.verify_key },
         });
+        if let Some(authority) = &published.authority {
+            map["data"][AUTHORITY] = authority.as_str().into();
+        }
         let params = PatchParams::apply(FIELD_MANAGER).force();
         let name = format!("ConfigMap {namespace}/{KEYS_CONFIG_MAP}");
         call(&name, api.patch(KEYS_CONFIG_MAP, &params, &Patch::Apply(&map))).await.map(|_| ())

@@ -1,13 +1,18 @@
 //! What the service asks of the Kubernetes API, behind a trait.
 
 mod cluster;
+pub mod named;
+pub mod objects;
 pub mod plan;
 mod review;
+pub mod revisions;
+pub mod templates;
+pub mod vaults;
 
 use async_trait::async_trait;
 use longhand_crds::{Agent, AgentSession, Sandbox};
 
-pub use self::cluster::Cluster;
+pub use self::cluster::{Cluster, Published};
 
 /// Why the API server did not do it.
 #[derive(Clone, Debug, thiserror::Error)]

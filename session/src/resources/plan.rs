@@ -5,9 +5,11 @@ use std::collections::BTreeMap;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::Resource as _;
 use kube::api::ObjectMeta;
-use longhand_crds::agent_session::SessionSandbox;
+use longhand_crds::agent_session::{AgentRef, Budget, SessionSandbox};
 use longhand_crds::sandbox::SessionRef;
+use longhand_crds::session_resource::SessionResource;
 use longhand_crds::{AgentSession, AgentSessionSpec, LocalRef, Sandbox, SandboxSpec, labels};
+use longhand_protocol::SessionId;
 use sha2::{Digest as _, Sha256};
 
 /// The sandbox's name in a session that the wire API made.
@@ -17,35 +19,48 @@ pub const DEFAULT_SANDBOX: &str = "default";
 const LONGEST_SANDBOX_NAME: usize = 56;
 
 /// What a client of the wire API asks for.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Wanted {
-    /// The agent's name.
-    pub agent: String,
+    /// The agent.
+    pub agent: AgentRef,
     /// The template of its sandbox.
     pub template: Option<String>,
+    /// The vaults that it may use.
+    pub vaults: Vec<String>,
     /// A name for people.
     pub title: Option<String>,
     /// Pairs.
     pub metadata: BTreeMap<String, String>,
+    /// What it may spend.
+    pub budget: Option<Budget>,
+    /// Repositories and files.
+    pub resources: Vec<SessionResource>,
 }
 
 /// The resource of a session of the wire API. The API server gives it a name.
 ///
 /// # Errors
 /// When the kind's defaults cannot be read, which its tests exclude.
-pub fn agent_session(wanted: Wanted) -> Result<AgentSession, serde_json::Error> {
-    let defaults: AgentSessionSpec = serde_json::from_value(serde_json::json!({"agentRef": {"name": wanted.agent}}))?;
+pub fn agent_session(wanted: Wanted, id: &SessionId) -> Result<AgentSession, serde_json::Error> {
+    let defaults: AgentSessionSpec = serde_json::from_value(serde_json::json!({ "agentRef": wanted.agent }))?;
     let sandbox = |name| SessionSandbox { name: DEFAULT_SANDBOX.to_owned(), template_ref: LocalRef { name } };
     Ok(AgentSession {
         metadata: ObjectMeta {
             generate_name: Some("sesn-".to_owned()),
-            labels: Some(BTreeMap::from([(labels::MANAGED_BY.to_owned(), labels::LONGHAND.to_owned())])),
+            labels: Some(BTreeMap::from([
+                (labels::MANAGED_BY.to_owned(), labels::LONGHAND.to_owned()),
+                (labels::ID.to_owned(), id.to_string()),
+            ])),
             ..ObjectMeta::default()
         },
         spec: AgentSessionSpec {
+            retention: None,
             sandboxes: wanted.template.map(sandbox).into_iter().collect(),
+            vault_refs: wanted.vaults.into_iter().map(|name| LocalRef { name }).collect(),
             title: wanted.title,
             metadata: wanted.metadata,
+            budget: wanted.budget,
+            resources: wanted.resources,
             ..defaults
         },
         status: None,
@@ -96,14 +111,29 @@ pub fn sandbox(session: &AgentSession, name: &str) -> Option<Sandbox> {
 
 #[cfg(test)]
 mod tests {
-    use longhand_crds::AgentSession;
+    use std::collections::BTreeMap;
+
+    use longhand_crds::agent_session::AgentRef;
+    use longhand_crds::{AgentSession, session_id};
+    use longhand_protocol::SessionId;
     use rstest::rstest;
 
     use super::{Wanted, agent_session, sandbox, sandbox_name};
 
+    fn wanted(template: Option<&str>) -> Wanted {
+        Wanted {
+            agent: AgentRef { name: "helper".to_owned(), version: None },
+            template: template.map(ToOwned::to_owned),
+            vaults: vec!["models".to_owned()],
+            title: None,
+            metadata: BTreeMap::new(),
+            budget: None,
+            resources: Vec::new(),
+        }
+    }
+
     fn session() -> AgentSession {
-        let wanted = Wanted { agent: "helper".to_owned(), template: Some("tools".to_owned()), ..Wanted::default() };
-        let mut session = agent_session(wanted).unwrap();
+        let mut session = agent_session(wanted(Some("tools")), &SessionId::generate()).unwrap();
         session.metadata.name = Some("sesn-abc".to_owned());
         session.metadata.namespace = Some("team-a".to_owned());
         session.metadata.uid = Some("u1".to_owned());
@@ -112,7 +142,10 @@ mod tests {
 
     #[test]
     fn a_session_without_a_template_has_no_sandbox() {
-        let session = agent_session(Wanted { agent: "helper".to_owned(), ..Wanted::default() }).unwrap();
+        let id = SessionId::generate();
+        let session = agent_session(wanted(None), &id).unwrap();
+        assert_eq!(session_id(&session.metadata), id);
+        assert_eq!(session.spec.vault_refs[0].name, "models");
         assert_eq!(session.spec.agent_ref.name, "helper");
         assert!(session.spec.sandboxes.is_empty());
         assert!(session.metadata.name.is_none());

@@ -4,11 +4,10 @@ use async_trait::async_trait;
 use k8s_openapi::api::authentication::v1::{TokenReview, TokenReviewSpec};
 use k8s_openapi::api::authorization::v1::{ResourceAttributes, SubjectAccessReview, SubjectAccessReviewSpec};
 use kube::api::{Api, PostParams};
-use longhand_crds::GROUP;
 
 use super::Cluster;
 use super::cluster::call;
-use crate::auth::{AUDIENCE, Access, Identity, ReviewError, Reviewer, identity_of};
+use crate::auth::{AUDIENCE, Access, Attributes, Identity, ReviewError, Reviewer, identity_of};
 
 #[async_trait]
 impl Reviewer for Cluster {
@@ -23,8 +22,13 @@ impl Reviewer for Cluster {
         Ok(answer.status.and_then(identity_of))
     }
 
-    async fn review_access(&self, identity: &Identity, access: Access, namespace: &str) -> Result<bool, ReviewError> {
-        let (verb, subresource) = access.parts();
+    async fn review_access(
+        &self,
+        identity: &Identity,
+        access: Access<'_>,
+        namespace: &str,
+    ) -> Result<bool, ReviewError> {
+        let Attributes { group, resource, subresource, verb, name } = access.attributes();
         let review = SubjectAccessReview {
             spec: SubjectAccessReviewSpec {
                 user: Some(identity.username.clone()),
@@ -32,11 +36,12 @@ impl Reviewer for Cluster {
                 groups: Some(identity.groups.clone()),
                 extra: Some(identity.extra.clone()),
                 resource_attributes: Some(ResourceAttributes {
-                    group: Some(GROUP.to_owned()),
-                    resource: Some("agentsessions".to_owned()),
+                    group: Some(group.to_owned()),
+                    resource: Some(resource.to_owned()),
                     subresource: subresource.map(ToOwned::to_owned),
                     verb: Some(verb.to_owned()),
                     namespace: Some(namespace.to_owned()),
+                    name: name.map(ToOwned::to_owned),
                     ..ResourceAttributes::default()
                 }),
                 ..SubjectAccessReviewSpec::default()

@@ -5,26 +5,29 @@ use std::sync::{Mutex, MutexGuard};
 
 use async_trait::async_trait;
 use futures::Stream;
+use k8s_openapi::api::apps::v1::ControllerRevision;
 use longhand_crds::agent_session::HarnessStatus;
 use longhand_crds::sandbox::Loss;
-use longhand_crds::{Agent, AgentSession, Sandbox, SandboxStatus};
+use longhand_crds::{Agent, AgentSession, Sandbox, SandboxStatus, SandboxTemplate};
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::UnboundedReceiverStream;
 
-use crate::auth::{Access, Identity, ReviewError, Reviewer};
+use super::objects::FakeObjects;
+use super::vaults::Vaulted;
+use crate::auth::{Access, Attributes, Identity, ReviewError, Reviewer};
 use crate::execute::sandboxes::{SandboxKey, SandboxView, Seen};
+use crate::resources::named::Named as _;
 use crate::resources::{ResourceError, Resources};
 
 type Key = (String, String);
-type Rule = (String, &'static str, Option<&'static str>, String);
+/// Who, what as RBAC says it, and where.
+type Rule = (String, String, String);
 
 #[derive(Default)]
 struct State {
     tokens: HashMap<String, Identity>,
     rules: HashSet<Rule>,
-    agents: BTreeMap<Key, Agent>,
-    templates: HashSet<Key>,
     sessions: BTreeMap<Key, AgentSession>,
     sandboxes: BTreeMap<Key, Sandbox>,
     made: Vec<String>,
@@ -33,7 +36,13 @@ struct State {
 }
 
 pub(crate) struct FakeCluster {
+    pub(crate) agents: FakeObjects<Agent>,
+    pub(crate) environments: FakeObjects<SandboxTemplate>,
+    pub(crate) revisions: FakeObjects<ControllerRevision>,
     state: Mutex<State>,
+    vaulted: Mutex<Vaulted>,
+    /// Self-hosted environments, by namespace and name.
+    pub(super) hosted: Mutex<HashSet<(String, String)>>,
     seen: mpsc::UnboundedSender<Seen>,
 }
 
@@ -50,9 +59,17 @@ impl FakeCluster {
         let (seen, watch) = mpsc::unbounded_channel();
         seen.send(Seen::ListBegins).unwrap();
         seen.send(Seen::ListEnds).unwrap();
-        let cluster = Self { state: Mutex::default(), seen };
+        let cluster = Self {
+            agents: FakeObjects::new(),
+            environments: FakeObjects::new(),
+            revisions: FakeObjects::new(),
+            state: Mutex::default(),
+            vaulted: Mutex::default(),
+            hosted: Mutex::default(),
+            seen,
+        };
         cluster.add_agent("team-a", "helper");
-        cluster.state().templates.insert(key("team-a", "tools"));
+        cluster.environments.apply("team-a", json!({"metadata": {"name": "tools"}, "spec": {}}));
         for name in ["alice", "bob"] {
             cluster.add_user(name, "team-a", name, &[]);
         }
@@ -60,6 +77,7 @@ impl FakeCluster {
             Access::ListSessions,
             Access::CreateSession,
             Access::GetSession,
+            Access::UpdateSession,
             Access::DeleteSession,
             Access::ReadEvents,
             Access::SendEvents,
@@ -67,11 +85,18 @@ impl FakeCluster {
             cluster.allow("system:serviceaccount:team-a:alice", access, "team-a");
         }
         cluster.add_user("operator", "longhand-system", "longhand-operator", &[]);
+        cluster.add_user("replica", "longhand-system", "longhand-session", &[]);
         for pod in ["pod-1", "pod-2"] {
             cluster.add_pod(pod, "team-a");
         }
         cluster.add_pod("pod-elsewhere", "team-b");
         (cluster, UnboundedReceiverStream::new(watch))
+    }
+
+    pub(super) fn sessions_in(&self, namespace: &str) -> Vec<AgentSession> {
+        let state = self.state();
+        let found = state.sessions.iter().filter(|((space, _), _)| space == namespace);
+        found.map(|(_, session)| session.clone()).collect()
     }
 
     pub(crate) fn state_counts(&self) -> (usize, Vec<String>) {
@@ -81,6 +106,10 @@ impl FakeCluster {
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap()
+    }
+
+    pub(super) fn vaulted(&self) -> MutexGuard<'_, Vaulted> {
+        self.vaulted.lock().unwrap()
     }
 
     fn add_user(&self, token: &str, namespace: &str, name: &str, extra: &[(&str, &str)]) {
@@ -96,9 +125,13 @@ impl FakeCluster {
         self.add_user(pod, namespace, "default", &extra);
     }
 
-    pub(crate) fn allow(&self, username: &str, access: Access, namespace: &str) {
-        let (verb, subresource) = access.parts();
-        self.state().rules.insert((username.to_owned(), verb, subresource, namespace.to_owned()));
+    pub(crate) fn allow(&self, username: &str, access: Access<'_>, namespace: &str) {
+        self.state().rules.insert((username.to_owned(), access.attributes().to_string(), namespace.to_owned()));
+    }
+
+    /// No token is known any more.
+    pub(crate) fn forget_users(&self) {
+        self.state().tokens.clear();
     }
 
     pub(crate) fn forbid_everything(&self) {
@@ -106,12 +139,12 @@ impl FakeCluster {
     }
 
     pub(crate) fn add_agent(&self, namespace: &str, name: &str) {
-        let agent = from(json!({
-            "metadata": {"namespace": namespace, "name": name},
+        let agent = json!({
+            "metadata": {"name": name},
             "spec": {"model": {"id": "m", "credential": {"vault": "v", "name": "c"}},
                      "tools": [{"type": "agent_toolset_20260401"}]},
-        }));
-        self.state().agents.insert(key(namespace, name), agent);
+        });
+        self.agents.apply(namespace, agent);
     }
 
     pub(crate) fn add_session(&self, namespace: &str, name: &str, uid: &str) {
@@ -188,11 +221,11 @@ impl FakeCluster {
 #[async_trait]
 impl Resources for FakeCluster {
     async fn agent(&self, namespace: &str, name: &str) -> Result<Option<Agent>, ResourceError> {
-        Ok(self.state().agents.get(&key(namespace, name)).cloned())
+        self.agents.named(namespace, name).await
     }
 
     async fn has_template(&self, namespace: &str, name: &str) -> Result<bool, ResourceError> {
-        Ok(self.state().templates.contains(&key(namespace, name)))
+        Ok(self.environments.named(namespace, name).await?.is_some())
     }
 
     async fn session(&self, namespace: &str, name: &str) -> Result<Option<AgentSession>, ResourceError> {
@@ -216,7 +249,8 @@ impl Resources for FakeCluster {
     async fn create_session(&self, namespace: &str, mut session: AgentSession) -> Result<AgentSession, ResourceError> {
         let mut state = self.state();
         state.uids += 1;
-        let name = format!("{}{}", session.metadata.generate_name.take().unwrap(), state.uids);
+        let generated = session.metadata.generate_name.take().map(|prefix| format!("{prefix}{}", state.uids));
+        let name = session.metadata.name.clone().or(generated).unwrap();
         session.metadata.uid = Some(format!("made-{}", state.uids));
         session.metadata.name = Some(name.clone());
         session.metadata.namespace = Some(namespace.to_owned());
@@ -263,10 +297,19 @@ impl Reviewer for FakeCluster {
         Ok(state.tokens.get(token).cloned())
     }
 
-    async fn review_access(&self, identity: &Identity, access: Access, namespace: &str) -> Result<bool, ReviewError> {
-        let (verb, subresource) = access.parts();
+    async fn review_access(
+        &self,
+        identity: &Identity,
+        access: Access<'_>,
+        namespace: &str,
+    ) -> Result<bool, ReviewError> {
+        let attributes = access.attributes();
+        let of_any = Attributes { name: None, ..attributes };
         let mut state = self.state();
         state.reviews += 1;
-        Ok(state.rules.contains(&(identity.username.clone(), verb, subresource, namespace.to_owned())))
+        let allowed = |what: Attributes<'_>| {
+            state.rules.contains(&(identity.username.clone(), what.to_string(), namespace.to_owned()))
+        };
+        Ok(allowed(attributes) || allowed(of_any))
     }
 }

@@ -1,6 +1,10 @@
 //! What the tests share: a service in this process over a store in memory and a cluster of make-believe.
 
 pub(crate) mod cluster;
+pub(crate) mod objects;
+mod sessions;
+mod vaults;
+mod work;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,7 +14,9 @@ use axum::body::{Body, BodyDataStream};
 use futures::StreamExt as _;
 use http::{HeaderMap, Request, StatusCode};
 use jiff::Timestamp;
-use longhand_crds::session_id;
+use longhand_crds::agent::CredentialRef;
+use longhand_crds::default_model::DefaultModel;
+use longhand_crds::derived_session_id;
 use longhand_protocol::event::{EventBody, NewEvent, Permission};
 use longhand_protocol::harness::{AgentSnapshot, Model};
 use longhand_protocol::{EventId, SessionId};
@@ -19,37 +25,48 @@ use longhand_sandbox::token::Signer;
 use longhand_session_log::SessionStore as _;
 use longhand_session_log::memory::MemoryStore;
 use longhand_session_log::store::{Claimant, SessionMeta, Takeover};
+use longhand_session_log::work::{MemoryWork, Work};
 use serde_json::{Value, json};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 
 use self::cluster::FakeCluster;
-use crate::app::{App, Waits};
-use crate::auth::Auth;
+use crate::app::{App, Kinds, Settings, Waits};
+use crate::auth::{Auth, WorkerTokens};
+use crate::config::Accounts;
 use crate::execute::sandboxes::SandboxIndex;
-use crate::execute::{Executor, Limits};
+use crate::execute::{Executor, Hosted, Limits};
+use crate::jobs::config::KeepDeleted;
+use crate::limits::Rates;
 
 /// Nothing in a test takes longer.
 pub(crate) const SOON: Duration = Duration::from_secs(20);
 
 pub(crate) fn meta(namespace: &str, name: &str, uid: &str) -> SessionMeta {
     SessionMeta {
-        id: session_id(uid),
+        id: derived_session_id(uid),
         namespace: namespace.to_owned(),
         name: name.to_owned(),
         uid: uid.to_owned(),
         agent: AgentSnapshot {
             name: "helper".to_owned(),
-            version: "v1".to_owned(),
-            model: Model { id: "m".to_owned(), max_tokens: 100, api_version: "2023-06-01".to_owned() },
-            system: None,
-            tools: Vec::new(),
+            version: 1,
+            model: Model {
+                id: "m".to_owned(),
+                max_tokens: 100,
+                api_version: "2023-06-01".to_owned(),
+                ..Model::default()
+            },
+            ..AgentSnapshot::default()
         },
         sandboxes: vec!["default".to_owned()],
         harness_idle_seconds: 30,
         delivered_inputs: 0,
         created_at: Timestamp::now(),
+        thread_id: None,
+        parent: None,
+        retention: longhand_session_log::store::Retention::default(),
     }
 }
 
@@ -65,6 +82,10 @@ pub(crate) fn limits(provisioning: Duration, tool: Duration) -> Limits {
     Limits { provisioning, tool, arrival: Duration::from_millis(500) }
 }
 
+/// Nobody is asked to wait.
+pub(crate) const UNLIMITED: Rates =
+    Rates { requests_per_second: 0, request_burst: 0, session_events_per_second: 0, namespace_events_per_second: 0 };
+
 /// A service, and everything around it.
 pub(crate) struct World {
     pub(crate) store: MemoryStore,
@@ -72,6 +93,8 @@ pub(crate) struct World {
     pub(crate) executor: Arc<Executor>,
     pub(crate) signer: Signer,
     pub(crate) stop: CancellationToken,
+    pub(crate) app: App,
+    sandboxes: Arc<SandboxIndex>,
     router: Router,
 }
 
@@ -95,18 +118,42 @@ impl World {
     }
 
     pub(crate) fn with(limits: Limits) -> Self {
-        let store = MemoryStore::default();
+        Self::with_rates(limits, UNLIMITED)
+    }
+
+    pub(crate) fn with_rates(limits: Limits, rates: Rates) -> Self {
         let (cluster, seen) = FakeCluster::new();
-        let cluster = Arc::new(cluster);
         let sandboxes = Arc::new(SandboxIndex::default());
         let index = Arc::clone(&sandboxes);
         // Ends with the cluster, which holds the other end.
         tokio::spawn(async move { index.follow(seen).await });
         let (signer, _) = Signer::generate().unwrap();
+        let work = Work::new(Arc::new(MemoryWork::default()));
+        Self::assemble(MemoryStore::default(), work, Arc::new(cluster), sandboxes, signer, limits, rates)
+    }
+
+    /// Another replica of the same service.
+    pub(crate) fn replica(&self) -> Self {
+        let limits = limits(Duration::from_secs(10), Duration::from_secs(10));
+        let (store, cluster, sandboxes) = (self.store.clone(), self.cluster.clone(), Arc::clone(&self.sandboxes));
+        let work = self.executor.hosted.work.clone();
+        Self::assemble(store, work, cluster, sandboxes, self.signer.clone(), limits, UNLIMITED)
+    }
+
+    fn assemble(
+        store: MemoryStore,
+        work: Work,
+        cluster: Arc<FakeCluster>,
+        sandboxes: Arc<SandboxIndex>,
+        signer: Signer,
+        limits: Limits,
+        rates: Rates,
+    ) -> Self {
         let executor = Arc::new(Executor::new(
             Arc::new(store.clone()),
             cluster.clone(),
-            sandboxes,
+            Arc::clone(&sandboxes),
+            Hosted::new(work, cluster.clone(), cluster.clone()),
             SandboxClient::new(signer.clone()),
             limits,
         ));
@@ -116,18 +163,26 @@ impl World {
             execute: Duration::from_millis(500),
             heartbeat: Duration::from_millis(100),
             recheck: Duration::from_millis(100),
+            deletion: KeepDeleted::default(),
+        };
+        let accounts = Accounts {
+            operator: "longhand-system:longhand-operator".parse().unwrap(),
+            replicas: "longhand-system:longhand-session".parse().unwrap(),
+        };
+        let default_model = DefaultModel {
+            base_url: "http://model.test".to_owned(),
+            credential: CredentialRef { vault: "models".to_owned(), name: "api-key".to_owned() },
         };
         let app = App::new(
             Arc::new(store.clone()),
-            cluster.clone(),
-            Auth::new(cluster.clone()),
+            Kinds::of(&cluster),
+            Auth::new(cluster.clone(), WorkerTokens::new(signer.clone()).unwrap()),
             Arc::clone(&executor),
-            ("longhand-system", "longhand-operator"),
-            waits,
+            &Settings { accounts, rates, default_model: Some(default_model), waits },
             stop.clone(),
         );
-        let router = app.router();
-        Self { store, cluster, executor, signer, stop, router }
+        let router = app.clone().router();
+        Self { store, cluster, executor, signer, stop, app, sandboxes, router }
     }
 
     async fn send(&self, request: Request<Body>) -> http::Response<Body> {
@@ -165,7 +220,7 @@ impl World {
         let response = self.send(request.body(Body::empty()).unwrap()).await;
         assert_eq!(response.status(), 200);
         assert_eq!(response.headers()["content-type"], "text/event-stream");
-        Frames { body: response.into_body().into_data_stream(), text: String::new() }
+        Frames { body: response.into_body().into_data_stream(), text: String::new(), retry: None }
     }
 
     /// A session with its resource, of which `pod` is the harness.
@@ -216,6 +271,8 @@ impl World {
 pub(crate) struct Frames {
     body: BodyDataStream,
     text: String,
+    /// After how many milliseconds the server wants to be asked again.
+    pub(crate) retry: Option<u64>,
 }
 
 /// One frame.
@@ -242,6 +299,10 @@ impl Frames {
                     frame.lines().find_map(|line| line.strip_prefix(name)).map(|value| value.trim().to_owned())
                 };
                 let Some(data) = field("data:") else { continue };
+                if field("event:").as_deref() == Some("ping") {
+                    self.retry = field("retry:").map(|retry| retry.parse().unwrap());
+                    continue;
+                }
                 assert_eq!(field("event:").as_deref(), Some("message"), "{frame}");
                 let id = field("id:").map(|id| id.parse().unwrap());
                 return Some(Frame { id, data: serde_json::from_str(&data).unwrap() });

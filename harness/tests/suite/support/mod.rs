@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use futures::FutureExt as _;
 use longhand_protocol::event::{ClientEvent, EventBody, NewEvent};
-use longhand_protocol::harness::{AgentSnapshot, HarnessSession, Model, SandboxTool, Tool};
+use longhand_protocol::harness::{AgentSnapshot, HarnessSession, Model, Tool};
 use longhand_protocol::{Record, SessionId};
 use longhand_session_log::memory::MemoryStore;
 use longhand_session_log::store::{Claimant, SessionMeta, SessionStore as _, Takeover};
@@ -20,8 +20,13 @@ pub(crate) fn session_id() -> SessionId {
 pub(crate) fn agent() -> AgentSnapshot {
     AgentSnapshot {
         name: "agent".to_owned(),
-        version: "1".to_owned(),
-        model: Model { id: "model-1".to_owned(), max_tokens: 100, api_version: "2023-06-01".to_owned() },
+        version: 1,
+        model: Model {
+            id: "model-1".to_owned(),
+            max_tokens: 100,
+            api_version: "2023-06-01".to_owned(),
+            ..Model::default()
+        },
         system: Some("Be brief.".to_owned()),
         tools: vec![
             Tool::Custom {
@@ -29,8 +34,9 @@ pub(crate) fn agent() -> AgentSnapshot {
                 description: "Asks.".to_owned(),
                 input_schema: json!({"type": "object"}),
             },
-            Tool::AgentToolset { enabled: SandboxTool::ALL.to_vec() },
+            Tool::agent_toolset(),
         ],
+        ..AgentSnapshot::default()
     }
 }
 
@@ -51,6 +57,9 @@ pub(crate) fn store() -> MemoryStore {
         harness_idle_seconds: 0,
         delivered_inputs: 0,
         created_at: jiff::Timestamp::UNIX_EPOCH,
+        thread_id: None,
+        parent: None,
+        retention: longhand_session_log::store::Retention::default(),
     };
     now(store.create(meta)).unwrap();
     store
@@ -67,7 +76,7 @@ pub(crate) fn claim(store: &MemoryStore) -> u64 {
 }
 
 pub(crate) fn send(store: &MemoryStore, events: impl IntoIterator<Item = ClientEvent>) {
-    let events = events.into_iter().map(|event| NewEvent::new(event.into())).collect();
+    let events = events.into_iter().map(NewEvent::from).collect();
     now(store.enqueue(&session_id(), events)).unwrap();
 }
 
@@ -76,7 +85,7 @@ pub(crate) fn text(text: &str) -> ClientEvent {
 }
 
 pub(crate) fn interrupt() -> ClientEvent {
-    ClientEvent::UserInterrupt {}
+    ClientEvent::UserInterrupt { session_thread_id: None }
 }
 
 pub(crate) fn log(store: &MemoryStore) -> Vec<Record> {

@@ -3,6 +3,7 @@
 use jiff::Timestamp;
 use longhand_protocol::EventId;
 use longhand_protocol::event::{EventBody, NewEvent, Record};
+use longhand_protocol::wire::SessionStatus;
 
 use super::call::{self, wanted};
 use super::inbox::{Queued, wake_value};
@@ -105,7 +106,7 @@ impl Append<'_> {
         let mut write = Write::default();
         self.fence(view, &head, &mut write)?;
         let promoted = self.take_promoted(view, &mut write)?;
-        self.take_effect(view, &mut write)?;
+        self.take_effect(view, &head, &mut write)?;
 
         let stored = head.extend(self.epoch(), [promoted, self.events.to_vec()].concat(), now)?;
         limits::check_bytes(stored.iter().map(|stored| stored.bytes.len()).sum())?;
@@ -113,6 +114,9 @@ impl Append<'_> {
         if let Effect::Finish { call, .. } = self.effect {
             let result = result_of(call, self.events).and_then(|index| records.get(index));
             write.put(keys.done(id, call), result.map_or(head.seq, |record| record.seq).to_string());
+        }
+        if head.status == Some(SessionStatus::Terminated) {
+            write.put(keys.ended(id), "");
         }
         let bytes = encode(&head)?;
         write.put(keys.head(id), bytes.clone());
@@ -166,7 +170,7 @@ impl Append<'_> {
         Ok(events)
     }
 
-    fn take_effect(&self, view: &View, write: &mut Write) -> Result<()> {
+    fn take_effect(&self, view: &View, head: &Head, write: &mut Write) -> Result<()> {
         let Place { keys, id } = self.place;
         match self.effect {
             Effect::Nothing => {}
@@ -184,7 +188,9 @@ impl Append<'_> {
                 }
                 let key = keys.call(id, call);
                 write.guard(Guard::Unchanged(key.clone(), revision)).delete(key);
-                write.put(keys.wake(id), wake_value(&self.place, view)?);
+                if head.archived_at.is_none() {
+                    write.put(keys.wake(id), wake_value(&self.place, view)?);
+                }
             }
         }
         Ok(())
@@ -197,7 +203,8 @@ impl Append<'_> {
         for Stored { record, bytes } in stored {
             write.put(keys.log(id, record.seq), bytes);
             write.put(keys.idem(id, &record.event.id), record.seq.to_string());
-            if matches!(record.event.body, EventBody::AgentToolUse { .. }) {
+            // By its name: the body of a large one is elsewhere.
+            if record.event.body.kind() == "agent.tool_use" {
                 write.put(keys.call(id, &record.event.id), encode(&CallState::Open)?);
             }
             records.push(record);

@@ -50,6 +50,9 @@ impl Claim<'_> {
                 Err(looks) => Plan::Read(looks),
             });
         }
+        if head.archived_at.is_some() {
+            return Err(StoreError::Ended(id.clone()));
+        }
         let owner = view.get(&keys.owner(id));
         if let (Takeover::IfFree, Some(owner)) = (self.takeover, owner) {
             let pod_uid = owner.decode::<Owner>()?.claimant.pod_uid;

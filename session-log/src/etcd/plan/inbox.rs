@@ -61,7 +61,7 @@ pub(crate) struct Enqueue<'a> {
 impl Enqueue<'_> {
     pub(crate) fn looks(&self) -> Vec<Look> {
         let Place { keys, id } = self.place;
-        let mut looks = vec![Look::Key(keys.meta(id)), Look::Count(keys.inboxes(id))];
+        let mut looks = inbox_looks(&self.place);
         looks.extend(self.events.iter().map(|event| Look::Key(keys.inbox(id, &event.id))));
         looks.extend(self.place.look_idem(self.events.iter().map(|event| &event.id)));
         looks
@@ -103,9 +103,19 @@ impl Enqueue<'_> {
     }
 }
 
+/// What [`put_queued`] needs to know.
+fn inbox_looks(place: &Place<'_>) -> Vec<Look> {
+    let Place { keys, id } = *place;
+    vec![Look::Key(keys.meta(id)), Look::Key(keys.ended(id)), Look::Count(keys.inboxes(id))]
+}
+
 /// Puts events into the inbox, which has room, and rewrites the wake key.
 fn put_queued(place: &Place<'_>, view: &View, events: &[NewEvent], limit: usize, write: &mut Write) -> Result<()> {
     let Place { keys, id } = *place;
+    if view.get(&keys.ended(id)).is_some() {
+        return Err(StoreError::Ended(id.clone()));
+    }
+    write.guard(Guard::Absent(keys.ended(id)));
     if view.count(&keys.inboxes(id)) >= limit {
         return Err(StoreError::InboxFull { limit });
     }
@@ -145,8 +155,7 @@ impl<'a> Deliver<'a> {
     }
 
     pub(crate) fn looks(&self) -> Vec<Look> {
-        let Place { keys, id } = self.place;
-        vec![Look::Key(keys.meta(id)), Look::Count(keys.inboxes(id))]
+        inbox_looks(&self.place)
     }
 
     /// The count of delivered inputs after it, and whether it was this delivery that raised it.

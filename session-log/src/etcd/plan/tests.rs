@@ -11,7 +11,9 @@ use crate::etcd::keys::Keys;
 use crate::etcd::view::{Kv, Look, View};
 use crate::etcd::write::{Change, Guard, Write};
 use crate::limits;
-use crate::store::{CallState, Claimant, FinishFrom, Incarnation, Owner, Result, SessionMeta, StoreError, Takeover};
+use crate::store::{
+    CallState, Claimant, FinishFrom, Incarnation, Owner, Result, Retention, SessionMeta, StoreError, Takeover,
+};
 
 /// What is stored, and at which revision it was.
 #[derive(Clone)]
@@ -37,17 +39,20 @@ fn call(id: &str) -> NewEvent {
 }
 
 fn meta(id: &SessionId) -> SessionMeta {
-    let model = Model { id: "m".into(), max_tokens: 1, api_version: "v".into() };
+    let model = Model { id: "m".into(), max_tokens: 1, api_version: "v".into(), ..Model::default() };
     SessionMeta {
         id: id.clone(),
         namespace: "n".into(),
         name: "a".into(),
         uid: "u".into(),
-        agent: AgentSnapshot { name: "a".into(), version: "1".into(), model, system: None, tools: vec![] },
+        agent: AgentSnapshot { name: "a".into(), version: 1, model, ..AgentSnapshot::default() },
         sandboxes: vec![],
         harness_idle_seconds: 1,
         delivered_inputs: 0,
         created_at: Timestamp::UNIX_EPOCH,
+        thread_id: None,
+        parent: None,
+        retention: Retention::default(),
     }
 }
 
@@ -76,7 +81,7 @@ impl World {
         let events = [call("sevt_call")];
         let write = world.append(&[], &events, Effect::Nothing).unwrap();
         world.apply(&write);
-        let events = [event("sevt_queued", EventBody::UserInterrupt {})];
+        let events = [event("sevt_queued", EventBody::UserInterrupt { session_thread_id: None })];
         let write = world.enqueue(&events).unwrap();
         world.apply(&write);
         world
@@ -108,6 +113,10 @@ impl World {
             let (key, value, lease) = match change {
                 Change::Delete(key) => {
                     self.stored.retain(|kv| kv.key != *key);
+                    continue;
+                }
+                Change::DeleteRange(from, to) => {
+                    self.stored.retain(|kv| kv.key < *from || kv.key >= *to);
                     continue;
                 }
                 Change::Put(key, value) => (key, value, 0),
@@ -180,7 +189,8 @@ fn a_session_is_made_where_there_is_none() {
     let meta = meta(&world.id);
     let create = Create { place: world.place(), meta: &meta };
     let write = written(create.plan(&View::default()).unwrap());
-    let absent = [world.keys.meta(&world.id), world.keys.deleting(&world.id)].map(Guard::Absent);
+    let keys = &world.keys;
+    let absent = [keys.meta(&world.id), keys.deleting(&world.id), keys.importing(&world.id)].map(Guard::Absent);
     assert_eq!(write.guards, absent);
 }
 
@@ -276,6 +286,7 @@ fn an_enqueue_relies_on_a_live_session_and_new_identifiers() {
     let write = world.enqueue(&[running("sevt_1")]).unwrap();
     let guards = [
         Guard::Present(keys.meta(id)),
+        Guard::Absent(keys.ended(id)),
         Guard::Absent(keys.inbox(id, &"sevt_1".parse().unwrap())),
         world.new_event("sevt_1"),
     ];

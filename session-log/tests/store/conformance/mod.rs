@@ -2,8 +2,11 @@
 
 pub(crate) mod calls;
 pub(crate) mod claims;
+pub(crate) mod exports;
+pub(crate) mod forks;
 pub(crate) mod inbox;
 pub(crate) mod log;
+pub(crate) mod queries;
 pub(crate) mod races;
 pub(crate) mod sessions;
 pub(crate) mod tails;
@@ -16,7 +19,7 @@ use longhand_protocol::event::{EventBody, NewEvent, Permission, StopReason};
 use longhand_protocol::harness::{AgentSnapshot, Model};
 use longhand_protocol::{EventId, SessionId};
 use longhand_session_log::SessionStore;
-use longhand_session_log::store::{Claimant, SessionMeta, Takeover};
+use longhand_session_log::store::{Claimant, Retention, SessionMeta, Takeover};
 use serde_json::json;
 
 /// How many events an inbox of a store under test holds.
@@ -33,6 +36,10 @@ pub(crate) trait Fixture: Send + Sync {
     async fn replica(&self) -> Arc<dyn SessionStore>;
     /// What happens when a harness does not renew its claim.
     async fn expire_claim(&self, id: &SessionId);
+    /// Whether large events count against the bound of one transaction.
+    fn bounds_bytes(&self) -> bool {
+        true
+    }
 }
 
 /// One `#[tokio::test]` a promise, each with a fixture of its own.
@@ -54,6 +61,16 @@ macro_rules! suite {
                 idle_gives_the_session_up_once, only_idle_and_delete_clear_the_wake_key, slices_are_what_was_asked_for],
             calls: [a_tool_use_opens_a_call, a_call_goes_to_one_sandbox, a_call_is_taken_back,
                 a_call_is_finished_once, a_result_must_find_the_call_as_it_says, a_zombie_dispatches_nothing],
+            queries: [slices_from_the_end_and_around, what_is_queued_has_no_position, slices_by_type, slices_by_time,
+                an_acknowledged_event_is_in_the_next_slice, an_archived_session_is_over,
+                a_session_that_ended_is_archived_without_another_word, a_leap_fences_every_epoch_that_was_given],
+            forks: [a_fork_shares_history_and_goes_on, a_fork_is_asked_like_any_session, a_tail_of_a_fork_has_no_gap,
+                forks_of_forks, a_history_is_kept_for_its_forks, a_fork_needs_what_it_forks,
+                what_runs_is_cut_off_by_a_fork, a_fork_of_what_has_ended_lives,
+                a_fork_and_a_deletion_exclude_each_other],
+            exports: [an_export_is_the_log_up_to_its_head, an_import_is_the_same_log,
+                a_broken_import_leaves_nothing_to_see, a_broken_import_is_taken_away, what_ran_is_closed_by_an_import,
+                what_has_ended_stays_ended, a_fork_is_exported_whole],
             tails: [a_tail_follows_the_log, a_tail_ends_with_its_session, tails_have_no_gap_under_load],
             races: [no_wake_up_is_lost, one_of_many_sandboxes_gets_the_call, a_result_and_a_dispatch_exclude_each_other,
                 many_writers_leave_no_gap, one_of_many_brains_owns_the_session, a_deletion_is_final]
@@ -82,15 +99,17 @@ pub(crate) fn meta(id: &SessionId) -> SessionMeta {
         uid: "uid".into(),
         agent: AgentSnapshot {
             name: "agent".into(),
-            version: "1".into(),
-            model: Model { id: "model".into(), max_tokens: 10, api_version: "2023-06-01".into() },
-            system: None,
-            tools: vec![],
+            version: 1,
+            model: Model { id: "model".into(), max_tokens: 10, api_version: "2023-06-01".into(), ..Model::default() },
+            ..AgentSnapshot::default()
         },
         sandboxes: vec!["default".into()],
         harness_idle_seconds: 5,
         delivered_inputs: 0,
         created_at: "2026-01-02T03:04:05Z".parse().unwrap(),
+        thread_id: None,
+        parent: None,
+        retention: Retention::default(),
     }
 }
 

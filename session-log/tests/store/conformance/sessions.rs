@@ -4,7 +4,7 @@ use longhand_protocol::SessionId;
 use longhand_protocol::event::{EventBody, NewEvent, Usage};
 use longhand_protocol::wire::SessionStatus;
 use longhand_session_log::StoreError;
-use longhand_session_log::store::{FinishFrom, Incarnation, Takeover};
+use longhand_session_log::store::{FinishFrom, Incarnation, Parent, Takeover};
 use std::time::Duration;
 
 use super::{Fixture, TTL, assert_err, claim, idle_event, message, meta, pod, running, session, tool_result, tool_use};
@@ -35,6 +35,12 @@ pub(crate) async fn unknown_sessions_are_not_found(fixture: &dyn Fixture) {
     assert_err!(store.idle(&id, 1, 0, 1, vec![idle_event()]).await, StoreError::NotFound(_));
     assert_err!(store.append_unfenced(&id, vec![running()]).await, StoreError::NotFound(_));
     assert_err!(store.read(&id, 0, 1).await, StoreError::NotFound(_));
+    assert_err!(store.position(&id, &call).await, StoreError::NotFound(_));
+    assert_err!(store.archive(&id).await, StoreError::NotFound(_));
+    assert_err!(store.leap(&id).await, StoreError::NotFound(_));
+    let from = Parent { session: id.clone(), seq: 0 };
+    assert_err!(store.fork(meta(&store.fork_id(&id)), &from).await, StoreError::NotFound(_));
+    assert_err!(store.export(&id).await.map(drop), StoreError::NotFound(_));
     assert_err!(store.tail(&id, 0).await.map(drop), StoreError::NotFound(_));
     assert_err!(store.call(&id, &call).await, StoreError::NotFound(_));
     assert_err!(store.open_calls(&id).await, StoreError::NotFound(_));
@@ -113,6 +119,7 @@ pub(crate) async fn status_and_usage_follow_the_events(fixture: &dyn Fixture) {
     assert_eq!(Some(state.updated_at), last.event.processed_at);
     let ended = NewEvent::new(EventBody::SessionStatusTerminated {});
     store.append_unfenced(&id, vec![ended]).await.unwrap();
-    store.enqueue(&id, vec![message("b")]).await.unwrap();
+    assert_err!(store.enqueue(&id, vec![message("b")]).await, StoreError::Ended(ended) if ended == id);
+    assert_err!(store.deliver_inputs(&id, 0, vec![message("b")]).await, StoreError::Ended(_));
     assert_eq!(store.state(&id).await.unwrap().status, SessionStatus::Terminated);
 }

@@ -165,8 +165,13 @@ fn is_brains(body: &EventBody) -> bool {
         | EventBody::ModelResponse { .. } => true,
         EventBody::Other { kind, .. } => kind.starts_with("span."),
         EventBody::UserMessage { .. }
-        | EventBody::UserInterrupt {}
+        | EventBody::UserInterrupt { .. }
+        | EventBody::UserToolConfirmation { .. }
         | EventBody::UserCustomToolResult { .. }
+        | EventBody::UserToolResult { .. }
+        | EventBody::UserDefineOutcome { .. }
+        | EventBody::SystemMessage { .. }
+        | EventBody::SessionUpdated { .. }
         | EventBody::AgentToolResult { .. }
         | EventBody::SessionStatusIdle { .. }
         | EventBody::SessionStatusTerminated {}

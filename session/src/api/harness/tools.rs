@@ -36,6 +36,6 @@ pub async fn deltas(
 ) -> Result<Json<Value>> {
     let session = path.session()?;
     access::require(&app, &identity, session, Some(request.epoch)).await?;
-    app.previews.publish(session, request.frames);
+    app.previews.post(session, request.frames);
     Ok(Json(json!({})))
 }

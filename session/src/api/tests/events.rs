@@ -91,12 +91,12 @@ async fn a_wrong_query_is_400_and_named(#[case] query: &str, #[case] part: &str)
 #[rstest]
 #[case("{", "malformed")]
 #[case(r#"{"events": []}"#, "at least one")]
-#[case(r#"{"events": [], "more": 1}"#, "unknown field `more`")]
-#[case(r#"{"events": [{"type": "user.interrupt"}, {"type": "user.message"}]}"#, "`events[1]`: missing field `content`")]
-#[case(r#"{"events": [{"type": "system.message", "content": []}]}"#, "unknown variant `system.message`")]
-#[case(r#"{"events": [{"type": "agent.message", "content": []}]}"#, "unknown variant `agent.message`")]
-#[case(r#"{"events": [{"type": "user.message", "content": [], "id": "sevt_1"}]}"#, "unknown field `id`")]
-#[case(r#"{"events": [{"type": "user.message", "content": [{"type": "video"}]}]}"#, "`content[0]`")]
+#[case(r#"{"events": [], "more": 1}"#, "`more`: is not a field")]
+#[case(r#"{"events": [{"type": "user.interrupt"}, {"type": "user.message"}]}"#, "`events[1].content`: is required")]
+#[case(r#"{"events": [{"type": "system.message", "content": []}]}"#, "`events[0].content`")]
+#[case(r#"{"events": [{"type": "agent.message", "content": []}]}"#, "`events[0].type`")]
+#[case(r#"{"events": [{"type": "user.interrupt", "id": "sevt_1"}]}"#, "`events[0].id`")]
+#[case(r#"{"events": [{"type": "user.message", "content": [{"type": "video"}]}]}"#, "`events[0].content[0].type`")]
 #[tokio::test]
 async fn a_malformed_event_is_400_and_nothing_is_queued(#[case] body: &'static str, #[case] part: &str) {
     let world = World::new();
@@ -123,7 +123,7 @@ async fn an_inbox_that_is_full_is_429() {
     let world = World::new();
     let id = world.session("one", "pod-1").await;
     for _ in 0..20 {
-        let events = (0..50).map(|_| NewEvent::new(EventBody::UserInterrupt {})).collect();
+        let events = (0..50).map(|_| NewEvent::new(EventBody::UserInterrupt { session_thread_id: None })).collect();
         world.store.enqueue(&id, events).await.unwrap();
     }
     let answer =

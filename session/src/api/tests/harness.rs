@@ -109,7 +109,11 @@ async fn a_claim_waits_for_the_operator() {
 async fn a_zombie_is_412_and_changes_nothing() {
     let world = World::new();
     let id = world.session("one", "pod-1").await;
-    world.store.enqueue(&id, vec![longhand_protocol::NewEvent::new(EventBody::UserInterrupt {})]).await.unwrap();
+    world
+        .store
+        .enqueue(&id, vec![longhand_protocol::NewEvent::new(EventBody::UserInterrupt { session_thread_id: None })])
+        .await
+        .unwrap();
     assert_eq!(world.call("POST", &path(&id, "claim"), "pod-1", &json!({})).await.status, 200);
     world.cluster.name_harness("team-a", "one", Some("pod-2"));
     assert_eq!(world.call("POST", &path(&id, "claim"), "pod-2", &json!({})).await.body["epoch"], 2);

@@ -1,5 +1,5 @@
 use longhand_crds::agent_session::Input;
-use longhand_crds::session_id;
+use longhand_crds::{Retention, derived_session_id};
 use longhand_session_log::SessionStore as _;
 use rstest::rstest;
 use serde_json::{Value, json};
@@ -43,7 +43,7 @@ async fn a_resource_has_its_log_and_its_input_once() {
         let answer = world.call("PUT", SESSION, "operator", &ensure).await;
         assert_eq!(answer.status, 200, "{answer:?}");
         let summary = &answer.body;
-        assert_eq!(summary["sessionId"], session_id("uid-one").as_str());
+        assert_eq!(summary["sessionId"], derived_session_id("uid-one").as_str());
         assert_eq!((&summary["deliveredInputs"], &summary["wake"]), (&json!(2), &json!(true)));
         assert_eq!(
             (&summary["status"], &summary["epoch"], &summary["head"]),
@@ -53,7 +53,7 @@ async fn a_resource_has_its_log_and_its_input_once() {
     world.cluster.change_session("team-a", "one", |session| session.spec.input.push(input("c")));
     let answer = world.call("PUT", SESSION, "operator", &ensure).await;
     assert_eq!(answer.body["deliveredInputs"], 3);
-    let queued = world.store.inbox(&session_id("uid-one")).await.unwrap().items;
+    let queued = world.store.inbox(&derived_session_id("uid-one")).await.unwrap().items;
     let texts: Vec<Value> =
         queued.iter().map(|item| serde_json::to_value(&item.event).unwrap()["content"][0]["text"].clone()).collect();
     assert_eq!(texts, ["a", "b", "c"]);
@@ -69,7 +69,7 @@ async fn more_input_than_one_transaction_takes_is_delivered_in_order() {
     world.cluster.change_session("team-a", "one", |session| session.spec.input = inputs);
     let answer = world.call("PUT", SESSION, "operator", &json!({"uid": "uid-one"})).await;
     assert_eq!(answer.body["deliveredInputs"], 64, "{answer:?}");
-    assert_eq!(world.store.inbox(&session_id("uid-one")).await.unwrap().items.len(), 64);
+    assert_eq!(world.store.inbox(&derived_session_id("uid-one")).await.unwrap().items.len(), 64);
 }
 
 #[tokio::test]
@@ -113,4 +113,25 @@ async fn a_log_goes_only_when_its_resource_is_gone() {
     }
     assert!(world.store.state(&one).await.is_err());
     assert!(world.store.state(&two).await.is_ok());
+}
+
+#[tokio::test]
+async fn a_deleted_session_is_kept_as_its_retention_says() {
+    let world = World::new();
+    let ensure = json!({"uid": "uid-one"});
+    world.cluster.add_session("team-a", "one", "uid-one");
+    world.cluster.change_session("team-a", "one", |session| {
+        session.spec.retention = Some(Retention { delete_after_seconds: Some(3_600), archive_after_seconds: Some(60) });
+    });
+    world.call("PUT", SESSION, "operator", &ensure).await;
+    let id = derived_session_id("uid-one");
+    let path = format!("/internal/v1/sessions/{id}");
+    assert_eq!(world.call("DELETE", &path, "operator", &Value::Null).await.status, 409);
+    world.cluster.remove_session("team-a", "one");
+    for _ in 0..2 {
+        assert_eq!(world.call("DELETE", &path, "operator", &Value::Null).await.status, 200);
+        let kept = world.store.state(&id).await.unwrap();
+        assert!(kept.archived_at.is_some() && kept.wake_revision.is_none());
+        assert_eq!(kept.meta.retention.archive_after_seconds, Some(60));
+    }
 }

@@ -1,7 +1,14 @@
 //! Every API through its router, over a store in memory and a cluster of make-believe.
 
+mod agents;
+mod environments;
 mod events;
+mod fuzz;
 mod harness;
 mod internal;
+mod network;
 mod sessions;
 mod stream;
+mod transfers;
+mod vaults;
+mod work;

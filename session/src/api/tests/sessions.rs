@@ -1,4 +1,4 @@
-use longhand_crds::session_id;
+use longhand_crds::wire_id::{derived_id, prefix};
 use longhand_protocol::event::{EventBody, NewEvent, StopReason};
 use longhand_session_log::SessionStore as _;
 use rstest::rstest;
@@ -96,13 +96,15 @@ async fn a_session_is_made_with_its_resource_and_its_first_message() {
     for key in keys {
         assert!(session.get(key).is_some(), "{key} is missing in {session}");
     }
-    assert_eq!(session["id"], session_id("made-1").as_str());
     assert_eq!((&session["type"], &session["status"]), (&json!("session"), &json!("running")));
-    assert_eq!((&session["environment_id"], &session["title"]), (&json!("tools"), &json!("A title")));
+    let environment = derived_id(prefix::ENVIRONMENT, "uid-tools");
+    assert_eq!((&session["environment_id"], &session["title"]), (&json!(environment), &json!("A title")));
     assert_eq!(session["metadata"], json!({"k": "v"}));
-    assert_eq!(session["agent"]["tools"][0]["configs"][0]["name"], "bash");
+    assert_eq!(session["agent"]["tools"][0]["type"], "agent_toolset_20260401");
+    assert_eq!((&session["agent"]["name"], &session["agent"]["version"]), (&json!("helper"), &json!(1)));
     assert_eq!(world.cluster.state_counts().1, ["AgentSession team-a/sesn-1"]);
-    let queued = world.store.inbox(&session_id("made-1")).await.unwrap();
+    let id = session["id"].as_str().unwrap().parse().unwrap();
+    let queued = world.store.inbox(&id).await.unwrap();
     assert_eq!(queued.items.len(), 2);
     assert!(queued.wake_revision.is_some());
 }
@@ -110,9 +112,9 @@ async fn a_session_is_made_with_its_resource_and_its_first_message() {
 #[rstest]
 #[case(json!({"agent": "nobody"}), 404, "`agent`")]
 #[case(json!({"agent": "helper", "environment_id": "nothing"}), 404, "`environment_id`")]
-#[case(json!({"agent": "helper", "vault_ids": ["v"]}), 400, "`vault_ids`")]
-#[case(json!({"agent": "helper", "initial_events": [say("a"), {"type": "user.message"}]}), 400, "`initial_events[1]`")]
-#[case(json!("text"), 400, "malformed")]
+#[case(json!({"agent": "helper", "vault_ids": ["v"]}), 404, "`vault_ids[0]`")]
+#[case(json!({"agent": "helper", "initial_events": [say("a"), {"type": "user.message"}]}), 400, "`initial_events[1].content`")]
+#[case(json!("text"), 400, "must be an object")]
 #[tokio::test]
 async fn a_session_that_cannot_be_is_not_made(#[case] body: Value, #[case] status: u16, #[case] part: &str) {
     let world = World::new();
@@ -127,7 +129,7 @@ async fn a_running_session_is_not_deleted_and_an_idle_one_goes_with_its_resource
     let world = World::new();
     let id = world.session("one", "pod-1").await;
     let path = format!("/v1/sessions/{id}");
-    world.store.enqueue(&id, vec![NewEvent::new(EventBody::UserInterrupt {})]).await.unwrap();
+    world.store.enqueue(&id, vec![NewEvent::new(EventBody::UserInterrupt { session_thread_id: None })]).await.unwrap();
     let answer = world.call("DELETE", &path, "alice", &Value::Null).await;
     assert_eq!((answer.status.as_u16(), &answer.body["error"]["type"]), (409, &json!("invalid_request_error")));
     assert_eq!(answer.headers["x-should-retry"], "false");
@@ -177,10 +179,130 @@ async fn sessions_are_listed_in_pages() {
         (format!("order=asc&page={page}"), "order"),
         ("page=page".to_owned(), "`page`"),
         ("limit=0".to_owned(), "`limit`"),
-        ("statuses[]=idle".to_owned(), "`statuses[]`"),
+        ("statuses[]=busy".to_owned(), "`statuses[]`"),
     ] {
         let answer = world.call("GET", &format!("/v1/sessions?{query}"), "alice", &Value::Null).await;
         assert_eq!(answer.status, 400);
         assert!(answer.message().contains(part), "{}", answer.message());
+    }
+}
+
+#[tokio::test]
+async fn sessions_are_filtered() {
+    let world = World::new();
+    for name in ["a", "b", "c"] {
+        world.session(name, "pod-1").await;
+    }
+    world.cluster.add_agent("team-a", "other");
+    world.cluster.change_session("team-a", "b", |session| {
+        session.spec.agent_ref.name = "other".to_owned();
+        session.metadata.creation_timestamp = Some(serde_json::from_value(json!("2026-02-01T00:00:00Z")).unwrap());
+    });
+    let id = world.session("d", "pod-1").await;
+    let answer = world.call("POST", &format!("/v1/sessions/{id}/archive"), "alice", &Value::Null).await;
+    assert_eq!(answer.status, 200, "{answer:?}");
+    for (query, expected) in [
+        ("", vec!["b", "c", "a"]),
+        ("include_archived=true", vec!["b", "d", "c", "a"]),
+        ("include_archived=true&statuses[]=terminated", vec!["d"]),
+        ("statuses[]=idle&statuses[]=running&order=asc", vec!["a", "c", "b"]),
+        ("statuses[]=running", vec![]),
+        ("agent_id=other", vec!["b"]),
+        ("agent_id=helper&order=asc", vec!["a", "c"]),
+        ("agent_id=agent_unknown", vec![]),
+        ("deployment_id=d", vec![]),
+        ("created_at[gte]=2026-02-01T00:00:00Z", vec!["b"]),
+        ("created_at[lt]=2026-02-01T00:00:00Z", vec!["c", "a"]),
+    ] {
+        let answer = world.call("GET", &format!("/v1/sessions?{query}"), "alice", &Value::Null).await;
+        let titles: Vec<&str> =
+            answer.body["data"].as_array().unwrap().iter().map(|session| session["title"].as_str().unwrap()).collect();
+        assert_eq!(titles, expected, "{query}");
+    }
+}
+
+#[tokio::test]
+async fn a_session_is_changed_and_the_log_says_so() {
+    let world = World::new();
+    let id = world.session("one", "pod-1").await;
+    let path = format!("/v1/sessions/{id}");
+    let answer = world.call("POST", &path, "alice", &json!({})).await;
+    assert_eq!(answer.body["title"], "one");
+    let body = json!({"title": "new", "metadata": {"k": "v", "absent": null}});
+    let answer = world.call("POST", &path, "alice", &body).await;
+    assert_eq!(answer.status, 200, "{answer:?}");
+    assert_eq!((&answer.body["title"], &answer.body["metadata"]), (&json!("new"), &json!({"k": "v"})));
+    assert_eq!(world.kinds(&id).await, ["session.updated"]);
+    for (body, status, part) in [
+        (json!({"title": 1}), 400, "`title`"),
+        (json!({"vault_ids": ["nothing"]}), 404, "`vault_ids[0]`"),
+        (json!({"environment_id": "tools"}), 400, "`environment_id`"),
+    ] {
+        let answer = world.call("POST", &path, "alice", &body).await;
+        assert_eq!(answer.status, status);
+        assert!(answer.message().contains(part), "{}", answer.message());
+    }
+    assert_eq!(world.call("POST", &path, "bob", &json!({})).await.status, 403);
+}
+
+#[tokio::test]
+async fn an_archived_session_has_ended_for_good() {
+    let world = World::new();
+    let id = world.session("one", "pod-1").await;
+    let path = format!("/v1/sessions/{id}");
+    world.store.enqueue(&id, vec![NewEvent::new(EventBody::UserInterrupt { session_thread_id: None })]).await.unwrap();
+    let answer = world.call("POST", &format!("{path}/archive"), "alice", &Value::Null).await;
+    assert_eq!(answer.status, 409);
+
+    let idle = world.session("two", "pod-1").await;
+    let path = format!("/v1/sessions/{idle}");
+    for _ in 0..2 {
+        let answer = world.call("POST", &format!("{path}/archive"), "alice", &Value::Null).await;
+        assert_eq!(answer.body["status"], "terminated", "{answer:?}");
+        assert!(answer.body["archived_at"].is_string());
+    }
+    assert_eq!(world.kinds(&idle).await, ["session.status_terminated"]);
+    let answer = world.call("POST", &format!("{path}/events"), "alice", &json!({"events": [say("hi")]})).await;
+    assert_eq!(answer.status, 400);
+    let answer = world.call("POST", &path, "alice", &json!({"title": "t"})).await;
+    assert_eq!(answer.status, 400);
+    let answer = world.call("GET", &path, "alice", &Value::Null).await;
+    assert_eq!(answer.body["status"], "terminated");
+}
+
+#[tokio::test]
+async fn the_primary_thread_is_the_session() {
+    let world = World::new();
+    let id = world.session("one", "pod-1").await;
+    let threads = format!("/v1/sessions/{id}/threads");
+    let answer = world.call("GET", &threads, "alice", &Value::Null).await;
+    let thread = answer.body["data"][0].clone();
+    assert_eq!((&thread["type"], &thread["session_id"]), (&json!("session_thread"), &json!(id)));
+    assert_eq!((&thread["status"], &thread["parent_thread_id"]), (&json!("idle"), &Value::Null));
+    let path = format!("{threads}/{}", thread["id"].as_str().unwrap());
+    assert_eq!(world.call("GET", &path, "alice", &Value::Null).await.body["id"], thread["id"]);
+    for query in ["statuses[]=running", "statuses[]=idle&page=page", "statuses[]=busy"] {
+        let answer = world.call("GET", &format!("{threads}?{query}"), "alice", &Value::Null).await;
+        assert!(answer.status == 400 || answer.body["data"] == json!([]), "{answer:?}");
+    }
+
+    let interrupt = |thread: &Value| json!({"events": [{"type": "user.interrupt", "session_thread_id": thread}]});
+    let events = format!("/v1/sessions/{id}/events");
+    let answer = world.call("POST", &events, "alice", &interrupt(&json!("sthr_other"))).await;
+    assert_eq!(answer.status, 400);
+    assert!(answer.message().contains("`events[0].session_thread_id`"), "{}", answer.message());
+    let answer = world.call("POST", &events, "alice", &interrupt(&thread["id"])).await;
+    assert_eq!(answer.status, 200, "{answer:?}");
+    let answer = world.call("GET", &format!("{path}/events"), "alice", &Value::Null).await;
+    assert_eq!(answer.body["data"][0]["session_thread_id"], thread["id"]);
+
+    let answer = world.call("POST", &format!("{path}/archive"), "alice", &Value::Null).await;
+    assert_eq!(answer.status, 400);
+    world.store.archive(&id).await.unwrap();
+    let answer = world.call("POST", &format!("{path}/archive"), "alice", &Value::Null).await;
+    assert!(answer.body["archived_at"].is_string(), "{answer:?}");
+    for path in ["sthr_other", "sthr_other/events", "sthr_other/stream"] {
+        let answer = world.call("GET", &format!("{threads}/{path}"), "alice", &Value::Null).await;
+        assert_eq!(answer.status, 404);
     }
 }

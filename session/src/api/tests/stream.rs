@@ -93,12 +93,14 @@ async fn a_stream_ends_with_the_session_the_permission_and_the_service() {
     world.store.delete(&id).await.unwrap();
     assert_eq!(stream.next().await.unwrap().kind(), "session.deleted");
     assert_eq!(stream.next().await, None);
+    assert_eq!(stream.retry, None, "there is nothing to come back for");
 
     let id = world.session("two", "pod-1").await;
     let path = format!("/v1/sessions/{id}/events/stream");
     let mut stream = world.stream(&path, "alice", &[]).await;
     world.stop.cancel();
     assert_eq!(stream.next().await, None);
+    assert!(stream.retry.is_some(), "its client is told to come back");
 }
 
 #[tokio::test(start_paused = true)]

@@ -3,9 +3,11 @@
 use longhand_protocol::EventId;
 use longhand_protocol::event::EventBody;
 use longhand_protocol::wire::Order;
+use longhand_session_log::store::{Query, type_matches};
 use serde::{Deserialize, Serialize};
 
 use super::cursor;
+use super::times::TimeRange;
 use crate::api::error::{ApiError, Result};
 use crate::api::query::Params;
 
@@ -14,9 +16,15 @@ const LONGEST_PAGE: usize = 1_000;
 const MOST_TYPES: usize = 100;
 
 /// Which types are wanted. `x.*` are our own, which strict clients must be spared: they are shown only if named, by
-/// their type or as `x.*`. `*` is everything else.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+/// their type or as `x.*`. `*` is everything else, and `agent.*` all of a family.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TypeFilter(Vec<String>);
+
+impl Default for TypeFilter {
+    fn default() -> Self {
+        Self(vec!["*".to_owned()])
+    }
+}
 
 impl TypeFilter {
     /// Of the parameters `types[]`.
@@ -24,17 +32,13 @@ impl TypeFilter {
         if types.len() > MOST_TYPES {
             return Err(ApiError::bad_request(format!("`types[]` is given more than {MOST_TYPES} times")));
         }
-        Ok(Self(types))
+        Ok(if types.is_empty() { Self::default() } else { Self(types) })
     }
 
     /// Whether the event is wanted.
     #[must_use]
     pub fn admits(&self, body: &EventBody) -> bool {
-        let all = if body.is_extension() { "x.*" } else { "*" };
-        match self.0.as_slice() {
-            [] => !body.is_extension(),
-            types => types.iter().any(|wanted| wanted == all || wanted == body.kind()),
-        }
+        self.0.iter().any(|wanted| type_matches(wanted, body.kind()))
     }
 }
 
@@ -58,12 +62,14 @@ pub(super) struct EventQuery {
     pub(super) after_seq: u64,
     pub(super) include_seq: bool,
     pub(super) from: Position,
+    pub(super) times: TimeRange,
 }
 
 impl EventQuery {
     pub(super) fn parse(mut params: Params) -> Result<Self> {
         let order = cursor::order(params.one("order")?.as_deref(), Order::Asc)?;
         let page = params.one("page")?;
+        let times = TimeRange::parse(&mut params)?;
         let query = Self {
             types: TypeFilter::new(params.list("types"))?,
             order,
@@ -71,9 +77,32 @@ impl EventQuery {
             after_seq: params.number("after_seq")?.unwrap_or(0),
             include_seq: params.flag("include_seq")?,
             from: page.map(|page| cursor::decode(&page, order)).transpose()?.unwrap_or_default(),
+            times,
         };
         params.end()?;
         Ok(query)
+    }
+
+    /// What is asked of the store: at most `limit` records beyond `at`, which is where the page begins or goes on.
+    pub(super) fn of_log(&self, at: Option<u64>, limit: usize) -> Query {
+        let query = Query {
+            after: self.after_seq,
+            before: None,
+            order: self.order,
+            limit,
+            types: self.types.0.clone(),
+            since: self.times.since,
+            until: self.times.until,
+        };
+        match at {
+            Some(at) => query.from(at),
+            None => query,
+        }
+    }
+
+    /// A queued event has no time yet.
+    pub(super) fn wants_queued(&self) -> bool {
+        self.times == TimeRange::default()
     }
 }
 
@@ -96,6 +125,8 @@ mod tests {
     #[case(&["x.sandbox.ready"], "x.sandbox.lost", false)]
     #[case(&["agent.message", "user.message"], "user.message", true)]
     #[case(&["agent.message"], "agent.messages", false)]
+    #[case(&["agent.*"], "agent.message", true)]
+    #[case(&["agent.*"], "user.message", false)]
     fn our_own_types_are_shown_only_if_asked_for(#[case] types: &[&str], #[case] kind: &str, #[case] shown: bool) {
         let filter = TypeFilter::new(types.iter().map(|kind| (*kind).to_owned()).collect()).unwrap();
         let body = EventBody::Other { kind: kind.to_owned(), fields: serde_json::Map::new() };

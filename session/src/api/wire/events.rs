@@ -5,19 +5,21 @@ use std::time::Duration;
 
 use axum::Json;
 use axum::extract::State;
+use http::HeaderMap;
 use longhand_protocol::event::{Event, NewEvent};
+use longhand_protocol::fields::{self, Fields, InvalidField};
 use longhand_protocol::harness::InboxItem;
 use longhand_protocol::wire::{EventsSent, NumberedEvent, Order, Page};
-use longhand_protocol::{ClientEvent, EventId, Record, SessionId};
+use longhand_protocol::{ClientEvent, EventId, SessionId};
 use longhand_session_log::SessionStore;
-use serde::Deserialize;
 use serde_json::Value;
+use sha2::{Digest as _, Sha256};
 use tokio::time::Instant;
 
 use super::event_query::{EventQuery, Position};
-use super::{cursor, session_for};
+use super::{cursor, event_checks, idempotency_key, session_for, tool_results};
 use crate::api::error::{ApiError, Result};
-use crate::api::extract::{Body, Caller, PathOf, parse};
+use crate::api::extract::{Caller, JsonOf, PathOf};
 use crate::api::query::Params;
 use crate::app::App;
 use crate::auth::Access;
@@ -25,11 +27,8 @@ use crate::auth::Access;
 /// How long a queued event's acceptance is remembered, to tell how long it was queued.
 pub(crate) const ACCEPTED_FOR: Duration = Duration::from_secs(600);
 
-/// As many records as one read takes.
-const WINDOW: u64 = 128;
-/// A page ends early, with a cursor, when so many records were passed over.
-const SCANNED: u64 = 10_000;
-const MOST_EVENTS: usize = 50;
+/// For how long a page looks for something to hold.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// `GET events`.
 pub async fn list(
@@ -40,10 +39,14 @@ pub async fn list(
 ) -> Result<Json<Page<NumberedEvent>>> {
     let query = EventQuery::parse(params)?;
     let state = session_for(&app, &identity, &path, Access::ReadEvents).await?;
-    let id = &state.meta.id;
+    page_of(&app, &state.meta.id, &query).await
+}
+
+/// A page of the log and what is queued.
+pub(super) async fn page_of(app: &App, id: &SessionId, query: &EventQuery) -> Result<Json<Page<NumberedEvent>>> {
     let (data, next) = match query.order {
-        Order::Asc => ascending(app.store.as_ref(), id, &query).await?,
-        Order::Desc => descending(app.store.as_ref(), id, &query).await?,
+        Order::Asc => ascending(app.store.as_ref(), id, query).await?,
+        Order::Desc => descending(app.store.as_ref(), id, query).await?,
     };
     let next_page = next.map(|next| cursor::encode(query.order, next)).transpose()?;
     Ok(Json(Page { data, next_page }))
@@ -65,6 +68,30 @@ impl<'a> Filling<'a> {
         self.data.len() >= self.query.limit
     }
 
+    /// Takes records of the log from `at` on.
+    ///
+    /// A page is empty only at the end, since clients take an empty page for the last one; or when it took too long.
+    async fn fill(&mut self, store: &dyn SessionStore, id: &SessionId, mut at: Option<u64>) -> Result<Filled> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let room = self.query.limit.saturating_sub(self.data.len());
+            // A page that is full of what is queued asks whether the log has more.
+            let slice = store.slice(id, &self.query.of_log(at, room.max(1))).await?;
+            if room == 0 {
+                let more = !slice.records.is_empty() || slice.next.is_some();
+                return Ok(if more { Filled::More(at.unwrap_or(u64::MAX)) } else { Filled::End { head: slice.head } });
+            }
+            for record in slice.records {
+                self.show(record.event, Some(record.seq));
+            }
+            let Some(next) = slice.next else { return Ok(Filled::End { head: slice.head }) };
+            if !self.data.is_empty() || Instant::now() >= deadline {
+                return Ok(Filled::More(next));
+            }
+            at = Some(next);
+        }
+    }
+
     /// An event may be promoted while the page is made: it is shown once.
     fn show(&mut self, event: Event, seq: Option<u64>) {
         if self.query.types.admits(&event.body) && self.shown.insert(event.id.clone()) {
@@ -73,40 +100,41 @@ impl<'a> Filling<'a> {
     }
 }
 
-type Filled = (Vec<NumberedEvent>, Option<Position>);
+/// How far into the log a page reaches.
+enum Filled {
+    /// The next page goes on here.
+    More(u64),
+    /// All of it was looked at, when this was its head.
+    End {
+        /// The last sequence number.
+        head: u64,
+    },
+}
+
+type Shown = (Vec<NumberedEvent>, Option<Position>);
 
 /// The log, then what is queued.
-async fn ascending(store: &dyn SessionStore, id: &SessionId, query: &EventQuery) -> Result<Filled> {
+async fn ascending(store: &dyn SessionStore, id: &SessionId, query: &EventQuery) -> Result<Shown> {
     // Before the log: what leaves the queue meanwhile is then in the log.
-    let queue = store.inbox(id).await?.items;
+    let queue = queued(store, id, query).await?;
     let mut page = Filling::new(query);
-    let mut after = query.from.seq.unwrap_or(0).max(query.after_seq);
-    let start = after;
-    loop {
-        let slice = store.read(id, after, window(WINDOW)).await?;
-        for record in slice.records {
-            if page.is_full() {
-                return Ok((page.data, Some(Position { seq: Some(after), queued: None })));
-            }
-            after = record.seq;
-            page.show(record.event, Some(record.seq));
-        }
-        if after >= slice.head {
-            break;
-        }
-        if after - start >= SCANNED {
-            return Ok((page.data, Some(Position { seq: Some(after), queued: None })));
-        }
-    }
+    let head = match page.fill(store, id, query.from.seq).await? {
+        Filled::More(seq) => return Ok((page.data, Some(Position { seq: Some(seq), queued: None }))),
+        Filled::End { head } => head,
+    };
     let mut last = query.from.queued.clone();
     for item in not_yet_shown(queue, query.from.queued.as_ref()) {
         if page.is_full() {
-            return Ok((page.data, Some(Position { seq: Some(after), queued: last })));
+            return Ok((page.data, Some(Position { seq: Some(head), queued: last })));
         }
         last = Some(item.event.id.clone());
         page.show(item.event, None);
     }
     Ok((page.data, None))
+}
+
+async fn queued(store: &dyn SessionStore, id: &SessionId, query: &EventQuery) -> Result<Vec<InboxItem>> {
+    if query.wants_queued() { Ok(store.inbox(id).await?.items) } else { Ok(Vec::new()) }
 }
 
 /// What is behind the queued event that was shown last; everything, when that one is no longer queued.
@@ -116,40 +144,23 @@ fn not_yet_shown(queue: Vec<InboxItem>, last: Option<&EventId>) -> impl Iterator
 }
 
 /// What is queued, newest first, then the log, newest first.
-async fn descending(store: &dyn SessionStore, id: &SessionId, query: &EventQuery) -> Result<Filled> {
+async fn descending(store: &dyn SessionStore, id: &SessionId, query: &EventQuery) -> Result<Shown> {
     let mut page = Filling::new(query);
-    let mut before = match query.from.seq {
-        Some(seq) => seq,
-        None => {
-            let queue = store.inbox(id).await?.items;
-            let mut last = query.from.queued.clone();
-            for item in older_in_queue(queue, query.from.queued.as_ref()) {
-                if page.is_full() {
-                    return Ok((page.data, Some(Position { seq: None, queued: last })));
-                }
-                last = Some(item.event.id.clone());
-                page.show(item.event, None);
-            }
-            store.state(id).await?.head.saturating_add(1)
-        }
-    };
-    let start = before;
-    let first = query.after_seq.saturating_add(1);
-    while before > first {
-        if start - before >= SCANNED {
-            return Ok((page.data, Some(Position { seq: Some(before), queued: None })));
-        }
-        let from = before.saturating_sub(WINDOW + 1).max(query.after_seq);
-        for record in read_window(store, id, from, before).await?.into_iter().rev() {
+    if query.from.seq.is_none() {
+        let mut last = query.from.queued.clone();
+        for item in older_in_queue(queued(store, id, query).await?, query.from.queued.as_ref()) {
             if page.is_full() {
-                return Ok((page.data, Some(Position { seq: Some(before), queued: None })));
+                return Ok((page.data, Some(Position { seq: None, queued: last })));
             }
-            before = record.seq;
-            page.show(record.event, Some(record.seq));
+            last = Some(item.event.id.clone());
+            page.show(item.event, None);
         }
-        before = before.min(from.saturating_add(1));
     }
-    Ok((page.data, None))
+    let next = match page.fill(store, id, query.from.seq).await? {
+        Filled::More(seq) => Some(Position { seq: Some(seq), queued: None }),
+        Filled::End { .. } => None,
+    };
+    Ok((page.data, next))
 }
 
 /// What was queued before the event that was shown last, newest first. If that one has been promoted, all of them have.
@@ -160,60 +171,48 @@ fn older_in_queue(mut queue: Vec<InboxItem>, last: Option<&EventId>) -> impl Ite
     queue.into_iter().rev()
 }
 
-/// Every record after `from` and before `before`: one read may give fewer when they are large.
-async fn read_window(store: &dyn SessionStore, id: &SessionId, from: u64, before: u64) -> Result<Vec<Record>> {
-    let mut records: Vec<Record> = Vec::new();
-    let mut after = from;
-    while after + 1 < before {
-        let slice = store.read(id, after, window(before - after - 1)).await?;
-        let Some(last) = slice.records.last() else { break };
-        after = last.seq;
-        records.extend(slice.records);
-    }
-    Ok(records)
-}
-
-fn window(records: u64) -> usize {
-    usize::try_from(records).unwrap_or(usize::MAX)
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Sent {
-    events: Vec<Value>,
-}
-
 /// `POST events`: taken all or none.
 pub async fn send(
     State(app): State<App>,
     Caller(identity): Caller,
     path: PathOf,
     params: Params,
-    Body(body): Body,
+    headers: HeaderMap,
+    JsonOf(body): JsonOf<Value>,
 ) -> Result<Json<EventsSent>> {
     params.end()?;
+    let key = idempotency_key(&headers)?;
     let state = session_for(&app, &identity, &path, Access::SendEvents).await?;
-    let Sent { events } = parse(&body)?;
-    let events = read_events("events", events)?;
-    if events.is_empty() {
-        return Err(ApiError::bad_request("`events` is empty: it needs at least one event"));
+    let events = read(body)?;
+    app.limits.events(&state.meta.namespace, &state.meta.id, events.len())?;
+    if tool_results::are_results(&identity, &events)? {
+        return Ok(Json(EventsSent { data: tool_results::take(&app, &identity, &state, events).await? }));
     }
+    event_checks::check(&app, &state, &events).await?;
+    let id = |index| match key {
+        Some(key) => repeated_id(&state.meta.id, &identity.username, key, index),
+        None => EventId::generate(),
+    };
+    let events = events.into_iter().enumerate().map(|(index, event)| event.into_event(id(index))).collect();
     let data = enqueue(&app, &state.meta.id, events).await?;
     Ok(Json(EventsSent { data }))
 }
 
-/// Reads events of a client, or says which one is wrong and how.
-pub(super) fn read_events(field: &str, events: Vec<Value>) -> Result<Vec<NewEvent>> {
-    if events.len() > MOST_EVENTS {
-        return Err(ApiError::bad_request(format!("`{field}` has more than {MOST_EVENTS} events; send fewer at once")));
+/// The same event of the same request of the same caller: the log finds it again, and refuses another content.
+fn repeated_id(session: &SessionId, caller: &str, key: &str, index: usize) -> EventId {
+    let mut hash = Sha256::new();
+    for part in [session.as_str(), caller, key, &index.to_string()] {
+        hash.update((part.len() as u64).to_be_bytes());
+        hash.update(part.as_bytes());
     }
-    let read = |(index, event): (usize, Value)| {
-        let wrong = |reason: String| ApiError::bad_request(format!("`{field}[{index}]`: {reason}"));
-        let event: ClientEvent = serde_json::from_value(event).map_err(|error| wrong(error.to_string()))?;
-        event.validate().map_err(|error| wrong(error.to_string()))?;
-        Ok(NewEvent::new(event.into()))
-    };
-    events.into_iter().enumerate().map(read).collect()
+    EventId::from_digest(&hash.finalize().into())
+}
+
+fn read(body: Value) -> fields::Result<Vec<ClientEvent>> {
+    let mut fields = Fields::of("", body)?;
+    let events = ClientEvent::read_all("events", fields.required("events")?)?;
+    fields.end()?;
+    if events.is_empty() { Err(InvalidField::new("events", "needs at least one event")) } else { Ok(events) }
 }
 
 /// Queues events and remembers when.

@@ -3,6 +3,7 @@
 use std::collections::{HashSet, VecDeque};
 use std::convert::Infallible;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::response::sse::Event as Frame;
 use futures::stream::{self, BoxStream, Stream, StreamExt as _};
@@ -15,11 +16,14 @@ use tokio::sync::{OwnedSemaphorePermit, broadcast};
 use tokio::time::Interval;
 
 use super::event_query::TypeFilter;
+use super::worker_access::may;
 use crate::app::App;
 use crate::auth::{Access, Identity};
 use crate::metrics::OpenStream;
 use crate::previews::Frames;
 
+/// In milliseconds.
+const COME_BACK: std::ops::RangeInclusive<u64> = 250..=1_500;
 /// So many messages are remembered as finished, for previews that come late.
 const FINISHED: usize = 16;
 
@@ -118,14 +122,14 @@ impl Feed {
             // Previews first: they are older than the event that ends them.
             tokio::select! {
                 biased;
-                () = stop.cancelled() => self.end("shutdown"),
+                () = stop.cancelled() => self.pause("shutdown"),
                 frames = next_previews(&mut self.previews) => match frames {
                     Ok(frames) => self.preview(&frames),
-                    Err(_) => self.end("lagging"),
+                    Err(_) => self.pause("lagging"),
                 },
                 record = self.tail.next() => self.record(record),
                 _ = self.recheck.tick() => {
-                    let permitted = self.app.auth.permits(&self.identity, Access::ReadEvents, &self.meta.namespace);
+                    let permitted = may(&self.app, &self.identity, Access::ReadEvents, &self.meta);
                     // An API server that is away takes nothing from who was let in.
                     if !permitted.await.unwrap_or(true) {
                         self.end("revoked");
@@ -133,6 +137,15 @@ impl Feed {
                 }
             }
         }
+    }
+
+    /// Ends a stream that its client shall ask for again, elsewhere or later; not all of them in the same moment. The
+    /// name is one that clients pass over.
+    fn pause(&mut self, cause: &'static str) {
+        let wait = rand::Rng::random_range(&mut rand::rng(), COME_BACK);
+        let frame = Frame::default().event("ping").retry(Duration::from_millis(wait)).data(r#"{"type":"ping"}"#);
+        self.pending.push_back(frame);
+        self.end(cause);
     }
 
     fn end(&mut self, cause: &'static str) {
@@ -164,9 +177,9 @@ impl Feed {
             }
             Some(Err(error)) => {
                 tracing::warn!(session = %self.meta.id, %error, "a stream ended; its client resumes where it was");
-                self.end("store");
+                self.pause("store");
             }
-            None => self.end("store"),
+            None => self.pause("store"),
         }
     }
 

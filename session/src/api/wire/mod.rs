@@ -1,14 +1,39 @@
 //! The public API.
 
+pub mod agents;
+pub mod checks;
 pub mod cursor;
+pub mod environments;
+mod event_checks;
 pub mod event_query;
 pub mod events;
+pub mod export;
 pub mod feed;
+pub mod fields;
+mod fork;
+pub mod import;
+pub mod listing;
+pub mod session_create;
+mod session_fields;
+pub mod session_list;
 pub mod session_page;
+pub mod session_resources;
+pub mod session_update;
 pub mod sessions;
 pub mod stream;
+pub mod threads;
+mod times;
+mod tool_results;
+pub mod vault_use;
+pub mod vaults;
 pub mod view;
+pub mod work;
+mod worker_access;
 
+use http::HeaderMap;
+use jiff::Timestamp;
+use kube::api::ObjectMeta;
+use longhand_crds::annotations;
 use longhand_session_log::store::SessionState;
 
 use super::error::{ApiError, Result};
@@ -17,10 +42,10 @@ use crate::app::App;
 use crate::auth::{Access, Identity};
 
 /// The session that the path names, if the caller may do this with it.
-async fn session_for(app: &App, identity: &Identity, path: &PathOf, access: Access) -> Result<SessionState> {
+async fn session_for(app: &App, identity: &Identity, path: &PathOf, access: Access<'_>) -> Result<SessionState> {
     let session = path.session()?;
     let state = app.store.state(session).await?;
-    app.auth.require(identity, access, &state.meta.namespace).await?;
+    worker_access::require(app, identity, access, &state.meta).await?;
     match path.namespace() {
         Some(namespace) if namespace != state.meta.namespace => {
             Err(ApiError::not_found(format!("there is no session {session} in namespace {namespace}")))
@@ -31,11 +56,33 @@ async fn session_for(app: &App, identity: &Identity, path: &PathOf, access: Acce
 
 /// The namespace that the path names, or that of the caller's ServiceAccount.
 fn namespace_for<'a>(identity: &'a Identity, path: &'a PathOf) -> Result<&'a str> {
-    let own = identity.service_account().map(|(namespace, _)| namespace);
+    let worker = identity.worker.as_ref().map(|worker| worker.queue.namespace.as_str());
+    let own = identity.service_account().map(|(namespace, _)| namespace).or(worker);
     path.namespace().or(own).ok_or_else(|| {
         ApiError::bad_request(format!(
-            "{} is in no namespace: name one as in /namespaces/<namespace>/v1/sessions",
+            "{} is in no namespace: name one as in /namespaces/<namespace>/v1/...",
             identity.username
         ))
     })
+}
+
+/// On an object that was made with an `Idempotency-Key`: of the request, to know a repetition by.
+const REQUEST: &str = "longhand.dev/request";
+const LONGEST_IDEMPOTENCY_KEY: usize = 256;
+
+/// The `Idempotency-Key` of the request.
+fn idempotency_key(headers: &HeaderMap) -> Result<Option<&str>> {
+    let Some(key) = headers.get("idempotency-key") else { return Ok(None) };
+    match key.to_str() {
+        Ok(key) if (1..=LONGEST_IDEMPOTENCY_KEY).contains(&key.len()) => Ok(Some(key)),
+        _ => Err(ApiError::bad_request(format!(
+            "`Idempotency-Key` is not 1 to {LONGEST_IDEMPOTENCY_KEY} characters of ASCII"
+        ))),
+    }
+}
+
+/// Marks an object as archived, unless it is.
+fn set_archived(meta: &mut ObjectMeta, now: Timestamp) {
+    let annotations = meta.annotations.get_or_insert_default();
+    annotations.entry(annotations::ARCHIVED_AT.to_owned()).or_insert_with(|| now.to_string());
 }

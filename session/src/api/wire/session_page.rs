@@ -72,6 +72,11 @@ impl<T> Selection<T> {
         self.kept.truncate(self.limit + 1);
     }
 
+    /// What was kept, nearest to the page's edge first: one more than the limit if there is more.
+    pub(super) fn nearest(self) -> Vec<(Key, T)> {
+        self.kept
+    }
+
     pub(super) fn select(mut self) -> Selected<T> {
         let more = self.kept.len() > self.limit;
         self.kept.truncate(self.limit);

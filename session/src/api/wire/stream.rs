@@ -4,8 +4,9 @@ use std::convert::Infallible;
 use std::sync::Arc;
 
 use axum::extract::State;
-use axum::response::sse::{Event as Frame, KeepAlive, Sse};
-use futures::Stream;
+use axum::response::sse::{Event as Frame, KeepAlive, KeepAliveStream, Sse};
+use futures::StreamExt as _;
+use futures::stream::BoxStream;
 use http::HeaderMap;
 use tokio::time::{Instant, interval_at};
 
@@ -16,7 +17,7 @@ use crate::api::error::{ApiError, Result};
 use crate::api::extract::{Caller, PathOf};
 use crate::api::query::Params;
 use crate::app::App;
-use crate::auth::Access;
+use crate::auth::{Access, Identity};
 
 /// The one type that is previewed.
 const PREVIEWED: &str = "agent.message";
@@ -56,6 +57,9 @@ fn last_event_id(headers: &HeaderMap) -> Result<Option<u64>> {
     Ok(Some(id))
 }
 
+/// The frames of a stream.
+pub type Frames = Sse<KeepAliveStream<BoxStream<'static, Result<Frame, Infallible>>>>;
+
 /// `GET events/stream`.
 pub async fn stream(
     State(app): State<App>,
@@ -63,8 +67,19 @@ pub async fn stream(
     path: PathOf,
     params: Params,
     headers: HeaderMap,
-) -> Result<Sse<impl Stream<Item = Result<Frame, Infallible>>>> {
-    let query = StreamQuery::parse(params, &headers)?;
+) -> Result<Frames> {
+    open(app, identity, &path, params, &headers).await
+}
+
+/// Opens a stream of the session that the path names.
+pub(super) async fn open(
+    app: App,
+    identity: Arc<Identity>,
+    path: &PathOf,
+    params: Params,
+    headers: &HeaderMap,
+) -> Result<Frames> {
+    let query = StreamQuery::parse(params, headers)?;
     let slot = Arc::clone(&app.streams).try_acquire_owned();
     let slot = slot.map_err(|_| {
         ApiError::too_many("this replica serves as many streams as it can", std::time::Duration::from_secs(5))
@@ -72,7 +87,7 @@ pub async fn stream(
     // Before anything is read: what happens from here on is seen.
     let session = path.session()?;
     let previews = query.previews.then(|| app.previews.subscribe(session));
-    let state = session_for(&app, &identity, &path, Access::ReadEvents).await?;
+    let state = session_for(&app, &identity, path, Access::ReadEvents).await?;
     let after = query.after_seq.unwrap_or(state.head);
     if after > state.head {
         return Err(ApiError::bad_request(format!("the log ends with {}, before {after}", state.head)));
@@ -81,7 +96,7 @@ pub async fn stream(
     let recheck = interval_at(Instant::now() + app.waits.recheck, app.waits.recheck);
     let heartbeat = KeepAlive::new().interval(app.waits.heartbeat);
     let feed = Feed::new(app, identity, state.meta, query.types, tail, previews, recheck, slot);
-    Ok(Sse::new(feed.into_stream()).keep_alive(heartbeat))
+    Ok(Sse::new(feed.into_stream().boxed()).keep_alive(heartbeat))
 }
 
 #[cfg(test)]

@@ -1,0 +1,334 @@
+//! The events of a session: what the log holds, what clients send, and what is only streamed.
+
+mod client;
+mod content;
+mod parts;
+mod preview;
+
+pub use client::{ClientEvent, MOST_EVENTS};
+pub use parts::{
+    ModelUsage, Permission, RetryStatus, Rubric, SessionError, SessionErrorType, StopReason, ToolEvent, Usage, Verdict,
+};
+pub use preview::{Delta, DeltaContent, Preview, PreviewEvent};
+
+use jiff::Timestamp;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use crate::id::{EventId, OutcomeId, ThreadId};
+use crate::schema::DateTime;
+
+/// An event as the public API shows it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Event {
+    /// Given by whoever made the event; unique in the session.
+    pub id: EventId,
+    /// What happened.
+    #[serde(flatten)]
+    pub body: EventBody,
+    /// When the event entered the log; null while it is queued.
+    #[schemars(with = "Option<DateTime>")]
+    pub processed_at: Option<Timestamp>,
+}
+
+/// An event that is not in the log yet.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct NewEvent {
+    /// Under this identifier a retried append finds itself.
+    pub id: EventId,
+    /// What happened.
+    #[serde(flatten)]
+    pub body: EventBody,
+}
+
+impl NewEvent {
+    /// An event with a fresh identifier.
+    #[must_use]
+    pub fn new(body: EventBody) -> Self {
+        Self { id: EventId::generate(), body }
+    }
+}
+
+/// An event in the log.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Record {
+    /// 1 for the first event, without gaps.
+    pub seq: u64,
+    /// The epoch of the brain that appended it; 0 when the service did.
+    pub epoch: u64,
+    /// Hex SHA-256 of the stored bytes of the record before; empty for the first.
+    pub prev_hash: String,
+    /// The event; `processed_at` is set.
+    pub event: Event,
+}
+
+macro_rules! bodies {
+    ($($(#[$doc:meta])* $variant:ident $name:literal $body:tt,)+) => {
+        /// What an event says. Types that this build does not know pass through unchanged.
+        #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+        #[serde(tag = "type")]
+        pub enum EventBody {
+            $($(#[$doc])* #[serde(rename = $name)] $variant $body,)+
+            /// A type that this build does not know.
+            #[serde(untagged)]
+            Other {
+                /// Its type.
+                #[serde(rename = "type")]
+                kind: String,
+                /// Its fields.
+                #[serde(flatten)]
+                fields: Map<String, Value>,
+            },
+        }
+
+        impl EventBody {
+            /// The value of `type` on the wire.
+            #[must_use]
+            pub fn kind(&self) -> &str {
+                match self {
+                    $(Self::$variant { .. } => $name,)+
+                    Self::Other { kind, .. } => kind,
+                }
+            }
+        }
+    };
+}
+
+bodies! {
+    /// A person or program speaks to the agent.
+    UserMessage "user.message" {
+        /// Content blocks: `text`, `image`, `document` or `redacted`.
+        content: Vec<Value>,
+    },
+    /// Stop the turn that is running.
+    UserInterrupt "user.interrupt" {
+        /// The thread that shall stop; all without.
+        #[serde(default)]
+        session_thread_id: Option<ThreadId>,
+    },
+    /// A person says whether a tool may run.
+    UserToolConfirmation "user.tool_confirmation" {
+        /// The tool use that waits.
+        tool_use_id: EventId,
+        /// Whether it may run.
+        result: Verdict,
+        /// What the agent is told; only with `deny`.
+        #[serde(default)]
+        deny_message: Option<String>,
+    },
+    /// The result of a custom tool.
+    UserCustomToolResult "user.custom_tool_result" {
+        /// The `agent.custom_tool_use` that it answers.
+        custom_tool_use_id: EventId,
+        /// Content blocks.
+        #[serde(default)]
+        content: Option<Vec<Value>>,
+        /// Whether the tool failed.
+        #[serde(default)]
+        is_error: Option<bool>,
+    },
+    /// The result of a tool that a worker of the customer ran, in a session whose environment is `self_hosted`.
+    UserToolResult "user.tool_result" {
+        /// The `agent.tool_use` that it answers.
+        tool_use_id: EventId,
+        /// Content blocks.
+        #[serde(default)]
+        content: Option<Vec<Value>>,
+        /// Whether the tool failed.
+        #[serde(default)]
+        is_error: Option<bool>,
+    },
+    /// What the agent shall produce, and how it is graded.
+    UserDefineOutcome "user.define_outcome" {
+        /// The outcome.
+        outcome_id: OutcomeId,
+        /// What the agent shall produce.
+        description: String,
+        /// How it is graded.
+        rubric: Rubric,
+        /// The most cycles of grading and revision.
+        #[serde(default)]
+        max_iterations: Option<u32>,
+    },
+    /// What the system adds to the message or result before it.
+    SystemMessage "system.message" {
+        /// Content blocks of type `text`.
+        content: Vec<Value>,
+    },
+    /// The agent speaks.
+    AgentMessage "agent.message" {
+        /// Content blocks of type `text`.
+        content: Vec<Value>,
+    },
+    /// The agent thinks; what it thinks stays with the model.
+    AgentThinking "agent.thinking" {},
+    /// The agent wants a tool of its sandbox to run.
+    AgentToolUse "agent.tool_use" {
+        /// The tool.
+        name: String,
+        /// The tool's input.
+        input: Value,
+        /// Whether it may run.
+        evaluated_permission: Permission,
+        /// The sandbox that it goes to; null for the first of the session.
+        #[serde(default, rename = "x_sandbox", skip_serializing_if = "Option::is_none")]
+        sandbox: Option<String>,
+    },
+    /// What the tool answered.
+    AgentToolResult "agent.tool_result" {
+        /// The `agent.tool_use` that it answers.
+        tool_use_id: EventId,
+        /// Content blocks.
+        content: Option<Vec<Value>>,
+        /// Whether the tool failed.
+        is_error: Option<bool>,
+    },
+    /// The agent wants a tool that the client runs.
+    AgentCustomToolUse "agent.custom_tool_use" {
+        /// The tool.
+        name: String,
+        /// The tool's input.
+        input: Value,
+    },
+    /// A turn began.
+    SessionStatusRunning "session.status_running" {},
+    /// A turn ended, or waits for the client.
+    SessionStatusIdle "session.status_idle" {
+        /// Why.
+        stop_reason: StopReason,
+    },
+    /// The turn goes on later or elsewhere.
+    SessionStatusRescheduled "session.status_rescheduled" {},
+    /// The session has ended for good.
+    SessionStatusTerminated "session.status_terminated" {},
+    /// A client changed the session; only what it changed is there.
+    SessionUpdated "session.updated" {
+        /// The agent, in full, in the shape of the session.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        agent: Option<Value>,
+        /// All pairs.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        metadata: Option<Map<String, Value>>,
+        /// A name for people.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        title: Option<String>,
+    },
+    /// Something went wrong.
+    SessionError "session.error" {
+        /// What, and what happens now.
+        error: SessionError,
+    },
+    /// Tokens so far.
+    SessionUsage "session.usage" {
+        /// Since the session began.
+        #[serde(with = "parts::snapshot")]
+        #[schemars(with = "crate::wire::SessionUsage")]
+        usage: Usage,
+    },
+    /// The model is being called.
+    SpanModelRequestStart "span.model_request_start" {},
+    /// The model has answered, or failed to.
+    SpanModelRequestEnd "span.model_request_end" {
+        /// The start that it closes.
+        model_request_start_id: EventId,
+        /// Whether the request failed.
+        is_error: bool,
+        /// Tokens of this request.
+        model_usage: ModelUsage,
+    },
+    /// Private: the model's answer as it came, with signatures, which a resumed brain sends back.
+    ModelResponse "x.model_response" {
+        /// Content blocks, unchanged.
+        content: Vec<Value>,
+        /// As the model API gave it.
+        stop_reason: Option<String>,
+        /// For each `tool_use` block in order: the event that stands for it.
+        #[serde(default)]
+        tool_events: Vec<ToolEvent>,
+    },
+    /// A harness claimed the session.
+    SessionWoken "x.session.woken" {
+        /// The epoch of the claim.
+        epoch: u64,
+        /// The pod's name.
+        harness: String,
+    },
+    /// A sandbox is being made, because a tool call needs it.
+    SandboxProvisioning "x.sandbox.provisioning" {
+        /// Its name in the session.
+        sandbox: String,
+        /// The tool call.
+        tool_use_id: EventId,
+    },
+    /// The sandbox takes calls.
+    SandboxReady "x.sandbox.ready" {
+        /// Its name in the session.
+        sandbox: String,
+        /// UID of its pod.
+        pod_uid: String,
+    },
+    /// The sandbox was idle and is gone.
+    SandboxReclaimed "x.sandbox.reclaimed" {
+        /// Its name in the session.
+        sandbox: String,
+        /// UID of its pod.
+        pod_uid: String,
+    },
+    /// The sandbox died under a tool call.
+    SandboxLost "x.sandbox.lost" {
+        /// Its name in the session.
+        sandbox: String,
+        /// Why, as far as it is known.
+        cause: String,
+    },
+    /// A tool call began and nobody knows how it ended.
+    ToolOutcomeUnknown "x.tool.outcome_unknown" {
+        /// The tool call.
+        tool_use_id: EventId,
+        /// Why.
+        cause: String,
+    },
+}
+
+impl EventBody {
+    /// Whether strict clients must be spared this type unless they ask for it.
+    #[must_use]
+    pub fn is_extension(&self) -> bool {
+        self.kind().starts_with("x.")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+    use serde_json::json;
+
+    use super::{Event, EventBody};
+
+    #[rstest]
+    #[case(json!({"id": "sevt_1", "type": "user.message", "content": [{"type": "text", "text": "hi"}], "processed_at": null}))]
+    #[case(json!({"id": "sevt_1", "type": "session.status_running", "processed_at": "2026-01-02T03:04:05Z"}))]
+    #[case(json!({"id": "sevt_1", "type": "session.status_idle", "stop_reason": {"type": "end_turn"}, "processed_at": null}))]
+    #[case(json!({"id": "sevt_1", "type": "agent.tool_result", "tool_use_id": "sevt_2", "content": null, "is_error": null, "processed_at": null}))]
+    #[case(json!({"id": "sevt_1", "type": "user.interrupt", "session_thread_id": null, "processed_at": null}))]
+    #[case(json!({"id": "sevt_1", "type": "user.tool_confirmation", "tool_use_id": "sevt_2", "result": "deny", "deny_message": null, "processed_at": null}))]
+    #[case(json!({"id": "sevt_1", "type": "user.define_outcome", "outcome_id": "outc_1", "description": "d", "rubric": {"type": "text", "content": "r"}, "max_iterations": null, "processed_at": null}))]
+    #[case(json!({"id": "sevt_1", "type": "session.updated", "title": "t", "processed_at": null}))]
+    #[case(json!({"id": "sevt_1", "type": "session.usage", "processed_at": null, "usage": {
+        "active_seconds": null, "cache_creation": {"ephemeral_1h_input_tokens": 0, "ephemeral_5m_input_tokens": 4},
+        "cache_read_input_tokens": 3, "input_tokens": 1, "list_cost": null, "output_tokens": 2}}))]
+    #[case(json!({"id": "sevt_1", "type": "session.of_tomorrow", "field": {"a": [1]}, "processed_at": null}))]
+    fn an_event_survives_a_round_trip(#[case] wire: serde_json::Value) {
+        let event: Event = serde_json::from_value(wire.clone()).unwrap();
+        assert_eq!(event.body.kind(), wire["type"]);
+        assert_eq!(serde_json::to_value(&event).unwrap(), wire);
+    }
+
+    #[test]
+    fn an_unknown_type_is_kept() {
+        let body: EventBody = serde_json::from_value(json!({"type": "x.new", "a": 1})).unwrap();
+        assert!(matches!(&body, EventBody::Other { kind, fields } if kind == "x.new" && fields["a"] == 1));
+        assert!(body.is_extension());
+    }
+}

@@ -1,0 +1,174 @@
+//! What events are made of.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::id::EventId;
+
+/// Which log event stands for which of the model's `tool_use` blocks.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct ToolEvent {
+    /// The model's own identifier, `toolu_...`.
+    pub model_id: String,
+    /// The `agent.tool_use` or `agent.custom_tool_use` event.
+    pub event_id: EventId,
+}
+
+/// Whether a tool call may run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Permission {
+    /// It may.
+    Allow,
+    /// A person is asked first.
+    Ask,
+    /// It may not.
+    Deny,
+}
+
+/// What a person says to a tool use that waits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Verdict {
+    /// It may run.
+    Allow,
+    /// It may not.
+    Deny,
+}
+
+impl std::str::FromStr for Verdict {
+    type Err = NoVerdict;
+
+    fn from_str(text: &str) -> Result<Self, NoVerdict> {
+        match text {
+            "allow" => Ok(Self::Allow),
+            "deny" => Ok(Self::Deny),
+            _ => Err(NoVerdict),
+        }
+    }
+}
+
+/// A text that is no [`Verdict`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("must be `allow` or `deny`")]
+pub struct NoVerdict;
+
+/// How an outcome is graded.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum Rubric {
+    /// As a text says.
+    Text {
+        /// The text, which a grader reads.
+        content: String,
+    },
+}
+
+/// Why a session is idle.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum StopReason {
+    /// The agent is done, or was interrupted.
+    EndTurn,
+    /// The client has to answer these events.
+    RequiresAction {
+        /// Custom tool calls without a result, and tool uses that nobody has confirmed.
+        event_ids: Vec<EventId>,
+    },
+    /// The model could not be reached.
+    RetriesExhausted,
+    /// The session has spent what it may spend.
+    BudgetReached,
+    /// The model refused.
+    Refusal,
+}
+
+/// What went wrong.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct SessionError {
+    /// The class.
+    #[serde(rename = "type")]
+    pub kind: SessionErrorType,
+    /// One sentence for a person.
+    pub message: String,
+    /// What happens now.
+    pub retry_status: RetryStatus,
+}
+
+/// Classes of session errors.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum SessionErrorType {
+    /// None of the others.
+    UnknownError,
+    /// 529 or 503 from the model API.
+    ModelOverloadedError,
+    /// 429 from the model API.
+    ModelRateLimitedError,
+    /// The model API could not be reached, or refused the request.
+    ModelRequestFailedError,
+    /// The credential's upstream could not be reached.
+    CredentialHostUnreachableError,
+}
+
+/// What happens after an error.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum RetryStatus {
+    /// It is tried again by itself.
+    Retrying,
+    /// It was tried often enough; the next message tries anew.
+    Exhausted,
+    /// Trying again would not help.
+    Terminal,
+}
+
+/// Tokens of a session so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Usage {
+    /// Read by the model, without those from a cache.
+    pub input_tokens: u64,
+    /// Written by the model.
+    pub output_tokens: u64,
+    /// Read from a cache.
+    pub cache_read_input_tokens: u64,
+    /// Written to a cache.
+    pub cache_creation_input_tokens: u64,
+}
+
+/// Tokens of one model request.
+pub type ModelUsage = Usage;
+
+impl std::ops::AddAssign for Usage {
+    fn add_assign(&mut self, other: Self) {
+        self.input_tokens = self.input_tokens.saturating_add(other.input_tokens);
+        self.output_tokens = self.output_tokens.saturating_add(other.output_tokens);
+        self.cache_read_input_tokens = self.cache_read_input_tokens.saturating_add(other.cache_read_input_tokens);
+        self.cache_creation_input_tokens =
+            self.cache_creation_input_tokens.saturating_add(other.cache_creation_input_tokens);
+    }
+}
+
+/// Tokens in the shape that `session.usage` has.
+pub(super) mod snapshot {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    use super::Usage;
+    use crate::wire::{CacheCreation, SessionUsage};
+
+    pub(in crate::event) fn serialize<S: Serializer>(usage: &Usage, serializer: S) -> Result<S::Ok, S::Error> {
+        SessionUsage::from(*usage).serialize(serializer)
+    }
+
+    pub(in crate::event) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Usage, D::Error> {
+        SessionUsage::deserialize(deserializer).map(|usage| {
+            let CacheCreation { ephemeral_5m_input_tokens, ephemeral_1h_input_tokens } = usage.cache_creation;
+            Usage {
+                input_tokens: usage.input_tokens,
+                output_tokens: usage.output_tokens,
+                cache_read_input_tokens: usage.cache_read_input_tokens,
+                cache_creation_input_tokens: ephemeral_5m_input_tokens.saturating_add(ephemeral_1h_input_tokens),
+            }
+        })
+    }
+}

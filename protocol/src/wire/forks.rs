@@ -1,0 +1,26 @@
+//! Forks of sessions: an extension of the public API.
+
+use serde::{Deserialize, Serialize};
+
+use crate::id::SessionId;
+
+/// What a new session begins with, in the body of `POST /v1/sessions`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Fork {
+    /// The session whose history it shares.
+    pub session: SessionId,
+    /// The last event that they have in common; the last one there is without.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seq: Option<u64>,
+}
+
+/// `POST /v1/sessions` for a fork, which inherits everything else.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ForkSession {
+    /// What it begins with.
+    pub fork: Fork,
+    /// A name for people.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub title: Option<String>,
+}

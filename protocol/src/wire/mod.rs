@@ -1,0 +1,24 @@
+//! Objects of the public API other than events, one module a family.
+
+pub mod agents;
+mod change;
+pub mod environments;
+mod events;
+mod forks;
+mod pages;
+pub mod resources;
+mod sessions;
+mod threads;
+pub mod toolsets;
+pub mod vaults;
+pub mod work;
+
+pub use change::Change;
+pub use events::{EventsSent, NumberedEvent, SendEvents};
+pub use forks::{Fork, ForkSession};
+pub use pages::{Order, Page};
+pub use sessions::{
+    AgentChoice, AgentTag, CacheCreation, CreateSession, Session, SessionDeleted, SessionStats, SessionStatus,
+    SessionUsage, UpdateSession,
+};
+pub use threads::{Thread, ThreadStats};

@@ -1,0 +1,106 @@
+//! Whole logs: out as they are stored, and in.
+
+use std::ops::RangeInclusive;
+
+use futures::stream::{self, BoxStream, StreamExt as _};
+use jiff::Timestamp;
+use longhand_protocol::{EventId, SessionId};
+
+use super::EtcdStore;
+use super::forks::Whole;
+use super::plan::{Import, Importing, Part, state, state_looks};
+use crate::cut::Cause;
+use crate::import::Incoming;
+use crate::lineage::Lineage;
+use crate::query::PAGE;
+use crate::store::{End, Export, Exported, Result, SessionMeta};
+
+/// What is left of an export that has failed.
+#[expect(clippy::reversed_empty_ranges, reason = "it is meant to be empty")]
+const NOTHING: RangeInclusive<u64> = 1..=0;
+/// Records that are put at once, by number: each takes up to three of etcd's operations.
+const PUT_AT_ONCE: usize = 40;
+/// Records that are put at once, by bytes.
+const PUT_BYTES: usize = 1_000_000;
+
+impl EtcdStore {
+    /// See [`crate::SessionStore::export`].
+    pub(super) async fn export_log(&self, id: &SessionId) -> Result<Export> {
+        let mut looks = state_looks(&self.place(id));
+        looks.extend(self.whole_looks(id));
+        let view = self.inner.etcd.look(&looks).await?;
+        let session = state(&self.place(id), &view)?;
+        let Whole { head, lineage } = self.whole_of(id, &view)?;
+        let end = End { epoch: session.epoch, head: head.seq, hash: head.hash, archived_at: head.archived_at };
+        let start = (self.clone(), id.clone(), session.meta.namespace.clone(), lineage, 1..=head.seq);
+        let pages = stream::unfold(start, |(store, id, namespace, lineage, rest)| async move {
+            if rest.is_empty() {
+                return None;
+            }
+            let (first, last) = (*rest.start(), *rest.end());
+            let end = last.min(first.saturating_add(PAGE - 1));
+            let (page, rest) = match store.exported(&id, &namespace, &lineage, first..=end).await {
+                Ok(page) => (page.into_iter().map(Ok).collect(), end.saturating_add(1)..=last),
+                Err(error) => (vec![Err(error)], NOTHING),
+            };
+            Some((page, (store, id, namespace, lineage, rest)))
+        });
+        Ok(Export { meta: session.meta, end, records: pages.map(stream::iter).flatten().boxed() })
+    }
+
+    async fn exported(
+        &self,
+        id: &SessionId,
+        namespace: &str,
+        lineage: &Lineage,
+        range: RangeInclusive<u64>,
+    ) -> Result<Vec<Exported>> {
+        let mut page = Vec::new();
+        for (record, bytes) in self.stored(id, lineage, range).await? {
+            page.push(Exported { seq: record.seq, payloads: self.content(namespace, &record).await?, bytes });
+        }
+        Ok(page)
+    }
+
+    /// See [`crate::SessionStore::import`].
+    pub(super) async fn import_log(
+        &self,
+        meta: SessionMeta,
+        end: &End,
+        mut records: BoxStream<'_, Result<Exported>>,
+    ) -> Result<()> {
+        let id = meta.id.clone();
+        // The identifier is as good a mark as any other random text.
+        let importing = Importing { meta: SessionMeta { parent: None, ..meta }, import: EventId::generate().into() };
+        self.import_part(&id, &importing, Part::Begin).await?;
+        self.clear(&id).await?;
+        let (mut incoming, mut waiting, mut bytes) = (Incoming::default(), Vec::new(), 0);
+        while let Some(exported) = records.next().await {
+            let exported = exported?;
+            let record = incoming.take(&exported)?;
+            if let Some(held) = self.put_content(&importing.meta, &record, &exported.payloads).await? {
+                self.import_part(&id, &importing, Part::Hold(&held)).await?;
+            }
+            if waiting.len() >= PUT_AT_ONCE || bytes + exported.bytes.len() > PUT_BYTES {
+                self.import_part(&id, &importing, Part::Records(&waiting)).await?;
+                waiting.clear();
+                bytes = 0;
+            }
+            bytes += exported.bytes.len();
+            waiting.push((record, exported.bytes));
+        }
+        let complete = incoming.finish(end, importing.meta.created_at)?;
+        if !waiting.is_empty() {
+            self.import_part(&id, &importing, Part::Records(&waiting)).await?;
+        }
+        let closing = complete.cut.closing(&id, Cause::Import)?;
+        let finish = Part::Finish { epoch: complete.epoch, head: &complete.head, closing: &closing };
+        self.import_part(&id, &importing, finish).await
+    }
+
+    async fn import_part(&self, id: &SessionId, importing: &Importing, part: Part<'_>) -> Result<()> {
+        let import = Import { place: self.place(id), importing, part };
+        self.inner.etcd.carry_out(&import.looks(), None, |view| import.plan(view, Timestamp::now())).await?;
+        Ok(())
+    }
+}

@@ -1,0 +1,52 @@
+//! Requests that nobody thought of, made by schemathesis from the OpenAPI document.
+
+use std::process::Stdio;
+use std::time::Duration;
+
+use hyper_util::service::TowerToHyperService;
+use longhand_process::http::{Limits, Listener};
+use serde_json::json;
+use tokio::net::TcpListener;
+use tokio::process::Command;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+
+use crate::testing::{World, say};
+
+const CHECKS: &str = "not_a_server_error,status_code_conformance,content_type_conformance,\
+    response_schema_conformance,response_headers_conformance";
+const DEADLINE: Duration = Duration::from_secs(240);
+
+/// Needs `SCHEMATHESIS`, the program; `hack/fuzz-api` makes one.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "takes minutes and needs a program: run hack/fuzz-api"]
+async fn no_request_breaks_the_service() {
+    let program = std::env::var("SCHEMATHESIS").expect("SCHEMATHESIS names the program");
+    let world = World::new();
+    let id = world.session("one", "pod-1").await;
+    let sent = world.call("POST", &format!("/v1/sessions/{id}/events"), "alice", &json!({"events": [say("hi")]})).await;
+    assert_eq!(sent.status, 200);
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let base = format!("http://{}", listener.local_addr().unwrap());
+    let close = CancellationToken::new();
+    let service = TowerToHyperService::new(world.app.clone().router());
+    let server = tokio::spawn(Listener::plain(listener).serve(service, Limits::default(), close.clone()));
+
+    // It leaves files where it runs.
+    let folder = tempfile::tempdir().unwrap();
+    let mut command = Command::new(program);
+    command
+        .current_dir(&folder)
+        .args(["run", &format!("{base}/openapi.json"), "--url", &base])
+        .args(["--header", "Authorization: Bearer alice", "--no-color", "--seed", "1"])
+        .args(["--checks", CHECKS, "--generation-deterministic", "--max-time", "150"])
+        // A stream does not end, and an import is no JSON.
+        .args(["--exclude-path-regex", "/(stream|import)$"])
+        .args(["--max-examples", "60", "--request-timeout", "10", "--max-failures", "20", "--workers", "2"])
+        .stdin(Stdio::null())
+        .kill_on_drop(true);
+    let status = timeout(DEADLINE, command.status()).await.expect("schemathesis ends in time").unwrap();
+    close.cancel();
+    server.await.unwrap();
+    assert!(status.success(), "schemathesis found something: see above");
+}

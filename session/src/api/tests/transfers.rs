@@ -1,0 +1,169 @@
+//! Sessions that come from others: forks, and files.
+
+use axum::body::Body;
+use http::Request;
+use longhand_crds::{annotations, labels};
+use longhand_protocol::SessionId;
+use longhand_protocol::event::NewEvent;
+use longhand_protocol::export::{Reader, Verified};
+use longhand_session_log::store::Parent;
+use longhand_session_log::{SessionStore as _, StoreError};
+use rstest::rstest;
+use serde_json::{Value, json};
+use tower::ServiceExt as _;
+
+use crate::testing::{Answer, World, message, say};
+
+impl World {
+    async fn export(&self, id: &SessionId) -> Vec<u8> {
+        let request = Request::get(format!("/v1/sessions/{id}/export")).header("authorization", "Bearer alice");
+        let response = self.app.clone().router().oneshot(request.body(Body::empty()).unwrap()).await.unwrap();
+        assert_eq!(response.status(), 200);
+        assert_eq!(response.headers()["content-type"], "application/x-ndjson");
+        axum::body::to_bytes(response.into_body(), usize::MAX).await.unwrap().to_vec()
+    }
+
+    async fn import(&self, file: impl Into<Body>) -> Answer {
+        self.raw("POST", "/v1/sessions/import", &[("authorization", "Bearer alice")], file.into()).await
+    }
+
+    async fn spoken(&self, name: &str) -> SessionId {
+        let id = self.session(name, "pod-1").await;
+        let events = ["one", "two", "three"].map(|text| NewEvent::new(message(text))).to_vec();
+        self.store.append_unfenced(&id, events).await.unwrap();
+        id
+    }
+}
+
+fn verify(file: &[u8]) -> Verified {
+    let mut reader = Reader::default();
+    for line in file.split_inclusive(|byte| *byte == b'\n') {
+        reader.line(line).unwrap();
+    }
+    reader.finish().unwrap()
+}
+
+fn id_of(answer: &Answer) -> SessionId {
+    answer.body["id"].as_str().unwrap().parse().unwrap()
+}
+
+#[tokio::test]
+async fn a_session_goes_out_and_comes_in_again() {
+    let world = World::new();
+    let id = world.spoken("one").await;
+    let file = world.export(&id).await;
+    let verified = verify(&file);
+    assert_eq!((verified.events, &verified.header.session["id"]), (3, &json!(id)));
+    assert!(verified.header.spec.is_some());
+    let before = world.store.read(&id, 0, 100).await.unwrap().records;
+
+    let answer = world.import(file.clone()).await;
+    assert_eq!(answer.status, 409, "{answer:?}");
+    world.call("DELETE", &format!("/v1/sessions/{id}"), "alice", &Value::Null).await;
+    // In parts that know nothing of lines.
+    let parts = file.chunks(37).map(|part| Ok::<_, std::io::Error>(part.to_vec())).collect::<Vec<_>>();
+    let answer = world.import(Body::from_stream(futures::stream::iter(parts))).await;
+    assert_eq!(answer.status, 200, "{answer:?}");
+    assert_eq!(id_of(&answer), id);
+    assert_eq!(world.store.read(&id, 0, 100).await.unwrap().records, before);
+    let state = world.store.state(&id).await.unwrap();
+    assert_eq!((state.meta.namespace.as_str(), state.meta.name.as_str(), state.epoch), ("team-a", "one", 1));
+    let resource = world.app.resources.session("team-a", "one").await.unwrap().unwrap();
+    assert_eq!(resource.metadata.labels.as_ref().unwrap()[labels::ID], id.as_str());
+    assert_eq!(resource.metadata.uid.as_deref(), Some(state.meta.uid.as_str()));
+    assert_eq!(verify(&world.export(&id).await).header.hash, verified.header.hash);
+    let (path, body) = (format!("/v1/sessions/{id}/events"), json!({"events": [say("go on")]}));
+    assert_eq!(world.call("POST", &path, "alice", &body).await.status, 200);
+}
+
+#[rstest]
+#[case::cut(|file: &mut Vec<u8>| file.truncate(file.len() - 60), "end is missing")]
+#[case::changed(|file: &mut Vec<u8>| replace(file, "two", "too"), "event 2")]
+#[case::no_export(|file: &mut Vec<u8>| *file = b"{}\n".to_vec(), "header")]
+#[case::empty(Vec::clear, "empty")]
+#[tokio::test]
+async fn a_broken_file_leaves_nothing(#[case] harm: fn(&mut Vec<u8>), #[case] reason: &str) {
+    let world = World::new();
+    let id = world.spoken("one").await;
+    let whole = world.export(&id).await;
+    world.call("DELETE", &format!("/v1/sessions/{id}"), "alice", &Value::Null).await;
+    let mut file = whole.clone();
+    harm(&mut file);
+    let answer = world.import(file).await;
+    assert_eq!(answer.status, 400, "{answer:?}");
+    assert!(answer.message().contains(reason), "{}", answer.message());
+    assert!(matches!(world.store.state(&id).await, Err(StoreError::NotFound(_))));
+    assert!(world.app.resources.session("team-a", "one").await.unwrap().is_none());
+    assert_eq!(world.import(whole).await.status, 200, "it can be repeated");
+}
+
+fn replace(file: &mut Vec<u8>, from: &str, to: &str) {
+    *file = String::from_utf8(file.clone()).unwrap().replacen(from, to, 1).into_bytes();
+}
+
+#[tokio::test]
+async fn who_may_not_transfers_nothing() {
+    let world = World::new();
+    let id = world.spoken("one").await;
+    let answer = world.call("GET", &format!("/v1/sessions/{id}/export"), "bob", &Value::Null).await;
+    assert_eq!(answer.status, 403);
+    let answer = world.call("POST", "/v1/sessions/import", "bob", &Value::Null).await;
+    assert_eq!(answer.status, 403);
+    let answer = world.call("POST", "/v1/sessions", "bob", &json!({"fork": {"session": id}})).await;
+    assert_eq!(answer.status, 403);
+}
+
+#[tokio::test]
+async fn a_fork_begins_with_the_history_of_its_session() {
+    let world = World::new();
+    let parent = world.spoken("one").await;
+    let body = json!({"fork": {"session": parent, "seq": 2}, "title": "again", "initial_events": [say("instead")]});
+    let answer = world.call("POST", "/v1/sessions", "alice", &body).await;
+    assert_eq!(answer.status, 200, "{answer:?}");
+    let id = id_of(&answer);
+    assert_eq!(answer.body["title"], "again");
+    let state = world.store.state(&id).await.unwrap();
+    assert_eq!((state.head, state.meta.parent), (2, Some(Parent { session: parent.clone(), seq: 2 })));
+    assert_eq!(world.store.inbox(&id).await.unwrap().items.len(), 1);
+    let resource = world.app.resources.session("team-a", &state.meta.name).await.unwrap().unwrap();
+    let from = &resource.metadata.annotations.as_ref().unwrap()[annotations::LOG_FROM];
+    assert_eq!(*from, format!("fork {parent} 2"));
+
+    // Its parent stays as long as it does.
+    let answer = world.call("DELETE", &format!("/v1/sessions/{parent}"), "alice", &Value::Null).await;
+    assert_eq!(answer.status, 409, "{answer:?}");
+    assert!(answer.message().contains(id.as_str()), "{}", answer.message());
+    assert!(world.app.resources.session("team-a", "one").await.unwrap().is_some());
+}
+
+#[rstest]
+#[case(json!({"fork": {"session": "sesn_unknown"}}), 404, "sesn_unknown")]
+#[case(json!({"fork": {"session": "PARENT", "seq": 4}}), 400, "no event 4")]
+#[case(json!({"fork": {"session": "PARENT", "seq": -1}}), 400, "`fork`")]
+#[case(json!({"fork": {"session": "PARENT", "at": 1}}), 400, "`fork`")]
+#[case(json!({"fork": {"session": "PARENT"}, "agent": "helper"}), 400, "`agent`")]
+#[case(json!({"fork": {"session": "PARENT"}, "title": 1}), 400, "`title`")]
+#[tokio::test]
+async fn what_cannot_be_forked_is_named(#[case] body: Value, #[case] status: u16, #[case] part: &str) {
+    let world = World::new();
+    let parent = world.spoken("one").await;
+    let body = serde_json::from_str(&body.to_string().replace("PARENT", parent.as_str())).unwrap();
+    let answer = world.call("POST", "/v1/sessions", "alice", &body).await;
+    assert_eq!(answer.status, status, "{answer:?}");
+    assert!(answer.message().contains(part), "{}", answer.message());
+    assert_eq!(world.store.list(None, 10).await.unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn the_log_of_an_unfinished_fork_is_not_made_empty() {
+    let world = World::new();
+    let parent = world.spoken("one").await;
+    let answer = world.call("POST", "/v1/sessions", "alice", &json!({"fork": {"session": parent}})).await;
+    let id = id_of(&answer);
+    let name = world.store.state(&id).await.unwrap().meta.name;
+    world.store.delete(&id).await.unwrap();
+    let resource = world.app.resources.session("team-a", &name).await.unwrap().unwrap();
+    let error = crate::sessions::ensure(&world.app, &resource).await.unwrap_err();
+    assert_eq!(error.status(), 409);
+    assert!(matches!(world.store.state(&id).await, Err(StoreError::NotFound(_))));
+}

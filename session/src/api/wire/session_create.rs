@@ -1,0 +1,247 @@
+//! Making a session.
+
+use std::collections::BTreeMap;
+
+use axum::Json;
+use axum::extract::State;
+use longhand_crds::agent_session::{AgentRef, Budget};
+use longhand_crds::wire_id::prefix;
+use longhand_crds::{AgentSession, SandboxTemplate, session_id};
+use longhand_protocol::SessionId;
+use longhand_protocol::event::{ClientEvent, NewEvent};
+use longhand_protocol::fields::{Fields, InvalidField};
+use longhand_protocol::wire::Session;
+use serde_json::{Map, Value};
+
+use super::fields::{SecretBody, patch_metadata};
+use super::session_fields::{budget, metadata, title, vault_ids};
+use super::session_resources::{self, Draft};
+use super::vault_use::check_vaults;
+use super::{events, fork, namespace_for, view};
+use crate::agents;
+use crate::api::error::{ApiError, Result};
+use crate::api::extract::{Caller, PathOf, is_reference, shortened};
+use crate::api::query::Params;
+use crate::app::App;
+use crate::auth::{Access, Identity};
+use crate::resources::named::{archived_at, find};
+use crate::resources::plan::{Wanted, agent_session};
+use crate::sessions;
+
+const MOST_RESOURCES: usize = 1_000;
+
+/// A request, as far as it can be judged by itself.
+struct Request {
+    agent: String,
+    version: Option<i64>,
+    environment: Option<String>,
+    vaults: Vec<String>,
+    title: Option<String>,
+    metadata: BTreeMap<String, String>,
+    budget: Option<Budget>,
+    resources: Vec<Draft>,
+    events: Vec<ClientEvent>,
+}
+
+/// `POST sessions`.
+pub async fn create(
+    State(app): State<App>,
+    Caller(identity): Caller,
+    path: PathOf,
+    params: Params,
+    body: SecretBody,
+) -> Result<Json<Session>> {
+    params.end()?;
+    let namespace = namespace_for(&identity, &path)?;
+    app.auth.require(&identity, Access::CreateSession, namespace).await?;
+    let mut body: Map<String, Value> = body.parse()?;
+    if let Some(fork) = body.remove("fork").filter(|fork| !fork.is_null()) {
+        return fork::create(&app, &identity, namespace, read_fork(fork, body)?).await.map(Json);
+    }
+    let mut request = read(Value::Object(body))?;
+    let first = std::mem::take(&mut request.events).into_iter().map(NewEvent::from).collect();
+    let drafts = std::mem::take(&mut request.resources);
+    let wanted = resolve(&app, &identity, namespace, request, &drafts).await?;
+    let resource = agent_session(wanted, &SessionId::generate());
+    let resource = resource.map_err(|error| ApiError::internal(error.to_string()))?;
+    let resource = app.resources.create_session(namespace, resource).await;
+    let resource = resource.map_err(|error| ApiError::from(error).of_change())?;
+    if let Err(error) = begin(&app, &resource, drafts, first).await {
+        // What the client is told has failed must not go on by itself.
+        let (namespace, name, uid) = sessions::identity(&resource)?;
+        if let Err(error) = app.resources.delete_session(namespace, name, uid).await {
+            tracing::warn!(%error, "a session that could not be begun is left over");
+        }
+        return Err(error.of_change());
+    }
+    let state = app.store.state(&session_id(&resource.metadata)).await?;
+    view::shown(&app, state, Some(resource)).await.map(Json)
+}
+
+async fn begin(app: &App, resource: &AgentSession, drafts: Vec<Draft>, first: Vec<NewEvent>) -> Result<()> {
+    let state = sessions::ensure(app, resource).await?;
+    session_resources::keep_tokens(app, &state.meta, drafts).await?;
+    if !first.is_empty() {
+        events::enqueue(app, &state.meta.id, first).await?;
+    }
+    Ok(())
+}
+
+/// Finds what the request names.
+async fn resolve(
+    app: &App,
+    identity: &Identity,
+    namespace: &str,
+    request: Request,
+    drafts: &[Draft],
+) -> Result<Wanted> {
+    let missing = || {
+        let agent = shortened(&request.agent);
+        ApiError::not_found(format!("`agent`: there is no agent `{agent}` in {namespace}"))
+    };
+    if !is_reference(&request.agent) {
+        return Err(missing());
+    }
+    let agent = agents::lookup(app, namespace, &request.agent).await?.ok_or_else(missing)?;
+    agents::check_usable(app, &agent)?;
+    let template = match &request.environment {
+        None => None,
+        Some(reference) => Some(template(app, namespace, reference).await?),
+    };
+    let vaults = check_vaults(app, identity, namespace, &request.vaults).await?;
+    Ok(Wanted {
+        agent: AgentRef { name: agent.metadata.name.unwrap_or_default(), version: request.version },
+        template,
+        vaults: vaults.into_iter().map(|vault| vault.name).collect(),
+        title: request.title,
+        metadata: request.metadata,
+        budget: request.budget,
+        resources: drafts.iter().map(|draft| draft.resource.clone()).collect(),
+    })
+}
+
+async fn template(app: &App, namespace: &str, reference: &str) -> Result<String> {
+    let shown = shortened(reference);
+    let missing = || ApiError::not_found(format!("`environment_id`: there is no environment `{shown}` in {namespace}"));
+    if !is_reference(reference) {
+        return Err(missing());
+    }
+    let found = find::<SandboxTemplate>(&*app.environments, prefix::ENVIRONMENT, namespace, reference).await?;
+    let template = found.ok_or_else(missing)?;
+    if archived_at(&template.metadata).is_some() {
+        return Err(ApiError::bad_request(format!("`environment_id`: {shown} is archived")));
+    }
+    Ok(template.metadata.name.unwrap_or_default())
+}
+
+/// Reads the body of a fork, or names the field that is wrong.
+fn read_fork(fork: Value, body: Map<String, Value>) -> Result<fork::Forked> {
+    let fork = fork::read(fork)?;
+    let mut fields = Fields::of("", Value::Object(body))?;
+    let first = initial_events(&mut fields)?.into_iter().map(NewEvent::from).collect();
+    let title = title(&mut fields)?;
+    fork::check_rest(&fields.rest())?;
+    Ok(fork::Forked { fork, title, first })
+}
+
+/// Reads the body of a creation, or names the field that is wrong.
+fn read(body: Value) -> Result<Request> {
+    let mut fields = Fields::of("", body)?;
+    let (agent, version) = agent(&mut fields)?;
+    let events = initial_events(&mut fields)?;
+    let mut pairs = BTreeMap::new();
+    patch_metadata(&mut pairs, &metadata(&mut fields)?)?;
+    let request = Request {
+        agent,
+        version,
+        environment: fields.optional_text("environment_id")?,
+        vaults: vault_ids(&mut fields)?.unwrap_or_default(),
+        title: title(&mut fields)?,
+        metadata: pairs,
+        budget: budget(&mut fields)?,
+        resources: session_resources::read(fields.optional_list("resources", MOST_RESOURCES)?.unwrap_or_default())?,
+        events,
+    };
+    fields.end()?;
+    Ok(request)
+}
+
+fn initial_events(fields: &mut Fields) -> Result<Vec<ClientEvent>, InvalidField> {
+    let Some(events) = fields.optional("initial_events") else { return Ok(Vec::new()) };
+    let events = ClientEvent::read_all("initial_events", events)?;
+    let begins = |event: &ClientEvent| {
+        matches!(
+            event,
+            ClientEvent::UserMessage { .. } | ClientEvent::UserDefineOutcome { .. } | ClientEvent::SystemMessage { .. }
+        )
+    };
+    match events.iter().position(|event| !begins(event)) {
+        None => Ok(events),
+        Some(index) => {
+            let problem = "only user.message, user.define_outcome and system.message can begin a session";
+            Err(fields.wrong(format!("initial_events[{index}].type"), problem))
+        }
+    }
+}
+
+/// The agent and its version.
+fn agent(fields: &mut Fields) -> Result<(String, Option<i64>), InvalidField> {
+    let agent = match fields.required("agent")? {
+        Value::String(agent) => return Ok((agent, None)),
+        Value::Object(agent) => Value::Object(agent),
+        _ => return Err(fields.wrong("agent", "must be an identifier or an object")),
+    };
+    let mut agent = Fields::of("agent", agent)?;
+    match agent.text("type")?.as_str() {
+        "agent" => {}
+        "agent_with_overrides" => {
+            let problem = "`agent_with_overrides` is not served: make another agent, or another version of this one";
+            return Err(agent.wrong("type", problem));
+        }
+        _ => return Err(agent.wrong("type", "must be `agent`")),
+    }
+    let id = agent.nonempty_text("id")?;
+    let version = agent.optional_number("version", 1..=i64::MAX)?;
+    agent.end()?;
+    Ok((id, version))
+}
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+    use serde_json::{Value, json};
+
+    use super::read;
+
+    #[rstest]
+    #[case(json!({"agent": "helper"}))]
+    #[case(json!({"agent": {"type": "agent", "id": "agent_1", "version": 3}}))]
+    #[case(json!({"agent": {"type": "agent", "id": "helper", "version": null}, "vault_ids": [], "resources": [], "budget": null}))]
+    #[case(json!({"agent": "helper", "environment_id": "tools", "title": "t", "metadata": {"a": "b"}, "vault_ids": ["vlt_1"],
+        "budget": {"type": "limit", "max_list_cost": {"amount": "2500", "currency": "USD"}},
+        "resources": [{"type": "file", "file_id": "file_1", "mount_path": "/a"}],
+        "initial_events": [{"type": "user.message", "content": [{"type": "text", "text": "hi"}]}]}))]
+    fn what_is_supported_is_read(#[case] body: Value) {
+        assert_eq!(read(body).err().map(|error| error.to_string()), None);
+    }
+
+    #[rstest]
+    #[case(json!({}), "`agent`")]
+    #[case(json!([]), "`body`")]
+    #[case(json!({"agent": 1}), "`agent`: must be an identifier or an object")]
+    #[case(json!({"agent": {"type": "agent", "id": "helper", "version": 0}}), "`agent.version`")]
+    #[case(json!({"agent": {"type": "agent", "id": "helper", "system": "a"}}), "`agent.system`")]
+    #[case(json!({"agent": {"type": "agent_with_overrides", "id": "helper"}}), "`agent.type`: `agent_with_overrides` is not served")]
+    #[case(json!({"agent": {"type": "team", "id": "helper"}}), "`agent.type`")]
+    #[case(json!({"agent": "helper", "environment_id": 1}), "`environment_id`")]
+    #[case(json!({"agent": "helper", "metadata": {"a": 1}}), "`metadata.a`")]
+    #[case(json!({"agent": "helper", "resources": [{"type": "memory_store", "memory_store_id": "m"}]}), "`resources[0]`")]
+    #[case(json!({"agent": "helper", "resources": [{"type": "file", "file_id": "a", "mount_path": "/a"}, {"type": "file", "file_id": "b", "mount_path": "/a"}]}), "`resources[1]`: `mount_path`")]
+    #[case(json!({"agent": "helper", "initial_events": [{"type": "user.interrupt"}]}), "`initial_events[0].type`")]
+    #[case(json!({"agent": "helper", "initial_events": {}}), "`initial_events`")]
+    #[case(json!({"agent": "helper", "deployment_id": "d"}), "`deployment_id`")]
+    fn what_is_not_is_named(#[case] body: Value, #[case] part: &str) {
+        let Err(error) = read(body) else { panic!("it was read") };
+        assert!(error.to_string().contains(part), "{error}");
+    }
+}

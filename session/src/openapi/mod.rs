@@ -1,0 +1,129 @@
+//! The OpenAPI document of the public API: its operations are listed in [`operations`], their shapes come from the types
+//! that are sent and read.
+
+mod operations;
+
+use std::collections::BTreeMap;
+use std::sync::LazyLock;
+
+use http::header::{self, HeaderName};
+use longhand_protocol::ErrorEnvelope;
+use schemars::generate::{SchemaGenerator, SchemaSettings};
+use serde_json::{Map, Value, json};
+
+use self::operations::{Answer, Operation, Parameter, Takes, operations};
+
+const COMPONENTS: &str = "/components/schemas";
+/// Paths are also served under this, with a namespace that is not the token's.
+const NAMESPACED: &str = "/namespaces/{namespace}";
+
+/// `GET /openapi.json`, for everybody.
+pub async fn serve() -> ([(HeaderName, &'static str); 1], &'static str) {
+    static TEXT: LazyLock<String> = LazyLock::new(|| document().to_string());
+    ([(header::CONTENT_TYPE, "application/json")], TEXT.as_str())
+}
+
+/// What bodies look like: those that are read may leave out what has a default, those that are sent have every key.
+struct Shapes {
+    read: SchemaGenerator,
+    sent: SchemaGenerator,
+}
+
+impl Shapes {
+    fn new() -> Self {
+        let settings = || SchemaSettings::draft2020_12().with(|settings| settings.definitions_path = COMPONENTS.into());
+        Self { read: settings().for_deserialize().into_generator(), sent: settings().for_serialize().into_generator() }
+    }
+
+    /// Every named shape. One that is read otherwise than it is sent would have to have another name.
+    fn components(mut self) -> BTreeMap<String, Value> {
+        let mut components: BTreeMap<String, Value> = self.read.take_definitions(true).into_iter().collect();
+        components.extend(self.sent.take_definitions(true));
+        components
+    }
+}
+
+/// The document.
+#[must_use]
+pub fn document() -> Value {
+    let mut shapes = Shapes::new();
+    let error = shapes.sent.subschema_for::<ErrorEnvelope>().to_value();
+    let mut paths: BTreeMap<String, Map<String, Value>> = BTreeMap::new();
+    for operation in operations() {
+        for (prefix, suffix) in [("", ""), (NAMESPACED, "InNamespace")] {
+            let described = describe(&operation, prefix, suffix, &mut shapes);
+            let path = paths.entry(format!("{prefix}/v1{}", operation.path)).or_default();
+            path.insert(operation.method.to_owned(), described);
+        }
+    }
+    json!({
+        "openapi": "3.1.0",
+        "info": {
+            "title": "Longhand",
+            "version": env!("CARGO_PKG_VERSION"),
+            "summary": "The public API of the session service (Managed Agents, beta managed-agents-2026-04-01)",
+            "license": { "name": "Apache-2.0", "identifier": "Apache-2.0" },
+        },
+        "security": [{ "bearer": [] }, { "key": [] }],
+        "paths": paths,
+        "components": {
+            "schemas": shapes.components(),
+            "responses": { "Error": {
+                "description": "The request was not served; the body says why.",
+                "headers": { "request-id": { "schema": { "type": "string" } } },
+                "content": { "application/json": { "schema": error } },
+            } },
+            "securitySchemes": {
+                "bearer": { "type": "http", "scheme": "bearer", "description": "A Kubernetes token of audience longhand" },
+                "key": { "type": "apiKey", "in": "header", "name": "x-api-key", "description": "The same, as older SDKs send it" },
+            },
+        },
+    })
+}
+
+fn describe(operation: &Operation, prefix: &str, suffix: &str, shapes: &mut Shapes) -> Value {
+    let mut parameters: Vec<Value> = parameters_of(&format!("{prefix}{}", operation.path)).collect();
+    parameters.extend(operation.query.iter().map(Parameter::describe));
+    let mut described = json!({
+        "operationId": format!("{}{suffix}", operation.id),
+        "summary": operation.summary,
+        "parameters": parameters,
+        "responses": {
+            "200": answer(operation, shapes),
+            "default": { "$ref": "#/components/responses/Error" },
+        },
+    });
+    let (kind, schema) = match operation.takes {
+        Takes::Nothing => return described,
+        Takes::Json(shape) => ("application/json", shape(&mut shapes.read).to_value()),
+        Takes::Lines => ("application/x-ndjson", json!({ "type": "string" })),
+    };
+    described["requestBody"] = json!({ "required": true, "content": { kind: { "schema": schema } } });
+    described
+}
+
+fn answer(operation: &Operation, shapes: &mut Shapes) -> Value {
+    let (kind, schema) = match operation.answer {
+        Answer::Json(shape) => ("application/json", shape(&mut shapes.sent).to_value()),
+        Answer::Text(kind) => (kind, json!({ "type": "string" })),
+    };
+    json!({
+        "description": "Done.",
+        "headers": { "request-id": { "schema": { "type": "string" } } },
+        "content": { kind: { "schema": schema } },
+    })
+}
+
+/// The names in braces.
+fn parameters_of(path: &str) -> impl Iterator<Item = Value> {
+    path.split('/').filter_map(|part| part.strip_prefix('{')?.strip_suffix('}')).map(|name| {
+        let schema = match name {
+            "namespace" => json!({ "type": "string", "maxLength": 63, "pattern": "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$" }),
+            _ => json!({ "type": "string", "minLength": 1, "maxLength": 253 }),
+        };
+        json!({ "name": name, "in": "path", "required": true, "schema": schema })
+    })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,47 @@
+//! Sandbox templates, as far as work for self-hosted ones is concerned.
+
+use async_trait::async_trait;
+use longhand_crds::wire_id::prefix;
+use longhand_crds::{SandboxTemplate, wire_id};
+
+use super::ResourceError;
+use super::cluster::Cluster;
+use super::named::find;
+
+/// A sandbox template.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Template {
+    /// Its name.
+    pub name: String,
+    /// The identifier of the environment that it is.
+    pub id: String,
+    /// Whether workers of others run the tools.
+    pub self_hosted: bool,
+}
+
+impl Template {
+    /// What matters of it.
+    #[must_use]
+    pub fn of(template: &SandboxTemplate) -> Self {
+        Self {
+            name: template.metadata.name.clone().unwrap_or_default(),
+            id: wire_id(prefix::ENVIRONMENT, &template.metadata),
+            self_hosted: template.spec.self_hosted,
+        }
+    }
+}
+
+/// Finds sandbox templates.
+#[async_trait]
+pub trait Templates: Send + Sync + 'static {
+    /// The template that an identifier or a name stands for.
+    async fn template(&self, namespace: &str, reference: &str) -> Result<Option<Template>, ResourceError>;
+}
+
+#[async_trait]
+impl Templates for Cluster {
+    async fn template(&self, namespace: &str, reference: &str) -> Result<Option<Template>, ResourceError> {
+        let found = find::<SandboxTemplate>(self, prefix::ENVIRONMENT, namespace, reference).await?;
+        Ok(found.as_ref().map(Template::of))
+    }
+}

@@ -1,0 +1,36 @@
+//! Self-hosted environments in a cluster of make-believe.
+
+use async_trait::async_trait;
+use longhand_crds::wire_id::{derived_id, prefix};
+
+use super::cluster::FakeCluster;
+use crate::resources::ResourceError;
+use crate::resources::templates::{Template, Templates};
+
+impl FakeCluster {
+    /// Somebody applies a self-hosted environment.
+    pub(crate) fn add_hosted(&self, namespace: &str, name: &str) {
+        self.hosted.lock().unwrap().insert((namespace.to_owned(), name.to_owned()));
+    }
+}
+
+#[async_trait]
+impl Templates for FakeCluster {
+    async fn template(&self, namespace: &str, reference: &str) -> Result<Option<Template>, ResourceError> {
+        let of = |name: &str, self_hosted| Template {
+            name: name.to_owned(),
+            id: derived_id(prefix::ENVIRONMENT, &format!("{namespace}/{name}")),
+            self_hosted,
+        };
+        let hosted: Vec<Template> = self
+            .hosted
+            .lock()
+            .unwrap()
+            .iter()
+            .filter(|(space, _)| space == namespace)
+            .map(|(_, name)| of(name, true))
+            .collect();
+        let all = hosted.into_iter().chain([of("tools", false)]);
+        Ok(all.into_iter().find(|template| template.name == reference || template.id == reference))
+    }
+}

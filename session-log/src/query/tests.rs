@@ -5,7 +5,7 @@ use longhand_protocol::{EventId, Record};
 use proptest::prelude::{Just, Strategy, any, prop, prop_assert, prop_assert_eq, prop_oneof, proptest};
 use rstest::rstest;
 
-use super::{PAGE, PASSED_OVER, Query, SLICE_BYTES, Scan, TimeSearch, admits};
+use super::{PAGE, PASSED_OVER, Query, SLICE_BYTES, Scan, TimeSearch, type_matches};
 
 const KINDS: [&str; 4] = ["user.message", "agent.message", "agent.tool_use", "x.session.woken"];
 
@@ -157,5 +157,5 @@ fn around_an_event(
 #[case("agent*", "agent.message", false)]
 #[case("agent.message", "agent.message", true)]
 fn types_are_named_or_of_a_family(#[case] wanted: &str, #[case] kind: &str, #[case] admitted: bool) {
-    assert_eq!(admits(wanted, kind), admitted);
+    assert_eq!(type_matches(wanted, kind), admitted);
 }

@@ -135,10 +135,14 @@ impl EtcdStore {
         let keys = Keys::new(&options.prefix);
         let stop = CancellationToken::new();
         let (logs, wakes) = (Arc::new(Hub::default()), Arc::new(Hub::default()));
-        let watch = |prefix, hub: &Hub| PrefixWatch::new(etcd.clone(), prefix, Start::Now, hub.away().clone());
-        let (log_watch, wake_watch) = (watch(keys.sessions(), &logs), watch(keys.wakes(), &wakes));
-        tokio::spawn(Arc::clone(&logs).follow_logs(log_watch, keys.clone(), stop.clone()));
-        tokio::spawn(Arc::clone(&wakes).follow_wakes(wake_watch, keys.clone(), stop.clone()));
+        let watch = |prefix, away: &Away| PrefixWatch::new(etcd.clone(), prefix, Start::Now, away.clone());
+        tokio::spawn(Arc::clone(&logs).follow_logs(watch(keys.records(), logs.away()), keys.clone(), stop.clone()));
+        let (deletings, of_deletings) = (watch(keys.deletings(), &Away::default()), keys.clone());
+        let deleted = move |key: &str| of_deletings.deleted(key);
+        tokio::spawn(Arc::clone(&logs).follow_keys(deletings, deleted, stop.clone()));
+        let (wake_watch, of_wakes) = (watch(keys.wakes(), wakes.away()), keys.clone());
+        let woken = move |key: &str| of_wakes.woken(key);
+        tokio::spawn(Arc::clone(&wakes).follow_keys(wake_watch, woken, stop.clone()));
         Ok(Self {
             inner: Arc::new(Inner {
                 etcd,

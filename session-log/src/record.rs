@@ -14,6 +14,8 @@ use crate::store::{Result, StoreError};
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Head {
+    /// The epoch of the last claim, as in the key of that name: so one guard fences a brain and finds the end.
+    pub(crate) epoch: u64,
     /// The last sequence number; 0 while the log is empty.
     pub(crate) seq: u64,
     /// Hex SHA-256 of the last record's bytes; empty while there is none.
@@ -40,6 +42,7 @@ impl Head {
     /// The head of an empty log.
     pub(crate) fn empty(created_at: Timestamp) -> Self {
         Self {
+            epoch: 0,
             seq: 0,
             hash: String::new(),
             status: None,
@@ -60,6 +63,7 @@ impl Head {
     /// The head of a history that ends with this record and goes on elsewhere.
     pub(crate) fn at(record: &Record, bytes: &[u8], cut: &Cut) -> Self {
         Self {
+            epoch: 0,
             seq: record.seq,
             hash: hash(bytes),
             status: cut.status(),

@@ -30,7 +30,6 @@ use super::client::Attempt;
 use super::failure::{Failure, Trouble};
 use super::keys::Keys;
 use super::link::Link;
-use super::view::Look;
 use super::write::{Change, Write};
 
 /// When one who was turned away may come back: a full queue is gone by then.
@@ -53,8 +52,6 @@ trait Commit: Send + Sync + 'static {
 /// A write on its way.
 struct Member {
     write: Write,
-    /// What is read if a guard does not hold.
-    otherwise: Vec<Look>,
     reply: oneshot::Sender<Answer>,
     sent: Arc<AtomicBool>,
     _room: [OwnedSemaphorePermit; 2],
@@ -104,11 +101,10 @@ impl Batcher {
         }
     }
 
-    /// Carries a write out, or reads `otherwise` at the same revision if a guard does not hold. The time in the queue
-    /// counts.
-    pub(super) async fn submit(&self, write: Write, otherwise: Vec<Look>) -> Answer {
+    /// Carries a write out, if its guards hold. The time in the queue counts.
+    pub(super) async fn submit(&self, write: Write) -> Answer {
         let deadline = Instant::now() + self.timeout;
-        let cost = cost(&write, &otherwise);
+        let cost = cost(&write);
         let Some(room) = self.room(cost) else {
             counter!("longhand_log_turned_away_total").increment(1);
             return Err(Failure::Trouble(Trouble::Busy));
@@ -119,7 +115,7 @@ impl Batcher {
             groups: self.groups(&write),
             class: if frees(&write) { Class::Frees } else { Class::Takes },
             cost,
-            item: Member { write, otherwise, reply, sent: Arc::clone(&sent), _room: room },
+            item: Member { write, reply, sent: Arc::clone(&sent), _room: room },
         };
         let _queued = Queued::new();
         if self.sender.send(waiting).is_err() {
@@ -176,11 +172,8 @@ fn hash(group: &str) -> u64 {
     hasher.finish()
 }
 
-fn cost(write: &Write, otherwise: &[Look]) -> Cost {
-    Cost {
-        operations: write.guards.len().max(write.changes.len()).max(otherwise.len()),
-        bytes: write.size() + otherwise.iter().map(Look::size).sum::<usize>(),
-    }
+fn cost(write: &Write) -> Cost {
+    Cost { operations: write.guards.len().max(write.changes.len()), bytes: write.size() }
 }
 
 fn frees(write: &Write) -> bool {

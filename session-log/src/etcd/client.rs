@@ -37,8 +37,8 @@ pub(crate) type Removed = Vec<Kv>;
 pub(super) enum Attempt {
     /// It was carried out.
     Done(Removed),
-    /// A guard did not hold; this is what was there.
-    Refused(View),
+    /// A guard did not hold.
+    Refused,
 }
 
 /// Who reads what a plan asks for once it has seen what it looked at first.
@@ -143,10 +143,9 @@ impl Etcd {
                     retry.check("the session changes faster than it can be read")?;
                 }
                 Plan::Write(..) if no_space => return Err(StoreError::NoSpace),
-                Plan::Write(write, outcome) => match self.batcher.submit(write, looks.to_vec()).await {
+                Plan::Write(write, outcome) => match self.batcher.submit(write).await {
                     Ok(Attempt::Done(removed)) => return Ok((outcome, removed)),
-                    Ok(Attempt::Refused(found)) => {
-                        next = Some(found);
+                    Ok(Attempt::Refused) => {
                         retry.check("the session changes faster than this change can be made")?;
                     }
                     Err(Failure::Refused(error)) => return Err(error),

@@ -8,7 +8,7 @@ use longhand_protocol::event::Record;
 use tokio::sync::broadcast;
 use tokio_util::sync::CancellationToken;
 
-use super::keys::{Keys, Part};
+use super::keys::Keys;
 use super::view::Kv;
 use super::watch::{Away, Happened, PrefixWatch};
 use crate::objects::payload;
@@ -81,20 +81,22 @@ impl Hub {
         match happened {
             Happened::Restarted(_) => self.send_all(),
             Happened::Put(kv) => {
-                if let Some((id, Part::Log)) = keys.part(&kv.key) {
+                if let Some((id, _)) = keys.record(&kv.key) {
                     self.send(&id, || Some(signal(&kv)));
                 }
             }
-            Happened::Removed(key) => {
-                if let Some((id, Part::Head)) = keys.part(&key) {
-                    self.send(&id, || Some(Signal::Look));
-                }
-            }
+            // Those that are trimmed can still be read.
+            Happened::Removed(_) => {}
         }
     }
 
-    /// Follows the wake keys of all sessions until `stop`.
-    pub(crate) async fn follow_wakes(self: Arc<Self>, mut watch: PrefixWatch, keys: Keys, stop: CancellationToken) {
+    /// Tells those who wait for a session to look whenever the key changes that stands for it, until `stop`.
+    pub(crate) async fn follow_keys(
+        self: Arc<Self>,
+        mut watch: PrefixWatch,
+        session: impl Fn(&str) -> Option<SessionId> + Send,
+        stop: CancellationToken,
+    ) {
         while let Some(happened) = stop.run_until_cancelled(watch.next()).await {
             for item in happened {
                 let key = match item {
@@ -105,7 +107,7 @@ impl Hub {
                     Happened::Put(kv) => kv.key,
                     Happened::Removed(key) => key,
                 };
-                if let Some(id) = keys.woken(&key) {
+                if let Some(id) = session(&key) {
                     self.send(&id, || Some(Signal::Look));
                 }
             }
@@ -168,9 +170,9 @@ mod tests {
         let (hub, keys) = (Arc::new(Hub::default()), Keys::new("/p/"));
         let (one, two) = ("sesn_1".parse().unwrap(), "sesn_2".parse().unwrap());
         let (mut of_one, mut of_two) = (hub.subscribe(&one), hub.subscribe(&two));
-        hub.log_happened(&keys, Happened::Put(Kv { key: keys.head(&one), ..Kv::default() }));
-        hub.log_happened(&keys, Happened::Removed(keys.head(&two)));
-        hub.log_happened(&keys, Happened::Put(Kv { key: keys.log(&one, 1), value: b"?".to_vec(), ..Kv::default() }));
+        hub.log_happened(&keys, Happened::Removed(keys.log(&one, 1)));
+        hub.log_happened(&keys, Happened::Put(Kv { key: keys.log(&two, 1), value: b"?".to_vec(), ..Kv::default() }));
+        hub.log_happened(&keys, Happened::Put(Kv { key: keys.log(&one, 2), value: b"?".to_vec(), ..Kv::default() }));
         assert!(matches!(of_two.next().await, Some(Signal::Look)));
         assert!(matches!(of_one.next().await, Some(Signal::Look)));
         assert!(of_one.receiver.as_ref().is_some_and(tokio::sync::broadcast::Receiver::is_empty));

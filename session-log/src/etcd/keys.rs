@@ -7,18 +7,18 @@
 //! | `meta/{session}` | the session's metadata; it exists as long as the session may be written to |
 //! | `deleting/{session}` | the same, from the first to the last step of a deletion |
 //! | `importing/{session}` | the same, and the mark of an import, from its first to its last step |
-//! | `s/{session}/epoch` | the epoch of the last claim, a decimal number |
+//! | `s/{session}/epoch` | the epoch of the last claim, a decimal number, for changes that leave the head as it is |
 //! | `s/{session}/owner` | who claimed it, under a lease |
-//! | `s/{session}/head` | the end of the log, with the last record's hash, status and usage |
+//! | `s/{session}/head` | the end of the log, with the epoch, the last record's hash, status and usage |
 //! | `s/{session}/lineage` | which part of a fork's history stands in which other log; it never changes |
 //! | `s/{session}/forks/{fork}` | another session shares this one's history |
 //! | `s/{session}/ended` | the session takes no new events of clients |
-//! | `s/{session}/log/{seq:016x}` | a record |
 //! | `s/{session}/archived` | the manifest of the records that are in the object store, see [`crate::archive`] |
 //! | `s/{session}/inbox/{event}` | a queued event and its place among those queued with it |
 //! | `s/{session}/call/{event}` | the state of a tool call without a result |
 //! | `s/{session}/done/{event}` | the sequence number of a tool call's result |
 //! | `s/{session}/idem/{event}` | the sequence number of an event in the log |
+//! | `log/{session}/{seq:016x}` | a record; of all keys only these are watched by every replica, hence a prefix of their own |
 //! | `payload/{namespace}/{sha256}/{session}` | the session holds a payload in the object store |
 //! | `doomed/{namespace}/{sha256}` | a payload that nobody holds is being removed; nobody may begin to hold it |
 //! | `wake/{session}` | work is open; the only prefix that the operator may read |
@@ -31,15 +31,6 @@ use longhand_protocol::{EventId, SessionId};
 #[derive(Clone, Debug)]
 pub(crate) struct Keys {
     prefix: String,
-}
-
-/// What changed in a session, as far as those who wait for it care.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Part {
-    /// The end of the log; it goes only with the session.
-    Head,
-    /// A record.
-    Log,
 }
 
 impl Keys {
@@ -71,11 +62,7 @@ impl Keys {
         format!("{}importing/", self.prefix)
     }
 
-    /// The prefix of everything that belongs to any session's log.
-    pub(crate) fn sessions(&self) -> String {
-        format!("{}s/", self.prefix)
-    }
-
+    /// The prefix of what belongs to a session besides its records.
     pub(crate) fn session(&self, id: &SessionId) -> String {
         format!("{}s/{id}/", self.prefix)
     }
@@ -117,13 +104,18 @@ impl Keys {
         format!("{}{seq:016x}", self.logs(id))
     }
 
+    /// The prefix of every session's records.
+    pub(crate) fn records(&self) -> String {
+        format!("{}log/", self.prefix)
+    }
+
     pub(crate) fn logs(&self, id: &SessionId) -> String {
-        format!("{}s/{id}/log/", self.prefix)
+        format!("{}{id}/", self.records())
     }
 
     /// The end of the range of a session's records.
     pub(crate) fn log_end(&self, id: &SessionId) -> String {
-        format!("{}s/{id}/log0", self.prefix)
+        format!("{}{id}0", self.records())
     }
 
     pub(crate) fn inbox(&self, id: &SessionId, event: &EventId) -> String {
@@ -199,17 +191,6 @@ impl Keys {
         format!("{}service/{name}", self.prefix)
     }
 
-    /// The session and the part of it that a key under [`Keys::sessions`] stands for, if it is one that is waited for.
-    pub(crate) fn part(&self, key: &str) -> Option<(SessionId, Part)> {
-        let (id, rest) = key.strip_prefix(&self.sessions())?.split_once('/')?;
-        let part = match rest {
-            "head" => Part::Head,
-            _ if rest.starts_with("log/") => Part::Log,
-            _ => return None,
-        };
-        Some((id.parse().ok()?, part))
-    }
-
     /// What a key belongs to: a session, or what else stands behind the first `/`. Keys of different groups never have to
     /// be compared with one another.
     pub(crate) fn group<'a>(&self, key: &'a str) -> &'a str {
@@ -219,8 +200,13 @@ impl Keys {
 
     /// The session and the number of the record that a key stands for, if it stands for one.
     pub(crate) fn record(&self, key: &str) -> Option<(SessionId, u64)> {
-        let (id, seq) = key.strip_prefix(&self.sessions())?.split_once("/log/")?;
+        let (id, seq) = key.strip_prefix(&self.records())?.split_once('/')?;
         Some((id.parse().ok()?, u64::from_str_radix(seq, 16).ok()?))
+    }
+
+    /// The session that a key under [`Keys::deletings`] stands for.
+    pub(crate) fn deleted(&self, key: &str) -> Option<SessionId> {
+        key.strip_prefix(&self.deletings())?.parse().ok()
     }
 
     /// The session that a key under [`Keys::wakes`] stands for.
@@ -238,12 +224,12 @@ pub(crate) fn last_segment(key: &str) -> &str {
 mod tests {
     use rstest::rstest;
 
-    use super::{Keys, Part, last_segment};
+    use super::{Keys, last_segment};
 
     #[test]
     fn keys_are_where_the_design_says() {
         let (keys, id, event) = (Keys::new("/longhand"), "sesn_1".parse().unwrap(), "sevt_2".parse().unwrap());
-        assert_eq!(keys.log(&id, 255), "/longhand/s/sesn_1/log/00000000000000ff");
+        assert_eq!(keys.log(&id, 255), "/longhand/log/sesn_1/00000000000000ff");
         assert_eq!(keys.idem(&id, &event), "/longhand/s/sesn_1/idem/sevt_2");
         assert_eq!(keys.wake(&id), "/longhand/wake/sesn_1");
         assert_eq!(keys.service("signing-key"), "/longhand/service/signing-key");
@@ -257,14 +243,14 @@ mod tests {
     }
 
     #[rstest]
-    #[case("/p/s/sesn_1/head", Some(Part::Head))]
-    #[case("/p/s/sesn_1/log/0000000000000001", Some(Part::Log))]
-    #[case("/p/s/sesn_1/idem/sevt_1", None)]
-    #[case("/p/s/nobody/head", None)]
-    #[case("/other/s/sesn_1/head", None)]
-    #[case("/p/s/", None)]
-    fn keys_are_told_apart(#[case] key: &str, #[case] part: Option<Part>) {
-        assert_eq!(Keys::new("/p/").part(key).map(|(_, part)| part), part);
+    #[case("/p/log/sesn_1/0000000000000001", Some(1))]
+    #[case("/p/log/sesn_1/head", None)]
+    #[case("/p/log/nobody/0000000000000001", None)]
+    #[case("/p/s/sesn_1/head", None)]
+    #[case("/other/log/sesn_1/0000000000000001", None)]
+    #[case("/p/log/", None)]
+    fn records_are_told_from_other_keys(#[case] key: &str, #[case] seq: Option<u64>) {
+        assert_eq!(Keys::new("/p/").record(key).map(|(_, seq)| seq), seq);
     }
 
     #[test]
@@ -299,9 +285,10 @@ mod tests {
     #[test]
     fn a_wake_key_names_its_session() {
         let keys = Keys::new("/p/");
-        let id = "sesn_1".parse().unwrap();
-        assert_eq!(keys.woken(&keys.wake(&id)), Some(id));
+        let id: longhand_protocol::SessionId = "sesn_1".parse().unwrap();
+        assert_eq!(keys.woken(&keys.wake(&id)).as_ref(), Some(&id));
         assert_eq!(keys.woken("/p/wake/other"), None);
+        assert_eq!(keys.deleted(&keys.deleting(&id)), Some(id));
         assert_eq!(last_segment("/a/b/c"), "c");
     }
 }

@@ -68,8 +68,7 @@ impl Place<'_> {
     }
 
     pub(crate) fn check_epoch(&self, view: &View, given: u64) -> Result<()> {
-        let current = self.epoch(view)?;
-        if given == current && given > 0 { Ok(()) } else { Err(StoreError::Fenced { given, current }) }
+        check_epoch(self.epoch(view)?, given)
     }
 
     /// The sequence number of an event in the log.
@@ -121,6 +120,11 @@ impl Place<'_> {
             None => Ok(()),
         }
     }
+}
+
+/// Whether a brain of the epoch `given` may write when `current` is the session's.
+fn check_epoch(current: u64, given: u64) -> Result<()> {
+    if given == current && given > 0 { Ok(()) } else { Err(StoreError::Fenced { given, current }) }
 }
 
 /// Whether an append was carried out before.

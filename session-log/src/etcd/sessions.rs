@@ -41,12 +41,16 @@ impl EtcdStore {
         self.inner.etcd.remove_range(&deleting, &format!("{deleting}\0")).await
     }
 
-    /// Removes everything under the session's prefix.
+    /// Removes everything under the session's prefixes.
     pub(super) async fn clear(&self, id: &SessionId) -> Result<()> {
-        loop {
-            let page = self.inner.etcd.keys(&self.inner.keys.session(id), REMOVED_AT_ONCE).await?;
-            let (Some(first), Some(last)) = (page.first(), page.last()) else { return Ok(()) };
-            self.inner.etcd.remove_range(first, &format!("{last}\0")).await?;
+        let keys = &self.inner.keys;
+        for prefix in [keys.logs(id), keys.session(id)] {
+            loop {
+                let page = self.inner.etcd.keys(&prefix, REMOVED_AT_ONCE).await?;
+                let (Some(first), Some(last)) = (page.first(), page.last()) else { break };
+                self.inner.etcd.remove_range(first, &format!("{last}\0")).await?;
+            }
         }
+        Ok(())
     }
 }

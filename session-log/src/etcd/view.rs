@@ -37,16 +37,6 @@ pub(crate) enum Look {
     Count(String),
 }
 
-impl Look {
-    /// About how many bytes it is on the way to etcd.
-    pub(crate) fn size(&self) -> usize {
-        match self {
-            Self::Key(key) | Self::Prefix(key) | Self::Count(key) => 2 * key.len(),
-            Self::Range(from, to, _) => from.len() + to.len(),
-        }
-    }
-}
-
 /// What was read at one revision, or is assumed in the first attempt of a transaction that will find out.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct View {

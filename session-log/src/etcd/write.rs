@@ -80,12 +80,11 @@ impl Write {
         self
     }
 
-    /// The transaction, which reads `otherwise` when a guard does not hold.
-    pub(crate) fn to_txn(&self, otherwise: &[Look]) -> Txn {
+    /// The transaction. It reads nothing when a guard does not hold: most hold, and etcd would take in the reads of all.
+    pub(crate) fn to_txn(&self) -> Txn {
         Txn::new()
             .when(self.guards.iter().map(compare).collect::<Vec<_>>())
             .and_then(self.changes.iter().map(operation).collect::<Vec<_>>())
-            .or_else(otherwise.iter().map(get).collect::<Vec<_>>())
     }
 
     /// Every key that it compares or changes.
@@ -144,10 +143,6 @@ fn operation(change: &Change) -> TxnOp {
             TxnOp::delete(from.as_str(), Some(DeleteOptions::new().with_range(to.as_str())))
         }
     }
-}
-
-fn get(look: &Look) -> TxnOp {
-    read(look, Freshness::Linearizable)
 }
 
 fn read(look: &Look, freshness: Freshness) -> TxnOp {

@@ -127,7 +127,7 @@ async fn old_events_leave_etcd_and_are_read_as_before() {
     }
     let before = everything(&store, &id).await;
     assert_eq!(archive_all(&store, &id, Reach::Old).await, 180);
-    assert_eq!(etcd.count(&format!("s/{id}/log/")).await, 20);
+    assert_eq!(etcd.count(&format!("log/{id}/")).await, 20);
     assert_eq!(names(&objects).await.len(), 9);
     for reader in [&store as &dyn SessionStore, &*other] {
         assert_eq!(everything(reader, &id).await, before);
@@ -139,7 +139,7 @@ async fn old_events_leave_etcd_and_are_read_as_before() {
     }
 
     assert_eq!(archive_all(&store, &id, Reach::All).await, 20);
-    assert_eq!(etcd.count(&format!("s/{id}/log/")).await, 0);
+    assert_eq!(etcd.count(&format!("log/{id}/")).await, 0);
     assert_eq!(everything(&*other, &id).await, before);
     let head = store.append_unfenced(&id, messages(&["one more"])).await.unwrap().head;
     assert_eq!(head, 201);
@@ -215,7 +215,7 @@ async fn an_archiver_may_end_at_any_step() {
             assert_eq!(everything(&fresh, &id).await, before);
             archive_all(&fresh, &id, Reach::All).await;
             assert_eq!(everything(&fresh, &id).await, before);
-            assert_eq!(etcd.count(&format!("s/{id}/log/")).await, 0);
+            assert_eq!(etcd.count(&format!("log/{id}/")).await, 0);
             fresh.delete(&id).await.unwrap();
         }
     }
@@ -329,7 +329,7 @@ async fn large_events_are_kept_by_reference_and_come_back() {
         assert_eq!(tokio::time::timeout(PATIENCE, tail.next()).await.unwrap().unwrap().unwrap(), *record);
     }
     assert_eq!(names(&objects).await.len(), 3);
-    assert!(etcd.bytes(&format!("s/{id}/")).await < LARGE);
+    assert!(etcd.bytes(&format!("s/{id}/")).await + etcd.bytes(&format!("log/{id}/")).await < LARGE);
 
     archive_all(&store, &id, Reach::All).await;
     assert_eq!(everything(&*other, &id).await, records);

@@ -109,7 +109,7 @@ fn hash(bytes: &[u8]) -> String {
 /// Every acknowledged event is there once, at its number, and the chain holds; of the others all is there or nothing.
 async fn verify(kv: &mut etcd_client::KvClient, sent: &Sent) -> Vec<Record> {
     let place = format!("/longhand/s/{}", sent.id);
-    let log = stored(kv, format!("{place}/log/")).await;
+    let log = stored(kv, format!("/longhand/log/{}/", sent.id)).await;
     let idem: HashMap<String, Vec<u8>> = stored(kv, format!("{place}/idem/")).await.into_iter().collect();
     let records: Vec<Record> = log.iter().map(|(_, bytes)| serde_json::from_slice(bytes).unwrap()).collect();
     let mut before = String::new();

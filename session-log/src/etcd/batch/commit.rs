@@ -4,10 +4,9 @@ use etcd_client::{KvClient, Txn, TxnOp, TxnOpResponse, TxnResponse};
 
 use super::queue::group_size;
 use super::{Answer, Class, Commit, Member, cost};
-use crate::etcd::client::{Attempt, Removed, to_kv, view};
+use crate::etcd::client::{Attempt, Removed, to_kv};
 use crate::etcd::failure::Failure;
 use crate::etcd::link::Link;
-use crate::etcd::view::Look;
 use crate::store::StoreError;
 
 /// Sends batches to etcd.
@@ -31,8 +30,9 @@ impl Committer {
     /// Etcd's quota counts the puts of the outermost transaction only, on either branch. So a batch that needs space has
     /// one on the branch that is never taken, and one that makes room has none.
     fn outer(&self, class: Class, batch: &[Member]) -> Txn {
-        let nested =
-            |members: &[Member]| -> Vec<TxnOp> { members.iter().map(|member| TxnOp::txn(inner(member))).collect() };
+        let nested = |members: &[Member]| -> Vec<TxnOp> {
+            members.iter().map(|member| TxnOp::txn(member.write.to_txn())).collect()
+        };
         let outer = Txn::new().and_then(match size_of_groups(batch) {
             None => nested(batch),
             Some(size) => {
@@ -49,8 +49,7 @@ impl Committer {
 impl Commit for Committer {
     async fn commit(&self, class: Class, batch: &[Member]) -> Result<Vec<Answer>, Failure> {
         if let ([only], Class::Takes) = (batch, class) {
-            let answer = self.txn(inner(only)).await?;
-            return Ok(vec![outcome(&answer, &only.otherwise)]);
+            return Ok(vec![outcome(&self.txn(only.write.to_txn()).await?)]);
         }
         let answer = self.txn(self.outer(class, batch)).await?;
         let mut nested = answer.op_responses();
@@ -64,8 +63,8 @@ impl Commit for Committer {
         if nested.len() != batch.len() {
             return Err(Failure::unknown(format!("etcd gave {} answers to {}", nested.len(), batch.len())));
         }
-        let each = nested.iter().zip(batch).map(|(response, member)| match response {
-            TxnOpResponse::Txn(answer) => outcome(answer, &member.otherwise),
+        let each = nested.iter().map(|response| match response {
+            TxnOpResponse::Txn(answer) => outcome(answer),
             _ => Err(Failure::unknown("etcd gave another answer than was asked for")),
         });
         Ok(each.collect())
@@ -73,18 +72,14 @@ impl Commit for Committer {
 }
 
 fn size_of_groups(batch: &[Member]) -> Option<usize> {
-    let deepest = batch.iter().map(|member| cost(&member.write, &member.otherwise).operations).max();
+    let deepest = batch.iter().map(|member| cost(&member.write).operations).max();
     group_size(batch.len(), deepest.unwrap_or_default())
 }
 
-fn inner(member: &Member) -> Txn {
-    member.write.to_txn(&member.otherwise)
-}
-
 /// What one transaction did.
-fn outcome(answer: &TxnResponse, otherwise: &[Look]) -> Answer {
+fn outcome(answer: &TxnResponse) -> Answer {
     if !answer.succeeded() {
-        return view(otherwise, answer).map(Attempt::Refused).map_err(Failure::Refused);
+        return Ok(Attempt::Refused);
     }
     let mut removed = Removed::new();
     for response in answer.op_responses() {

@@ -18,7 +18,7 @@ const MAX_BYTES: usize = 1_200_000;
 /// What a write takes from a batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Cost {
-    /// The longest of its lists of guards, changes and reads.
+    /// The longer of its lists of guards and changes.
     pub(super) operations: usize,
     /// Of all keys and values.
     pub(super) bytes: usize,

@@ -63,7 +63,7 @@ fn write(session: &str) -> Write {
 
 fn submit(batcher: &Batcher, session: &str) -> JoinHandle<Answer> {
     let (batcher, write) = (batcher.clone(), write(session));
-    tokio::spawn(async move { batcher.submit(write, Vec::new()).await })
+    tokio::spawn(async move { batcher.submit(write).await })
 }
 
 /// Lets everything run that can.
@@ -176,14 +176,14 @@ async fn a_full_queue_turns_away_at_once() {
     large.put("large/value".to_owned(), vec![0; 64 * 1024 * 1024]);
     let first = tokio::spawn({
         let batcher = batcher.clone();
-        async move { batcher.submit(large, Vec::new()).await }
+        async move { batcher.submit(large).await }
     });
     fake.arrival().await;
-    let answer = batcher.submit(write("b"), Vec::new()).await;
+    let answer = batcher.submit(write("b")).await;
     assert!(matches!(answer, Err(Failure::Trouble(Trouble::Busy))), "{answer:?}");
     fake.answers.add_permits(2);
     assert!(first.await.unwrap().is_ok());
-    assert!(batcher.submit(write("b"), Vec::new()).await.is_ok());
+    assert!(batcher.submit(write("b")).await.is_ok());
 }
 
 #[tokio::test]

@@ -7,7 +7,7 @@ use longhand_protocol::wire::SessionStatus;
 
 use super::call::{self, wanted};
 use super::inbox::{Queued, wake_value};
-use super::{Place, Plan, Repeated};
+use super::{Place, Plan, Repeated, check_epoch};
 use crate::etcd::view::{Kv, Look, View};
 use crate::etcd::write::{Guard, Write};
 use crate::limits;
@@ -57,9 +57,6 @@ impl Append<'_> {
     pub(crate) fn looks(&self) -> Vec<Look> {
         let Place { keys, id } = self.place;
         let mut looks = vec![Look::Key(keys.head(id))];
-        if let Author::Brain { .. } = self.author {
-            looks.push(Look::Key(keys.epoch(id)));
-        }
         match self.effect {
             Effect::Nothing => {}
             Effect::Idle { .. } => looks.extend([Look::Key(keys.wake(id)), Look::Count(keys.inboxes(id))]),
@@ -91,7 +88,6 @@ impl Append<'_> {
             Effect::Finish { .. } => return None,
         }
         view.insert(Kv { key: keys.head(id), value: head, ..Kv::default() });
-        view.insert(Kv { key: keys.epoch(id), value: epoch.to_string().into_bytes(), ..Kv::default() });
         Some(view)
     }
 
@@ -136,16 +132,15 @@ impl Append<'_> {
         promoted.chain(self.events.iter().map(|event| (&event.id, Some(&event.body)))).collect()
     }
 
-    /// The epoch, the head and the events' identifiers are as they have to be, and stay so.
+    /// The head, which names the epoch, and the events' identifiers are as they have to be, and stay so.
     fn fence(&self, view: &View, head: &Head, write: &mut Write) -> Result<()> {
         let Place { keys, id } = self.place;
         if let Author::Brain { epoch, expected_head } = self.author {
-            self.place.check_epoch(view, epoch)?;
+            check_epoch(head.epoch, epoch)?;
             self.place.check_new(view, self.events)?;
             if head.seq != expected_head {
                 return Err(StoreError::HeadMoved { head: head.seq });
             }
-            write.guard(Guard::Holds(keys.epoch(id), epoch.to_string().into_bytes()));
         }
         self.place.check_new(view, self.events)?;
         let stored = view.get(&keys.head(id)).ok_or_else(|| self.place.not_found())?;

@@ -35,7 +35,7 @@ pub(crate) struct Claimed {
 impl Claim<'_> {
     pub(crate) fn looks(&self) -> Vec<Look> {
         let Place { keys, id } = self.place;
-        [keys.head(id), keys.epoch(id), keys.owner(id), keys.idem(id, self.woken)].map(Look::Key).to_vec()
+        [keys.head(id), keys.owner(id), keys.idem(id, self.woken)].map(Look::Key).to_vec()
     }
 
     pub(crate) fn plan(&self, view: &View, now: Timestamp) -> Result<Plan<Claimed>> {
@@ -60,10 +60,9 @@ impl Claim<'_> {
                 return Err(StoreError::Owned { pod_uid });
             }
         }
-        let old_epoch = self.place.epoch(view)?;
-        let epoch = old_epoch.saturating_add(1);
+        let epoch = head.epoch.saturating_add(1);
+        head.epoch = epoch;
         let mut write = Write::default();
-        write.guard(Guard::Holds(keys.epoch(id), old_epoch.to_string().into_bytes()));
         let stored = view.get(&keys.head(id)).ok_or_else(|| self.place.not_found())?;
         write.guard(Guard::Holds(stored.key.clone(), stored.value.clone()));
 

@@ -102,7 +102,7 @@ impl Import<'_> {
                 write.put(held.holder.clone(), held.value.clone());
             }
             Part::Finish { epoch, head, closing } => {
-                let mut head = head.clone();
+                let mut head = Head { epoch, ..head.clone() };
                 for stored in head.extend(0, closing.to_vec(), now)? {
                     self.put(&mut write, &stored.record, stored.bytes);
                 }

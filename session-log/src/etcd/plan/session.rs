@@ -46,8 +46,7 @@ impl Create<'_> {
 /// What [`state`] needs to know.
 pub(crate) fn state_looks(place: &Place<'_>) -> Vec<Look> {
     let Place { keys, id } = *place;
-    let mut looks =
-        [keys.meta(id), keys.epoch(id), keys.head(id), keys.owner(id), keys.wake(id)].map(Look::Key).to_vec();
+    let mut looks = [keys.meta(id), keys.head(id), keys.owner(id), keys.wake(id)].map(Look::Key).to_vec();
     looks.push(Look::Range(keys.forks(id), keys.forks_end(id), 1));
     looks
 }
@@ -68,7 +67,7 @@ pub(crate) fn state(place: &Place<'_>, view: &View) -> Result<SessionState> {
     let wake_revision = view.get(&keys.wake(id)).map(|wake| wake.mod_revision);
     Ok(SessionState {
         meta,
-        epoch: place.epoch(view)?,
+        epoch: head.epoch,
         head: head.seq,
         owner: view.get(&keys.owner(id)).map(Kv::decode::<Owner>).transpose()?,
         wake_revision,
@@ -128,7 +127,7 @@ pub(crate) struct Archive<'a> {
 impl Archive<'_> {
     pub(crate) fn looks(&self) -> Vec<Look> {
         let Place { keys, id } = self.place;
-        [keys.head(id), keys.epoch(id)].map(Look::Key).to_vec()
+        vec![Look::Key(keys.head(id))]
     }
 
     pub(crate) fn plan(&self, view: &View, now: Timestamp) -> Result<Plan<Timestamp>> {
@@ -137,16 +136,15 @@ impl Archive<'_> {
         if let Some(archived_at) = head.archived_at {
             return Ok(Plan::Done(archived_at));
         }
-        let epoch = self.place.epoch(view)?;
+        head.epoch = head.epoch.saturating_add(1);
         let mut write = Write::default();
-        write.guard(Guard::Holds(keys.epoch(id), epoch.to_string().into_bytes()));
         let stored = view.get(&keys.head(id)).ok_or_else(|| self.place.not_found())?;
         write.guard(Guard::Holds(stored.key.clone(), stored.value.clone()));
         for stored in head.archive(self.terminated, now)? {
             write.put(keys.idem(id, &stored.record.event.id), stored.record.seq.to_string());
             write.put(keys.log(id, stored.record.seq), stored.bytes);
         }
-        write.put(keys.epoch(id), epoch.saturating_add(1).to_string()).put(keys.head(id), encode(&head)?);
+        write.put(keys.epoch(id), head.epoch.to_string()).put(keys.head(id), encode(&head)?);
         write.put(keys.ended(id), "").delete(keys.wake(id)).delete(keys.owner(id));
         Ok(Plan::Write(write, head.archived_at.unwrap_or(now)))
     }
@@ -160,19 +158,18 @@ pub(crate) struct Leap<'a> {
 impl Leap<'_> {
     pub(crate) fn looks(&self) -> Vec<Look> {
         let Place { keys, id } = self.place;
-        [keys.head(id), keys.epoch(id)].map(Look::Key).to_vec()
+        vec![Look::Key(keys.head(id))]
     }
 
     pub(crate) fn plan(&self, view: &View) -> Result<Plan<u64>> {
         let Place { keys, id } = self.place;
-        self.place.head(view)?;
-        let epoch = self.place.epoch(view)?;
-        let next = epoch.saturating_add(EPOCH_LEAP);
+        let mut head = self.place.head(view)?;
+        let stored = view.get(&keys.head(id)).ok_or_else(|| self.place.not_found())?;
+        head.epoch = head.epoch.saturating_add(EPOCH_LEAP);
         let mut write = Write::default();
-        write.guard(Guard::Present(keys.head(id)));
-        write.guard(Guard::Holds(keys.epoch(id), epoch.to_string().into_bytes()));
-        write.put(keys.epoch(id), next.to_string()).delete(keys.owner(id));
-        Ok(Plan::Write(write, next))
+        write.guard(Guard::Holds(stored.key.clone(), stored.value.clone()));
+        write.put(keys.epoch(id), head.epoch.to_string()).put(keys.head(id), encode(&head)?).delete(keys.owner(id));
+        Ok(Plan::Write(write, head.epoch))
     }
 }
 

@@ -195,10 +195,10 @@ fn a_session_is_made_where_there_is_none() {
 }
 
 #[test]
-fn an_append_relies_on_epoch_head_and_new_identifiers() {
+fn an_append_relies_on_the_head_and_new_identifiers() {
     let world = World::new();
     let write = world.append(&[], &[running("sevt_1"), running("sevt_2")], Effect::Nothing).unwrap();
-    assert_eq!(write.guards, [world.epoch(), world.head(), world.new_event("sevt_1"), world.new_event("sevt_2")]);
+    assert_eq!(write.guards, [world.head(), world.new_event("sevt_1"), world.new_event("sevt_2")]);
     let write = world.append_as(Author::Service, &[], &[running("sevt_1")], Effect::Nothing).unwrap();
     assert_eq!(write.guards, [world.head(), world.new_event("sevt_1")]);
 }
@@ -209,7 +209,7 @@ fn a_promotion_relies_on_the_queued_event_too() {
     let queued: EventId = "sevt_queued".parse().unwrap();
     let write = world.append(std::slice::from_ref(&queued), &[running("sevt_1")], Effect::Nothing).unwrap();
     let inbox = world.keys.inbox(&world.id, &queued);
-    let guards = [world.epoch(), world.head(), world.new_event("sevt_1"), Guard::Present(inbox.clone())];
+    let guards = [world.head(), world.new_event("sevt_1"), Guard::Present(inbox.clone())];
     assert_eq!(write.guards, guards);
     assert!(write.changes.contains(&Change::Delete(inbox)));
 }
@@ -223,7 +223,6 @@ fn idle_relies_on_the_wake_key_and_an_empty_inbox() {
     let write = world.append(&[], &[running("sevt_1")], effect).unwrap();
     let wake = world.keys.wake(&world.id);
     let guards = [
-        world.epoch(),
         world.head(),
         world.new_event("sevt_1"),
         world.unchanged(&wake),
@@ -249,13 +248,13 @@ fn a_result_relies_on_the_call() {
 }
 
 #[test]
-fn a_claim_relies_on_epoch_and_head() {
+fn a_claim_relies_on_the_head() {
     let world = World::new();
     let (claimant, woken) = (Claimant { pod_uid: "two".into(), pod_name: "two".into() }, "sevt_w".parse().unwrap());
     let claim = |takeover| Claim { place: world.place(), claimant: &claimant, takeover, lease: 9, woken: &woken };
     let view = world.view(&claim(Takeover::Always).looks());
     let write = written(claim(Takeover::Always).plan(&view, Timestamp::UNIX_EPOCH).unwrap());
-    assert_eq!(write.guards, [world.epoch(), world.head()]);
+    assert_eq!(write.guards, [world.head()]);
     let owner = write.changes.iter().find_map(|change| match change {
         Change::PutLeased(_, value, 9) => Some(serde_json::from_slice::<Owner>(value).unwrap()),
         _ => None,

@@ -42,7 +42,7 @@ pub(super) fn part(key: &str) -> Part {
         ["s", _, "owner"] => Part::Owner,
         ["s", _, "head"] => Part::Head,
         ["s", _, "ended"] => Part::Ended,
-        ["s", _, "log", _] => Part::Log,
+        ["log", _, _] => Part::Log,
         ["s", _, "inbox", _] => Part::Inbox,
         ["s", _, "call", _] => Part::Call,
         ["s", _, "done", _] => Part::Done,

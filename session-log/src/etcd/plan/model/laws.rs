@@ -61,7 +61,8 @@ pub(super) fn check_write(world: &World, past: &mut Past, sent: &Sent) -> Result
     }
     match wish.kind() {
         Kind::Create => {
-            if etcd.under(&session.keys.session(&session.id)).next().is_some() || world.is_live() {
+            let keys = [session.keys.session(&session.id), session.keys.logs(&session.id)];
+            if keys.iter().any(|prefix| etcd.under(prefix).next().is_some()) || world.is_live() {
                 return Err(Law::WrongLife);
             }
             past.begin_life(past.life + 1);

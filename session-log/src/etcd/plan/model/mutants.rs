@@ -10,13 +10,11 @@ use super::scopes::{Name, run, scope, show};
 use super::wish::Kind;
 
 /// Each guard, where its absence shows, and as what.
-const NEEDED: [(Kind, Part, Name, Law); 32] = [
+const NEEDED: [(Kind, Part, Name, Law); 26] = [
     (Kind::Create, Part::Meta, Name::Lives, Law::WrongLife),
     (Kind::Create, Part::Deleting, Name::Births, Law::WrongLife),
     (Kind::Close, Part::Meta, Name::Lives, Law::WrongLife),
-    (Kind::Archive, Part::Epoch, Name::Ends, Law::TwoOwners),
     (Kind::Archive, Part::Head, Name::Ends, Law::Rewritten),
-    (Kind::Leap, Part::Epoch, Name::Asked, Law::TwoOwners),
     (Kind::Leap, Part::Head, Name::Removals, Law::Resurrected),
     (Kind::Enqueue, Part::Meta, Name::Lives, Law::Resurrected),
     (Kind::Enqueue, Part::Ended, Name::Inputs, Law::AfterTheEnd),
@@ -24,14 +22,10 @@ const NEEDED: [(Kind, Part, Name, Law); 32] = [
     (Kind::Enqueue, Part::Idem, Name::Late, Law::Duplicated),
     (Kind::Deliver, Part::Meta, Name::Inputs, Law::Miscounted),
     (Kind::Deliver, Part::Ended, Name::Inputs, Law::AfterTheEnd),
-    (Kind::Claim, Part::Epoch, Name::Ends, Law::TwoOwners),
     (Kind::Claim, Part::Head, Name::Zombie, Law::Rewritten),
-    (Kind::Promote, Part::Epoch, Name::Ends, Law::Zombie),
     (Kind::Promote, Part::Head, Name::Reckless, Law::Rewritten),
-    (Kind::Append, Part::Epoch, Name::Zombie, Law::Zombie),
     (Kind::Append, Part::Head, Name::Reckless, Law::Rewritten),
     (Kind::Append, Part::Idem, Name::Reckless, Law::Rewritten),
-    (Kind::Idle, Part::Epoch, Name::Zombie, Law::Zombie),
     (Kind::Idle, Part::Head, Name::Reckless, Law::Rewritten),
     (Kind::Idle, Part::Inbox, Name::Reckless, Law::IdleOverQueue),
     (Kind::Idle, Part::Wake, Name::Reckless, Law::IdleTwice),

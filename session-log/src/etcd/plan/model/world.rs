@@ -300,6 +300,7 @@ impl World {
                 if self.is_live() {
                     return Err(Law::WrongLife);
                 }
+                self.etcd.remove_under(&keys.logs(&id));
                 self.etcd.remove_under(&keys.session(&id));
                 self.actors[*number].role = Role::Remover { stage: 2 };
             }

@@ -33,6 +33,13 @@ pub(super) enum Role {
     Creator {
         left: u8,
     },
+    Forker {
+        left: u8,
+    },
+    /// Imports the session, which is there only after the last step.
+    Importer {
+        stage: u8,
+    },
     Remover {
         stage: u8,
     },
@@ -244,6 +251,9 @@ impl Role {
             Self::Replica(replica) => replica.clone().options(number, world, options),
             Self::Auditor { left: 1.. } => options.push(start(Wish::Audit { event: format!("audit{number}") })),
             Self::Creator { left: 1.. } if !world.is_live() => options.push(start(Wish::Create)),
+            Self::Forker { left: 1.. } => options.push(start(Wish::Fork)),
+            Self::Importer { stage: 0 } => options.push(start(Wish::ImportBegin { import: format!("import{number}") })),
+            Self::Importer { stage: 1 } => options.push(start(Wish::ImportFinish { import: format!("import{number}") })),
             Self::Remover { stage: 0 } => options.push(start(Wish::Close)),
             Self::Remover { stage: 1 } => options.push(Action::RemoveKeys(number)),
             Self::Remover { stage: 2 } => options.push(Action::RemoveMark(number)),
@@ -270,9 +280,12 @@ impl Role {
             }
             Self::Brain(brain) => brain.answered(wish, answer),
             Self::Replica(replica) => replica.answered(wish, answer),
-            Self::Auditor { left } | Self::Creator { left } | Self::Archiver { left } | Self::Leaper { left } => {
-                *left -= 1;
-            }
+            Self::Auditor { left }
+            | Self::Creator { left }
+            | Self::Forker { left }
+            | Self::Archiver { left }
+            | Self::Leaper { left } => *left -= 1,
+            Self::Importer { stage } => *stage = if answer.is_ok() { *stage + 1 } else { 2 },
             Self::Asker { .. } => {}
             Self::Remover { stage } => {
                 *stage = if matches!(answer, Ok(Outcome::Begun(true))) { 1 } else { 3 };

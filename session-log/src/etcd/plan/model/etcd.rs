@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::wish::Kind;
+use super::wish::{FORK, Kind};
 use crate::etcd::view::{Kv, Look, View};
 use crate::etcd::write::{Change, Guard};
 
@@ -29,12 +29,19 @@ pub(super) enum Part {
     Wake,
     /// The session was archived.
     Ended,
+    Importing,
+    Forks,
+    /// The session that is forked off, which nothing else happens to.
+    Fork,
     Other,
 }
 
 pub(super) fn part(key: &str) -> Part {
     let path: Vec<&str> = key.split('/').skip(2).collect();
     match path.as_slice() {
+        ["s", _, "forks", _] => Part::Forks,
+        [_, FORK, ..] => Part::Fork,
+        ["importing", _] => Part::Importing,
         ["meta", _] => Part::Meta,
         ["deleting", _] => Part::Deleting,
         ["wake", _] => Part::Wake,

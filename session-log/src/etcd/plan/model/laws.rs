@@ -41,10 +41,12 @@ pub(super) enum Law {
     RanAfterAll,
     /// Something was written to a session that is being removed, or none.
     Resurrected,
-    /// A removal removed a session that was made after it was asked for, or left something behind.
+    /// A removal removed a session that was made after it looked, or left something behind.
     WrongLife,
     /// Items of `spec.input` and their count differ.
     Miscounted,
+    /// A session was removed although another shares its history.
+    Orphaned,
     /// Something was queued in a session that has ended.
     AfterTheEnd,
     /// A plan could not read what a plan wrote.
@@ -67,7 +69,14 @@ pub(super) fn check_write(world: &World, past: &mut Past, sent: &Sent) -> Result
             }
             past.begin_life(past.life + 1);
         }
+        Kind::ImportBegin if world.is_live() || etcd.get(&session.keys.deleting(&session.id)).is_some() => {
+            return Err(Law::WrongLife);
+        }
+        Kind::ImportBegin => {}
+        Kind::ImportFinish if world.is_live() || !world.is_importing() => return Err(Law::WrongLife),
+        Kind::ImportFinish => past.begin_life(past.life + 1),
         Kind::Close if *life != past.life => return Err(Law::WrongLife),
+        Kind::Close if etcd.under(&session.keys.forks(&session.id)).next().is_some() => return Err(Law::Orphaned),
         Kind::Close => past.begin_life(past.life),
         _ if !world.is_live() => return Err(Law::Resurrected),
         Kind::Archive => past.ended = true,
@@ -92,7 +101,8 @@ pub(super) fn check_write(world: &World, past: &mut Past, sent: &Sent) -> Result
         match part(key) {
             Part::Epoch => {
                 let next: u64 = serde_json::from_slice(value).unwrap();
-                if wish.kind() != Kind::Create && epoch.is_none_or(|epoch| next <= epoch) {
+                let begins = matches!(wish.kind(), Kind::Create | Kind::ImportFinish);
+                if !begins && epoch.is_none_or(|epoch| next <= epoch) {
                     return Err(Law::TwoOwners);
                 }
             }

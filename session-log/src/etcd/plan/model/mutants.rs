@@ -10,10 +10,17 @@ use super::scopes::{Name, run, scope, show};
 use super::wish::Kind;
 
 /// Each guard, where its absence shows, and as what.
-const NEEDED: [(Kind, Part, Name, Law); 26] = [
+const NEEDED: [(Kind, Part, Name, Law); 33] = [
     (Kind::Create, Part::Meta, Name::Lives, Law::WrongLife),
     (Kind::Create, Part::Deleting, Name::Births, Law::WrongLife),
+    (Kind::Create, Part::Importing, Name::Imports, Law::WrongLife),
+    (Kind::Fork, Part::Meta, Name::Shares, Law::Resurrected),
+    (Kind::ImportBegin, Part::Meta, Name::Imports, Law::WrongLife),
+    (Kind::ImportBegin, Part::Deleting, Name::Imports, Law::WrongLife),
+    (Kind::ImportFinish, Part::Importing, Name::Imports, Law::WrongLife),
     (Kind::Close, Part::Meta, Name::Lives, Law::WrongLife),
+    (Kind::Close, Part::Forks, Name::Shares, Law::Orphaned),
+    (Kind::Close, Part::Importing, Name::Imports, Law::WrongLife),
     (Kind::Archive, Part::Head, Name::Ends, Law::Rewritten),
     (Kind::Leap, Part::Head, Name::Removals, Law::Resurrected),
     (Kind::Enqueue, Part::Meta, Name::Lives, Law::Resurrected),
@@ -94,7 +101,7 @@ fn run_and_see(name: Name) -> BTreeSet<Guarded> {
 #[test]
 fn every_guard_is_accounted_for() {
     let small = [Name::Lives, Name::Births, Name::Removals, Name::Results, Name::Asked, Name::Inputs, Name::Late];
-    let more = [Name::Ends, Name::Zombie, Name::Reckless];
+    let more = [Name::Ends, Name::Zombie, Name::Reckless, Name::Shares, Name::Imports];
     let seen: BTreeSet<Guarded> = small.into_iter().chain(more).flat_map(run_and_see).collect();
     let needed = NEEDED.iter().map(|(kind, part, ..)| (*kind, *part));
     let known: BTreeSet<Guarded> = needed.chain(IMPLIED.iter().map(|(kind, part, _)| (*kind, *part))).collect();

@@ -36,6 +36,10 @@ pub(super) enum Name {
     Births,
     /// The session is removed while a call is dispatched and the epoch raised.
     Removals,
+    /// The session is forked while it is removed.
+    Shares,
+    /// Two import the session while it is made and removed.
+    Imports,
     /// A client's message is promoted, perhaps before the client knows that it is queued.
     Late,
 }
@@ -127,6 +131,19 @@ pub(super) fn scope(name: Name, ignored: &[Guarded], more: u8) -> Scope {
             ],
             Budget { sends: more, claims: 0, crashes: 0, expiries: 0, losses: 0 },
         ),
+        Name::Shares => made(false).with(
+            [Role::Forker { left: 1 }, Role::Remover { stage: 0 }, Role::Creator { left: 1 }],
+            Budget { sends: 1 + more, claims: 0, crashes: 1, expiries: 0, losses: 0 },
+        ),
+        Name::Imports => World::new(false).with(
+            [
+                Role::Importer { stage: 0 },
+                Role::Importer { stage: 1 - more },
+                Role::Creator { left: 1 },
+                Role::Remover { stage: 0 },
+            ],
+            Budget { sends: 1, claims: 0, crashes: more, expiries: 0, losses: 0 },
+        ),
         Name::Late => made(false).done(&claim).with(
             [client(1), owner(1, false)],
             Budget { sends: 1 + more, claims: more, crashes: 0, expiries: 0, losses: 0 },
@@ -145,7 +162,7 @@ pub(super) fn show(found: &Explored<Action, Law>) -> String {
     format!("{law:?} after\n  {}", steps.join("\n  "))
 }
 
-const ALL: [Name; 12] = [
+const ALL: [Name; 14] = [
     Name::Turns,
     Name::Zombie,
     Name::Reckless,
@@ -157,6 +174,8 @@ const ALL: [Name; 12] = [
     Name::Lives,
     Name::Births,
     Name::Removals,
+    Name::Shares,
+    Name::Imports,
     Name::Late,
 ];
 

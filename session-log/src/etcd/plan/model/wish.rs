@@ -7,11 +7,14 @@ use longhand_protocol::{EventId, SessionId};
 
 use crate::etcd::keys::Keys;
 use crate::etcd::plan::{
-    Append, Archive, Author, Claim, Close, Create, Deliver, Dispatch, Effect, Enqueue, Leap, Place, Plan, Undispatch,
+    Append, Archive, Author, Claim, Close, Create, Deliver, Dispatch, Effect, Enqueue, Fork, Import, Importing, Leap, Part,
+    Place, Plan, Undispatch,
 };
 use crate::etcd::view::{Look, View};
 use crate::etcd::write::Write;
-use crate::store::{Claimant, FinishFrom, Incarnation, Retention, SessionMeta, StoreError, Takeover};
+use crate::lineage::Lineage;
+use crate::record::Head;
+use crate::store::{Claimant, FinishFrom, Incarnation, Parent, Retention, SessionMeta, StoreError, Takeover};
 
 /// What an event says, as far as it matters here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -28,6 +31,11 @@ pub(super) enum Says {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Wish {
     Create,
+    /// Another session shares the history of this one.
+    Fork,
+    /// The first and the last step of an import of this name.
+    ImportBegin { import: String },
+    ImportFinish { import: String },
     Close,
     Archive,
     Leap,
@@ -47,6 +55,9 @@ pub(super) enum Wish {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Kind {
     Create,
+    Fork,
+    ImportBegin,
+    ImportFinish,
     Close,
     Archive,
     Leap,
@@ -80,6 +91,8 @@ pub(super) enum Step {
 }
 
 pub(super) const INBOX_LIMIT: usize = 8;
+/// The session that is forked off.
+pub(super) const FORK: &str = "sesn_2";
 
 /// The session that everything is about.
 pub(super) struct Session {
@@ -204,6 +217,9 @@ impl Wish {
     pub(super) fn kind(&self) -> Kind {
         match self {
             Self::Create => Kind::Create,
+            Self::Fork => Kind::Fork,
+            Self::ImportBegin { .. } => Kind::ImportBegin,
+            Self::ImportFinish { .. } => Kind::ImportFinish,
             Self::Close => Kind::Close,
             Self::Archive => Kind::Archive,
             Self::Leap => Kind::Leap,
@@ -254,6 +270,9 @@ impl Wish {
         let (place, meta) = (session.place(), &session.meta);
         match self {
             Self::Create => Create { place, meta }.looks(),
+            Self::Fork => with_fork(session, |fork| fork.looks()),
+            Self::ImportBegin { import } => with_import(session, import, false, |import| import.looks()),
+            Self::ImportFinish { import } => with_import(session, import, true, |import| import.looks()),
             Self::Close => Close { place }.looks(),
             Self::Archive => Archive { place, terminated: &event_id("archived") }.looks(),
             Self::Leap => Leap { place }.looks(),
@@ -289,6 +308,13 @@ impl Wish {
         let (place, meta) = (session.place(), &session.meta);
         Ok(match self {
             Self::Create => step(Create { place, meta }.plan(view)?, |()| Outcome::Done),
+            Self::Fork => step(with_fork(session, |fork| fork.plan(view, now))?, |()| Outcome::Done),
+            Self::ImportBegin { import } => {
+                step(with_import(session, import, false, |import| import.plan(view, now))?, |()| Outcome::Done)
+            }
+            Self::ImportFinish { import } => {
+                step(with_import(session, import, true, |import| import.plan(view, now))?, |()| Outcome::Done)
+            }
             Self::Close => step(Close { place }.plan(view)?, Outcome::Begun),
             Self::Archive => {
                 step(Archive { place, terminated: &event_id("archived") }.plan(view, now)?, |_| Outcome::Done)
@@ -325,6 +351,21 @@ fn with_claim<T>(session: &Session, brain: usize, always: bool, woken: &str, the
     let takeover = if always { Takeover::Always } else { Takeover::IfFree };
     let lease = i64::try_from(brain).unwrap() + 1;
     then(Claim { place: session.place(), claimant: &claimant, takeover, lease, woken: &event_id(woken) })
+}
+
+fn with_fork<T>(session: &Session, then: impl Fn(Fork<'_>) -> T) -> T {
+    let (id, from) = (FORK.parse().unwrap(), Parent { session: session.id.clone(), seq: 0 });
+    let meta = SessionMeta { id, parent: Some(from.clone()), ..session.meta.clone() };
+    let (lineage, head) = (Lineage::none(), Head::empty(Timestamp::UNIX_EPOCH));
+    let place = Place { keys: &session.keys, id: &meta.id };
+    then(Fork { place, meta: &meta, from: &from, lineage: &lineage, head: &head, closing: &[] })
+}
+
+fn with_import<T>(session: &Session, name: &str, finish: bool, then: impl Fn(Import<'_>) -> T) -> T {
+    let importing = Importing { meta: session.meta.clone(), import: name.to_owned() };
+    let head = Head::empty(Timestamp::UNIX_EPOCH);
+    let part = if finish { Part::Finish { epoch: 1, head: &head, closing: &[] } } else { Part::Begin };
+    then(Import { place: session.place(), importing: &importing, part })
 }
 
 fn step<T>(plan: Plan<T>, outcome: impl FnOnce(T) -> Outcome) -> Step {

@@ -6,7 +6,7 @@ use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::Arc;
 
 use super::actors::{Phase, Role};
-use super::etcd::{Etcd, Guarded, guarded};
+use super::etcd::{Etcd, Guarded, Part, guarded};
 use super::laws::{Law, check, check_write};
 use super::past::Past;
 use super::search::Model;
@@ -27,7 +27,7 @@ pub(super) struct Budget {
     pub(super) losses: u8,
 }
 
-/// A transaction on its way, for the session's life in which it was wished for.
+/// A transaction on its way, for the session's life that its sender saw.
 #[derive(Clone)]
 pub(super) struct Sent {
     pub(super) wish: Wish,
@@ -38,7 +38,6 @@ pub(super) struct Sent {
 #[derive(Clone)]
 struct Job {
     wish: Wish,
-    life: u8,
     /// What will be sent, and the outcome if it is carried out; nothing before it has looked (again).
     ready: Option<(Arc<Sent>, Outcome)>,
     in_doubt: bool,
@@ -126,6 +125,10 @@ impl World {
         self.etcd.get(&self.session.keys.meta(&self.session.id)).is_some()
     }
 
+    pub(super) fn is_importing(&self) -> bool {
+        self.etcd.get(&self.session.keys.importing(&self.session.id)).is_some()
+    }
+
     pub(super) fn is_awake(&self) -> bool {
         self.wake() > 0
     }
@@ -191,8 +194,10 @@ impl World {
                 Ok(Step::Read(looks)) => view.absorb(self.etcd.look(&looks)),
                 Ok(Step::Write(write, outcome)) => {
                     let guards = write.guards.iter().map(|guard| (job.wish.kind(), guarded(guard)));
+                    // It is made as this session is, which others ask about.
+                    let guards = guards.filter(|(_, part)| *part != Part::Fork);
                     scope.seen.borrow_mut().extend(guards);
-                    let sent = Arc::new(Sent { wish: job.wish.clone(), write, life: job.life });
+                    let sent = Arc::new(Sent { wish: job.wish.clone(), write, life: self.past.life });
                     self.actors[number].job = Some(Job { ready: Some((sent, outcome)), ..job });
                     return Ok(());
                 }
@@ -228,7 +233,7 @@ impl World {
         if let Wish::Claim { .. } = wish {
             Budget::take(&mut self.left.claims);
         }
-        let job = Job { wish: wish.clone(), life: self.past.life, ready: None, in_doubt: false };
+        let job = Job { wish: wish.clone(), ready: None, in_doubt: false };
         self.actors[number].job = Some(job);
         let heads = &self.past.heads;
         let assumed = wish.assume(&self.session, |seq| heads.get(&seq).map(|head| head.to_vec()));
@@ -418,8 +423,8 @@ impl Model for Scope {
             }
             match &actor.job {
                 None => 0_u8.hash(&mut hasher),
-                Some(Job { ready: None, wish, life, .. }) => {
-                    (1_u8, life).hash(&mut hasher);
+                Some(Job { ready: None, wish, .. }) => {
+                    1_u8.hash(&mut hasher);
                     hash_wish(wish, &rank, &mut hasher);
                 }
                 Some(Job { ready: Some((sent, _)), in_doubt, .. }) => {

@@ -1,8 +1,8 @@
 //! Group commit: writes of many sessions go to etcd as nested transactions of one.
 //!
-//! One batch is on its way at a time; what comes in meanwhile is the next one, which goes as soon as the last one is
-//! answered. Nobody waits for a timer: a write that finds nothing on its way goes at once, and by itself. Each member
-//! keeps its own guards and its own answer, as if it had been sent alone.
+//! A batch is on its way in each of [`LANES`]; what comes in meanwhile is the next one, which goes as soon as one of them
+//! is answered. Nobody waits for a timer: a write that finds a lane free goes at once. No session is in two lanes. Each
+//! member keeps its own guards and its own answer, as if it had been sent alone.
 //!
 //! What happens to a whole batch happens to its members so that none pays for another: a batch that etcd refuses is
 //! halved until the one that it will not take is found; of a batch whose answer is lost each member looks for itself
@@ -20,6 +20,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use etcd_client::KvClient;
+use futures::stream::{FuturesUnordered, StreamExt as _};
 use metrics::{counter, gauge, histogram};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::time::{Instant, timeout_at};
@@ -40,6 +41,9 @@ const MAX_WAITING: usize = 8_192;
 const KIB: usize = 1024;
 /// How much they may hold together.
 const MAX_WAITING_KIB: usize = 64 * KIB;
+
+/// Batches on their way at a time: etcd carries one out while the answers to another are taken and give the next one.
+const LANES: usize = 2;
 
 type Answer = Result<Attempt, Failure>;
 
@@ -85,13 +89,13 @@ impl Batcher {
     /// The task behind it ends with the last clone, after what waits then.
     pub(super) fn on(link: Link, kv: KvClient, keys: Keys, timeout: Duration) -> Self {
         let committer = Committer::new(link, kv, keys.service("space"));
-        Self::start(committer, keys, timeout)
+        Self::start(committer, LANES, keys, timeout)
     }
 
-    fn start(committer: impl Commit, keys: Keys, timeout: Duration) -> Self {
+    fn start(committer: impl Commit, lanes: usize, keys: Keys, timeout: Duration) -> Self {
         // Bounded by the permits that its members hold.
         let (sender, receiver) = mpsc::unbounded_channel();
-        tokio::spawn(run(receiver, committer));
+        tokio::spawn(run(receiver, committer, lanes));
         Self {
             sender,
             number: Arc::new(Semaphore::new(MAX_WAITING)),
@@ -180,27 +184,35 @@ fn frees(write: &Write) -> bool {
     write.makes_room || write.changes.iter().all(|change| matches!(change, Change::Delete(_)))
 }
 
-async fn run(mut receiver: mpsc::UnboundedReceiver<Waiting<Member>>, committer: impl Commit) {
+async fn run(mut receiver: mpsc::UnboundedReceiver<Waiting<Member>>, committer: impl Commit, lanes: usize) {
     let mut queue = Queue::default();
-    loop {
+    let mut on_their_way = FuturesUnordered::new();
+    let mut is_open = true;
+    while is_open || !on_their_way.is_empty() {
+        tokio::select! {
+            waiting = receiver.recv(), if is_open => match waiting {
+                Some(waiting) => queue.push(waiting),
+                None => is_open = false,
+            },
+            Some(groups) = on_their_way.next() => queue.release(groups),
+        }
+        // Those who were just answered go first: their next writes then share a batch.
+        tokio::task::yield_now().await;
         while let Ok(waiting) = receiver.try_recv() {
             queue.push(waiting);
         }
-        if let Some(batch) = queue.take() {
-            carry_out(batch, &committer).await;
-            continue;
+        while on_their_way.len() < lanes
+            && let Some(batch) = queue.take(lanes)
+        {
+            on_their_way.push(carry_out(batch, &committer));
         }
-        let Some(waiting) = receiver.recv().await else { return };
-        queue.push(waiting);
-        // Those who were just answered go first: their next writes then share this batch.
-        tokio::task::yield_now().await;
     }
 }
 
-/// Sends a batch; again in halves if it is refused as a whole.
-async fn carry_out(batch: Batch<Member>, committer: &impl Commit) {
-    let class = batch.class;
-    let mut parts = vec![batch.items];
+/// Sends a batch; again in halves if it is refused as a whole. Returns whose it was.
+async fn carry_out(batch: Batch<Member>, committer: &impl Commit) -> Vec<u64> {
+    let Batch { class, groups, items } = batch;
+    let mut parts = vec![items];
     while let Some(mut members) = parts.pop() {
         members.retain(Member::begin);
         if members.is_empty() {
@@ -239,4 +251,5 @@ async fn carry_out(batch: Batch<Member>, committer: &impl Commit) {
             }
         }
     }
+    groups
 }

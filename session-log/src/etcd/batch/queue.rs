@@ -12,6 +12,8 @@ use std::collections::{HashSet, VecDeque};
 const MAX_OPERATIONS: usize = 128;
 /// Etcd does nothing else while it carries a batch out.
 const MAX_MEMBERS: usize = 1_024;
+/// A batch may be so large although another lane would share it: what it costs beside the round trip is little.
+const SMALL_BATCH: usize = 16;
 /// The rest of etcd's 1.5 MiB is for its own framing.
 const MAX_BYTES: usize = 1_200_000;
 
@@ -58,32 +60,41 @@ fn capacity(deepest: usize) -> usize {
 #[derive(Debug)]
 pub(super) struct Batch<T> {
     pub(super) class: Class,
+    /// Whose keys they compare or change.
+    pub(super) groups: Vec<u64>,
     pub(super) items: Vec<T>,
 }
 
-/// The writes that wait, in the order in which they came.
+/// The writes that wait, in the order in which they came, and whose keys are on their way.
 #[derive(Debug)]
-pub(super) struct Queue<T>(VecDeque<Waiting<T>>);
+pub(super) struct Queue<T> {
+    waiting: VecDeque<Waiting<T>>,
+    busy: HashSet<u64>,
+}
 
 impl<T> Default for Queue<T> {
     fn default() -> Self {
-        Self(VecDeque::new())
+        Self { waiting: VecDeque::new(), busy: HashSet::new() }
     }
 }
 
 impl<T> Queue<T> {
     pub(super) fn push(&mut self, waiting: Waiting<T>) {
-        self.0.push_back(waiting);
+        self.waiting.push_back(waiting);
     }
 
-    /// The next batch; `None` when nothing waits.
-    pub(super) fn take(&mut self) -> Option<Batch<T>> {
-        let class = self.0.front()?.class;
-        let mut plan = Filling::default();
-        let mut items = Vec::new();
+    /// The next batch of at most `1 / lanes` of everything that waits or is on its way, so that all lanes have about as
+    /// much to carry, or of a few; `None` when nothing waits that may go. Its groups are busy until they are released.
+    pub(super) fn take(&mut self, lanes: usize) -> Option<Batch<T>> {
+        let is_free = |waiting: &Waiting<T>| waiting.groups.iter().all(|group| !self.busy.contains(group));
+        let class = self.waiting.iter().find(|waiting| is_free(waiting))?.class;
+        let most = (self.waiting.len() + self.busy.len()).div_ceil(lanes).max(SMALL_BATCH);
+        let mut plan = Filling { most, closed: self.busy.clone(), ..Filling::default() };
+        let (mut items, mut groups) = (Vec::new(), Vec::new());
         let mut left = VecDeque::new();
-        while let Some(waiting) = self.0.pop_front() {
+        while let Some(waiting) = self.waiting.pop_front() {
             if plan.takes(&waiting, class) {
+                groups.extend(&waiting.groups);
                 items.push(waiting.item);
             } else {
                 left.push_back(waiting);
@@ -92,19 +103,29 @@ impl<T> Queue<T> {
                 }
             }
         }
-        left.append(&mut self.0);
-        self.0 = left;
-        Some(Batch { class, items })
+        left.append(&mut self.waiting);
+        self.waiting = left;
+        self.busy.extend(&groups);
+        Some(Batch { class, groups, items })
+    }
+
+    /// What was on its way is answered.
+    pub(super) fn release(&mut self, groups: Vec<u64>) {
+        for group in groups {
+            self.busy.remove(&group);
+        }
     }
 }
 
 /// A batch as it grows.
 #[derive(Debug, Default)]
 struct Filling {
+    /// No more members than this.
+    most: usize,
     members: usize,
     deepest: usize,
     bytes: usize,
-    /// Groups that are in the batch, or whose first write did not fit.
+    /// Groups that are busy, in the batch, or whose first write did not fit.
     closed: HashSet<u64>,
 }
 
@@ -125,7 +146,7 @@ impl Filling {
     /// The first has room whatever it costs: it goes alone then, and etcd says what is wrong with it.
     fn has_room(&self, cost: Cost) -> bool {
         self.members == 0
-            || (self.members < capacity(self.deepest.max(cost.operations))
+            || (self.members < capacity(self.deepest.max(cost.operations)).min(self.most)
                 && self.bytes.saturating_add(cost.bytes) <= MAX_BYTES)
     }
 
@@ -149,7 +170,12 @@ mod tests {
     fn batches(all: Vec<Waiting<usize>>) -> Vec<Vec<usize>> {
         let mut queue = Queue::default();
         all.into_iter().for_each(|waiting| queue.push(waiting));
-        std::iter::from_fn(|| queue.take().map(|batch| batch.items)).collect()
+        std::iter::from_fn(|| {
+            let batch = queue.take(1)?;
+            queue.release(batch.groups);
+            Some(batch.items)
+        })
+        .collect()
     }
 
     fn takes(group: u64, operations: usize, bytes: usize, item: usize) -> Waiting<usize> {
@@ -185,6 +211,30 @@ mod tests {
     }
 
     #[test]
+    fn lanes_share_what_waits_and_no_session_is_in_two() {
+        let mut queue = Queue::default();
+        let take = |queue: &mut Queue<usize>| queue.take(2).map(|batch| (batch.items.len(), batch.groups));
+        (0..100).for_each(|number| queue.push(takes(number, 3, 9, 0)));
+        let (first, groups) = take(&mut queue).unwrap();
+        queue.push(takes(0, 3, 9, 0));
+        let (second, others) = take(&mut queue).unwrap();
+        assert_eq!((first, second), (50, 50));
+        assert!(groups.iter().all(|group| !others.contains(group)));
+        assert!(take(&mut queue).is_none(), "its session is on its way");
+        queue.release(others);
+        assert!(take(&mut queue).is_none());
+        queue.release(groups);
+        assert_eq!(take(&mut queue), Some((1, vec![0])));
+    }
+
+    #[test]
+    fn a_few_go_together_although_a_lane_is_free() {
+        let mut queue = Queue::default();
+        (0..17).for_each(|number| queue.push(takes(number, 3, 9, 0)));
+        assert_eq!([queue.take(2), queue.take(2)].map(|batch| batch.unwrap().items.len()), [16, 1]);
+    }
+
+    #[test]
     fn a_full_batch_is_as_large_as_etcd_takes() {
         let sizes = |operations| {
             let all = (0..2_000).map(|number| takes(number, operations, 9, 0)).collect();
@@ -216,7 +266,8 @@ mod tests {
                 queue.push(waiting(groups, class, *operations, *bytes, number));
             }
             let mut order = Vec::new();
-            while let Some(batch) = queue.take() {
+            while let Some(batch) = queue.take(1) {
+                queue.release(batch.groups);
                 let first = (0..all.len()).find(|number| !order.contains(number));
                 assert_eq!(batch.items.first().copied(), first);
                 let mut groups: Vec<u64> = Vec::new();

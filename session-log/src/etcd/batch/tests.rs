@@ -52,7 +52,7 @@ impl Commit for Fake {
 const TIMEOUT: Duration = Duration::from_secs(5);
 
 fn batcher(fake: &Fake) -> Batcher {
-    Batcher::start(fake.clone(), Keys::new("/"), TIMEOUT)
+    Batcher::start(fake.clone(), 1, Keys::new("/"), TIMEOUT)
 }
 
 fn write(session: &str) -> Write {
@@ -88,6 +88,23 @@ async fn what_comes_in_meanwhile_goes_together() {
         assert!(one.await.unwrap().is_ok());
     }
     assert_eq!(fake.batches(), [vec!["a"], vec!["b", "c", "a"], vec!["c"]]);
+}
+
+#[tokio::test]
+async fn a_second_lane_waits_for_no_first_one_but_for_its_sessions() {
+    let fake = Fake::new(|_| Ok(()));
+    let batcher = Batcher::start(fake.clone(), 2, Keys::new("/"), TIMEOUT);
+    let first = submit(&batcher, "a");
+    fake.arrival().await;
+    let rest = ["a", "b"].map(|session| submit(&batcher, session));
+    fake.arrival().await;
+    settle().await;
+    assert_eq!(fake.batches(), [["a"], ["b"]]);
+    fake.answers.add_permits(3);
+    for one in std::iter::once(first).chain(rest) {
+        assert!(one.await.unwrap().is_ok());
+    }
+    assert_eq!(fake.batches(), [["a"], ["b"], ["a"]]);
 }
 
 #[tokio::test]

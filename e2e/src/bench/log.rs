@@ -76,7 +76,7 @@ fn claimant() -> Claimant {
 }
 
 fn meta(id: &SessionId) -> TestResult<SessionMeta> {
-    let agent = json!({"name": "bench", "version": "1", "model": {"id": "bench", "max_tokens": 1, "api_version": "2023-06-01"}});
+    let agent = json!({"id": "agent_bench", "name": "bench", "version": 1, "model": {"id": "bench", "max_tokens": 1, "api_version": "2023-06-01"}});
     Ok(serde_json::from_value(json!({
         "id": id, "namespace": "bench", "name": "bench", "uid": "bench", "agent": agent, "sandboxes": [],
         "harnessIdleSeconds": 0, "deliveredInputs": 0, "createdAt": jiff::Timestamp::now(),

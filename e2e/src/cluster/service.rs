@@ -6,7 +6,7 @@ use futures::StreamExt as _;
 use k8s_openapi::api::authentication::v1::{BoundObjectReference, TokenRequest, TokenRequestSpec};
 use k8s_openapi::api::core::v1::{Pod, ServiceAccount};
 use kube::api::{Api, ListParams, PostParams};
-use kube::{Client, ResourceExt as _};
+use kube::Client;
 use longhand_cli::backend::{Backend, is_ready};
 use longhand_cli::port_forward::PortForward;
 use longhand_protocol::SessionId;
@@ -39,7 +39,26 @@ impl Service {
     /// # Errors
     /// When there is no ready pod of the service, or no such account.
     pub async fn connect(namespace: &TestNamespace) -> TestResult<Self> {
-        let forward = forward(&namespace.client).await?;
+        let pods = ready_pods(&namespace.client, 1).await?;
+        let pod = pods.into_iter().next().ok_or("no pod of the session service is ready")?;
+        Self::connect_to(namespace, pod).await
+    }
+
+    /// The same for each of `count` replicas, by the name of its pod.
+    ///
+    /// # Errors
+    /// When there are not so many ready pods of the service within a minute, or there is no such account.
+    pub async fn connect_to_each(namespace: &TestNamespace, count: usize) -> TestResult<Vec<(String, Self)>> {
+        let mut services = Vec::with_capacity(count);
+        for pod in ready_pods(&namespace.client, count).await? {
+            services.push((pod.clone(), Self::connect_to(namespace, pod).await?));
+        }
+        Ok(services)
+    }
+
+    async fn connect_to(namespace: &TestNamespace, pod: String) -> TestResult<Self> {
+        let pods: Api<Pod> = Api::namespaced(namespace.client.clone(), SYSTEM_NAMESPACE);
+        let forward = PortForward::open(pods, pod, PORT).await?;
         let backend = Backend {
             client: namespace.client.clone(),
             namespace: SYSTEM_NAMESPACE.to_owned(),
@@ -181,14 +200,16 @@ impl Service {
     }
 }
 
-async fn forward(client: &Client) -> TestResult<PortForward> {
+/// The ready pods of the service, once there are `count` at least.
+async fn ready_pods(client: &Client, count: usize) -> TestResult<Vec<String>> {
     let pods: Api<Pod> = Api::namespaced(client.clone(), SYSTEM_NAMESPACE);
     let labels = ListParams::default().labels("app.kubernetes.io/component=session");
-    let pod = eventually("a ready pod of the session service", Duration::from_secs(60), || async {
-        Ok(pods.list(&labels).await?.items.into_iter().find(is_ready).map(|pod| pod.name_any()))
+    eventually("ready pods of the session service", Duration::from_secs(60), || async {
+        let all = pods.list(&labels).await?.items;
+        let ready: Vec<String> = all.iter().filter(|pod| is_ready(pod)).map(kube::ResourceExt::name_any).collect();
+        Ok((ready.len() >= count).then_some(ready))
     })
-    .await?;
-    Ok(PortForward::open(pods, pod, PORT).await?)
+    .await
 }
 
 /// A token of the service's audience for an account, bound to a pod if one is given.

@@ -1,5 +1,7 @@
 //! Longhand's own pods die in the middle of a session. Apart from the suite, since every session of the cluster notices.
 
+mod replicas;
+
 use std::time::Duration;
 
 use k8s_openapi::api::apps::v1::Deployment;
@@ -71,4 +73,5 @@ async fn one_after_the_other() {
     survives("operator-dies-tool", "operator", "x.sandbox.ready").await;
     survives("service-dies-streaming", "session", "span.model_request_start").await;
     survives("service-dies-tool", "session", "x.sandbox.ready").await;
+    replicas::serve().await;
 }

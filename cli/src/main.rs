@@ -4,19 +4,12 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory as _, FromArgMatches as _};
 use longhand_cli::{Args, args, command, error};
-use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
     let program = std::env::args().next().unwrap_or_default();
     let matches = Args::command().bin_name(args::shown_name(&program)).get_matches();
     let args = Args::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn"));
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .without_time()
-        .with_target(false)
-        .init();
+    longhand_process::log::for_people();
     match start(args) {
         Ok(code) => code,
         Err(failure) if failure.is_closed_pipe() => ExitCode::SUCCESS,

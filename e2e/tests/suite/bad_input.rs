@@ -35,7 +35,7 @@ async fn the_api_server_refuses_what_cannot_work_and_names_the_field() {
             ("Agent", "spec: {model: {id: m, credential: {vault: v, name: c}}, tools: [{type: custom, name: t}]}", "name, description and inputSchema"),
             ("SandboxTemplate", "spec: {idleSeconds: 0}", "spec.idleSeconds"),
             ("Sandbox", "spec: {}", "spec.templateRef"),
-            ("Vault", "spec: {credentials: []}", "spec.credentials"),
+            ("Vault", "spec: {credentials: 1}", "spec.credentials"),
             ("Vault", "spec: {credentials: [{name: c, secretRef: {name: s, key: k}, allow: {hosts: [h]}, placement: {type: header}}]}", "header belongs to"),
             ("Vault", "spec: {credentials: [{name: c, secretRef: {name: s, key: k}, allow: {hosts: [h]}, placement: {type: header, header: Host}}]}", "header frames or routes"),
             ("Vault", "spec: {credentials: [{name: c, secretRef: {name: s, key: k}, allow: {hosts: [a..b]}, placement: {type: bearer}}]}", "spec.credentials[0].allow.hosts[0]"),
@@ -143,7 +143,10 @@ async fn a_malformed_event_is_a_400_that_says_what_is_wrong() {
         let url = base.join(&format!("v1/sessions/{session}/events"))?;
         let cases = [
             (json!({"events": [{"type": "user.message"}]}), "content"),
-            (json!({"events": [{"type": "user.message", "content": [], "extra": 1}]}), "extra"),
+            (
+                json!({"events": [{"type": "user.message", "content": [{"type": "text", "text": "a"}], "extra": 1}]}),
+                "extra",
+            ),
             (json!({"events": [{"type": "user.message", "content": []}]}), "content"),
             (json!({"events": [{"type": "agent.message", "content": []}]}), "agent.message"),
             (json!({"events": []}), "events"),

@@ -84,8 +84,12 @@ impl<T> Queue<T> {
     }
 
     /// The next batch of at most `1 / lanes` of everything that waits or is on its way, so that all lanes have about as
-    /// much to carry, or of a few; `None` when nothing waits that may go. Its groups are busy until they are released.
+    /// much to carry, or of a few; `None` when nothing waits that may go, or less than what is on its way: each batch costs
+    /// etcd a write to its disk, so they are better even. Its groups are busy until they are released.
     pub(super) fn take(&mut self, lanes: usize) -> Option<Batch<T>> {
+        if self.waiting.len() < self.busy.len() {
+            return None;
+        }
         let is_free = |waiting: &Waiting<T>| waiting.groups.iter().all(|group| !self.busy.contains(group));
         let class = self.waiting.iter().find(|waiting| is_free(waiting))?.class;
         let most = (self.waiting.len() + self.busy.len()).div_ceil(lanes).max(SMALL_BATCH);

@@ -68,6 +68,23 @@ async fn a_session_of_another_namespace_is_403_and_an_unknown_one_404() {
 }
 
 #[tokio::test]
+async fn sessions_of_one_second_are_listed_in_the_order_in_which_they_were_made() {
+    let world = World::new();
+    let mut made = Vec::new();
+    for _ in 0..12 {
+        let answer = world.call("POST", "/v1/sessions", "alice", &json!({"agent": "helper"})).await;
+        made.push((answer.body["created_at"].clone(), answer.body["id"].clone()));
+    }
+    assert!(made.is_sorted_by_key(|(created, _)| created.as_str().unwrap().parse::<jiff::Timestamp>().unwrap()));
+    for (order, expected) in [("asc", made.clone()), ("desc", made.iter().rev().cloned().collect())] {
+        let listed = world.call("GET", &format!("/v1/sessions?order={order}"), "alice", &Value::Null).await;
+        let listed = listed.body["data"].as_array().unwrap().iter();
+        let listed: Vec<_> = listed.map(|session| (session["created_at"].clone(), session["id"].clone())).collect();
+        assert_eq!(listed, expected);
+    }
+}
+
+#[tokio::test]
 async fn an_agent_of_the_wire_api_is_run_with_the_default_credential_of_its_namespace() {
     let world = World::new();
     world.cluster.allow("system:serviceaccount:team-a:alice", Access::Kind("agents", "create"), "team-a");

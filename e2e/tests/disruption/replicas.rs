@@ -7,7 +7,9 @@ use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::{Api, DeleteParams, Patch, PatchParams};
 use longhand_e2e::cluster::log::{assert_sound, messages};
-use longhand_e2e::cluster::{Fixture, SYSTEM_NAMESPACE, Service, SessionOptions, TestNamespace, TestResult, in_namespace};
+use longhand_e2e::cluster::{
+    Fixture, SYSTEM_NAMESPACE, Service, SessionOptions, TestNamespace, TestResult, in_namespace,
+};
 use longhand_protocol::SessionId;
 use longhand_protocol::client::sse::{StreamItem, StreamOptions};
 use longhand_protocol::event::EventBody;

@@ -104,8 +104,8 @@ pub struct ModelSpec {
     /// The name that the model API knows.
     #[schemars(length(min = 1, max = 256))]
     pub id: String,
-    /// Where the model API is, without `/v1/messages`. If absent and the agent has no credential either, where the installation's
-    /// default model is, else `https://api.anthropic.com`.
+    /// Where the model API is, without `/v1/messages`. If absent, where the credential says; if that says nothing either, where
+    /// the installation's default model is for an agent without a credential of its own, else `https://api.anthropic.com`.
     #[serde(default, rename = "baseURL", skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 8, max = 512), regex(pattern = patterns::BASE_URL))]
     pub base_url: Option<String>,

@@ -61,6 +61,9 @@ pub mod labels {
 
 /// Annotations that Longhand keeps on objects.
 pub mod annotations {
+    /// When an `AgentSession` of the wire API was made, as RFC 3339: the API server's own time has whole seconds only, in which
+    /// a client makes many.
+    pub const CREATED_AT: &str = "longhand.dev/created-at";
     /// When the object was archived, as RFC 3339: it is kept and shown, and nothing new may use it.
     pub const ARCHIVED_AT: &str = "longhand.dev/archived-at";
     /// Where the log of an `AgentSession` comes from: `import`, or `fork` and what of. The wire API makes such a log; it is

@@ -40,6 +40,7 @@ impl Agent {
 #[cfg(test)]
 mod tests {
     use longhand_protocol::harness::SandboxTool;
+    use longhand_protocol::wire::toolsets::PermissionPolicy;
 
     use crate::agent::Agent;
 
@@ -62,7 +63,8 @@ spec:
         let snapshot = agent.snapshot(3);
         assert_eq!((snapshot.name.as_str(), snapshot.version), ("a", 3));
         assert!(snapshot.id.starts_with("agent_"), "{}", snapshot.id);
-        let expected = [SandboxTool::Edit, SandboxTool::Glob, SandboxTool::Grep, SandboxTool::Read];
+        let expected = [SandboxTool::Edit, SandboxTool::Glob, SandboxTool::Grep, SandboxTool::Read]
+            .map(|tool| (tool, PermissionPolicy::AlwaysAllow));
         assert_eq!(snapshot.tools[0].sandbox_tools(), expected);
         assert_eq!(snapshot.mcp_servers[0].name(), "s");
     }

@@ -78,7 +78,7 @@ pub enum PermissionPolicy {
     AlwaysAllow,
     /// The client, each time.
     AlwaysAsk,
-    /// The client where a call looks dangerous.
+    /// The client where a call looks dangerous. Nobody judges that yet, so every call may be, and asks.
     Auto,
 }
 

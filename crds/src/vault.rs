@@ -82,6 +82,11 @@ pub struct CredentialSpec {
     #[serde(default, rename = "mcpServerURL", skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 2_048))]
     pub mcp_server_url: Option<String>,
+    /// The model API that it is for, without `/v1/messages`: what an Agent without a `baseURL` calls with it. `allow` has to
+    /// cover it.
+    #[serde(default, rename = "modelBaseURL", skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 8, max = 512), regex(pattern = patterns::BASE_URL))]
+    pub model_base_url: Option<String>,
     /// What is known of an OAuth access token besides its value.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub oauth: Option<OAuth>,

@@ -108,20 +108,31 @@ pub(crate) async fn versions(app: &App, agent: &Agent) -> Result<Vec<u64>> {
 /// An error unless a new session can be made of the agent.
 ///
 /// # Errors
-/// 400 if it is archived, or has no credential for its model.
-pub(crate) fn check_usable(app: &App, agent: &Agent) -> Result<()> {
+/// 400 if it is archived, or names no credential for its model where there is no default one, and those of the API server.
+pub(crate) async fn check_usable(app: &App, agent: &Agent) -> Result<()> {
     let (namespace, name, _) = identity(agent)?;
     if archived_at(&agent.metadata).is_some() {
         return Err(ApiError::bad_request(format!(
             "agent {namespace}/{name} is archived: no session can be made of it"
         )));
     }
-    if agent.spec.model.access(app.default_model.as_ref()).is_none() {
+    if agent.spec.model.credential.is_some() {
+        return Ok(());
+    }
+    let Some(default) = &app.default_model else {
         return Err(ApiError::bad_request(format!(
             "agent {namespace}/{name} has no credential for its model: set spec.model.credential of the Agent, or session.defaultModel in the chart's values"
         )));
+    };
+    let wanted = &default.credential;
+    let vault = app.vaults.named(namespace, &wanted.vault).await?;
+    if vault.is_some_and(|vault| vault.spec.credentials.iter().any(|found| found.name == wanted.name)) {
+        return Ok(());
     }
-    Ok(())
+    Err(ApiError::bad_request(format!(
+        "agent {namespace}/{name} has no credential for its model: make the Vault `{}` with a credential `{}` in namespace {namespace}, or set spec.model.credential of the Agent",
+        wanted.vault, wanted.name
+    )))
 }
 
 async fn recorded(app: &App, namespace: &str, uid: &str) -> Result<Vec<Recorded>> {

@@ -14,6 +14,7 @@ use sha2::{Digest as _, Sha256};
 use crate::agents;
 use crate::api::error::{ApiError, Result};
 use crate::app::App;
+use crate::resources::named::created_at;
 
 /// As many inputs as one transaction takes.
 const INPUTS_AT_ONCE: usize = 50;
@@ -47,7 +48,7 @@ pub(crate) async fn ensure(app: &App, resource: &AgentSession) -> Result<Session
                 sandboxes: resource.spec.sandboxes.iter().map(|sandbox| sandbox.name.clone()).collect(),
                 harness_idle_seconds: u64::try_from(resource.spec.harness_idle_seconds).unwrap_or(0),
                 delivered_inputs: 0,
-                created_at: Timestamp::now(),
+                created_at: created_at(&resource.metadata).unwrap_or_else(Timestamp::now),
                 thread_id: thread_id(resource),
                 parent: None,
                 retention: retention(resource),

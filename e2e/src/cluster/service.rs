@@ -1,5 +1,6 @@
 //! The session service, as a client of the public API and as a harness reaches it.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use futures::StreamExt as _;
@@ -26,7 +27,7 @@ const SERVICE: &str = "longhand-session";
 
 /// The session service over a port-forward, with a token for one namespace.
 pub struct Service {
-    _forward: PortForward,
+    forward: PortForward,
     /// How it is reached and known, for requests that no client of ours would make.
     pub server: Server,
     /// The public API, as the `longhand-cli` account of the test's namespace.
@@ -67,7 +68,13 @@ impl Service {
         let server = backend.server(forward.address()).await?;
         let token = token(namespace, "longhand-cli", None).await?;
         let wire = WireClient::new(server.clone(), TokenSource::fixed(token), None)?;
-        Ok(Self { _forward: forward, server, wire })
+        Ok(Self { forward, server, wire })
+    }
+
+    /// The loopback address that leads to it.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.forward.address()
     }
 
     /// The public API with another token.

@@ -7,5 +7,6 @@ mod idle;
 mod killed_harness;
 mod lost_sandbox;
 mod quickstart;
+mod sdks;
 mod secrets;
 mod without_tools;

@@ -1,14 +1,12 @@
 //! The events that put the outcome of a model request on record, in one batch.
 
 use longhand_protocol::EventId;
-use longhand_protocol::event::{
-    EventBody, NewEvent, Permission, RetryStatus, SessionError, SessionErrorType, ToolEvent, Usage,
-};
+use longhand_protocol::event::{EventBody, NewEvent, RetryStatus, SessionError, SessionErrorType, ToolEvent, Usage};
 use serde_json::{Value, json};
 
 use super::MAX_ATTEMPTS;
 use super::tools::ToolSet;
-use super::transcript::{Runner, Stop};
+use super::transcript::Stop;
 use crate::model::{Failure, Reply};
 
 /// An answer: message, tool calls, the raw answer, the end of the request.
@@ -34,14 +32,7 @@ pub(super) fn reply(tools: &ToolSet, max_tokens: u32, span: EventId, message: Ev
         if incomplete.iter().any(|id| id == model_id) {
             continue;
         }
-        let (name, input) = (name.to_owned(), block["input"].clone());
-        let body = match tools.runner(&name) {
-            Some(Runner::Sandbox) => {
-                EventBody::AgentToolUse { name, input, evaluated_permission: Permission::Allow, sandbox: None }
-            }
-            Some(Runner::Client) => EventBody::AgentCustomToolUse { name, input },
-            None => continue,
-        };
+        let Some(body) = tools.call(name, block["input"].clone()) else { continue };
         let event = NewEvent::new(body);
         tool_events.push(ToolEvent { model_id: model_id.to_owned(), event_id: event.id.clone() });
         events.push(event);

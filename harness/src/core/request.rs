@@ -70,7 +70,7 @@ fn results(answer: &Answer) -> impl Iterator<Item = Value> + '_ {
     answer.calls.iter().map(|call| {
         let (content, is_error) = match &call.state {
             CallState::Answered { content, is_error } => (content.as_slice(), *is_error),
-            CallState::Open { .. } => (&[][..], true),
+            CallState::Open { .. } | CallState::Stopped { .. } => (&[][..], true),
         };
         let mut result = json!({"type": "tool_result", "tool_use_id": call.model_id});
         if !content.is_empty() {

@@ -28,7 +28,7 @@ pub struct State {
     pub(super) uncommitted: Option<Uncommitted>,
     /// A failure must be waited out before the next request.
     pub(super) rest: Option<Rest>,
-    /// Calls that the service cannot answer.
+    /// Calls that the service cannot answer, or not in time.
     pub(super) abandoned: HashSet<EventId>,
 }
 
@@ -87,7 +87,8 @@ pub enum Input {
     Interrupted(Inbox),
     /// The model has answered, or has not.
     Model(Result<Reply, Failure>),
-    /// Tool calls have ended: their results are in the log, except of those that the service cannot answer.
+    /// Tool calls have ended: their results are in the log, except of those that the service cannot answer, or not in
+    /// time.
     Executed {
         /// Calls without a result.
         abandoned: Vec<EventId>,
@@ -151,6 +152,11 @@ pub enum Effect {
     },
     /// Run tool calls: [`Input::Executed`] or [`Input::Interrupted`].
     Execute {
+        /// Their events.
+        calls: Vec<EventId>,
+    },
+    /// Wait for a moment for the results of calls that an interrupt has stopped: [`Input::Executed`].
+    Stop {
         /// Their events.
         calls: Vec<EventId>,
     },

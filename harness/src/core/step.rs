@@ -5,7 +5,7 @@ use longhand_protocol::harness::{Inbox, InboxItem};
 use longhand_protocol::{EventId, Record};
 
 use super::state::{Effect, Input, Moved, Next, OwnRequest, Rest, State, Uncommitted};
-use super::transcript::{Runner, Status};
+use super::transcript::Status;
 use super::{commit, request};
 use crate::model::{Failure, Reply};
 
@@ -158,10 +158,13 @@ impl State {
                 _ => self.append(vec![end]),
             });
         }
-        let calls: Vec<EventId> =
-            self.log.open_calls(Runner::Sandbox).filter(|call| !self.abandoned.contains(call)).cloned().collect();
-        if !calls.is_empty() {
-            return Some(Effect::Execute { calls });
+        let stopped = self.not_abandoned(self.log.stopped());
+        if !stopped.is_empty() {
+            return Some(Effect::Stop { calls: stopped });
+        }
+        let runnable = self.not_abandoned(self.log.runnable());
+        if !runnable.is_empty() {
+            return Some(Effect::Execute { calls: runnable });
         }
         if !queued.is_empty() {
             return Some(self.promote(queued, self.running().into_iter().collect()));
@@ -178,6 +181,10 @@ impl State {
             wake_revision,
             events: self.last_events(),
         })
+    }
+
+    fn not_abandoned<'a>(&self, calls: impl Iterator<Item = &'a EventId>) -> Vec<EventId> {
+        calls.filter(|call| !self.abandoned.contains(*call)).cloned().collect()
     }
 
     fn running(&self) -> Option<NewEvent> {

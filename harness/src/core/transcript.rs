@@ -1,8 +1,8 @@
 //! What the log says, in the form in which decisions and model requests need it.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 
-use longhand_protocol::event::{EventBody, RetryStatus, StopReason, ToolEvent, Usage};
+use longhand_protocol::event::{EventBody, Permission, RetryStatus, StopReason, ToolEvent, Usage};
 use longhand_protocol::{EventId, Record};
 use serde_json::{Value, json};
 
@@ -17,7 +17,8 @@ pub struct Transcript {
     head: u64,
     status: Status,
     items: Vec<Item>,
-    custom_calls: HashSet<EventId>,
+    /// What the calls of the answer that is being read wait for, where that is not a sandbox.
+    asking: HashMap<EventId, Awaits>,
     open_span: Option<EventId>,
     usage: Usage,
     failures: u32,
@@ -73,8 +74,15 @@ pub enum CallState {
     Open {
         /// Its event.
         event: EventId,
-        /// Who runs it.
-        runner: Runner,
+        /// What it waits for.
+        awaits: Awaits,
+    },
+    /// The client has stopped the turn before it had a result. One that comes before the model is asked again counts.
+    Stopped {
+        /// Its event.
+        event: EventId,
+        /// What it waited for.
+        awaits: Awaits,
     },
     /// It is answered.
     Answered {
@@ -85,12 +93,24 @@ pub enum CallState {
     },
 }
 
-/// Who runs a tool call.
+impl CallState {
+    /// The event of a call that may still have a result.
+    const fn waiting(&self) -> Option<&EventId> {
+        match self {
+            Self::Open { event, .. } | Self::Stopped { event, .. } => Some(event),
+            Self::Answered { .. } => None,
+        }
+    }
+}
+
+/// What a tool call without a result waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Runner {
+pub enum Awaits {
     /// A sandbox, through the session service.
     Sandbox,
-    /// The client.
+    /// The client's word whether it may run.
+    Confirmation,
+    /// The client, who runs it.
     Client,
 }
 
@@ -215,20 +235,24 @@ impl Transcript {
             }
             EventBody::UserInterrupt { .. } => {
                 self.interrupted = true;
-                self.settle();
+                self.stop_calls();
             }
+            EventBody::UserToolConfirmation { tool_use_id: call, .. } => self.confirm(call),
             EventBody::UserCustomToolResult { custom_tool_use_id: call, content, is_error }
             | EventBody::UserToolResult { tool_use_id: call, content, is_error }
             | EventBody::AgentToolResult { tool_use_id: call, content, is_error } => {
                 self.answer_call(call, content.as_deref().unwrap_or_default(), is_error.unwrap_or(false));
             }
             EventBody::AgentCustomToolUse { .. } => {
-                self.custom_calls.insert(id.clone());
+                self.asking.insert(id.clone(), Awaits::Client);
+            }
+            EventBody::AgentToolUse { evaluated_permission: Permission::Ask, .. } => {
+                self.asking.insert(id.clone(), Awaits::Confirmation);
             }
             EventBody::ModelResponse { content, stop_reason, tool_events } => {
                 let answer = self.answer(content, Stop::parse(stop_reason.as_deref()), tool_events);
                 self.items.push(Item::Answer(answer));
-                self.custom_calls.clear();
+                self.asking.clear();
                 self.failures = 0;
             }
             EventBody::SessionStatusRunning {} => self.status = Status::Running,
@@ -261,10 +285,10 @@ impl Transcript {
             .map(|model_id| {
                 let event = tool_events.iter().find(|tool| tool.model_id == model_id).map(|tool| tool.event_id.clone());
                 let state = match event {
-                    Some(event) if self.custom_calls.contains(&event) => {
-                        CallState::Open { event, runner: Runner::Client }
+                    Some(event) => {
+                        let awaits = self.asking.get(&event).copied().unwrap_or(Awaits::Sandbox);
+                        CallState::Open { event, awaits }
                     }
-                    Some(event) => CallState::Open { event, runner: Runner::Sandbox },
                     None => {
                         let reason = if stop == Stop::MaxTokens { CUT_OFF } else { NOT_RUNNABLE };
                         CallState::Answered { content: text(reason), is_error: true }
@@ -291,31 +315,69 @@ impl Transcript {
         })
     }
 
+    fn last_calls(&self) -> &[Call] {
+        self.last_answer().map(|answer| answer.calls.as_slice()).unwrap_or_default()
+    }
+
+    fn last_calls_mut(&mut self) -> &mut [Call] {
+        self.last_answer_mut().map(|answer| answer.calls.as_mut_slice()).unwrap_or_default()
+    }
+
     fn answer_call(&mut self, id: &EventId, content: &[Value], is_error: bool) {
-        let call = self.last_answer_mut().and_then(|answer| {
-            answer.calls.iter_mut().find(|call| matches!(&call.state, CallState::Open { event, .. } if event == id))
-        });
-        if let Some(call) = call {
+        if let Some(call) = self.last_calls_mut().iter_mut().find(|call| call.state.waiting() == Some(id)) {
             call.state = CallState::Answered { content: content.to_vec(), is_error };
         }
     }
 
-    /// Calls that are still open are interrupted.
+    /// The client has said whether a call may run. Both are told to the service, which knows what it has said.
+    fn confirm(&mut self, id: &EventId) {
+        for call in self.last_calls_mut() {
+            if let CallState::Open { event, awaits: awaits @ Awaits::Confirmation } = &mut call.state
+                && event == id
+            {
+                *awaits = Awaits::Sandbox;
+            }
+        }
+    }
+
+    fn stop_calls(&mut self) {
+        for call in self.last_calls_mut() {
+            if let CallState::Open { event, awaits } = &call.state {
+                call.state = CallState::Stopped { event: event.clone(), awaits: *awaits };
+            }
+        }
+    }
+
+    /// A result that comes from now on is too late for the model.
     fn settle(&mut self) {
-        let calls = self.last_answer_mut().map(|answer| answer.calls.as_mut_slice()).unwrap_or_default();
-        for call in calls {
-            if matches!(call.state, CallState::Open { .. }) {
+        for call in self.last_calls_mut() {
+            if call.state.waiting().is_some() {
                 call.state = CallState::Answered { content: text(INTERRUPTED), is_error: true };
             }
         }
     }
 
-    /// Calls without a result that `runner` runs.
-    pub fn open_calls(&self, wanted: Runner) -> impl Iterator<Item = &EventId> {
-        let calls = self.last_answer().map(|answer| answer.calls.as_slice()).unwrap_or_default();
-        calls.iter().filter_map(move |call| match &call.state {
-            CallState::Open { event, runner } if *runner == wanted => Some(event),
-            CallState::Open { .. } | CallState::Answered { .. } => None,
+    /// Calls that a sandbox runs, or that were denied: the service gives their results.
+    pub fn runnable(&self) -> impl Iterator<Item = &EventId> {
+        self.last_calls().iter().filter_map(|call| match &call.state {
+            CallState::Open { event, awaits: Awaits::Sandbox } => Some(event),
+            _ => None,
+        })
+    }
+
+    /// Calls that the client has to answer or confirm.
+    pub fn asking(&self) -> impl Iterator<Item = &EventId> {
+        self.last_calls().iter().filter_map(|call| match &call.state {
+            CallState::Open { event, awaits: Awaits::Client | Awaits::Confirmation } => Some(event),
+            _ => None,
+        })
+    }
+
+    /// Calls of a turn that the client has stopped whose results the service gives.
+    pub fn stopped(&self) -> impl Iterator<Item = &EventId> {
+        self.last_calls().iter().filter_map(|call| match &call.state {
+            CallState::Stopped { event, awaits: Awaits::Sandbox | Awaits::Confirmation } => Some(event),
+            _ => None,
         })
     }
 
@@ -335,7 +397,7 @@ impl Transcript {
     /// Whether the model is to be called once the calls that a sandbox runs have ended.
     #[must_use]
     pub fn must_call_model(&self) -> bool {
-        !self.interrupted && !self.gave_up && self.awaits_model() && self.open_calls(Runner::Client).next().is_none()
+        !self.interrupted && !self.gave_up && self.awaits_model() && self.asking().next().is_none()
     }
 
     /// Why the session is idle, when nothing is left to do.
@@ -344,7 +406,7 @@ impl Transcript {
         if self.interrupted {
             return StopReason::EndTurn;
         }
-        let waiting: Vec<EventId> = self.open_calls(Runner::Client).cloned().collect();
+        let waiting: Vec<EventId> = self.asking().cloned().collect();
         if !waiting.is_empty() {
             return StopReason::RequiresAction { event_ids: waiting };
         }

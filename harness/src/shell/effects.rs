@@ -20,6 +20,8 @@ use crate::model::{Failure, Reply};
 const PAGE: usize = 500;
 /// Longer than any tool is allowed to run; the service and the sandbox have limits of their own.
 const EXECUTE_DEADLINE: Duration = Duration::from_secs(3_600);
+/// The turn of a client that has stopped it ends after this, whatever its tool calls do.
+const STOP_DEADLINE: Duration = Duration::from_secs(5);
 const FIRST_REST: Duration = Duration::from_secs(1);
 const MAX_REST: Duration = Duration::from_secs(30);
 /// A model API that asks for more patience than this is asked again all the same.
@@ -60,8 +62,15 @@ pub(super) async fn perform(
         Effect::Execute { calls } => {
             tokio::select! {
                 inbox = inbox::interrupt(&service.client, wake.unwrap_or(0)) => Ok(Input::Interrupted(inbox)),
-                abandoned = execute(service, &calls) => abandoned.map(|abandoned| Input::Executed { abandoned }),
+                abandoned = execute(service, &calls, EXECUTE_DEADLINE) => {
+                    abandoned.map(|abandoned| Input::Executed { abandoned })
+                }
             }
+        }
+        // The service stops a call of which the log says that it was interrupted.
+        Effect::Stop { calls } => {
+            let abandoned = execute(service, &calls, STOP_DEADLINE).await?;
+            Ok(Input::Executed { abandoned })
         }
         Effect::Rest(rest) => {
             let mut backoff = Backoff::new(FIRST_REST, MAX_REST);
@@ -119,9 +128,9 @@ async fn call_model(
     outcome
 }
 
-/// Runs all calls at once; gives those for which there is no result.
-async fn execute(service: &Service, calls: &[EventId]) -> Result<Vec<EventId>, End> {
-    let deadline = Instant::now() + EXECUTE_DEADLINE;
+/// Runs all calls at once; gives those for which there is no result in time.
+async fn execute(service: &Service, calls: &[EventId], patience: Duration) -> Result<Vec<EventId>, End> {
+    let deadline = Instant::now() + patience;
     let results = calls.iter().map(|call| async move {
         let request = ExecuteRequest { epoch: service.epoch, tool_use_id: call.clone() };
         match service.client.execute(&request, deadline).await {

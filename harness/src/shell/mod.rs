@@ -145,7 +145,7 @@ impl Harness {
                 Next::Fail { reason } => return Turn::Failed(reason),
             };
             // A tool call goes on without us and a wait is worth nothing; an answer of the model is worth waiting for.
-            let ends_at_once = matches!(effect, Effect::Execute { .. } | Effect::Rest(_));
+            let ends_at_once = matches!(effect, Effect::Execute { .. } | Effect::Stop { .. } | Effect::Rest(_));
             // Idling gives the claim up, which must not look like its loss; it is fenced by itself.
             let gives_up = matches!(effect, Effect::Idle { .. });
             let input = tokio::select! {

@@ -3,7 +3,8 @@
 use longhand_harness::core::{Effect, Input, Moved, Next, State, Transcript, step};
 use longhand_harness::model::{Failure, Reply};
 use longhand_protocol::event::{
-    Event, EventBody, NewEvent, RetryStatus, SessionError, SessionErrorType, StopReason, ToolEvent, Usage,
+    Event, EventBody, NewEvent, Permission, RetryStatus, SessionError, SessionErrorType, StopReason, ToolEvent, Usage,
+    Verdict,
 };
 use longhand_protocol::harness::{Inbox, InboxItem, Tool};
 use longhand_protocol::{EventId, Record};
@@ -50,13 +51,21 @@ fn end(start: u64, is_error: bool) -> EventBody {
     }
 }
 
+fn tool(name: &str, evaluated_permission: Permission) -> EventBody {
+    EventBody::AgentToolUse { name: name.to_owned(), input: json!({}), evaluated_permission, sandbox: None }
+}
+
 fn bash() -> EventBody {
-    EventBody::AgentToolUse {
-        name: "bash".to_owned(),
-        input: json!({}),
-        evaluated_permission: longhand_protocol::event::Permission::Allow,
-        sandbox: None,
-    }
+    tool("bash", Permission::Allow)
+}
+
+/// A call that may run when the client has said so.
+fn edit() -> EventBody {
+    tool("edit", Permission::Ask)
+}
+
+fn confirmed(call: u64, result: Verdict) -> EventBody {
+    EventBody::UserToolConfirmation { tool_use_id: id(&call.to_string()), result, deny_message: None }
 }
 
 fn ask() -> EventBody {
@@ -138,6 +147,7 @@ fn brief(next: &Next) -> String {
         }
         Next::Do(Effect::CallModel { .. }) => "call".to_owned(),
         Next::Do(Effect::Execute { calls }) => format!("execute {}", ids(calls)),
+        Next::Do(Effect::Stop { calls }) => format!("stop {}", ids(calls)),
         Next::Do(Effect::Rest(rest)) => format!("rest {}", rest.failures),
     }
 }
@@ -165,11 +175,24 @@ const CLOSE: &str = "append span.model_request_end";
 #[case::custom_half(vec![user("a"), start(), ask(), ask(), answer("tool_use", &[3, 4]), end(2, false), custom_result(4)], "idle requires sevt_3")]
 #[case::custom_answered(vec![user("a"), running(), start(), ask(), answer("tool_use", &[4]), end(3, false), custom_result(4)], START)]
 #[case::message_while_custom(vec![user("a"), start(), ask(), answer("tool_use", &[3]), end(2, false), user("b")], "idle requires sevt_3")]
-#[case::interrupted(vec![user("a"), running(), EventBody::UserInterrupt { session_thread_id: None }], "idle end_turn")]
-#[case::interrupted_tool(vec![user("a"), start(), bash(), answer("tool_use", &[3]), end(2, false), EventBody::UserInterrupt { session_thread_id: None }], "idle end_turn")]
-#[case::interrupted_custom(vec![user("a"), start(), ask(), answer("tool_use", &[3]), end(2, false), EventBody::UserInterrupt { session_thread_id: None }, custom_result(3)], "idle end_turn")]
-#[case::after_interrupt(vec![user("a"), running(), start(), ask(), answer("tool_use", &[4]), end(3, false), EventBody::UserInterrupt { session_thread_id: None }, user("b")], START)]
-#[case::late_result(vec![user("a"), running(), start(), bash(), answer("tool_use", &[4]), end(3, false), EventBody::UserInterrupt { session_thread_id: None }, result(4)], "idle end_turn")]
+#[case::interrupted(vec![user("a"), running(), interrupted()], "idle end_turn")]
+#[case::asks(vec![user("a"), start(), edit(), answer("tool_use", &[3]), end(2, false)], "idle requires sevt_3")]
+#[case::asks_beside_one_that_runs(vec![user("a"), start(), edit(), bash(), answer("tool_use", &[3, 4]), end(2, false)], "execute sevt_4")]
+#[case::asks_then(vec![user("a"), start(), edit(), bash(), answer("tool_use", &[3, 4]), end(2, false), result(4)], "idle requires sevt_3")]
+#[case::asks_beside_custom(vec![user("a"), start(), edit(), ask(), answer("tool_use", &[3, 4]), end(2, false), confirmed(3, Verdict::Allow), result(3)], "idle requires sevt_4")]
+#[case::allowed(vec![user("a"), start(), edit(), edit(), answer("tool_use", &[3, 4]), end(2, false), confirmed(4, Verdict::Allow)], "execute sevt_4")]
+#[case::denied(vec![user("a"), start(), edit(), answer("tool_use", &[3]), end(2, false), confirmed(3, Verdict::Deny)], "execute sevt_3")]
+#[case::denied_and_answered(vec![user("a"), running(), start(), edit(), answer("tool_use", &[4]), end(3, false), confirmed(4, Verdict::Deny), result(4)], START)]
+#[case::confirmed_without_need(vec![user("a"), start(), ask(), answer("tool_use", &[3]), end(2, false), confirmed(3, Verdict::Allow)], "idle requires sevt_3")]
+#[case::interrupted_tool(vec![user("a"), start(), bash(), answer("tool_use", &[3]), end(2, false), interrupted()], "stop sevt_3")]
+#[case::interrupted_question(vec![user("a"), start(), edit(), answer("tool_use", &[3]), end(2, false), interrupted()], "stop sevt_3")]
+#[case::interrupted_half(vec![user("a"), start(), bash(), bash(), ask(), answer("tool_use", &[3, 4, 5]), end(2, false), result(3), interrupted()], "stop sevt_4")]
+#[case::interrupted_then_confirmed(vec![user("a"), start(), edit(), answer("tool_use", &[3]), end(2, false), interrupted(), confirmed(3, Verdict::Allow)], "stop sevt_3")]
+#[case::stopped(vec![user("a"), start(), bash(), answer("tool_use", &[3]), end(2, false), interrupted(), result(3)], "idle end_turn")]
+#[case::stopped_before_the_next_message(vec![user("a"), start(), bash(), answer("tool_use", &[3]), end(2, false), interrupted(), user("b")], "stop sevt_3")]
+#[case::interrupted_custom(vec![user("a"), start(), ask(), answer("tool_use", &[3]), end(2, false), interrupted(), custom_result(3)], "idle end_turn")]
+#[case::after_interrupt(vec![user("a"), running(), start(), ask(), answer("tool_use", &[4]), end(3, false), interrupted(), user("b")], START)]
+#[case::late_result(vec![user("a"), running(), start(), bash(), answer("tool_use", &[4]), end(3, false), interrupted(), result(4)], "idle end_turn")]
 #[case::failed_once(vec![user("a"), running(), start(), end(3, true), failed(RetryStatus::Retrying), EventBody::SessionStatusRescheduled {}], "rest 1")]
 #[case::given_up(vec![user("a"), running(), start(), end(3, true), failed(RetryStatus::Exhausted)], "idle retries_exhausted")]
 #[case::terminal(vec![user("a"), running(), start(), end(3, true), failed(RetryStatus::Terminal)], "idle retries_exhausted")]
@@ -189,6 +212,8 @@ fn a_new_brain_goes_on_from_any_log(#[case] log: Vec<EventBody>, #[case] expecte
 #[case::interrupt_jumps(vec![user("a"), running()], &[user("b"), interrupted()], "promote sevt_queued1 then ")]
 #[case::interrupt_closes(vec![user("a"), running(), start()], &[interrupted()], "promote sevt_queued0 then span.model_request_end")]
 #[case::interrupt_when_idle(vec![], &[interrupted()], "promote sevt_queued0 then ")]
+#[case::confirmation_wakes(vec![user("a"), start(), edit(), answer("tool_use", &[3]), end(2, false)], &[confirmed(3, Verdict::Allow)], "promote sevt_queued0 then session.status_running")]
+#[case::stopped_first(vec![user("a"), start(), bash(), answer("tool_use", &[3]), end(2, false), interrupted()], &[user("b")], "stop sevt_3")]
 #[case::result_wakes(vec![user("a"), start(), ask(), answer("tool_use", &[3]), end(2, false)], &[custom_result(3)], "promote sevt_queued0 then session.status_running")]
 fn what_is_queued_is_taken_up_between_answers(
     #[case] log: Vec<EventBody>,
@@ -235,7 +260,7 @@ fn tool_use(id: &str, name: &str) -> Value {
 #[case::silence(vec![], "end_turn", "x.model_response span.model_request_end")]
 #[case::empty_text(vec![json!({"type": "text", "text": ""})], "end_turn", "x.model_response span.model_request_end")]
 #[case::thinking(vec![json!({"type": "thinking", "thinking": "h"})], "end_turn", "agent.thinking x.model_response span.model_request_end")]
-#[case::tools(vec![tool_use("t1", "bash"), tool_use("t2", "ask")], "tool_use", "agent.tool_use agent.custom_tool_use x.model_response span.model_request_end")]
+#[case::tools(vec![tool_use("t1", "bash"), tool_use("t2", "ask"), tool_use("t3", "edit")], "tool_use", "agent.tool_use agent.custom_tool_use agent.tool_use x.model_response span.model_request_end")]
 #[case::no_such_tool(vec![tool_use("t1", "nonesuch")], "tool_use", "x.model_response span.model_request_end")]
 #[case::refusal(vec![tool_use("t1", "bash")], "refusal", "x.model_response span.model_request_end")]
 #[case::cut_off(vec![json!({"type": "text", "text": "a"})], "max_tokens", "agent.message x.model_response span.model_request_end session.error")]
@@ -279,6 +304,50 @@ fn a_call_whose_input_is_cut_off_never_runs_and_the_model_is_told() {
     assert!(results[0]["content"][0]["text"].as_str().unwrap().contains("interrupted"));
     assert!(results[1]["content"][0]["text"].as_str().unwrap().contains("token limit"));
     assert!(results.iter().all(|result| result["is_error"] == true));
+}
+
+#[test]
+fn a_call_asks_where_its_policy_says_so() {
+    let (state, _) = calling();
+    let (_, next) =
+        step(state, Input::Model(Ok(reply(vec![tool_use("t1", "bash"), tool_use("t2", "edit")], "tool_use"))));
+    let Next::Do(Effect::Append { events, .. }) = next else { panic!("{next:?}") };
+    let permissions: Vec<Permission> = events
+        .iter()
+        .filter_map(|event| match event.body {
+            EventBody::AgentToolUse { evaluated_permission, .. } => Some(evaluated_permission),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(permissions, [Permission::Allow, Permission::Ask]);
+}
+
+/// What the model reads of a call that was interrupted: what it came to, if that is known before the model is asked.
+#[rstest]
+#[case::in_time(&[result(4), user("b")], None)]
+#[case::after_the_next_message(&[user("b"), result(4)], None)]
+#[case::never(&[user("b")], Some("interrupted"))]
+fn the_model_is_told_what_an_interrupted_call_came_to(#[case] then: &[EventBody], #[case] told: Option<&str>) {
+    let mut log = vec![user("a"), running(), start(), bash(), answer("tool_use", &[4]), end(3, false), interrupted()];
+    log.extend_from_slice(then);
+    let head = u64::try_from(log.len()).unwrap();
+    let (mut state, mut next) = step(brain(records(log)), Input::Inbox(inbox(&[])));
+    if told.is_some() {
+        let Next::Do(Effect::Stop { calls }) = next else { panic!("{next:?}") };
+        (state, next) = step(state, Input::Executed { abandoned: calls });
+        assert_eq!(brief(&next), format!("read {head}"));
+        (state, _) = step(state, Input::Records { records: vec![], head });
+        (state, next) = step(state, Input::Inbox(inbox(&[])));
+    }
+    let Next::Do(Effect::Append { events, .. }) = next else { panic!("{next:?}") };
+    let event = Event { id: events[0].id.clone(), body: events[0].body.clone(), processed_at: None };
+    let record = Record { seq: head + 1, epoch: 1, prev_hash: String::new(), event };
+    let (_, next) = step(state, Input::Records { records: vec![record], head: head + 1 });
+    let Next::Do(Effect::CallModel { body, .. }) = next else { panic!("{next:?}") };
+    check_request(&body);
+    let read = body["messages"][2]["content"][0]["content"][0]["text"].as_str();
+    assert_eq!(read.is_some(), told.is_some(), "{read:?}");
+    assert!(read.unwrap_or_default().contains(told.unwrap_or_default()), "{read:?}");
 }
 
 #[test]

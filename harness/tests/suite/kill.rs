@@ -6,7 +6,7 @@ use longhand_harness::core::transcript::Item;
 use longhand_harness::core::{Effect, Input, Moved, Next, State, Transcript, step};
 use longhand_harness::model::{Failure, Reply};
 use longhand_protocol::EventId;
-use longhand_protocol::event::{ClientEvent, EventBody, NewEvent, Usage};
+use longhand_protocol::event::{ClientEvent, EventBody, NewEvent, Permission, Usage, Verdict};
 use longhand_session_log::memory::MemoryStore;
 use longhand_session_log::store::{CallState, FinishFrom, SessionStore as _, StoreError};
 use proptest::prelude::*;
@@ -21,6 +21,7 @@ enum Turn {
     Think,
     Tools(u8),
     Custom,
+    Asks,
     Mixed,
     CutOff,
     Pause,
@@ -35,6 +36,7 @@ enum Client {
     Message,
     Interrupt,
     InterruptDuringCall,
+    InterruptDuringTools,
     MessageDuringTools,
     MessageAtIdle,
 }
@@ -51,6 +53,7 @@ fn scripts() -> impl Strategy<Value = Script> {
         1 => Just(Turn::Think),
         3 => (1..4_u8).prop_map(Turn::Tools),
         1 => Just(Turn::Custom),
+        1 => Just(Turn::Asks),
         1 => Just(Turn::Mixed),
         1 => Just(Turn::CutOff),
         1 => Just(Turn::Pause),
@@ -62,6 +65,7 @@ fn scripts() -> impl Strategy<Value = Script> {
         2 => Just(Client::Message),
         1 => Just(Client::Interrupt),
         1 => Just(Client::InterruptDuringCall),
+        1 => Just(Client::InterruptDuringTools),
         1 => Just(Client::MessageDuringTools),
         1 => Just(Client::MessageAtIdle),
     ];
@@ -102,7 +106,7 @@ impl World {
             if !*fired && *at == answers(log) && wanted(client) {
                 *fired = true;
                 events.push(match client {
-                    Client::Interrupt | Client::InterruptDuringCall => interrupt(),
+                    Client::Interrupt | Client::InterruptDuringCall | Client::InterruptDuringTools => interrupt(),
                     _ => text(&format!("more after {at}")),
                 });
             }
@@ -131,7 +135,8 @@ impl World {
                 (std::iter::once(said).chain((0..*count).map(|n| call(n, "bash"))).collect(), "tool_use")
             }
             Turn::Custom => (vec![call(0, "ask")], "tool_use"),
-            Turn::Mixed => (vec![call(0, "ask"), call(1, "bash"), call(2, "nonesuch")], "tool_use"),
+            Turn::Asks => (vec![call(0, "edit"), call(1, "bash"), call(2, "edit")], "tool_use"),
+            Turn::Mixed => (vec![call(0, "ask"), call(1, "bash"), call(2, "nonesuch"), call(3, "edit")], "tool_use"),
             Turn::CutOff => (vec![said, call(0, "bash"), call(1, "bash")], "max_tokens"),
             Turn::Pause => (vec![said], "pause_turn"),
             Turn::Refuse => (vec![], "refusal"),
@@ -145,11 +150,36 @@ impl World {
     }
 
     fn run_tools(&mut self, calls: &[EventId]) {
+        calls.iter().for_each(|call| assert!(self.may_run(call), "{call} was not confirmed"));
         let count = if std::mem::take(&mut self.half) { calls.len() / 2 } else { calls.len() };
         for call in &calls[..count] {
             if now(self.store.call(&session_id(), call)).unwrap() == CallState::Open {
                 *self.runs.entry(call.clone()).or_default() += 1;
                 let result = crate::support::service::result(call, "ran");
+                now(self.store.finish_call(&session_id(), call, &FinishFrom::Open, vec![result])).unwrap();
+            }
+        }
+    }
+
+    fn may_run(&self, wanted: &EventId) -> bool {
+        let (mut asks, mut confirmed) = (false, false);
+        for record in log(&self.store) {
+            match &record.event.body {
+                EventBody::AgentToolUse { evaluated_permission, .. } if record.event.id == *wanted => {
+                    asks = *evaluated_permission == Permission::Ask;
+                }
+                EventBody::UserToolConfirmation { tool_use_id, .. } if tool_use_id == wanted => confirmed = true,
+                _ => {}
+            }
+        }
+        !asks || confirmed
+    }
+
+    /// What the service does with calls of which the log says that they were interrupted.
+    fn stop_tools(&self, calls: &[EventId]) {
+        for call in calls {
+            if now(self.store.call(&session_id(), call)).unwrap() == CallState::Open {
+                let result = crate::support::service::result(call, "stopped");
                 now(self.store.finish_call(&session_id(), call, &FinishFrom::Open, vec![result])).unwrap();
             }
         }
@@ -207,7 +237,14 @@ impl World {
             }
             Effect::Execute { calls } => {
                 self.say(log, |client| matches!(client, Client::MessageDuringTools));
+                if self.say(log, |client| matches!(client, Client::InterruptDuringTools)) {
+                    return Input::Interrupted(now(store.inbox(&id)).unwrap());
+                }
                 self.run_tools(&calls);
+                Input::Executed { abandoned: vec![] }
+            }
+            Effect::Stop { calls } => {
+                self.stop_tools(&calls);
                 Input::Executed { abandoned: vec![] }
             }
             Effect::Rest(_) => Input::Rested,
@@ -233,6 +270,24 @@ impl World {
         panic!("the brain does not come to an end: {:?}", crate::support::kinds(&log(&self.store)))
     }
 
+    /// What the client answers to a call: a result, or whether it may run, which every other one may.
+    fn answer(&self, call: EventId) -> ClientEvent {
+        let records = log(&self.store);
+        let seq = records.iter().position(|record| record.event.id == call).unwrap();
+        match &records[seq].event.body {
+            EventBody::AgentCustomToolUse { .. } => ClientEvent::UserCustomToolResult {
+                custom_tool_use_id: call,
+                content: Some(vec![json!({"type": "text", "text": "yes"})]),
+                is_error: None,
+            },
+            EventBody::AgentToolUse { input, evaluated_permission: Permission::Ask, .. } => {
+                let result = if input["n"] == 0 { Verdict::Deny } else { Verdict::Allow };
+                ClientEvent::UserToolConfirmation { tool_use_id: call, result, deny_message: None }
+            }
+            other => panic!("{} asks for nothing", other.kind()),
+        }
+    }
+
     /// Lives until everything that a client wants is done: custom tools are answered and messages as well.
     fn run(mut self, mut kill: impl FnMut(&Effect, &Input) -> bool) -> Outcome {
         for _ in 0..200 {
@@ -243,11 +298,7 @@ impl World {
             });
             match waiting {
                 Some(longhand_protocol::event::StopReason::RequiresAction { event_ids }) => {
-                    let answers = event_ids.into_iter().map(|call| ClientEvent::UserCustomToolResult {
-                        custom_tool_use_id: call,
-                        content: Some(vec![json!({"type": "text", "text": "yes"})]),
-                        is_error: None,
-                    });
+                    let answers: Vec<ClientEvent> = event_ids.into_iter().map(|call| self.answer(call)).collect();
                     send(&self.store, answers);
                 }
                 _ => return self.outcome(),

@@ -8,7 +8,7 @@ use crate::support::model::{Model, Turn};
 use crate::support::service::Service;
 use crate::support::{check_request, interrupt, kinds, last, log, send, text};
 use longhand_harness::{Config, Exit, Harness};
-use longhand_protocol::event::{Delta, DeltaContent, EventBody, Preview, StopReason};
+use longhand_protocol::event::{ClientEvent, Delta, DeltaContent, EventBody, Preview, StopReason, Verdict};
 use longhand_session_log::memory::MemoryStore;
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
@@ -235,7 +235,7 @@ async fn an_interrupt_stops_the_stream() {
 }
 
 #[tokio::test]
-async fn an_interrupt_stops_the_wait_for_a_tool_and_the_model_is_told() {
+async fn an_interrupt_ends_a_tool_call_before_the_turn_and_the_model_is_told() {
     let store = support::store();
     send(&store, [text("one")]);
     let turns = [Turn::Say(vec![call("toolu_1", "bash")], "tool_use"), say("2")];
@@ -243,6 +243,14 @@ async fn an_interrupt_stops_the_wait_for_a_tool_and_the_model_is_told() {
     within(world.service.executing.notified()).await;
     send(&world.store, [interrupt()]);
     until(&world.store, "session.status_idle", 1).await;
+    let records = log(&world.store);
+    assert_eq!(
+        kinds(&records)[7..],
+        ["user.interrupt", "agent.tool_result", "session.usage", "session.status_idle"],
+        "{:?}",
+        kinds(&records)
+    );
+    assert!(matches!(last(&records), EventBody::SessionStatusIdle { stop_reason: StopReason::EndTurn }));
     send(&world.store, [text("two")]);
     until(&world.store, "session.status_idle", 2).await;
     world.shutdown.cancel();
@@ -250,8 +258,41 @@ async fn an_interrupt_stops_the_wait_for_a_tool_and_the_model_is_told() {
     let body = model.bodies().pop().unwrap();
     check_request(&body);
     let result = &body["messages"][2]["content"][0];
-    assert_eq!((&result["tool_use_id"], &result["is_error"]), (&json!("toolu_1"), &json!(true)));
-    assert!(result["content"][0]["text"].as_str().unwrap().contains("interrupted"));
+    assert_eq!(result["tool_use_id"], "toolu_1");
+    assert_eq!(result["content"][0]["text"], "half of it");
+}
+
+#[tokio::test]
+async fn a_call_that_asks_runs_when_the_client_has_said_so() {
+    let store = support::store();
+    send(&store, [text("one")]);
+    let turns = [Turn::Say(vec![call("toolu_1", "edit")], "tool_use"), say("2")];
+    let world = World::start(store, turns, 30).await;
+    until(&world.store, "session.status_idle", 1).await;
+    let records = log(&world.store);
+    let EventBody::SessionStatusIdle { stop_reason: StopReason::RequiresAction { event_ids } } = last(&records) else {
+        panic!("{:?}", kinds(&records))
+    };
+    let [asked] = event_ids.as_slice() else { panic!("{event_ids:?}") };
+    assert!(world.service.runs.lock().unwrap().is_empty());
+    let yes =
+        ClientEvent::UserToolConfirmation { tool_use_id: asked.clone(), result: Verdict::Allow, deny_message: None };
+    send(&world.store, [yes]);
+    until(&world.store, "session.status_idle", 2).await;
+    world.shutdown.cancel();
+    let (_, store, service, _) = world.exit().await;
+    let since = [
+        "x.session.woken",
+        "user.tool_confirmation",
+        "session.status_running",
+        "agent.tool_result",
+        "span.model_request_start",
+        "agent.message",
+    ];
+    let records = log(&store);
+    let at = kinds(&records).iter().position(|kind| *kind == "user.tool_confirmation").unwrap() - 1;
+    assert_eq!(kinds(&records)[at..at + since.len()], since);
+    assert_eq!(*service.runs.lock().unwrap(), [(asked.to_string(), 1)].into());
 }
 
 #[tokio::test]

@@ -87,7 +87,7 @@ pub fn credential<'a, 'v>(
     default: Option<&'a DefaultModel>,
 ) -> Result<(ModelAccess<'a>, &'v CredentialSpec), Missing> {
     let access = agent.spec.model.access(default).ok_or(Missing::NoCredential)?;
-    let (wanted, url) = (access.credential, access.base_url);
+    let wanted = access.credential;
     let vault = vault.ok_or_else(|| Missing::Vault(wanted.vault.clone()))?;
     let found = vault.spec.credentials.iter().find(|credential| credential.name == wanted.name);
     let found = found.ok_or_else(|| Missing::Credential { vault: wanted.vault.clone(), name: wanted.name.clone() })?;
@@ -98,6 +98,7 @@ pub fn credential<'a, 'v>(
     if found.placement.kind == PlacementKind::EnvironmentVariable {
         return Err(Missing::NotForModel { vault, name });
     }
+    let url = access.base_url(found);
     if may_go_to(found, url) {
         Ok((access, found))
     } else {
@@ -156,6 +157,7 @@ mod tests {
         let error = credential(&agent, Some(&vault), None).unwrap_err();
         assert_eq!(error.to_string(), "Vault models has no credential api-key");
     }
+
     #[test]
     fn the_installation_s_default_is_used_where_the_agent_names_no_credential() {
         let (mut agent, vault) = (fixtures::agent(), fixtures::vault());
@@ -165,6 +167,16 @@ mod tests {
         let default = DefaultModel { base_url, credential: own };
         assert_eq!(vault_of(&agent, Some(&default)), Some("models"));
         let (access, found) = credential(&agent, Some(&vault), Some(&default)).unwrap();
-        assert_eq!((access.base_url, found.name.as_str()), ("http://model.test:8080", "api-key"));
+        assert_eq!((access.base_url(found), found.name.as_str()), ("http://model.test:8080", "api-key"));
+    }
+
+    #[test]
+    fn the_url_of_a_credential_has_to_be_one_that_it_may_go_to() {
+        let (mut agent, mut vault) = (fixtures::agent(), fixtures::vault());
+        vault.spec.credentials[0].model_base_url = agent.spec.model.base_url.take();
+        let (access, found) = credential(&agent, Some(&vault), None).unwrap();
+        assert_eq!(access.base_url(found), "http://model.test:8080");
+        vault.spec.credentials[0].model_base_url = Some("http://other.test".to_owned());
+        assert_eq!(credential(&agent, Some(&vault), None).unwrap_err().reason(), "CredentialNotAllowed");
     }
 }

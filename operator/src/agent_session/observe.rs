@@ -121,7 +121,7 @@ fn references(session: &AgentSession, sessions: &Sessions, namespace: &str) -> R
         Ok((access, credential)) => Ok(References {
             credential: credential.clone(),
             vault: access.credential.vault.clone(),
-            base_url: access.base_url.to_owned(),
+            base_url: access.base_url(credential).to_owned(),
             agent: agent.clone(),
         }),
         Err(missing) => Err(Unresolved::Reference { agent: name.clone(), missing }),

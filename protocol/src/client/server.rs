@@ -41,6 +41,12 @@ impl Server {
         self
     }
 
+    /// The authorities that are trusted, in PEM, unless it is the system that says so.
+    #[must_use]
+    pub fn authorities(&self) -> Option<&[u8]> {
+        self.authority.as_deref()
+    }
+
     /// A client for the service, and its URL.
     ///
     /// # Errors

@@ -165,15 +165,20 @@ impl Tool {
         Self::AgentToolset { default_config, configs: Vec::new() }
     }
 
-    /// The tools of a sandbox that are on, sorted by name; none unless this is the agent toolset.
+    /// The tools of a sandbox that are on, sorted by name, and who is asked before they run; none unless this is the agent
+    /// toolset.
     #[must_use]
-    pub fn sandbox_tools(&self) -> Vec<SandboxTool> {
+    pub fn sandbox_tools(&self) -> Vec<(SandboxTool, PermissionPolicy)> {
         let Self::AgentToolset { default_config, configs } = self else { return Vec::new() };
-        let enabled = |tool: &SandboxTool| {
+        let config = |tool: SandboxTool| {
             let named = configs.iter().find(|config| config.name.as_str() == tool.name());
-            named.map_or(default_config.enabled, |config| config.enabled)
+            named.map_or(*default_config, |config| ToolsetConfig {
+                enabled: config.enabled,
+                permission_policy: config.permission_policy,
+            })
         };
-        SandboxTool::ALL.into_iter().filter(enabled).collect()
+        let tools = SandboxTool::ALL.into_iter().map(|tool| (tool, config(tool)));
+        tools.filter(|(_, config)| config.enabled).map(|(tool, config)| (tool, config.permission_policy)).collect()
     }
 }
 
@@ -282,7 +287,7 @@ mod tests {
     use rstest::rstest;
     use serde_json::{Value, json};
 
-    use super::{CreateAgent, Effort, ModelParam, Tool};
+    use super::{CreateAgent, Effort, ModelParam, PermissionPolicy, Tool};
     use crate::harness::SandboxTool;
 
     #[rstest]
@@ -314,13 +319,14 @@ mod tests {
 
     #[test]
     fn tools_that_are_on() {
-        assert_eq!(Tool::agent_toolset().sandbox_tools(), SandboxTool::ALL);
+        let all = SandboxTool::ALL.map(|tool| (tool, PermissionPolicy::AlwaysAllow));
+        assert_eq!(Tool::agent_toolset().sandbox_tools(), all);
         let some: Tool = serde_json::from_value(json!({
             "type": "agent_toolset_20260401",
             "default_config": {"enabled": false, "permission_policy": {"type": "always_ask"}},
             "configs": [{"type": "bash", "name": "bash", "enabled": true, "permission_policy": {"type": "auto"}}],
         }))
         .unwrap();
-        assert_eq!(some.sandbox_tools(), [SandboxTool::Bash]);
+        assert_eq!(some.sandbox_tools(), [(SandboxTool::Bash, PermissionPolicy::Auto)]);
     }
 }

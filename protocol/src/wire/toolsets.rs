@@ -5,6 +5,8 @@ use std::fmt;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::{Map, Value};
 
+use crate::event::Permission;
+
 /// Who is asked before a tool runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
@@ -13,8 +15,19 @@ pub enum PermissionPolicy {
     AlwaysAllow,
     /// The client, each time.
     AlwaysAsk,
-    /// The client where a call looks dangerous.
+    /// The client where a call looks dangerous. Nobody judges that yet, so every call may be, and asks.
     Auto,
+}
+
+impl PermissionPolicy {
+    /// What a call of the tool is evaluated to.
+    #[must_use]
+    pub const fn permission(self) -> Permission {
+        match self {
+            Self::AlwaysAllow => Permission::Allow,
+            Self::AlwaysAsk | Self::Auto => Permission::Ask,
+        }
+    }
 }
 
 /// What holds for the tools of a set that are not named.
@@ -331,6 +344,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::{BuiltinConfig, PermissionPolicy, ToolParam};
+    use crate::event::Permission;
 
     #[rstest]
     #[case(json!({"type": "bash", "name": "bash", "enabled": true, "permission_policy": {"type": "always_ask"}}))]
@@ -344,6 +358,14 @@ mod tests {
     fn a_config_is_written_as_it_is_read(#[case] json: Value) {
         let config: BuiltinConfig<bool, PermissionPolicy> = serde_json::from_value(json.clone()).unwrap();
         assert_eq!(serde_json::to_value(config).unwrap(), json);
+    }
+
+    #[rstest]
+    #[case(PermissionPolicy::AlwaysAllow, Permission::Allow)]
+    #[case(PermissionPolicy::AlwaysAsk, Permission::Ask)]
+    #[case(PermissionPolicy::Auto, Permission::Ask)]
+    fn what_nobody_has_judged_asks(#[case] policy: PermissionPolicy, #[case] permission: Permission) {
+        assert_eq!(policy.permission(), permission);
     }
 
     fn toolset(config: &Value) -> Result<ToolParam, serde_json::Error> {

@@ -224,6 +224,7 @@ impl From<ExecuteError> for ApiError {
             ExecuteError::Store(error) => Self::from(error.as_ref()),
             ExecuteError::Resources(_) | ExecuteError::Stopping => Self::unavailable(message),
             ExecuteError::NotACall(_) | ExecuteError::NoSession { .. } => Self::not_found(message),
+            ExecuteError::NotConfirmed(_) => Self::conflict(message),
             ExecuteError::Work(_) => Self::too_many(message, Duration::from_secs(5)),
             ExecuteError::Busy => Self::too_many(message, Duration::from_secs(2)),
             ExecuteError::Failed(_) => Self::internal(message),

@@ -89,6 +89,10 @@ impl Call<'_> {
             let over = Instant::now() >= until;
             match self.executor.store.call(&self.session, &self.call).await? {
                 CallState::Finished { seq } => return self.finished(seq).await,
+                CallState::Open if self.interrupted.is_cancelled() => {
+                    let result = vec![plan::hosted_result(&self.call, plan::INTERRUPTED)];
+                    return self.finish("interrupted", FinishFrom::Open, result).await;
+                }
                 CallState::Open if over => {
                     let text = format!(
                         "The call was not run: no worker of the self-hosted environment {} took it within {} s.",

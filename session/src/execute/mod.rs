@@ -5,6 +5,7 @@ mod plan;
 mod reclaim;
 mod run;
 pub mod sandboxes;
+mod story;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -47,6 +48,9 @@ pub enum ExecuteError {
     /// No such tool call is in the log.
     #[error("there is no tool call {0} in the log")]
     NotACall(EventId),
+    /// The client has not said yet whether the call may run.
+    #[error("the tool call {0} waits for a user.tool_confirmation")]
+    NotConfirmed(EventId),
     /// The session's resource is gone.
     #[error("the AgentSession {namespace}/{name} of this session is gone")]
     NoSession {

@@ -15,6 +15,12 @@ use serde_json::json;
 use sha2::{Digest as _, Sha256};
 
 use super::sandboxes::SandboxView;
+use super::story::{Answer, Since};
+
+/// What the model reads of a call that an interrupt has kept from running.
+pub(super) const INTERRUPTED: &str = "The call was not run: the user stopped the turn before.";
+/// Why nobody knows how a call ended that an interrupt should have stopped.
+pub(super) const UNSTOPPABLE: &str = "the user stopped the turn, and the call did not end when it was cancelled";
 
 /// The next step of a call.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -125,12 +131,40 @@ pub(super) struct Intent {
     pub(super) tool: String,
     pub(super) input: serde_json::Value,
     pub(super) sandbox: String,
+    /// Whether the client has to be asked first.
+    pub(super) asks: bool,
+}
+
+/// Whether a call may begin.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Leave {
+    /// It may.
+    Given,
+    /// The client has not been heard yet.
+    NotYet,
+    /// It never will: a label, and what the model reads.
+    Refused(&'static str, String),
+}
+
+/// Whether a call may begin, or go on. An interrupt of one that needs no leave, or has it, is for whoever runs it.
+pub(super) fn leave(intent: &Intent, since: &Since) -> Leave {
+    match &since.answer {
+        _ if !intent.asks => Leave::Given,
+        Some(Answer::Allow) => Leave::Given,
+        Some(Answer::Deny(message)) => {
+            let why = message.as_deref().filter(|message| !message.trim().is_empty());
+            let why = why.map(|message| format!(": {message}")).unwrap_or_default();
+            Leave::Refused("denied", format!("The call was not run: the user denied it{why}"))
+        }
+        None if since.interrupted => Leave::Refused("interrupted", INTERRUPTED.to_owned()),
+        None => Leave::NotYet,
+    }
 }
 
 /// Reads the intent from its event, or says in words for the model why it cannot run.
 pub(super) fn intent(body: &EventBody, meta: &SessionMeta) -> Option<Result<Intent, String>> {
     let EventBody::AgentToolUse { name, input, evaluated_permission, sandbox } = body else { return None };
-    if *evaluated_permission != Permission::Allow {
+    if *evaluated_permission == Permission::Deny {
         return Some(Err(format!("The tool {name} was not run: it is not permitted in this session.")));
     }
     let known = |wanted: &String| meta.sandboxes.contains(wanted);
@@ -140,9 +174,12 @@ pub(super) fn intent(body: &EventBody, meta: &SessionMeta) -> Option<Result<Inte
             "The tool {name} was not run: this session has no sandbox `{wanted}`; it has: {}.",
             meta.sandboxes.join(", ")
         )),
-        (wanted, Some(first)) => {
-            Ok(Intent { tool: name.clone(), input: input.clone(), sandbox: wanted.as_ref().unwrap_or(first).clone() })
-        }
+        (wanted, Some(first)) => Ok(Intent {
+            tool: name.clone(),
+            input: input.clone(),
+            sandbox: wanted.as_ref().unwrap_or(first).clone(),
+            asks: *evaluated_permission == Permission::Ask,
+        }),
     })
 }
 

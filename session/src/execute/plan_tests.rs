@@ -10,8 +10,9 @@ use longhand_session_log::store::{CallState, Incarnation};
 use rstest::rstest;
 use serde_json::json;
 
-use super::{Step, Verdict, intent, judge, next, once, unknown};
+use super::{Intent, Leave, Step, Verdict, intent, judge, leave, next, once, unknown};
 use crate::execute::sandboxes::SandboxView;
+use crate::execute::story::{Answer, Since};
 use crate::testing::meta;
 
 fn incarnation() -> Incarnation {
@@ -133,7 +134,7 @@ fn an_output_is_an_output() {
 #[case(&["default"], Some("gpu"), Permission::Allow, Err("has no sandbox `gpu`; it has: default"))]
 #[case(&[], None, Permission::Allow, Err("has no sandbox"))]
 #[case(&["default"], None, Permission::Deny, Err("not permitted"))]
-#[case(&["default"], None, Permission::Ask, Err("not permitted"))]
+#[case(&["default"], None, Permission::Ask, Ok("default"))]
 fn a_call_that_cannot_run_says_why(
     #[case] sandboxes: &[&str],
     #[case] wanted: Option<&str>,
@@ -149,11 +150,39 @@ fn a_call_that_cannot_run_says_why(
         sandbox: wanted.map(ToOwned::to_owned),
     };
     match (intent(&body, &meta).unwrap(), expected) {
-        (Ok(intent), Ok(sandbox)) => assert_eq!(intent.sandbox, sandbox),
+        (Ok(intent), Ok(sandbox)) => {
+            assert_eq!(intent.sandbox, sandbox);
+            assert_eq!(intent.asks, permission == Permission::Ask);
+        }
         (Err(text), Err(part)) => assert!(text.contains(part), "{text}"),
         (other, _) => panic!("{other:?}"),
     }
     assert_eq!(intent(&EventBody::SessionStatusRunning {}, &meta), None);
+}
+
+#[rstest]
+#[case::needs_none(false, None, false, "given")]
+#[case::needs_none_and_is_stopped(false, None, true, "given")]
+#[case::not_yet(true, None, false, "not yet")]
+#[case::never(true, None, true, "interrupted The call was not run: the user stopped the turn before.")]
+#[case::allowed(true, Some(Answer::Allow), false, "given")]
+#[case::allowed_and_stopped(true, Some(Answer::Allow), true, "given")]
+#[case::denied(true, Some(Answer::Deny(None)), false, "denied The call was not run: the user denied it")]
+#[case::denied_in_vain(true, Some(Answer::Deny(Some(" ".to_owned()))), false, "denied The call was not run: the user denied it")]
+#[case::denied_because(true, Some(Answer::Deny(Some("not today".to_owned()))), true, "denied The call was not run: the user denied it: not today")]
+fn a_call_that_asks_runs_only_with_leave(
+    #[case] asks: bool,
+    #[case] answer: Option<Answer>,
+    #[case] interrupted: bool,
+    #[case] expected: &str,
+) {
+    let intent = Intent { tool: "bash".to_owned(), input: json!({}), sandbox: "default".to_owned(), asks };
+    let found = match leave(&intent, &Since { answer, interrupted }) {
+        Leave::Given => "given".to_owned(),
+        Leave::NotYet => "not yet".to_owned(),
+        Leave::Refused(label, text) => format!("{label} {text}"),
+    };
+    assert_eq!(found, expected);
 }
 
 #[test]

@@ -1,33 +1,35 @@
 //! One tool call, from the intent in the log to the result in the log.
 
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use longhand_protocol::event::{EventBody, NewEvent, Record};
 use longhand_protocol::{EventId, SessionId};
-use longhand_sandbox::client::Target;
+use longhand_sandbox::client::{SandboxError, Target};
 use longhand_sandbox::wire::{CallId, ExecuteRequest, ToolOutput};
 use longhand_session_log::StoreError;
 use longhand_session_log::store::{CallState, FinishFrom, Incarnation, SessionMeta};
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tokio_util::sync::CancellationToken;
 
-use super::plan::{self, Intent, Step, Verdict};
+use super::plan::{self, Intent, Leave, Step, Verdict};
 use super::sandboxes::{SandboxKey, SandboxView};
 use super::{ExecuteError, Executor};
 use crate::metrics;
 use crate::resources;
 
 /// A watch may be late, or its last word may have come before we looked; then looking again helps.
-const LOOK_AGAIN: Duration = Duration::from_secs(2);
+pub(super) const LOOK_AGAIN: Duration = Duration::from_secs(2);
 const JOIN_AGAIN: Duration = Duration::from_millis(250);
 const JOIN_AGAIN_AT_LAST: Duration = Duration::from_secs(5);
 const CANCELLED_TOOL_ENDS: Duration = Duration::from_secs(10);
+const CANCEL_AGAIN: Duration = Duration::from_secs(1);
 /// A result is worth more patience than a request.
 const KEEP_RESULT: Duration = Duration::from_secs(120);
 const KEEP_ATTEMPT: Duration = Duration::from_secs(30);
-const INTENT_WINDOW: u64 = 128;
 
 pub(super) type Labelled = (&'static str, Record);
 
@@ -36,6 +38,8 @@ pub(super) struct Call<'a> {
     pub(super) session: SessionId,
     pub(super) call: EventId,
     epoch: &'a AtomicU64,
+    /// The client has stopped the turn.
+    pub(super) interrupted: CancellationToken,
 }
 
 /// What is known of a call while it runs here.
@@ -59,7 +63,7 @@ struct Course {
 
 impl<'a> Call<'a> {
     pub(super) fn new(executor: &'a Arc<Executor>, session: SessionId, call: EventId, epoch: &'a AtomicU64) -> Self {
-        Self { executor, session, call, epoch }
+        Self { executor, session, call, epoch, interrupted: CancellationToken::new() }
     }
 
     pub(super) async fn run(self) -> Result<Labelled, ExecuteError> {
@@ -67,22 +71,49 @@ impl<'a> Call<'a> {
         if let CallState::Finished { seq } = self.executor.store.call(&self.session, &self.call).await? {
             return self.finished(seq).await;
         }
-        let body = self.find_intent(state.head).await?;
-        let intent = plan::intent(&body, &state.meta).ok_or_else(|| ExecuteError::NotACall(self.call.clone()))?;
+        let story = self.story(state.head).await?;
+        let intent =
+            plan::intent(&story.intent, &state.meta).ok_or_else(|| ExecuteError::NotACall(self.call.clone()))?;
         let intent = match intent {
             Ok(intent) => intent,
             Err(text) => return self.refuse("refused", text).await,
         };
-        if let Some(queue) = self.executor.hosted.queue(&state.meta, &intent.sandbox).await? {
-            return self.hosted(&queue).await;
+        let queue = self.executor.hosted.queue(&state.meta, &intent.sandbox).await?;
+        match plan::leave(&intent, &story.since) {
+            Leave::Given => {}
+            Leave::NotYet => return Err(ExecuteError::NotConfirmed(self.call.clone())),
+            Leave::Refused(label, text) => {
+                let result = match queue {
+                    Some(_) => plan::hosted_result(&self.call, &text),
+                    None => plan::result(&self.call, text, true),
+                };
+                return self.finish(label, FinishFrom::Open, vec![result]).await;
+            }
         }
+        if story.since.interrupted {
+            self.interrupted.cancel();
+        }
+        let seen_through = async {
+            match queue {
+                Some(queue) => self.hosted(&queue).await,
+                None => self.in_sandbox(state.meta, intent).await,
+            }
+        };
+        tokio::select! {
+            biased;
+            never = self.watch_interrupts(state.head) => match never {},
+            ended = seen_through => ended,
+        }
+    }
+
+    async fn in_sandbox(&self, meta: SessionMeta, intent: Intent) -> Result<Labelled, ExecuteError> {
         let key = SandboxKey {
-            namespace: state.meta.namespace.clone(),
-            name: resources::plan::sandbox_name(&state.meta.name, &state.meta.uid, &intent.sandbox),
+            namespace: meta.namespace.clone(),
+            name: resources::plan::sandbox_name(&meta.name, &meta.uid, &intent.sandbox),
         };
         let seen = self.executor.sandboxes.subscribe(&key);
         let course = Course {
-            meta: state.meta,
+            meta,
             intent,
             key,
             seen,
@@ -99,6 +130,9 @@ impl<'a> Call<'a> {
     async fn steer(&self, mut course: Course) -> Result<Labelled, ExecuteError> {
         loop {
             let call = self.executor.store.call(&self.session, &self.call).await?;
+            if matches!(call, CallState::Open) && self.interrupted.is_cancelled() {
+                return self.refuse("interrupted", plan::INTERRUPTED.to_owned()).await;
+            }
             // A loss is for ever, so it is never concluded from a watch that may be late.
             let sandbox = match &call {
                 CallState::Dispatched { .. } => self.look(&course).await?,
@@ -152,7 +186,7 @@ impl<'a> Call<'a> {
             return Err(ExecuteError::Failed(format!("the Sandbox {} belongs to another session", course.key.name)));
         }
         self.begin_waiting(course, &SandboxView::of(&made)).await?;
-        changed(&mut course.seen, LOOK_AGAIN).await;
+        self.changed_or_interrupted(course, LOOK_AGAIN).await;
         Ok(())
     }
 
@@ -189,8 +223,14 @@ impl<'a> Call<'a> {
                 limit.as_secs()
             )));
         }
-        changed(&mut course.seen, LOOK_AGAIN.min(limit.saturating_sub(course.began.elapsed()))).await;
+        let left = limit.saturating_sub(course.began.elapsed());
+        self.changed_or_interrupted(course, LOOK_AGAIN.min(left)).await;
         Ok(None)
+    }
+
+    /// Waits while the call is open: who has stopped the turn does not wait for a sandbox.
+    async fn changed_or_interrupted(&self, course: &mut Course, at_most: Duration) {
+        self.interrupted.run_until_cancelled(changed(&mut course.seen, at_most)).await;
     }
 
     async fn dispatch(&self, course: &mut Course, pod_uid: String, address: &str) -> Result<(), ExecuteError> {
@@ -240,6 +280,10 @@ impl<'a> Call<'a> {
     ) -> Result<Option<Labelled>, ExecuteError> {
         let target = Target { address, pod_uid: incarnation.pod_uid.clone() };
         let fresh = course.fresh.take().is_some_and(|fresh| fresh == incarnation);
+        if fresh && self.interrupted.is_cancelled() {
+            self.executor.store.undispatch(&self.session, &self.call, &incarnation).await?;
+            return Ok(None);
+        }
         let call_id = CallId::new(self.call.as_str()).map_err(|error| ExecuteError::Failed(error.to_string()))?;
         let request = ExecuteRequest {
             call_id,
@@ -247,16 +291,21 @@ impl<'a> Call<'a> {
             input: course.intent.input.clone(),
             attach_only: !fresh,
         };
+        let state = CallState::Dispatched { incarnation: incarnation.clone() };
         let left = self.executor.limits.tool.saturating_sub(course.began.elapsed());
+        let mut running = pin!(self.executor.client.execute(&target, &request, left));
         let answer = tokio::select! {
             biased;
-            answer = self.executor.client.execute(&target, &request, left) => answer,
+            answer = running.as_mut() => answer,
             () = gone(&mut course.seen, &incarnation.pod_uid) => {
                 tracing::info!(pod_uid = incarnation.pod_uid, "the sandbox went away under a call");
                 return Ok(None);
             }
+            () = self.interrupted.cancelled() => match self.stop(&target, &request.call_id, running).await {
+                Some(answer) => answer,
+                None => return self.never_known(state, plan::UNSTOPPABLE, false).await.map(Some),
+            },
         };
-        let state = CallState::Dispatched { incarnation: incarnation.clone() };
         match plan::judge(answer, fresh) {
             Verdict::Done(output) => self.done(incarnation, output).await.map(Some),
             Verdict::NotBegun { leave, wait } => {
@@ -294,6 +343,26 @@ impl<'a> Call<'a> {
             }
             Verdict::TooLong => self.interrupt(&target, &request, incarnation).await.map(Some),
         }
+    }
+
+    /// The client has stopped the turn: cancels the call until it answers. `None` if it does not in time.
+    async fn stop(
+        &self,
+        target: &Target,
+        call_id: &CallId,
+        mut running: Pin<&mut impl Future<Output = Result<ToolOutput, SandboxError>>>,
+    ) -> Option<Result<ToolOutput, SandboxError>> {
+        let until = Instant::now() + CANCELLED_TOOL_ENDS;
+        while Instant::now() < until {
+            if let Err(error) = self.executor.client.cancel(target, call_id).await {
+                tracing::warn!(%error, "an interrupted tool call could not be cancelled");
+            }
+            // The request to run it may have been behind the one to cancel it.
+            if let Ok(answer) = timeout(CANCEL_AGAIN, running.as_mut()).await {
+                return Some(answer);
+            }
+        }
+        None
     }
 
     /// The call has had its time: stops it, and takes what it says then.
@@ -379,29 +448,6 @@ impl<'a> Call<'a> {
         let record = slice.records.into_iter().next();
         record.map(|record| ("known", record)).ok_or_else(|| ExecuteError::Failed("the log lost a result".to_owned()))
     }
-
-    /// Looks for the event from the end of the log, where a call that is open nearly always is.
-    async fn find_intent(&self, head: u64) -> Result<EventBody, ExecuteError> {
-        let mut end = head;
-        while end > 0 {
-            let begin = end.saturating_sub(INTENT_WINDOW);
-            let mut after = begin;
-            while after < end {
-                let slice = self.executor.store.read(&self.session, after, window(end - after)).await?;
-                let Some(last) = slice.records.last() else { break };
-                after = last.seq;
-                if let Some(found) = slice.records.into_iter().find(|record| record.event.id == self.call) {
-                    return Ok(found.event.body);
-                }
-            }
-            end = begin;
-        }
-        Err(ExecuteError::NotACall(self.call.clone()))
-    }
-}
-
-fn window(events: u64) -> usize {
-    usize::try_from(events).unwrap_or(usize::MAX)
 }
 
 fn is_result_of(body: &EventBody, call: &EventId) -> bool {

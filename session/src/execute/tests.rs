@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use longhand_crds::SandboxStatus;
-use longhand_protocol::event::{EventBody, NewEvent, Permission};
+use longhand_protocol::event::{ClientEvent, EventBody, NewEvent, Permission, Verdict};
 use longhand_protocol::{EventId, Record, SessionId};
 use longhand_sandbox::client::{SandboxClient, Target};
 use longhand_sandbox::server::reaper::Children;
@@ -391,6 +391,94 @@ async fn a_call_that_takes_too_long_is_interrupted() {
     world.cluster.sandbox_ready(&name, "hands-1", &hands.address);
     let (text, _) = said(&result(running).await.unwrap());
     assert!(text.contains("interrupted") || text.contains("unknown"), "{text}");
+}
+
+const INTERRUPT: ClientEvent = ClientEvent::UserInterrupt { session_thread_id: None };
+
+#[tokio::test]
+async fn an_interrupt_ends_the_call_that_runs() {
+    let (world, id, epoch, _, hands, _, call) = running().await;
+    world.taken_up(&id, epoch, INTERRUPT).await;
+    let (text, is_error) = said(&result(call).await.unwrap());
+    assert!(is_error && text.contains("interrupted"), "{text}");
+    let kinds = world.kinds(&id).await;
+    assert_eq!(kinds[kinds.len() - 2..], ["user.interrupt", "agent.tool_result"]);
+    assert_eq!(hands.runs(), 1);
+    let next = world.tool_use(&id, epoch, "bash", json!({"command": "echo next"})).await;
+    assert!(said(&result(execute(&world, &id, epoch, &next)).await.unwrap()).0.contains("next"), "a later call runs");
+}
+
+#[tokio::test]
+async fn who_is_asked_for_an_interrupted_call_ends_it() {
+    let (world, id, epoch, call, _hands, _, first) = running().await;
+    world.executor.stop(Duration::ZERO).await;
+    assert!(matches!(result(first).await, Err(ExecuteError::Stopping)));
+    world.taken_up(&id, epoch, INTERRUPT).await;
+    let (text, is_error) = said(&result(execute_at(&other_replica(&world), &id, epoch, &call)).await.unwrap());
+    assert!(is_error && text.contains("interrupted"), "{text}");
+}
+
+#[tokio::test]
+async fn an_interrupted_call_does_not_wait_for_a_sandbox() {
+    let world = World::with(limits(Duration::from_secs(600), SOON));
+    let (id, epoch, call) = world.session_with_call("one", "bash", Hands::until_go()).await;
+    let running = execute(&world, &id, epoch, &call);
+    let name = made(&world).await;
+    world.taken_up(&id, epoch, INTERRUPT).await;
+    let (text, is_error) = said(&result(running).await.unwrap());
+    assert!(is_error && text.contains("not run") && text.contains("stopped"), "{text}");
+    // It is not given to the sandbox that comes at last.
+    let hands = hands(&world.signer, "hands-1").await;
+    world.cluster.sandbox_ready(&name, "hands-1", &hands.address);
+    let next = world.tool_use(&id, epoch, "bash", json!({"command": "echo next"})).await;
+    assert!(!said(&result(execute(&world, &id, epoch, &next)).await.unwrap()).1);
+    assert_eq!(hands.runs(), 0);
+}
+
+#[tokio::test]
+async fn a_call_that_asks_runs_when_it_is_allowed_and_a_denial_is_its_result() {
+    let world = World::new();
+    let id = world.session("one", "pod-1").await;
+    let epoch = world.claim(&id, "pod-1").await;
+    let asks = async |text: &str| {
+        world.tool_use_with(&id, epoch, "bash", json!({"command": format!("echo {text}")}), Permission::Ask).await
+    };
+    let confirm = |call: &EventId, result, message: Option<&str>| ClientEvent::UserToolConfirmation {
+        tool_use_id: call.clone(),
+        result,
+        deny_message: message.map(ToOwned::to_owned),
+    };
+    let (allowed, denied) = (asks("greetings").await, asks("secrets").await);
+    for call in [&allowed, &denied] {
+        let refused = result(execute(&world, &id, epoch, call)).await;
+        assert!(matches!(refused, Err(ExecuteError::NotConfirmed(_))), "{refused:?}");
+    }
+    let request = json!({"epoch": epoch, "tool_use_id": allowed});
+    let answer = world.call("POST", &format!("/harness/v1/sessions/{id}/execute"), "pod-1", &request).await;
+    assert_eq!(answer.status, 409, "{answer:?}");
+
+    world.taken_up(&id, epoch, confirm(&denied, Verdict::Deny, Some("not today"))).await;
+    let (text, is_error) = said(&result(execute(&world, &id, epoch, &denied)).await.unwrap());
+    assert!(is_error && text.contains("denied it: not today"), "{text}");
+    assert_eq!(world.cluster.state_counts().1, Vec::<String>::new(), "there is no sandbox for what does not run");
+
+    world.taken_up(&id, epoch, confirm(&allowed, Verdict::Allow, None)).await;
+    let hands = hands(&world.signer, "hands-1").await;
+    let running = execute(&world, &id, epoch, &allowed);
+    let name = made(&world).await;
+    world.cluster.sandbox_ready(&name, "hands-1", &hands.address);
+    assert!(said(&result(running).await.unwrap()).0.contains("greetings"));
+}
+
+#[tokio::test]
+async fn a_call_that_nobody_confirmed_ends_with_the_turn() {
+    let world = World::new();
+    let id = world.session("one", "pod-1").await;
+    let epoch = world.claim(&id, "pod-1").await;
+    let call = world.tool_use_with(&id, epoch, "bash", json!({"command": "ls"}), Permission::Ask).await;
+    world.taken_up(&id, epoch, INTERRUPT).await;
+    let (text, is_error) = said(&result(execute(&world, &id, epoch, &call)).await.unwrap());
+    assert!(is_error && text.contains("not run") && text.contains("stopped"), "{text}");
 }
 
 #[tokio::test]

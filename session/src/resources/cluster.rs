@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use futures::{Stream, StreamExt as _};
+use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PostParams, Preconditions};
@@ -13,6 +14,7 @@ use kube::{Client, Resource as _, ResourceExt as _};
 use longhand_crds::{Agent, AgentSession, Sandbox, SandboxTemplate};
 use tokio::time::timeout;
 
+use super::named::set_created_at;
 use super::{ResourceError, Resources};
 use crate::execute::sandboxes::{SandboxKey, SandboxView, Seen};
 
@@ -165,8 +167,9 @@ impl Resources for Cluster {
         Ok((list.items, list.metadata.continue_.filter(|token| !token.is_empty())))
     }
 
-    async fn create_session(&self, namespace: &str, session: AgentSession) -> Result<AgentSession, ResourceError> {
+    async fn create_session(&self, namespace: &str, mut session: AgentSession) -> Result<AgentSession, ResourceError> {
         let what = format!("a new AgentSession in {namespace}");
+        set_created_at(&mut session.metadata, Timestamp::now());
         call(&what, self.sessions_in(namespace).create(&PostParams::default(), &session)).await
     }
 

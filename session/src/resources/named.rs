@@ -14,6 +14,8 @@ use super::ResourceError;
 use super::cluster::{Cluster, call};
 
 const PAGE: u32 = 500;
+/// Between this machine and the API server's.
+const CLOCK_SKEW: jiff::SignedDuration = jiff::SignedDuration::from_secs(60);
 
 /// Some objects of a namespace, and where the next ones begin.
 pub type PageOf<K> = (Vec<K>, Option<String>);
@@ -106,10 +108,17 @@ pub(crate) fn age(meta: &ObjectMeta) -> (Option<jiff::Timestamp>, Option<&str>) 
     (created_at(meta), meta.uid.as_deref())
 }
 
-/// When the object was made.
+/// When the object was made: as exactly as it says, unless that is far from what the API server says, as in a copy.
 #[must_use]
 pub fn created_at(meta: &ObjectMeta) -> Option<jiff::Timestamp> {
-    meta.creation_timestamp.as_ref().map(|created| created.0)
+    let known = meta.creation_timestamp.as_ref()?.0;
+    let said = meta.annotations.as_ref().and_then(|all| all.get(annotations::CREATED_AT)?.parse().ok());
+    Some(said.filter(|said: &jiff::Timestamp| said.duration_since(known).abs() <= CLOCK_SKEW).unwrap_or(known))
+}
+
+/// Writes down when the object is made.
+pub(crate) fn set_created_at(meta: &mut ObjectMeta, now: jiff::Timestamp) {
+    meta.annotations.get_or_insert_default().insert(annotations::CREATED_AT.to_owned(), now.to_string());
 }
 
 /// When the object was last changed, other than in its status; since the API server keeps no such time, the latest of
@@ -129,9 +138,10 @@ pub fn archived_at(meta: &ObjectMeta) -> Option<jiff::Timestamp> {
 #[cfg(test)]
 mod tests {
     use kube::api::ObjectMeta;
+    use rstest::rstest;
     use serde_json::json;
 
-    use super::{archived_at, updated_at};
+    use super::{archived_at, created_at, set_created_at, updated_at};
 
     fn meta(value: serde_json::Value) -> ObjectMeta {
         serde_json::from_value(value).unwrap()
@@ -144,6 +154,20 @@ mod tests {
         assert_eq!(updated_at(&meta(made)).unwrap().to_string(), "2026-01-02T00:00:00Z");
         let plain = json!({"creationTimestamp": "2026-01-01T00:00:00Z"});
         assert_eq!(updated_at(&meta(plain)).unwrap().to_string(), "2026-01-01T00:00:00Z");
+    }
+
+    #[rstest]
+    #[case("2026-01-01T00:00:00.25Z", "2026-01-01T00:00:00.25Z")]
+    #[case("2025-12-31T23:59:59.75Z", "2025-12-31T23:59:59.75Z")]
+    #[case::of_a_copy("2025-12-31T00:00:00.25Z", "2026-01-01T00:00:00Z")]
+    #[case::nonsense("now", "2026-01-01T00:00:00Z")]
+    fn an_object_knows_better_when_it_was_made(#[case] said: &str, #[case] expected: &str) {
+        let made =
+            json!({"creationTimestamp": "2026-01-01T00:00:00Z", "annotations": {"longhand.dev/created-at": said}});
+        assert_eq!(created_at(&meta(made)).unwrap().to_string(), expected);
+        let mut unmade = ObjectMeta::default();
+        set_created_at(&mut unmade, jiff::Timestamp::UNIX_EPOCH);
+        assert_eq!(created_at(&unmade), None, "it is for the API server to say that it is made");
     }
 
     #[test]

@@ -5,7 +5,9 @@ use std::sync::{Mutex, MutexGuard};
 
 use async_trait::async_trait;
 use futures::Stream;
+use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::ControllerRevision;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use longhand_crds::agent_session::HarnessStatus;
 use longhand_crds::sandbox::Loss;
 use longhand_crds::{Agent, AgentSession, Sandbox, SandboxStatus, SandboxTemplate};
@@ -17,7 +19,7 @@ use super::objects::FakeObjects;
 use super::vaults::Vaulted;
 use crate::auth::{Access, Attributes, Identity, ReviewError, Reviewer};
 use crate::execute::sandboxes::{SandboxKey, SandboxView, Seen};
-use crate::resources::named::Named as _;
+use crate::resources::named::{Named as _, set_created_at};
 use crate::resources::{ResourceError, Resources};
 
 type Key = (String, String);
@@ -254,6 +256,9 @@ impl Resources for FakeCluster {
         session.metadata.uid = Some(format!("made-{}", state.uids));
         session.metadata.name = Some(name.clone());
         session.metadata.namespace = Some(namespace.to_owned());
+        let now = Timestamp::now();
+        set_created_at(&mut session.metadata, now);
+        session.metadata.creation_timestamp = Timestamp::from_second(now.as_second()).ok().map(Time);
         state.made.push(format!("AgentSession {namespace}/{name}"));
         state.sessions.insert(key(namespace, &name), session.clone());
         Ok(session)

@@ -17,7 +17,7 @@ use jiff::Timestamp;
 use longhand_crds::agent::CredentialRef;
 use longhand_crds::default_model::DefaultModel;
 use longhand_crds::derived_session_id;
-use longhand_protocol::event::{EventBody, NewEvent, Permission};
+use longhand_protocol::event::{ClientEvent, EventBody, NewEvent, Permission};
 use longhand_protocol::harness::{AgentSnapshot, Model};
 use longhand_protocol::{EventId, SessionId};
 use longhand_sandbox::client::SandboxClient;
@@ -248,16 +248,35 @@ impl World {
     }
 
     pub(crate) async fn tool_use(&self, id: &SessionId, epoch: u64, tool: &str, input: Value) -> EventId {
+        self.tool_use_with(id, epoch, tool, input, Permission::Allow).await
+    }
+
+    pub(crate) async fn tool_use_with(
+        &self,
+        id: &SessionId,
+        epoch: u64,
+        tool: &str,
+        input: Value,
+        evaluated_permission: Permission,
+    ) -> EventId {
         let event = NewEvent::new(EventBody::AgentToolUse {
             name: tool.to_owned(),
             input,
-            evaluated_permission: Permission::Allow,
+            evaluated_permission,
             sandbox: None,
         });
         let call = event.id.clone();
         let head = self.store.state(id).await.unwrap().head;
         self.store.append(id, epoch, head, vec![event]).await.unwrap();
         call
+    }
+
+    /// A client's event, sent and taken up.
+    pub(crate) async fn taken_up(&self, id: &SessionId, epoch: u64, event: ClientEvent) {
+        let event = NewEvent::from(event);
+        self.store.enqueue(id, vec![event.clone()]).await.unwrap();
+        let head = self.store.state(id).await.unwrap().head;
+        self.store.promote(id, epoch, head, &[event.id], Vec::new()).await.unwrap();
     }
 
     /// The types in the log, in order.

@@ -8,6 +8,7 @@ use std::time::Duration;
 use futures::FutureExt as _;
 use longhand_protocol::event::{ClientEvent, EventBody, NewEvent};
 use longhand_protocol::harness::{AgentSnapshot, HarnessSession, Model, Tool};
+use longhand_protocol::wire::toolsets::{BuiltinConfig, BuiltinTool, PermissionPolicy, WebOptions};
 use longhand_protocol::{Record, SessionId};
 use longhand_session_log::memory::MemoryStore;
 use longhand_session_log::store::{Claimant, SessionMeta, SessionStore as _, Takeover};
@@ -34,9 +35,23 @@ pub(crate) fn agent() -> AgentSnapshot {
                 description: "Asks.".to_owned(),
                 input_schema: json!({"type": "object"}),
             },
-            Tool::agent_toolset(),
+            toolset(),
         ],
         ..AgentSnapshot::default()
+    }
+}
+
+/// The built-in tools, of which `edit` asks first.
+fn toolset() -> Tool {
+    let asks = BuiltinConfig {
+        name: BuiltinTool::Edit,
+        enabled: true,
+        permission_policy: PermissionPolicy::AlwaysAsk,
+        web: WebOptions::default(),
+    };
+    match Tool::agent_toolset() {
+        Tool::AgentToolset { default_config, .. } => Tool::AgentToolset { default_config, configs: vec![asks] },
+        other => other,
     }
 }
 

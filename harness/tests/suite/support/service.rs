@@ -9,6 +9,7 @@ use axum::body::{Body, Bytes};
 use axum::extract::{Query, State};
 use axum::http::{Method, Uri};
 use axum::response::Response;
+use longhand_protocol::Record;
 use longhand_protocol::error::{ErrorEnvelope, ErrorType};
 use longhand_protocol::event::{ClientEvent, EventBody, NewEvent, Preview};
 use longhand_protocol::harness::{
@@ -32,7 +33,7 @@ pub(crate) struct Faults {
     pub(crate) before_idle: Vec<ClientEvent>,
     /// The next `idle` is made, and answered with 503 only when the claim has been found to be over.
     pub(crate) late_idle: bool,
-    /// Tool calls never end.
+    /// Tool calls end by an interrupt only.
     pub(crate) hang_tools: bool,
     /// Bodies that were answered with 503 once.
     lost: Vec<Bytes>,
@@ -179,13 +180,15 @@ impl Service {
 
     async fn execute(&self, request: &ExecuteRequest) -> Response {
         self.executing.notify_one();
-        if self.faults.lock().unwrap().hang_tools {
+        let hang = self.faults.lock().unwrap().hang_tools;
+        let call = &request.tool_use_id;
+        let interrupted = |record: &Record| matches!(record.event.body, EventBody::UserInterrupt { .. });
+        if hang && !super::log(&self.store).iter().any(interrupted) {
             return std::future::pending().await;
         }
-        let call = &request.tool_use_id;
         if matches!(self.store.call(&session_id(), call).await, Ok(CallState::Open)) {
             *self.runs.lock().unwrap().entry(call.to_string()).or_default() += 1;
-            let result = result(call, "done");
+            let result = result(call, if hang { "half of it" } else { "done" });
             self.store.finish_call(&session_id(), call, &FinishFrom::Open, vec![result]).await.unwrap();
         }
         let found = super::log(&self.store).into_iter().find(

@@ -4,6 +4,7 @@ use longhand_session_log::SessionStore as _;
 use rstest::rstest;
 use serde_json::{Value, json};
 
+use crate::auth::Access;
 use crate::testing::{World, meta, say};
 
 #[tokio::test]
@@ -64,6 +65,50 @@ async fn a_session_of_another_namespace_is_403_and_an_unknown_one_404() {
     assert_eq!(answer.status, 405);
     let answer = world.call("GET", "/v2", "alice", &Value::Null).await;
     assert_eq!(answer.status, 404);
+}
+
+#[tokio::test]
+async fn sessions_of_one_second_are_listed_in_the_order_in_which_they_were_made() {
+    let world = World::new();
+    let mut made = Vec::new();
+    for _ in 0..12 {
+        let answer = world.call("POST", "/v1/sessions", "alice", &json!({"agent": "helper"})).await;
+        made.push((answer.body["created_at"].clone(), answer.body["id"].clone()));
+    }
+    assert!(made.is_sorted_by_key(|(created, _)| created.as_str().unwrap().parse::<jiff::Timestamp>().unwrap()));
+    for (order, expected) in [("asc", made.clone()), ("desc", made.iter().rev().cloned().collect())] {
+        let listed = world.call("GET", &format!("/v1/sessions?order={order}"), "alice", &Value::Null).await;
+        let listed = listed.body["data"].as_array().unwrap().iter();
+        let listed: Vec<_> = listed.map(|session| (session["created_at"].clone(), session["id"].clone())).collect();
+        assert_eq!(listed, expected);
+    }
+}
+
+#[tokio::test]
+async fn an_agent_of_the_wire_api_is_run_with_the_default_credential_of_its_namespace() {
+    let world = World::new();
+    world.cluster.allow("system:serviceaccount:team-a:alice", Access::Kind("agents", "create"), "team-a");
+    let made = world.call("POST", "/v1/agents", "alice", &json!({"name": "a", "model": "m"})).await;
+    assert_eq!(made.status, 200, "{made:?}");
+    let body = json!({"agent": made.body["id"]});
+    let vault = |credential: &str| {
+        let credential = json!({"name": credential, "secretRef": {"name": "s", "key": "k"},
+            "allow": {"hosts": ["model.test"]}, "placement": {"type": "bearer"}});
+        world.cluster.add_vault("team-a", "models", json!({"credentials": [credential]}));
+    };
+    let refused = async || {
+        let answer = world.call("POST", "/v1/sessions", "alice", &body).await;
+        assert_eq!(answer.status, 400, "{answer:?}");
+        for part in ["make the Vault `models`", "credential `api-key`", "namespace team-a"] {
+            assert!(answer.message().contains(part), "{}", answer.message());
+        }
+    };
+    refused().await;
+    vault("another");
+    refused().await;
+    vault("api-key");
+    let answer = world.call("POST", "/v1/sessions", "alice", &body).await;
+    assert_eq!(answer.status, 200, "{answer:?}");
 }
 
 #[tokio::test]

@@ -3,7 +3,7 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use http::StatusCode;
-use longhand_protocol::event::{EventBody, Record};
+use longhand_protocol::event::{ClientEvent, EventBody, Record};
 use longhand_protocol::{EventId, SessionId};
 use longhand_session_log::SessionStore as _;
 use longhand_session_log::work::Queue;
@@ -30,6 +30,7 @@ fn world() -> World {
 
 struct Running {
     session: SessionId,
+    epoch: u64,
     call: EventId,
     result: JoinHandle<Result<Record, ExecuteError>>,
 }
@@ -39,7 +40,7 @@ async fn asked(world: &World, name: &str) -> Running {
     let (session, epoch, call) = world.session_with_call(name, "bash", json!({"command": "echo hi"})).await;
     let (executor, id, wanted) = (world.executor.clone(), session.clone(), call.clone());
     let result = tokio::spawn(async move { executor.execute(&id, epoch, &wanted).await });
-    Running { session, call, result }
+    Running { session, epoch, call, result }
 }
 
 async fn ok(world: &World, method: &str, path: &str, token: &str, body: Value) -> Value {
@@ -142,6 +143,15 @@ async fn a_worker_that_stops_leaves_an_unknown_outcome_and_comes_too_late() {
     let late = format!("/v1/sessions/{}/events", running.session);
     assert_eq!(world.call("POST", &late, "alice", &result_of(&running.call, "hi")).await.status, 409);
     assert_eq!(world.call("POST", &late, &token, &result_of(&running.call, "hi")).await.status, 403);
+}
+
+#[tokio::test]
+async fn an_interrupt_ends_a_call_that_no_worker_has_taken() {
+    let world = world();
+    let running = asked(&world, "s1").await;
+    world.taken_up(&running.session, running.epoch, ClientEvent::UserInterrupt { session_thread_id: None }).await;
+    let record = timeout(SOON, running.result).await.unwrap().unwrap().unwrap();
+    assert!(matches!(&record.event.body, EventBody::UserToolResult { is_error: Some(true), .. }), "{record:?}");
 }
 
 #[tokio::test]

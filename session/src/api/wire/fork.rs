@@ -15,6 +15,7 @@ use super::{events, view};
 use crate::api::error::{ApiError, Result};
 use crate::app::App;
 use crate::auth::{Access, Identity};
+use crate::resources::named::created_at;
 use crate::sessions;
 
 /// What a fork is asked to be, besides what it inherits.
@@ -83,7 +84,7 @@ async fn begin(
         name: name.to_owned(),
         uid: uid.to_owned(),
         delivered_inputs: 0,
-        created_at: Timestamp::now(),
+        created_at: created_at(&resource.metadata).unwrap_or_else(Timestamp::now),
         thread_id: None,
         parent: None,
         ..parent.meta

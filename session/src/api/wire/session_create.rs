@@ -103,7 +103,7 @@ async fn resolve(
         return Err(missing());
     }
     let agent = agents::lookup(app, namespace, &request.agent).await?.ok_or_else(missing)?;
-    agents::check_usable(app, &agent)?;
+    agents::check_usable(app, &agent).await?;
     let template = match &request.environment {
         None => None,
         Some(reference) => Some(template(app, namespace, reference).await?),

@@ -154,7 +154,7 @@ async fn candidates(
 }
 
 fn key(resource: &AgentSession) -> Key {
-    let created = created_at(&resource.metadata).map_or(0, Timestamp::as_second);
+    let created = created_at(&resource.metadata).map_or(0, Timestamp::as_microsecond);
     Key { created, name: resource.metadata.name.clone().unwrap_or_default() }
 }
 

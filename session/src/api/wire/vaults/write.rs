@@ -72,6 +72,7 @@ impl Written {
             allow,
             placement,
             mcp_server_url: self.auth.mcp_server_url.clone(),
+            model_base_url: None,
             oauth,
             created_at: Some(Time(now)),
             updated_at: Some(Time(now)),

@@ -4,6 +4,7 @@
 //! it with. Nothing here knows Kubernetes.
 
 pub mod archive;
+pub mod caps;
 mod cut;
 pub mod etcd;
 mod import;

@@ -22,6 +22,7 @@
 //! | `payload/{namespace}/{sha256}/{session}` | the session holds a payload in the object store |
 //! | `doomed/{namespace}/{sha256}` | a payload that nobody holds is being removed; nobody may begin to hold it |
 //! | `wake/{session}` | work is open; the only prefix that the operator may read |
+//! | `holdings/{namespace}` | what the sessions of a namespace held when they were last counted |
 //! | `service/{name}` | what the replicas of the service share |
 //! | `work/...` | the queues of self-hosted environments, see [`crate::work`] |
 
@@ -185,6 +186,15 @@ impl Keys {
     /// A key of the queues of self-hosted environments.
     pub(crate) fn work(&self, name: &str) -> String {
         format!("{}work/{name}", self.prefix)
+    }
+
+    pub(crate) fn holding(&self, namespace: &str) -> String {
+        format!("{}{namespace}", self.holdings())
+    }
+
+    /// The prefix of what namespaces hold.
+    pub(crate) fn holdings(&self) -> String {
+        format!("{}holdings/", self.prefix)
     }
 
     pub(crate) fn service(&self, name: &str) -> String {

@@ -19,7 +19,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::{Endpoints, EtcdOptions, EtcdStore};
 use crate::store::{
-    Appended, CallState, Claimant, End, Export, Exported, FinishFrom, Incarnation, Parent, Query, Result, SessionMeta,
+    Appended, CallState, Claimant, End, Export, Exported, FinishFrom, Holdings, Incarnation, Parent, Query, Result, SessionMeta,
     SessionState, SessionStore, Slice, StoreError, Takeover,
 };
 
@@ -128,6 +128,11 @@ impl SessionStore for ShardedStore {
         metas.sort_by(|a, b| a.id.cmp(&b.id));
         metas.truncate(limit);
         Ok(metas)
+    }
+
+    async fn holdings(&self, namespace: &str) -> Result<Holdings> {
+        let parts = try_join_all(self.shards.iter().map(|shard| shard.holdings(namespace))).await?;
+        Ok(parts.into_iter().fold(Holdings::default(), Holdings::plus))
     }
 
     fn fork_id(&self, of: &SessionId) -> SessionId {

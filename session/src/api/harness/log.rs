@@ -176,6 +176,7 @@ fn is_brains(body: &EventBody) -> bool {
         | EventBody::SessionStatusIdle { .. }
         | EventBody::SessionStatusTerminated {}
         | EventBody::SessionWoken { .. }
+        | EventBody::SessionNearLimit { .. }
         | EventBody::SandboxProvisioning { .. }
         | EventBody::SandboxReady { .. }
         | EventBody::SandboxReclaimed { .. }

@@ -7,8 +7,9 @@
 //! error, the end of a turn or of the session) or says what became of it is always taken. So a session that has reached its
 //! limit ends its turn and is idle, and its log is never more than a little longer than the limit.
 
-use longhand_protocol::SessionId;
-use longhand_protocol::event::NewEvent;
+use longhand_protocol::event::{EventBody, NewEvent};
+use longhand_protocol::{EventId, SessionId};
+use sha2::{Digest as _, Sha256};
 
 use crate::objects::payload;
 use crate::record::{Head, encode};
@@ -103,6 +104,14 @@ impl Caps {
         self.each(size).into_iter().filter(is_near).max_by_key(share)
     }
 
+    /// The event by which a log with this head says that it comes near to a limit, if it has not said so.
+    pub(crate) fn warning(&self, id: &SessionId, head: &Head) -> Option<NewEvent> {
+        let near = self.near(head.size()).filter(|_| self.warning_percent > 0 && !head.warned)?;
+        let Near { what, used, limit } = near;
+        let id = EventId::from_digest(&Sha256::digest(format!("near_limit/{id}")).into());
+        Some(NewEvent { id, body: EventBody::SessionNearLimit { what, used, limit } })
+    }
+
     fn each(&self, size: Size) -> [Near; 2] {
         [
             Near { what: Capped::Events, used: size.events, limit: self.events },
@@ -112,12 +121,11 @@ impl Caps {
 
     /// The first limit that a log of this size exceeds by more than these reserves.
     fn check(&self, id: &SessionId, size: Size, reserves: [u64; 2]) -> Result<()> {
-        let exceeded = |(near, reserve): &(Near, u64)| near.limit > 0 && near.used > near.limit.saturating_add(*reserve);
+        let exceeded =
+            |(near, reserve): &(Near, u64)| near.limit > 0 && near.used > near.limit.saturating_add(*reserve);
         match self.each(size).into_iter().zip(reserves).find(exceeded) {
             None => Ok(()),
-            Some((Near { what, limit, .. }, _)) => {
-                Err(StoreError::LimitReached { session: id.clone(), what, limit })
-            }
+            Some((Near { what, limit, .. }, _)) => Err(StoreError::LimitReached { session: id.clone(), what, limit }),
         }
     }
 

@@ -11,7 +11,7 @@
 
 mod archive;
 mod batch;
-pub(crate) mod capped;
+mod capped;
 mod client;
 mod cold;
 mod collect;

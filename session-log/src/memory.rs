@@ -274,7 +274,7 @@ impl SessionStore for MemoryStore {
         limits::check_append(inbox, &then)?;
         let fence = Fence { epoch, expected_head, wake_revision: None };
         let caps = self.shared.bounds.caps;
-        self.change(id, |session, _| session.append_fenced(&fence, inbox, then, &caps))
+        self.change(id, |session, _| session.append_fenced(&fence, inbox, &then, &caps))
     }
 
     async fn idle(
@@ -288,13 +288,13 @@ impl SessionStore for MemoryStore {
         limits::check_append(&[], &events)?;
         let fence = Fence { epoch, expected_head, wake_revision: Some(wake_revision) };
         let caps = self.shared.bounds.caps;
-        self.change(id, |session, _| session.append_fenced(&fence, &[], events, &caps))
+        self.change(id, |session, _| session.append_fenced(&fence, &[], &events, &caps))
     }
 
     async fn append_unfenced(&self, id: &SessionId, events: Vec<NewEvent>) -> Result<Appended> {
         limits::check_append(&[], &events)?;
         let caps = self.shared.bounds.caps;
-        self.change(id, |session, _| session.append_unfenced(events, &caps))
+        self.change(id, |session, _| session.append_unfenced(&events, &caps))
     }
 
     async fn slice(&self, id: &SessionId, query: &Query) -> Result<Slice> {
@@ -360,6 +360,6 @@ impl SessionStore for MemoryStore {
     ) -> Result<Appended> {
         limits::check_append(&[], &events)?;
         let caps = self.shared.bounds.caps;
-        self.change(id, |session, revision| session.finish_call(call, from, events, revision, &caps))
+        self.change(id, |session, revision| session.finish_call(call, from, &events, revision, &caps))
     }
 }

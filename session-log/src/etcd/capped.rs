@@ -1,14 +1,13 @@
 //! Keeping a log within its limits: what a plan would write is checked before it is written.
 
-use longhand_protocol::event::{EventBody, NewEvent};
-use longhand_protocol::{EventId, SessionId};
-use sha2::{Digest as _, Sha256};
+use longhand_protocol::SessionId;
+use longhand_protocol::event::NewEvent;
 
 use super::EtcdStore;
 use super::keys::Keys;
 use super::plan::{Extended, Place, Plan};
 use super::view::{Look, View};
-use crate::caps::{Caps, Near};
+use crate::caps::Caps;
 use crate::record::Head;
 use crate::store::{Result, SessionStore as _, StoreError};
 
@@ -51,13 +50,6 @@ fn decode(id: &SessionId, head: &[u8]) -> Result<Head> {
         .map_err(|error| StoreError::Corrupt { key: format!("the head of {id}"), reason: error.to_string() })
 }
 
-/// The event by which a log says, once, that it comes near to a limit.
-pub(crate) fn warning(id: &SessionId, near: &Near) -> NewEvent {
-    let Near { what, used, limit } = *near;
-    let id = EventId::from_digest(&Sha256::digest(format!("near_limit/{id}")).into());
-    NewEvent { id, body: EventBody::SessionNearLimit { what, used, limit } }
-}
-
 impl EtcdStore {
     /// Has the log say that it comes near to a limit, if this head is the first that does. If that fails, the next append
     /// finds it unsaid.
@@ -66,9 +58,8 @@ impl EtcdStore {
         if caps.are_none() {
             return;
         }
-        let Ok(head) = decode(id, head) else { return };
-        let Some(near) = caps.near(head.size()).filter(|_| !head.warned) else { return };
-        match self.append_unfenced(id, vec![warning(id, &near)]).await {
+        let Some(warning) = decode(id, head).ok().and_then(|head| caps.warning(id, &head)) else { return };
+        match self.append_unfenced(id, vec![warning]).await {
             // Another replica was faster.
             Ok(_) | Err(StoreError::Duplicate(_)) => {}
             Err(error) => tracing::debug!(session = %id, %error, "the log does not say yet that it is nearly full"),

@@ -19,8 +19,8 @@ use sha2::{Digest as _, Sha256};
 
 use super::{Endpoints, EtcdOptions, EtcdStore};
 use crate::store::{
-    Appended, CallState, Claimant, End, Export, Exported, FinishFrom, Holdings, Incarnation, Parent, Query, Result, SessionMeta,
-    SessionState, SessionStore, Slice, StoreError, Takeover,
+    Appended, CallState, Claimant, End, Export, Exported, FinishFrom, Holdings, Incarnation, Parent, Query, Result,
+    SessionMeta, SessionState, SessionStore, Slice, StoreError, Takeover,
 };
 
 /// What each cluster keeps of its place among the others.

@@ -13,7 +13,6 @@ use tokio::time::Instant;
 use super::Bounds;
 use crate::caps::Caps;
 use crate::cut::{Cause, Cut};
-use crate::etcd::capped::warning;
 use crate::import::Complete;
 use crate::limits;
 use crate::record::{self, Head, Stored, result_of};
@@ -188,12 +187,7 @@ impl Session {
         Ok(self.meta.delivered_inputs)
     }
 
-    pub(super) fn enqueue(
-        &mut self,
-        events: Vec<NewEvent>,
-        bounds: Bounds,
-        revision: i64,
-    ) -> Result<Vec<InboxItem>> {
+    pub(super) fn enqueue(&mut self, events: Vec<NewEvent>, bounds: Bounds, revision: i64) -> Result<Vec<InboxItem>> {
         if events.is_empty() {
             return Ok(Vec::new());
         }
@@ -268,14 +262,14 @@ impl Session {
         &mut self,
         fence: &Fence,
         promoted: &[EventId],
-        then: Vec<NewEvent>,
+        then: &[NewEvent],
         caps: &Caps,
     ) -> Result<Appended> {
-        if let Some(appended) = self.appended_before(fence.epoch, promoted, &then) {
+        if let Some(appended) = self.appended_before(fence.epoch, promoted, then) {
             return Ok(appended);
         }
         self.check_epoch(fence.epoch)?;
-        self.check_new(&then)?;
+        self.check_new(then)?;
         if self.head.seq != fence.expected_head {
             return Err(StoreError::HeadMoved { head: self.head.seq });
         }
@@ -293,17 +287,17 @@ impl Session {
             self.owner = None;
         }
         let appended = self.push(fence.epoch, events)?;
-        self.bound(caps, &then)?;
+        self.bound(caps, then)?;
         Ok(appended)
     }
 
-    pub(super) fn append_unfenced(&mut self, events: Vec<NewEvent>, caps: &Caps) -> Result<Appended> {
-        if let Some(appended) = self.appended_before(0, &[], &events) {
+    pub(super) fn append_unfenced(&mut self, events: &[NewEvent], caps: &Caps) -> Result<Appended> {
+        if let Some(appended) = self.appended_before(0, &[], events) {
             return Ok(appended);
         }
-        self.check_new(&events)?;
-        let appended = self.push(0, events.clone())?;
-        self.bound(caps, &events)?;
+        self.check_new(events)?;
+        let appended = self.push(0, events.to_vec())?;
+        self.bound(caps, events)?;
         Ok(appended)
     }
 
@@ -311,14 +305,14 @@ impl Session {
         &mut self,
         call: &EventId,
         from: &FinishFrom,
-        events: Vec<NewEvent>,
+        events: &[NewEvent],
         revision: i64,
         caps: &Caps,
     ) -> Result<Appended> {
-        if let Some(appended) = self.appended_before(0, &[], &events) {
+        if let Some(appended) = self.appended_before(0, &[], events) {
             return Ok(appended);
         }
-        self.check_new(&events)?;
+        self.check_new(events)?;
         let state = self.call(call)?;
         let wanted = match from {
             FinishFrom::Open => CallState::Open,
@@ -327,14 +321,14 @@ impl Session {
         if *state != wanted {
             return Err(StoreError::CallState { call: call.clone(), state: state.clone() });
         }
-        let result = result_of(call, &events);
-        let appended = self.push(0, events.clone())?;
+        let result = result_of(call, events);
+        let appended = self.push(0, events.to_vec())?;
         let seq = result.and_then(|index| appended.records.get(index)).map_or(appended.head, |record| record.seq);
         self.calls.insert(call.clone(), CallState::Finished { seq });
         if self.head.archived_at.is_none() {
             self.wake = Some(revision);
         }
-        self.bound(caps, &events)?;
+        self.bound(caps, events)?;
         Ok(appended)
     }
 
@@ -375,8 +369,8 @@ impl Session {
     /// Refuses what was appended if there was no room for it; the log says once that it comes near to a limit.
     fn bound(&mut self, caps: &Caps, events: &[NewEvent]) -> Result<()> {
         caps.check_append(&self.meta.id, &self.head, events)?;
-        match caps.near(self.head.size()).filter(|_| !self.head.warned) {
-            Some(near) => self.push(0, vec![warning(&self.meta.id, &near)]).map(drop),
+        match caps.warning(&self.meta.id, &self.head) {
+            Some(warning) => self.push(0, vec![warning]).map(drop),
             None => Ok(()),
         }
     }

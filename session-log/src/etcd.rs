@@ -194,6 +194,12 @@ impl EtcdStore {
         crate::work::EtcdWork::new(self.inner.etcd.clone(), self.inner.keys.clone())
     }
 
+    /// Requests with an `Idempotency-Key`, on the same etcd.
+    #[must_use]
+    pub fn requests(&self) -> crate::requests::EtcdRequests {
+        crate::requests::EtcdRequests::new(self.inner.etcd.clone(), self.inner.keys.clone())
+    }
+
     /// Whether etcd answers.
     ///
     /// # Errors

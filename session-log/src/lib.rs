@@ -14,6 +14,7 @@ pub mod memory;
 pub mod objects;
 mod query;
 mod record;
+pub mod requests;
 pub mod store;
 pub mod wake;
 pub mod work;

@@ -88,6 +88,12 @@ impl ShardedStore {
         self.shards[0].work()
     }
 
+    /// Requests with an `Idempotency-Key`, on the first etcd.
+    #[must_use]
+    pub fn requests(&self) -> crate::requests::EtcdRequests {
+        self.shards[0].requests()
+    }
+
     /// Whether every etcd answers.
     ///
     /// # Errors

@@ -16,6 +16,7 @@ mod maintenance;
 mod memory;
 mod model;
 mod objects;
+mod requests;
 mod secure;
 mod sharded;
 mod space;

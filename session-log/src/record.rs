@@ -227,7 +227,8 @@ mod tests {
 
     #[test]
     fn a_head_of_before_there_were_limits_is_read() {
-        let old = json!({"seq": 3, "hash": "h", "status": null, "usage": Usage::default(), "updatedAt": at(1)});
+        let old =
+            json!({"epoch": 1, "seq": 3, "hash": "h", "status": null, "usage": Usage::default(), "updatedAt": at(1)});
         let head: Head = serde_json::from_value(old).unwrap();
         assert_eq!((head.size().events, head.bytes, head.warned), (3, 0, false));
     }

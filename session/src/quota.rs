@@ -8,11 +8,10 @@ use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use jiff::Timestamp;
 use longhand_protocol::internal::{LimitNotice, LimitOf, Limited};
-use longhand_session_log::SessionStore;
-use longhand_session_log::caps::Caps;
+use longhand_session_log::caps::{Caps, Near};
 use longhand_session_log::store::{Holdings, SessionState};
+use longhand_session_log::{SessionStore, StoreError};
 use tokio::time::Instant;
 
 use crate::api::error::{ApiError, Result};
@@ -152,12 +151,33 @@ impl Quota {
         refuse(namespace, self.reached(store, namespace, &[Limited::Sessions, Limited::Bytes]).await?)
     }
 
+    /// Whether the session may be changed, which its log takes down.
+    ///
+    /// # Errors
+    /// 400 when its log is full.
+    pub(crate) fn check_change(&self, state: &SessionState) -> Result<()> {
+        match self.limits.caps().near(state.size).filter(Near::is_reached) {
+            None => Ok(()),
+            Some(Near { what, limit, .. }) => {
+                Err(StoreError::LimitReached { session: state.meta.id.clone(), what, limit }.into())
+            }
+        }
+    }
+
     /// Whether more may be written to the sessions of the namespace.
     ///
     /// # Errors
     /// 400 when the namespace holds as much as it may; those of the store.
     pub(crate) async fn check_bytes(&self, store: &dyn SessionStore, namespace: &str) -> Result<()> {
         refuse(namespace, self.reached(store, namespace, &[Limited::Bytes]).await?)
+    }
+
+    /// Whether the namespace holds as many bytes as it may.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub(crate) async fn is_full(&self, store: &dyn SessionStore, namespace: &str) -> Result<bool> {
+        Ok(self.reached(store, namespace, &[Limited::Bytes]).await?.is_some())
     }
 
     /// The limit that most concerns a session: one that is reached before one that comes near, its own before its
@@ -191,17 +211,6 @@ fn refuse(namespace: &str, reached: Option<LimitNotice>) -> Result<()> {
         }
     };
     Err(ApiError::limit_reached(LimitOf::Namespace, what, limit, message))
-}
-
-/// What a count of all sessions has found, namespace by namespace.
-pub(crate) fn count_in(
-    counted: &mut std::collections::BTreeMap<String, Holdings>,
-    namespace: &str,
-    bytes: u64,
-    now: Timestamp,
-) {
-    let held = counted.remove(namespace).unwrap_or_default();
-    counted.insert(namespace.to_owned(), held.plus(Holdings { sessions: 1, bytes, counted_at: Some(now) }));
 }
 
 #[cfg(test)]

@@ -16,6 +16,11 @@ type Known = BTreeMap<String, (Taken, Option<Answer>)>;
 pub struct MemoryRequests(Arc<Mutex<Known>>);
 
 impl MemoryRequests {
+    /// Forgets how every request was answered, as if each had been broken off before.
+    pub fn lose_answers(&self) {
+        self.known().values_mut().for_each(|(_, answer)| *answer = None);
+    }
+
     fn known(&self) -> MutexGuard<'_, Known> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use axum::Json;
 use axum::extract::State;
-use http::HeaderMap;
 use longhand_protocol::event::{Event, NewEvent};
 use longhand_protocol::fields::{self, Fields, InvalidField};
 use longhand_protocol::harness::InboxItem;
@@ -13,11 +12,11 @@ use longhand_protocol::wire::{EventsSent, NumberedEvent, Order, Page};
 use longhand_protocol::{ClientEvent, EventId, SessionId};
 use longhand_session_log::SessionStore;
 use serde_json::Value;
-use sha2::{Digest as _, Sha256};
 use tokio::time::Instant;
 
 use super::event_query::{EventQuery, Position};
-use super::{cursor, event_checks, idempotency_key, session_for, tool_results};
+use super::once::{MaybeSeed, Seed};
+use super::{cursor, event_checks, session_for, tool_results};
 use crate::api::error::{ApiError, Result};
 use crate::api::extract::{Caller, JsonOf, PathOf};
 use crate::api::query::Params;
@@ -177,11 +176,10 @@ pub async fn send(
     Caller(identity): Caller,
     path: PathOf,
     params: Params,
-    headers: HeaderMap,
+    MaybeSeed(seed): MaybeSeed,
     JsonOf(body): JsonOf<Value>,
 ) -> Result<Json<EventsSent>> {
     params.end()?;
-    let key = idempotency_key(&headers)?;
     let state = session_for(&app, &identity, &path, Access::SendEvents).await?;
     let events = read(body)?;
     app.limits.events(&state.meta.namespace, &state.meta.id, events.len())?;
@@ -189,23 +187,17 @@ pub async fn send(
         return Ok(Json(EventsSent { data: tool_results::take(&app, &identity, &state, events).await? }));
     }
     event_checks::check(&app, &state, &events).await?;
-    let id = |index| match key {
-        Some(key) => repeated_id(&state.meta.id, &identity.username, key, index),
-        None => EventId::generate(),
-    };
-    let events = events.into_iter().enumerate().map(|(index, event)| event.into_event(id(index))).collect();
-    let data = enqueue(&app, &state.meta.id, events).await?;
+    if !events.iter().all(|event| matches!(event, ClientEvent::UserInterrupt { .. })) {
+        app.quota.check_bytes(&*app.store, &state.meta.namespace).await?;
+    }
+    let data = enqueue(&app, &state.meta.id, named(events, seed.as_ref())).await?;
     Ok(Json(EventsSent { data }))
 }
 
-/// The same event of the same request of the same caller: the log finds it again, and refuses another content.
-fn repeated_id(session: &SessionId, caller: &str, key: &str, index: usize) -> EventId {
-    let mut hash = Sha256::new();
-    for part in [session.as_str(), caller, key, &index.to_string()] {
-        hash.update((part.len() as u64).to_be_bytes());
-        hash.update(part.as_bytes());
-    }
-    EventId::from_digest(&hash.finalize().into())
+/// The events with their identifiers. The log finds those of a request that is carried out again.
+pub(super) fn named(events: Vec<ClientEvent>, seed: Option<&Seed>) -> Vec<NewEvent> {
+    let id = |index| seed.map_or_else(EventId::generate, |seed| seed.event(index));
+    events.into_iter().enumerate().map(|(index, event)| event.into_event(id(index))).collect()
 }
 
 fn read(body: Value) -> fields::Result<Vec<ClientEvent>> {

@@ -253,7 +253,9 @@ impl Role {
             Self::Creator { left: 1.. } if !world.is_live() => options.push(start(Wish::Create)),
             Self::Forker { left: 1.. } => options.push(start(Wish::Fork)),
             Self::Importer { stage: 0 } => options.push(start(Wish::ImportBegin { import: format!("import{number}") })),
-            Self::Importer { stage: 1 } => options.push(start(Wish::ImportFinish { import: format!("import{number}") })),
+            Self::Importer { stage: 1 } => {
+                options.push(start(Wish::ImportFinish { import: format!("import{number}") }))
+            }
             Self::Remover { stage: 0 } => options.push(start(Wish::Close)),
             Self::Remover { stage: 1 } => options.push(Action::RemoveKeys(number)),
             Self::Remover { stage: 2 } => options.push(Action::RemoveMark(number)),

@@ -7,8 +7,8 @@ use longhand_protocol::{EventId, SessionId};
 
 use crate::etcd::keys::Keys;
 use crate::etcd::plan::{
-    Append, Archive, Author, Claim, Close, Create, Deliver, Dispatch, Effect, Enqueue, Fork, Import, Importing, Leap, Part,
-    Place, Plan, Undispatch,
+    Append, Archive, Author, Claim, Close, Create, Deliver, Dispatch, Effect, Enqueue, Fork, Import, Importing, Leap,
+    Part, Place, Plan, Undispatch,
 };
 use crate::etcd::view::{Look, View};
 use crate::etcd::write::Write;
@@ -34,21 +34,62 @@ pub(super) enum Wish {
     /// Another session shares the history of this one.
     Fork,
     /// The first and the last step of an import of this name.
-    ImportBegin { import: String },
-    ImportFinish { import: String },
+    ImportBegin {
+        import: String,
+    },
+    ImportFinish {
+        import: String,
+    },
     Close,
     Archive,
     Leap,
-    Enqueue { event: String },
-    Deliver { from: u64, event: String },
-    Claim { brain: usize, always: bool, woken: String },
-    Promote { epoch: u64, head: u64, events: Vec<String> },
-    Append { epoch: u64, head: u64, event: String, says: Says },
-    Idle { epoch: u64, head: u64, wake: i64, event: String },
-    Audit { event: String },
-    Finish { call: String, from: Option<(u8, u8)>, event: String, says: Says },
-    Dispatch { epoch: u64, call: String, to: (u8, u8) },
-    Undispatch { call: String, from: (u8, u8) },
+    Enqueue {
+        event: String,
+    },
+    Deliver {
+        from: u64,
+        event: String,
+    },
+    Claim {
+        brain: usize,
+        always: bool,
+        woken: String,
+    },
+    Promote {
+        epoch: u64,
+        head: u64,
+        events: Vec<String>,
+    },
+    Append {
+        epoch: u64,
+        head: u64,
+        event: String,
+        says: Says,
+    },
+    Idle {
+        epoch: u64,
+        head: u64,
+        wake: i64,
+        event: String,
+    },
+    Audit {
+        event: String,
+    },
+    Finish {
+        call: String,
+        from: Option<(u8, u8)>,
+        event: String,
+        says: Says,
+    },
+    Dispatch {
+        epoch: u64,
+        call: String,
+        to: (u8, u8),
+    },
+    Undispatch {
+        call: String,
+        from: (u8, u8),
+    },
 }
 
 /// Which plan makes it.

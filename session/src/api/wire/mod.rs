@@ -23,7 +23,7 @@ pub mod session_update;
 pub mod sessions;
 pub mod stream;
 pub mod threads;
-mod times;
+pub mod times;
 mod tool_results;
 pub mod vault_use;
 pub mod vaults;

@@ -58,6 +58,7 @@ fn text(body: &EventBody) -> String {
             format!("{} tokens in, {} out", model_usage.input_tokens, model_usage.output_tokens)
         }
         EventBody::SessionWoken { epoch, harness } => short(&format!("epoch {epoch}, pod {harness}")),
+        EventBody::SessionNearLimit { what, used, limit } => format!("{used} of {limit} {what}"),
         EventBody::SandboxProvisioning { sandbox, .. }
         | EventBody::SandboxReady { sandbox, .. }
         | EventBody::SandboxReclaimed { sandbox, .. } => short(sandbox),

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use longhand_protocol::client;
+use longhand_protocol::internal::LIMIT_REACHED;
 
 use crate::calls::CallError;
 use crate::log_service;
@@ -59,6 +60,7 @@ impl Error {
         match self {
             Self::Kubernetes(error) => error.reason(),
             Self::Log(error) if error.status().is_some_and(|status| status.as_u16() == 404) => "LogNotFound",
+            Self::Log(error) if is_limit(error) => "LimitReached",
             Self::Log(_) => "SessionServiceUnavailable",
             Self::NotSynced(_) => "NotSynced",
             Self::NoVerifyKey { .. } => "VerifyKeyMissing",
@@ -78,6 +80,12 @@ impl Error {
             Self::NameTaken { .. } | Self::Unwritable(_) => Duration::from_secs(30),
         }
     }
+}
+
+/// Whether the session service refuses since a session or its namespace is full.
+fn is_limit(error: &client::Error) -> bool {
+    let client::Error::Api(error) = error else { return false };
+    error.body.details.as_ref().is_some_and(|details| details["error_code"] == LIMIT_REACHED)
 }
 
 impl From<client::Error> for Error {

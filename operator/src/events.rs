@@ -30,6 +30,8 @@ pub enum Happened {
     SandboxLost,
     /// An idle sandbox was removed.
     SandboxReclaimed,
+    /// A session, or its namespace, is nearly full, or is.
+    LimitNear,
 }
 
 impl Happened {
@@ -40,6 +42,7 @@ impl Happened {
             Self::SandboxCreated => (EventType::Normal, "SandboxCreated", "CreatePod"),
             Self::SandboxLost => (EventType::Warning, "SandboxLost", "ReplacePod"),
             Self::SandboxReclaimed => (EventType::Normal, "SandboxReclaimed", "DeleteSandbox"),
+            Self::LimitNear => (EventType::Warning, "LimitNear", "Watch"),
         }
     }
 }

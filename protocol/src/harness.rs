@@ -131,13 +131,25 @@ pub struct LeaseRequest {
     pub epoch: u64,
 }
 
-/// `GET events?after=&limit=`: records with a sequence number above `after`, private ones too.
+/// `GET events`: a slice of the log, private events too. Every parameter may be left out:
+///
+/// | parameter | only records |
+/// |---|---|
+/// | `after`, `before` | with a sequence number above, below this |
+/// | `around` or `around_id`, `radius` | up to `radius` (0 to 499, 10 without) on either side of this number or event, and that one |
+/// | `types[]` | of these types; `agent.*` is a family, `*` every type that is not `x.*` |
+/// | `created_at[gt]`, `[gte]`, `[lt]`, `[lte]` | that entered the log then |
+///
+/// `order` is `asc` or `desc`, `limit` is 1 to 1,000.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct EventsPage {
-    /// In order of their sequence numbers.
+    /// In the order that was asked for.
     pub records: Vec<Record>,
     /// The last sequence number of the log when the page was read.
     pub head: u64,
+    /// Where to go on, if there may be more: the next `after`, or `before` if the newest come first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<u64>,
 }
 
 /// `GET inbox?wait_seconds=&after_revision=`: what clients sent and no brain has taken up yet.

@@ -4,7 +4,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::event::{Preview, Usage};
+use crate::event::{Capped, Preview, Usage};
 use crate::id::SessionId;
 use crate::wire::SessionStatus;
 
@@ -38,7 +38,81 @@ pub struct SessionSummary {
     pub wake: bool,
     /// Tokens so far.
     pub usage: Usage,
+    /// A limit that the session or its namespace comes near to, or has reached.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limit: Option<LimitNotice>,
 }
+
+/// A limit that is nearly used up, or is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct LimitNotice {
+    /// Whose limit it is.
+    pub of: LimitOf,
+    /// What is limited.
+    pub what: Limited,
+    /// How many there may be.
+    pub limit: u64,
+    /// Whether nothing new is taken any more.
+    pub reached: bool,
+}
+
+/// Whose limit it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LimitOf {
+    /// The session's.
+    Session,
+    /// That of all sessions of its namespace together.
+    Namespace,
+}
+
+impl LimitOf {
+    /// As it is on the wire.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Session => "session",
+            Self::Namespace => "namespace",
+        }
+    }
+}
+
+/// What is limited.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Limited {
+    /// Events of a log.
+    Events,
+    /// Bytes of one log, or of all logs of a namespace.
+    Bytes,
+    /// Sessions of a namespace.
+    Sessions,
+}
+
+impl Limited {
+    /// As it is on the wire.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Events => "events",
+            Self::Bytes => "bytes",
+            Self::Sessions => "sessions",
+        }
+    }
+}
+
+impl From<Capped> for Limited {
+    fn from(capped: Capped) -> Self {
+        match capped {
+            Capped::Events => Self::Events,
+            Capped::Bytes => Self::Bytes,
+        }
+    }
+}
+
+/// `error.details.error_code` of a request that is refused since a limit is reached.
+pub const LIMIT_REACHED: &str = "limit_reached";
 
 /// `GET /internal/v1/sessions?after=&limit=`: the logs that there are, for the sweep.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

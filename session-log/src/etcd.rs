@@ -11,6 +11,7 @@
 
 mod archive;
 mod batch;
+mod capped;
 mod client;
 mod cold;
 mod collect;
@@ -18,6 +19,7 @@ mod failure;
 mod flags;
 mod forks;
 mod heads;
+mod holdings;
 mod hub;
 mod import;
 mod keys;
@@ -51,6 +53,7 @@ use self::keys::Keys;
 use self::plan::Place;
 use self::turns::Turns;
 use self::watch::PrefixWatch;
+use crate::caps::Caps;
 use crate::objects::Objects;
 use crate::store::{Result, StoreError};
 
@@ -76,6 +79,8 @@ pub struct EtcdOptions {
     pub timeout: Duration,
     /// How many events an inbox holds.
     pub inbox_limit: usize,
+    /// How large each session's log may become.
+    pub caps: Caps,
     /// For how long etcd may be away before a tail ends.
     pub away_limit: Duration,
     /// For endpoints that begin with `https://`.
@@ -92,6 +97,7 @@ impl Default for EtcdOptions {
             prefix: "/longhand/".to_owned(),
             timeout: Duration::from_secs(5),
             inbox_limit: crate::DEFAULT_INBOX_LIMIT,
+            caps: Caps::default(),
             away_limit: Duration::from_secs(60),
             tls: None,
             login: None,
@@ -186,6 +192,12 @@ impl EtcdStore {
     #[must_use]
     pub fn work(&self) -> crate::work::EtcdWork {
         crate::work::EtcdWork::new(self.inner.etcd.clone(), self.inner.keys.clone())
+    }
+
+    /// Requests with an `Idempotency-Key`, on the same etcd.
+    #[must_use]
+    pub fn requests(&self) -> crate::requests::EtcdRequests {
+        crate::requests::EtcdRequests::new(self.inner.etcd.clone(), self.inner.keys.clone())
     }
 
     /// Whether etcd answers.

@@ -2,10 +2,12 @@
 
 use jiff::Timestamp;
 use longhand_protocol::Record;
+use longhand_protocol::event::EventBody;
 use longhand_protocol::export::{BrokenChain, Chain};
 
+use crate::caps::Size;
 use crate::cut::Cut;
-use crate::record::Head;
+use crate::record::{Head, stored_bytes};
 use crate::store::{End, Exported, Result, StoreError};
 
 /// A log that is coming in.
@@ -14,6 +16,8 @@ pub(crate) struct Incoming {
     chain: Chain,
     cut: Cut,
     epoch: u64,
+    bytes: u64,
+    warned: bool,
     last: Option<(Record, Vec<u8>)>,
 }
 
@@ -39,8 +43,15 @@ impl Incoming {
         }
         self.cut.take_next(&record);
         self.epoch = self.epoch.max(record.epoch);
+        self.bytes = self.bytes.saturating_add(stored_bytes(&record, &exported.bytes));
+        self.warned |= matches!(record.event.body, EventBody::SessionNearLimit { .. });
         self.last = Some((record.clone(), exported.bytes.clone()));
         Ok(record)
+    }
+
+    /// What has come in. All of it is the session's own.
+    pub(crate) fn size(&self) -> Size {
+        Size { events: self.chain.seq(), bytes: self.bytes }
     }
 
     /// The log, if it ends as it should.
@@ -50,7 +61,8 @@ impl Incoming {
             Some((record, bytes)) => Head::at(&record, &bytes, &self.cut),
             None => Head::empty(created_at),
         };
-        let head = Head { archived_at: end.archived_at, ..head };
+        let (bytes, warned) = (self.bytes, self.warned);
+        let head = Head { archived_at: end.archived_at, inherited: 0, bytes, warned, ..head };
         Ok(Complete { epoch: self.epoch.max(end.epoch).saturating_add(1), head, cut: self.cut })
     }
 }

@@ -4,6 +4,7 @@
 //! it with. Nothing here knows Kubernetes.
 
 pub mod archive;
+pub mod caps;
 mod cut;
 pub mod etcd;
 mod import;
@@ -13,6 +14,7 @@ pub mod memory;
 pub mod objects;
 mod query;
 mod record;
+pub mod requests;
 pub mod store;
 pub mod wake;
 pub mod work;

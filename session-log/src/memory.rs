@@ -18,11 +18,12 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use self::session::{Fence, Session};
+use crate::caps::Caps;
 use crate::import::Incoming;
 use crate::limits;
 use crate::store::{
-    Appended, CallState, Claimant, End, Export, Exported, FinishFrom, Incarnation, Parent, Query, Result, SessionMeta,
-    SessionState, SessionStore, Slice, StoreError, Takeover,
+    Appended, CallState, Claimant, End, Export, Exported, FinishFrom, Holdings, Incarnation, Parent, Query, Result,
+    SessionMeta, SessionState, SessionStore, Slice, StoreError, Takeover,
 };
 
 /// How many records a tail takes up at once.
@@ -38,7 +39,14 @@ struct Shared {
     state: Mutex<State>,
     /// The revision of the last change.
     changed: watch::Sender<i64>,
-    inbox_limit: usize,
+    bounds: Bounds,
+}
+
+/// What a session may hold.
+#[derive(Clone, Copy)]
+struct Bounds {
+    inbox: usize,
+    caps: Caps,
 }
 
 #[derive(Default)]
@@ -66,7 +74,14 @@ impl MemoryStore {
     /// An empty store whose inboxes hold `inbox_limit` events each.
     #[must_use]
     pub fn new(inbox_limit: usize) -> Self {
-        Self { shared: Arc::new(Shared { state: Mutex::default(), changed: watch::Sender::new(0), inbox_limit }) }
+        Self::bounded(inbox_limit, Caps::default())
+    }
+
+    /// The same; each session's log is bounded too.
+    #[must_use]
+    pub fn bounded(inbox_limit: usize, caps: Caps) -> Self {
+        let (state, changed) = (Mutex::default(), watch::Sender::new(0));
+        Self { shared: Arc::new(Shared { state, changed, bounds: Bounds { inbox: inbox_limit, caps } }) }
     }
 
     /// Sets what the replicas of the service share under `name`, unless it is set already; returns what is stored.
@@ -128,6 +143,16 @@ impl SessionStore for MemoryStore {
         Ok(later.take(limit).map(|(_, session)| session.meta.clone()).collect())
     }
 
+    async fn holdings(&self, namespace: &str) -> Result<Holdings> {
+        let state = self.lock();
+        let own = state.sessions.values().filter(|session| session.meta.namespace == namespace);
+        let held = own.fold(Holdings::default(), |held, session| {
+            let bytes = session.state().size.bytes;
+            held.plus(Holdings { sessions: 1, bytes, counted_at: None })
+        });
+        Ok(Holdings { counted_at: Some(Timestamp::now()), ..held })
+    }
+
     async fn fork(&self, meta: SessionMeta, from: &Parent) -> Result<()> {
         let mut state = self.lock();
         let missing = || StoreError::NotFound(from.session.clone());
@@ -160,6 +185,7 @@ impl SessionStore for MemoryStore {
         let (mut incoming, mut log) = (Incoming::default(), Vec::new());
         while let Some(exported) = records.next().await {
             log.push(incoming.take(&exported?)?);
+            self.shared.bounds.caps.check_import(&meta.id, incoming.size())?;
         }
         let session = Session::import(meta.clone(), log, incoming.finish(end, meta.created_at)?)?;
         let mut state = self.lock();
@@ -191,14 +217,14 @@ impl SessionStore for MemoryStore {
     }
 
     async fn deliver_inputs(&self, id: &SessionId, from: u64, events: Vec<NewEvent>) -> Result<u64> {
-        let limit = self.shared.inbox_limit;
-        self.change(id, |session, revision| session.deliver(from, events, limit, revision))
+        let bounds = self.shared.bounds;
+        self.change(id, |session, revision| session.deliver(from, events, bounds, revision))
     }
 
     async fn enqueue(&self, id: &SessionId, events: Vec<NewEvent>) -> Result<Vec<InboxItem>> {
         limits::check_enqueue(&events)?;
-        let limit = self.shared.inbox_limit;
-        self.change(id, |session, revision| session.enqueue(events, limit, revision))
+        let bounds = self.shared.bounds;
+        self.change(id, |session, revision| session.enqueue(events, bounds, revision))
     }
 
     async fn inbox(&self, id: &SessionId) -> Result<Inbox> {
@@ -247,7 +273,8 @@ impl SessionStore for MemoryStore {
     ) -> Result<Appended> {
         limits::check_append(inbox, &then)?;
         let fence = Fence { epoch, expected_head, wake_revision: None };
-        self.change(id, |session, _| session.append_fenced(&fence, inbox, then))
+        let caps = self.shared.bounds.caps;
+        self.change(id, |session, _| session.append_fenced(&fence, inbox, &then, &caps))
     }
 
     async fn idle(
@@ -260,12 +287,14 @@ impl SessionStore for MemoryStore {
     ) -> Result<Appended> {
         limits::check_append(&[], &events)?;
         let fence = Fence { epoch, expected_head, wake_revision: Some(wake_revision) };
-        self.change(id, |session, _| session.append_fenced(&fence, &[], events))
+        let caps = self.shared.bounds.caps;
+        self.change(id, |session, _| session.append_fenced(&fence, &[], &events, &caps))
     }
 
     async fn append_unfenced(&self, id: &SessionId, events: Vec<NewEvent>) -> Result<Appended> {
         limits::check_append(&[], &events)?;
-        self.change(id, |session, _| session.append_unfenced(events))
+        let caps = self.shared.bounds.caps;
+        self.change(id, |session, _| session.append_unfenced(&events, &caps))
     }
 
     async fn slice(&self, id: &SessionId, query: &Query) -> Result<Slice> {
@@ -330,6 +359,7 @@ impl SessionStore for MemoryStore {
         events: Vec<NewEvent>,
     ) -> Result<Appended> {
         limits::check_append(&[], &events)?;
-        self.change(id, |session, revision| session.finish_call(call, from, events, revision))
+        let caps = self.shared.bounds.caps;
+        self.change(id, |session, revision| session.finish_call(call, from, &events, revision, &caps))
     }
 }

@@ -6,6 +6,7 @@ use longhand_protocol::event::{Event, EventBody, NewEvent, Record, Usage};
 use longhand_protocol::wire::SessionStatus;
 use serde::{Deserialize, Serialize};
 
+use crate::caps::Size;
 use crate::cut::Cut;
 use crate::objects::payload;
 use crate::store::{Result, StoreError};
@@ -29,6 +30,15 @@ pub(crate) struct Head {
     /// When the session was archived.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) archived_at: Option<Timestamp>,
+    /// The last record that is another session's; 0 when there is none.
+    #[serde(default)]
+    pub(crate) inherited: u64,
+    /// The bytes of the session's own records, with those of large ones in the object store.
+    #[serde(default)]
+    pub(crate) bytes: u64,
+    /// The log says that it comes near to its limit.
+    #[serde(default)]
+    pub(crate) warned: bool,
 }
 
 /// A record and its bytes as they are stored, which the next record's `prev_hash` covers.
@@ -49,7 +59,15 @@ impl Head {
             usage: Usage::default(),
             updated_at: created_at,
             archived_at: None,
+            inherited: 0,
+            bytes: 0,
+            warned: false,
         }
+    }
+
+    /// What the session's own log takes.
+    pub(crate) fn size(&self) -> Size {
+        Size { events: self.seq.saturating_sub(self.inherited), bytes: self.bytes }
     }
 
     /// Numbers `events` after this head and chains them; `self` becomes the head after them.
@@ -70,6 +88,9 @@ impl Head {
             usage: cut.usage(),
             updated_at: record.event.processed_at.unwrap_or_default(),
             archived_at: None,
+            inherited: record.seq,
+            bytes: 0,
+            warned: false,
         }
     }
 
@@ -93,12 +114,15 @@ impl Head {
         let bytes = encode(&record)?;
         self.seq = seq;
         self.hash = hash(&bytes);
+        self.bytes = self.bytes.saturating_add(stored_bytes(&record, &bytes));
         self.updated_at = now;
         if let Some(status) = status_of(&record.event.body) {
             self.status = Some(status);
         }
-        if let EventBody::SessionUsage { usage } = &record.event.body {
-            self.usage = *usage;
+        match &record.event.body {
+            EventBody::SessionUsage { usage } => self.usage = *usage,
+            EventBody::SessionNearLimit { .. } => self.warned = true,
+            _ => {}
         }
         Ok(Stored { record, bytes })
     }
@@ -116,6 +140,12 @@ impl Head {
 /// What clients see of a time.
 fn to_millis(time: Timestamp) -> Timestamp {
     Timestamp::from_millisecond(time.as_millisecond()).unwrap_or(time)
+}
+
+/// What a record takes, with what it refers to.
+pub(crate) fn stored_bytes(record: &Record, bytes: &[u8]) -> u64 {
+    let apart = payload::reference(&record.event.body).map_or(0, |reference| reference.bytes);
+    u64::try_from(bytes.len()).unwrap_or(u64::MAX).saturating_add(apart)
 }
 
 /// The status that an event announces.
@@ -160,7 +190,7 @@ mod tests {
     use rstest::rstest;
     use serde_json::json;
 
-    use super::{Head, hash, same_body};
+    use super::{Head, hash, payload, same_body};
 
     fn at(second: i64) -> Timestamp {
         Timestamp::from_second(second).unwrap()
@@ -180,6 +210,27 @@ mod tests {
         assert_eq!(head.hash, hash(&stored[1].bytes));
         assert_eq!((head.seq, head.usage.input_tokens, head.updated_at), (2, 7, at(2)));
         assert!(stored.iter().all(|stored| stored.record.epoch == 3));
+    }
+
+    #[test]
+    fn what_is_stored_counts_also_what_is_apart() {
+        let mut head = Head::empty(at(1));
+        let text = "x".repeat(payload::INLINE_BYTES);
+        let large = NewEvent::new(EventBody::AgentMessage { content: vec![json!({"type": "text", "text": text})] });
+        let packed = payload::pack(&large).unwrap().unwrap();
+        let stored = head.extend(0, vec![packed.event], at(1)).unwrap();
+        let apart = u64::try_from(packed.payload.len()).unwrap();
+        assert_eq!(head.bytes, u64::try_from(stored[0].bytes.len()).unwrap() + apart);
+        let own = Head { inherited: 1, ..head };
+        assert_eq!(own.size().events, 0);
+    }
+
+    #[test]
+    fn a_head_of_before_there_were_limits_is_read() {
+        let old =
+            json!({"epoch": 1, "seq": 3, "hash": "h", "status": null, "usage": Usage::default(), "updatedAt": at(1)});
+        let head: Head = serde_json::from_value(old).unwrap();
+        assert_eq!((head.size().events, head.bytes, head.warned), (3, 0, false));
     }
 
     #[test]

@@ -11,6 +11,9 @@ use longhand_protocol::wire::SessionStatus;
 use longhand_protocol::{EventId, SessionId};
 use serde::{Deserialize, Serialize};
 
+pub use longhand_protocol::event::Capped;
+
+pub use crate::caps::Size;
 pub use crate::query::{Query, type_matches};
 
 /// Why a store refused or failed.
@@ -147,25 +150,6 @@ pub enum StoreError {
 /// What a store returns.
 pub type Result<T, E = StoreError> = std::result::Result<T, E>;
 
-/// What of a session's log is limited.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Capped {
-    /// The number of its events.
-    Events,
-    /// The bytes that they are stored in.
-    Bytes,
-}
-
-impl std::fmt::Display for Capped {
-    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        formatter.write_str(match self {
-            Self::Events => "events",
-            Self::Bytes => "bytes",
-        })
-    }
-}
-
 /// Where a session's history comes from.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -271,6 +255,8 @@ pub struct SessionState {
     pub usage: Usage,
     /// When the log last grew, or the session was made.
     pub updated_at: Timestamp,
+    /// What its own log takes.
+    pub size: Size,
     /// When it was archived.
     pub archived_at: Option<Timestamp>,
     /// One of the sessions that share its history, for which it cannot be deleted.
@@ -371,6 +357,31 @@ pub enum FinishFrom {
     Dispatched(Incarnation),
 }
 
+/// What the sessions of a namespace hold together, those that have ended too.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Holdings {
+    /// How many there are.
+    pub sessions: u64,
+    /// The bytes of their logs, each without what it shares with another.
+    pub bytes: u64,
+    /// When they were counted; `None` if they never were.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub counted_at: Option<Timestamp>,
+}
+
+impl Holdings {
+    /// Together with what another part of the store holds of the same namespace.
+    #[must_use]
+    pub fn plus(self, other: Self) -> Self {
+        Self {
+            sessions: self.sessions.saturating_add(other.sessions),
+            bytes: self.bytes.saturating_add(other.bytes),
+            counted_at: self.counted_at.max(other.counted_at),
+        }
+    }
+}
+
 /// How far [`SessionStore::leap`] raises an epoch: more than the claims that can have been made since a backup.
 pub const EPOCH_LEAP: u64 = 1_000_000;
 
@@ -382,7 +393,10 @@ pub const EPOCH_LEAP: u64 = 1_000_000;
 /// [`StoreError::Duplicate`].
 ///
 /// When several reasons speak against a change, the first of these is given: `NotFound`, `Fenced`, `Duplicate`,
-/// `HeadMoved`, `NotQueued`, `WakeMoved`.
+/// `HeadMoved`, `NotQueued`, `WakeMoved`, and `LimitReached` last.
+///
+/// A log is bounded by [`crate::caps::Caps`]: what still enters one that is full is said in [`crate::caps`]. When a log
+/// comes near to a limit, the store appends one `x.session.near_limit`.
 ///
 /// One transaction takes [`crate::limits::MAX_WEIGHT`] in weight of events and [`crate::limits::MAX_BYTES`] of their
 /// bytes; more is [`StoreError::TooLarge`].
@@ -397,6 +411,9 @@ pub trait SessionStore: Send + Sync + 'static {
     /// At most `limit` sessions in order of their identifiers, those after `after`; also those whose deletion or import
     /// was begun and not finished, so that a sweep sees them.
     async fn list(&self, after: Option<&SessionId>, limit: usize) -> Result<Vec<SessionMeta>>;
+
+    /// What the sessions of a namespace held when they were last counted.
+    async fn holdings(&self, namespace: &str) -> Result<Holdings>;
 
     /// A new identifier under which this session can be forked: any other may be [`StoreError::Elsewhere`].
     fn fork_id(&self, _of: &SessionId) -> SessionId {

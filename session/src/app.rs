@@ -11,6 +11,7 @@ use longhand_crds::default_model::DefaultModel;
 use longhand_crds::{Agent, AgentSession, SandboxTemplate};
 use longhand_protocol::{EventId, SessionId};
 use longhand_session_log::SessionStore;
+use longhand_session_log::requests::Requests;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -25,6 +26,7 @@ use crate::jobs::config::KeepDeleted;
 use crate::limits::{Limits, Rates};
 use crate::openapi;
 use crate::previews::Previews;
+use crate::quota::{Quota, SizeLimits};
 use crate::resources::Resources;
 use crate::resources::objects::Objects;
 use crate::resources::revisions::Revisions;
@@ -113,6 +115,8 @@ pub struct Settings {
     pub accounts: Accounts,
     /// How much each may ask.
     pub rates: Rates,
+    /// How large sessions and namespaces may become.
+    pub sizes: SizeLimits,
     /// What agents without a credential of their own are run with.
     pub default_model: Option<DefaultModel>,
     /// How long they may wait.
@@ -153,6 +157,10 @@ pub struct Shared {
     pub replicas: String,
     /// How much each caller may ask.
     pub limits: Limits,
+    /// How much namespaces may hold.
+    pub quota: Quota,
+    /// Requests with an `Idempotency-Key`.
+    pub requests: Arc<dyn Requests>,
     /// How long requests may be held open.
     pub waits: Waits,
     /// Previews of messages.
@@ -180,6 +188,7 @@ impl App {
     #[must_use]
     pub fn new(
         store: Arc<dyn SessionStore>,
+        requests: Arc<dyn Requests>,
         kinds: Kinds,
         auth: Auth,
         executor: Arc<Executor>,
@@ -201,6 +210,8 @@ impl App {
             operator: settings.accounts.operator.username(),
             replicas: settings.accounts.replicas.username(),
             limits: Limits::new(settings.rates),
+            quota: Quota::new(settings.sizes),
+            requests,
             waits: settings.waits,
             previews: Previews::default(),
             claims: TtlCache::new(REMEMBERED),
@@ -243,12 +254,14 @@ impl App {
             .route("/sessions/{session}/threads/{thread}/archive", post(wire::threads::archive))
             .route("/sessions/{session}/threads/{thread}/events", get(wire::threads::list_events))
             .route("/sessions/{session}/threads/{thread}/stream", get(wire::threads::stream_events))
-            .route("/sessions/import", post(wire::import::import))
             .route("/sessions/{session}/export", get(wire::export::export))
             .route("/sessions/{session}/events", get(wire::events::list).post(wire::events::send))
             .route("/sessions/{session}/events/stream", get(wire::stream::stream))
             .merge(resources())
             .merge(vaults())
+            // An import is known by its session, and work by its worker: neither is remembered by a key.
+            .route_layer(from_fn_with_state(self.clone(), wire::once::once))
+            .route("/sessions/import", post(wire::import::import))
             .merge(work());
         let harness = Router::new()
             .route("/claim", post(harness::claim::claim))

@@ -10,6 +10,7 @@ use longhand_session_log::etcd::EtcdFlags;
 
 use crate::jobs::config::JobsConfig;
 use crate::limits::Rates;
+use crate::quota::SizeLimits;
 
 /// The session service of Longhand.
 #[derive(Clone, Debug, clap::Parser)]
@@ -56,6 +57,9 @@ pub struct Config {
     /// How much each caller may ask.
     #[command(flatten)]
     pub rates: Rates,
+    /// How large sessions and namespaces may become.
+    #[command(flatten)]
+    pub sizes: SizeLimits,
     /// How long new requests are still taken after SIGTERM, in seconds: until everybody knows that this replica goes.
     #[arg(long, env = "DRAIN_SECONDS", default_value_t = 3)]
     pub drain_seconds: u32,
@@ -174,6 +178,7 @@ mod tests {
         assert_eq!(config.etcd.etcd_endpoints[0].0, ["http://a:2379", "http://b:2379"]);
         assert_eq!(config.accounts.operator.username(), "system:serviceaccount:longhand-system:longhand-operator");
         assert_eq!(config.listen.port(), 8080);
+        assert_eq!(config.sizes.caps().warning_percent, 80);
     }
 
     #[rstest]
@@ -181,6 +186,8 @@ mod tests {
     #[case(&["--tls-cert-file=a", "--tls-key-file=b"], true)]
     #[case(&["--tls-ca-file=a"], false)]
     #[case(&["--peers-url=http://a:8082"], false)]
+    #[case(&["--limit-warning-percent=101"], false)]
+    #[case(&["--limit-warning-percent=0"], true)]
     #[case(&["--peers-url=http://a:8082", "--pod-ip=10.0.0.1"], true)]
     fn what_belongs_together_comes_together(#[case] more: &[&str], #[case] valid: bool) {
         assert_eq!(Config::try_parse_from(REQUIRED.iter().chain(more)).is_ok(), valid);

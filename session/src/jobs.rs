@@ -4,9 +4,12 @@
 //! lost its work stops, and another begins. Each job is safe to be broken off anywhere.
 
 pub mod config;
+mod namespaces;
 mod plan;
 mod space;
 
+use std::collections::BTreeMap;
+use std::future::ready;
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
@@ -14,9 +17,11 @@ use longhand_session_log::StoreError;
 use longhand_session_log::archive::ArchivePolicy;
 use longhand_session_log::etcd::EtcdStore;
 use longhand_session_log::objects::DEADLINE;
+use longhand_session_log::requests::{EtcdRequests, Requests as _};
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
+pub(crate) use self::namespaces::Namespaces;
 pub(crate) use self::space::{Alarm, ShardAlarm, watch};
 use crate::jobs::config::JobsConfig;
 use crate::metrics;
@@ -25,6 +30,8 @@ use crate::metrics;
 const LEASE: Duration = Duration::from_secs(15);
 /// Members of a full etcd stand still for a defragmentation at most so often.
 const DEFRAGMENT_AGAIN: Duration = Duration::from_secs(600);
+/// How often it is looked for requests whose `Idempotency-Key` is over.
+const FORGET: Duration = Duration::from_secs(600);
 /// Sessions that are looked at together.
 const PAGE: usize = 256;
 /// Segments of one session that are made before the next session's turn.
@@ -35,11 +42,15 @@ pub(crate) struct Jobs {
     pub(crate) store: EtcdStore,
     pub(crate) config: JobsConfig,
     pub(crate) alarm: ShardAlarm,
+    /// Who is told of namespaces that are full, if it is these jobs' to do so.
+    pub(crate) namespaces: Option<Namespaces>,
+    /// Requests with an `Idempotency-Key`, if they are kept here.
+    pub(crate) requests: Option<EtcdRequests>,
 }
 
 impl Jobs {
     /// Does the jobs whenever this replica is the one to do them, until `end`.
-    pub(crate) async fn run(self, end: CancellationToken) {
+    pub(crate) async fn run(mut self, end: CancellationToken) {
         while !end.is_cancelled() {
             match self.store.lead("jobs", LEASE).await {
                 Ok(Some(mut lead)) => {
@@ -64,18 +75,21 @@ impl Jobs {
     }
 
     /// All jobs in turn, for ever.
-    async fn work(&self) {
-        let config = &self.config;
+    async fn work(&mut self) {
+        let config = self.config.clone();
         let now = Instant::now();
         let (mut revision, mut defragmented) = (None, None);
-        let (mut maintain, mut compact) = (now, now);
+        let (mut maintain, mut compact, mut forget) = (now, now, now);
         // What the one before has asked the object store to remove has come to its end then.
         let mut collect = now + DEADLINE * 2;
         loop {
             if maintain <= Instant::now() {
                 self.job("space", self.make_room(&mut defragmented)).await;
-                if config.objects_url.is_some() {
-                    self.job("archive", self.archive()).await;
+                if self.job("sessions", self.look_through()).await.is_some()
+                    && let Some(namespaces) = &mut self.namespaces
+                {
+                    let told = namespaces.tell().await;
+                    self.job("namespaces", ready(told)).await;
                 }
                 maintain = Instant::now() + config.maintenance();
             }
@@ -84,12 +98,23 @@ impl Jobs {
                 revision = self.job("compact", self.compact(before)).await;
                 compact = Instant::now() + config.compaction();
             }
+            if let Some(requests) = self.requests.as_ref().filter(|_| forget <= Instant::now()) {
+                if let Some(count) = self.job("requests", requests.sweep(Timestamp::now())).await {
+                    metrics::forgotten(count);
+                }
+                forget = Instant::now() + FORGET;
+            }
             if config.objects_url.is_some() && collect <= Instant::now() {
                 self.job("collect", self.collect()).await;
                 collect = Instant::now() + config.collection();
             }
-            let next =
-                if config.objects_url.is_some() { maintain.min(compact).min(collect) } else { maintain.min(compact) };
+            let mut next = maintain.min(compact);
+            if config.objects_url.is_some() {
+                next = next.min(collect);
+            }
+            if self.requests.is_some() {
+                next = next.min(forget);
+            }
             sleep_until(next).await;
         }
     }
@@ -105,21 +130,26 @@ impl Jobs {
         }
     }
 
-    /// Moves events out of etcd, session by session. One that cannot be moved keeps no other from it.
-    async fn archive(&self) -> Result<(), StoreError> {
+    /// Looks at every session: counts what it holds, and moves its old events out of etcd. One whose events cannot be moved
+    /// keeps no other from it.
+    async fn look_through(&self) -> Result<(), StoreError> {
         let policy = ArchivePolicy::default();
-        let mut after = None;
+        let (mut after, mut counted, now) = (None, BTreeMap::new(), Timestamp::now());
         loop {
             let (page, next) = self.store.survey(after.as_ref(), PAGE).await?;
             for activity in page {
                 let id = &activity.meta.id;
+                namespaces::count_in(&mut counted, &activity.meta.namespace, activity.size.bytes, now);
+                if self.config.objects_url.is_none() {
+                    continue;
+                }
                 if let Err(error) = self.archive_one(&activity, &policy).await {
                     tracing::warn!(session = %id, %error, "the events of a session stay in etcd for now");
                     metrics::log_job_failed("archive");
                 }
             }
             if next.is_none() {
-                return Ok(());
+                return self.store.put_holdings(&counted).await;
             }
             after = next;
         }

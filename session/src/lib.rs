@@ -16,6 +16,7 @@ pub mod limits;
 pub mod metrics;
 pub mod openapi;
 pub mod previews;
+pub mod quota;
 pub mod rate;
 pub mod resources;
 pub mod restore;

@@ -28,15 +28,22 @@ pub struct Rates {
     /// Events a second that clients may send to all sessions of a namespace for long; 0 is no limit.
     #[arg(long, env = "NAMESPACE_EVENTS_PER_SECOND", default_value_t = 1_000)]
     pub namespace_events_per_second: u32,
+    /// Requests a second with an `Idempotency-Key` that one caller may make for long; 0 is no limit. Each is remembered for
+    /// 24 h.
+    #[arg(long, env = "IDEMPOTENCY_KEYS_PER_SECOND", default_value_t = 5)]
+    pub idempotency_keys_per_second: u32,
 }
 
 /// Bursts of events are as long as this at the rate.
 const EVENT_BURST_SECONDS: u32 = 10;
+/// Bursts of requests that are remembered are as long as this at the rate.
+const REMEMBERED_BURST_SECONDS: u32 = 600;
 
 /// What is left for whom.
 #[derive(Debug)]
 pub struct Limits {
     callers: Limiter<String>,
+    remembered: Limiter<String>,
     sessions: Limiter<SessionId>,
     namespaces: Limiter<String>,
 }
@@ -45,10 +52,13 @@ impl Limits {
     /// Nobody has asked for anything yet.
     #[must_use]
     pub fn new(rates: Rates) -> Self {
-        let events = |per_second: u32| Rate { per_second, burst: per_second.saturating_mul(EVENT_BURST_SECONDS) };
+        let rate = |per_second: u32, seconds: u32| Rate { per_second, burst: per_second.saturating_mul(seconds) };
+        let events = |per_second: u32| rate(per_second, EVENT_BURST_SECONDS);
+        let remembered = rate(rates.idempotency_keys_per_second, REMEMBERED_BURST_SECONDS);
         let requests = Rate { per_second: rates.requests_per_second, burst: rates.request_burst };
         Self {
             callers: Limiter::new(requests, CALLERS),
+            remembered: Limiter::new(remembered, CALLERS),
             sessions: Limiter::new(events(rates.session_events_per_second), SESSIONS),
             namespaces: Limiter::new(events(rates.namespace_events_per_second), NAMESPACES),
         }
@@ -61,6 +71,15 @@ impl Limits {
     pub fn request(&self, identity: &Identity) -> Result<()> {
         let key = identity.pod().map_or_else(|| identity.username.clone(), |pod| pod.uid);
         self.callers.take(&key, 1).map_err(|wait| limited("caller", "you send too many requests", wait))
+    }
+
+    /// One more request of a caller that is remembered for its `Idempotency-Key`.
+    ///
+    /// # Errors
+    /// 429, with how long to wait.
+    pub fn remembered(&self, identity: &Identity) -> Result<()> {
+        let taken = self.remembered.take(&identity.username, 1);
+        taken.map_err(|wait| limited("remembered", "you send too many requests with an `Idempotency-Key`", wait))
     }
 
     /// More events of a client for a session.
@@ -95,6 +114,7 @@ mod tests {
         request_burst: 1,
         session_events_per_second: 1,
         namespace_events_per_second: 2,
+        idempotency_keys_per_second: 1,
     };
 
     fn pod(uid: &str) -> Identity {
@@ -112,6 +132,16 @@ mod tests {
         limits.request(&pod("a")).unwrap();
         limits.request(&pod("b")).unwrap();
         assert_eq!(limits.request(&pod("a")).unwrap_err().status(), 429);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_remembered_is_bounded_for_each_caller() {
+        let limits = Limits::new(RATES);
+        for _ in 0..600 {
+            limits.remembered(&pod("a")).unwrap();
+        }
+        assert_eq!(limits.remembered(&pod("b")).unwrap_err().status(), 429, "pods of one account share what is kept");
+        limits.remembered(&Identity { username: "alice".to_owned(), ..Identity::default() }).unwrap();
     }
 
     #[tokio::test(start_paused = true)]

@@ -10,6 +10,10 @@ use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, Promet
 const REQUESTS: &str = "longhand_http_requests_total";
 const REQUEST_SECONDS: &str = "longhand_http_request_seconds";
 const RATE_LIMITED: &str = "longhand_rate_limited_total";
+const LIMIT_REACHED: &str = "longhand_limit_reached_total";
+const NAMESPACES_NEAR: &str = "longhand_namespaces_near_limit";
+const REPEATED: &str = "longhand_repeated_requests_total";
+const REPEATED_REMOVED: &str = "longhand_idempotency_keys_removed_total";
 const PEERS: &str = "longhand_preview_peers";
 const PEER_POSTS: &str = "longhand_preview_posts_total";
 const REVIEWS: &str = "longhand_reviews_total";
@@ -48,6 +52,13 @@ pub fn install() -> Result<PrometheusHandle, BuildError> {
     describe_counter!(REQUESTS, "Requests by method, route and class of status");
     describe_histogram!(REQUEST_SECONDS, Unit::Seconds, "Time to the head of an answer, by route");
     describe_counter!(RATE_LIMITED, "Requests that were refused with 429, by what had too many");
+    describe_counter!(
+        LIMIT_REACHED,
+        "Requests that were refused since a session or namespace is full, by what is limited"
+    );
+    describe_gauge!(NAMESPACES_NEAR, "Namespaces that come near to a limit or have reached it, by what is limited");
+    describe_counter!(REPEATED, "Requests that repeat an Idempotency-Key, by what became of them");
+    describe_counter!(REPEATED_REMOVED, "Idempotency-Keys that were forgotten after their time");
     describe_gauge!(PEERS, "Other replicas that are told of previews");
     describe_counter!(PEER_POSTS, "Previews for other replicas, by what became of them");
     describe_counter!(REVIEWS, "TokenReviews and SubjectAccessReviews that were asked");
@@ -137,6 +148,27 @@ pub(crate) fn request(method: &str, route: &str, status: StatusCode, took: Durat
 /// A caller, a session or a namespace has had its share.
 pub(crate) fn rate_limited(of: &'static str) {
     counter!(RATE_LIMITED, "of" => of).increment(1);
+}
+
+/// A request was refused since a limit is reached.
+pub(crate) fn limit_reached(of: &'static str, what: &'static str) {
+    counter!(LIMIT_REACHED, "of" => of, "what" => what).increment(1);
+}
+
+/// So many namespaces come near to a limit, or have reached it.
+pub(crate) fn namespaces_near(what: &'static str, reached: bool, count: usize) {
+    let count = f64::from(u32::try_from(count).unwrap_or(u32::MAX));
+    gauge!(NAMESPACES_NEAR, "what" => what, "reached" => if reached { "true" } else { "false" }).set(count);
+}
+
+/// A request came with an `Idempotency-Key` that is known.
+pub(crate) fn repeated(outcome: &'static str) {
+    counter!(REPEATED, "outcome" => outcome).increment(1);
+}
+
+/// Requests with an `Idempotency-Key` were forgotten.
+pub(crate) fn forgotten(count: u64) {
+    counter!(REPEATED_REMOVED).increment(count);
 }
 
 /// So many other replicas are known.

@@ -28,7 +28,7 @@ use crate::config::Config;
 use crate::execute::sandboxes::SandboxIndex;
 use crate::execute::{Executor, Hosted, Limits as CallLimits};
 use crate::health::{self, Health};
-use crate::jobs::{self, Alarm, Jobs, ShardAlarm};
+use crate::jobs::{self, Alarm, Jobs, Namespaces, ShardAlarm};
 use crate::metrics;
 use crate::previews::Addressing;
 use crate::resources::{Cluster, Published};
@@ -124,16 +124,21 @@ async fn start_and_serve(
     let client = kube::Client::try_default().await.map_err(|error| StartError::Kube(Box::new(error)))?;
     let cluster = Cluster::new(client);
     let objects = config.jobs.objects_url.as_deref().map(|url| Objects::open(url, DEADLINE)).transpose()?;
-    let opening = open(&config.etcd, objects, &config.etcd_wake_readers);
+    let options = EtcdOptions { objects, caps: config.sizes.caps(), ..config.etcd.options() };
+    let opening = open(&config.etcd, &options, &config.etcd_wake_readers);
     let Some(opened) = stop.run_until_cancelled(opening).await else { return Ok(()) };
     let (store, signer) = opened?;
     health.store.get_or_init(|| store.clone());
     let about = config.jobs.deployment.clone().map(|deployment| (config.namespace.clone(), deployment));
-    for (shard, store) in store.shards().iter().enumerate() {
+    for (shard, shard_store) in store.shards().iter().enumerate() {
         let alarm = ShardAlarm { all: Arc::clone(&health.alarm), shard };
         let about = about.clone().map(|about| (cluster.clone(), about));
-        tasks.spawn(jobs::watch(store.clone(), alarm.clone(), about, end.clone()));
-        let jobs = Jobs { store: store.clone(), config: config.jobs.clone(), alarm };
+        tasks.spawn(jobs::watch(shard_store.clone(), alarm.clone(), about.clone(), end.clone()));
+        // What belongs to no session is on the first.
+        let first = shard == 0;
+        let namespaces = first.then(|| Namespaces::new(store.clone(), config.sizes, about));
+        let requests = first.then(|| store.requests());
+        let jobs = Jobs { store: shard_store.clone(), config: config.jobs.clone(), alarm, namespaces, requests };
         tasks.spawn(jobs.run(end.clone()));
     }
     let watch = cluster.watch_sandboxes();
@@ -158,14 +163,17 @@ async fn start_and_serve(
         CallLimits::default(),
     ));
     let default_model = config.default_model.model();
+    let requests = Arc::new(store.requests());
     let app = App::new(
         store,
+        requests,
         Kinds::of(&cluster),
         Auth::new(cluster, workers),
         Arc::clone(&executor),
         &Settings {
             accounts: config.accounts,
             rates: config.rates,
+            sizes: config.sizes,
             default_model,
             waits: Waits { deletion: config.jobs.keep_deleted(), ..Waits::default() },
         },
@@ -228,12 +236,11 @@ async fn listen(address: SocketAddr) -> Result<TcpListener, StartError> {
 /// Opens the log and fetches the key that the replicas share, or makes it. Waits while etcd is away.
 async fn open(
     etcd: &EtcdFlags,
-    objects: Option<Objects>,
+    options: &EtcdOptions,
     wake_readers: &[String],
 ) -> Result<(ShardedStore, Signer), StartError> {
     let mut pause = FIRST_PAUSE;
-    let options = EtcdOptions { objects, ..etcd.options() };
-    let store = ShardedStore::connect(&etcd.etcd_endpoints, &options).await?;
+    let store = ShardedStore::connect(&etcd.etcd_endpoints, options).await?;
     let (_, candidate) = Signer::generate()?;
     loop {
         let key = match prepare(&store, wake_readers).await {

@@ -29,6 +29,7 @@ pub(crate) async fn ensure(app: &App, resource: &AgentSession) -> Result<Session
     let state = match app.store.state(&id).await {
         Err(StoreError::NotFound(_)) => {
             check_origin(resource)?;
+            app.quota.check_session(&*app.store, namespace).await?;
             let agent = &resource.spec.agent_ref.name;
             let agent = agents::lookup(app, namespace, agent).await?.ok_or_else(|| {
                 ApiError::conflict(format!("the Agent {namespace}/{agent} of AgentSession {name} does not exist"))
@@ -54,8 +55,9 @@ pub(crate) async fn ensure(app: &App, resource: &AgentSession) -> Result<Session
                 retention: retention(resource),
             };
             match app.store.create(meta).await {
+                Ok(()) => app.quota.made(namespace),
                 // Whoever was faster made it from the same resource.
-                Ok(()) | Err(StoreError::Exists(_)) => {}
+                Err(StoreError::Exists(_)) => {}
                 Err(error) => return Err(error.into()),
             }
             app.store.state(&id).await?
@@ -110,10 +112,16 @@ fn check_owner(meta: &SessionMeta, resource: &AgentSession) -> Result<()> {
     )))
 }
 
-/// Delivers what has not been delivered; whether there was anything.
+/// Delivers what has not been delivered, as long as there is room for it; whether anything was. What is left undelivered is
+/// told by the summary of the session.
 async fn deliver(app: &App, resource: &AgentSession, id: &SessionId, delivered: u64) -> Result<bool> {
     let (_, _, uid) = identity(resource)?;
     let mut at = delivered;
+    if resource.spec.input.len() > usize::try_from(at).unwrap_or(usize::MAX)
+        && app.quota.is_full(&*app.store, resource.metadata.namespace.as_deref().unwrap_or_default()).await?
+    {
+        return Ok(false);
+    }
     loop {
         let skipped = usize::try_from(at).unwrap_or(usize::MAX);
         let rest = resource.spec.input.iter().enumerate().skip(skipped).take(INPUTS_AT_ONCE);
@@ -122,7 +130,10 @@ async fn deliver(app: &App, resource: &AgentSession, id: &SessionId, delivered: 
             return Ok(at != delivered);
         }
         let ids: Vec<EventId> = events.iter().map(|event| event.id.clone()).collect();
-        let after = app.store.deliver_inputs(id, at, events).await?;
+        let after = match app.store.deliver_inputs(id, at, events).await {
+            Err(StoreError::LimitReached { .. }) => return Ok(at != delivered),
+            after => after?,
+        };
         if after <= at {
             return Err(ApiError::internal(format!("the log counts {after} inputs after {at} were delivered")));
         }

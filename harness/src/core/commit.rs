@@ -76,6 +76,12 @@ pub(super) fn refused(span: EventId, reason: &str) -> Vec<NewEvent> {
     vec![span_end(span, true, Usage::default()), error(SessionErrorType::UnknownError, message, RetryStatus::Terminal)]
 }
 
+/// A request that the log does not let begin.
+pub(super) fn not_begun(reason: &str) -> Vec<NewEvent> {
+    let message = format!("The model is not asked any more: {reason}");
+    vec![error(SessionErrorType::UnknownError, message, RetryStatus::Terminal)]
+}
+
 pub(super) fn span_end(span: EventId, is_error: bool, usage: Usage) -> NewEvent {
     NewEvent::new(EventBody::SpanModelRequestEnd { model_request_start_id: span, is_error, model_usage: usage })
 }

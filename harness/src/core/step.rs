@@ -113,16 +113,16 @@ impl State {
         self.uncommitted = Some(Uncommitted { span, events, replaced: false });
     }
 
-    /// An answer that the log does not take is replaced by an error that says so, once.
+    /// An answer that the log does not take, or a request that it does not let begin, is replaced by an error that says so,
+    /// once: a log that is full takes that, and the end of the turn.
     fn replace_refused(&mut self, reason: String) -> Result<(), String> {
-        match self.uncommitted.take() {
-            Some(batch) if !batch.replaced => {
-                let events = commit::refused(batch.span.clone(), &reason);
-                self.uncommitted = Some(Uncommitted { span: batch.span, events, replaced: true });
-                Ok(())
-            }
-            _ => Err(reason),
-        }
+        let (span, events) = match (self.uncommitted.take(), self.request.take()) {
+            (Some(batch), _) if !batch.replaced => (batch.span.clone(), commit::refused(batch.span, &reason)),
+            (None, Some(own)) if self.log.open_span() != Some(&own.span) => (own.span, commit::not_begun(&reason)),
+            _ => return Err(reason),
+        };
+        self.uncommitted = Some(Uncommitted { span, events, replaced: true });
+        Ok(())
     }
 
     fn append(&self, events: Vec<NewEvent>) -> Effect {

@@ -74,6 +74,14 @@ impl Service {
     }
 }
 
+/// What people are told of a refusal.
+fn reason(error: &Error) -> String {
+    match error {
+        Error::Api(answer) => answer.body.message.clone(),
+        other => other.to_string(),
+    }
+}
+
 /// What an error that is not worth repeating means for the brain of `epoch`.
 pub(super) fn classify(epoch: u64, error: &Error) -> CallError {
     match error {
@@ -87,7 +95,7 @@ pub(super) fn classify(epoch: u64, error: &Error) -> CallError {
         _ => match error.status().map(|status| status.as_u16()) {
             Some(401 | 403) => CallError::End(End::Lost(error.to_string())),
             Some(404) => CallError::End(End::Gone),
-            _ => CallError::Refused(error.to_string()),
+            _ => CallError::Refused(reason(error)),
         },
     }
 }

@@ -394,6 +394,29 @@ fn an_answer_that_the_log_does_not_take_is_replaced_by_an_error_once() {
     assert_eq!(next, Next::Fail { reason: "still".to_owned() });
 }
 
+/// As it is at the limit of a log.
+#[test]
+fn a_request_that_the_log_does_not_let_begin_ends_the_turn() {
+    let (state, next) = step(brain(records(vec![user("a"), running()])), Input::Inbox(inbox(&[])));
+    assert_eq!(brief(&next), "append span.model_request_start");
+    let (state, next) = step(state, Input::Refused { reason: "it is full".to_owned() });
+    let Next::Do(Effect::Append { events, expected_head }) = next else { panic!("{next:?}") };
+    let EventBody::SessionError { error } = &events[0].body else { panic!("{events:?}") };
+    assert_eq!((events.len(), error.retry_status), (1, RetryStatus::Terminal));
+    assert!(error.message.ends_with("it is full"), "{error:?}");
+    let event = Event { id: events[0].id.clone(), body: events[0].body.clone(), processed_at: None };
+    let record = Record { seq: expected_head + 1, epoch: 1, prev_hash: String::new(), event };
+    let taken = Input::Records { records: vec![record], head: expected_head + 1 };
+    let (ended, _) = step(state.clone(), taken);
+    let (_, next) = step(ended, Input::Inbox(inbox(&[])));
+    let Next::Do(Effect::Idle { events, .. }) = next else { panic!("{next:?}") };
+    let last = &events.last().unwrap().body;
+    assert_eq!(*last, EventBody::SessionStatusIdle { stop_reason: StopReason::RetriesExhausted });
+    // What does not even take that is given up.
+    let (_, next) = step(state, Input::Refused { reason: "still".to_owned() });
+    assert_eq!(next, Next::Fail { reason: "still".to_owned() });
+}
+
 #[rstest]
 #[case(0, true, "append span.model_request_end session.error session.status_rescheduled")]
 #[case(3, true, "append span.model_request_end session.error session.status_rescheduled")]

@@ -9,6 +9,8 @@ use crate::support::service::Service;
 use crate::support::{check_request, interrupt, kinds, last, log, send, text};
 use longhand_harness::{Config, Exit, Harness};
 use longhand_protocol::event::{ClientEvent, Delta, DeltaContent, EventBody, Preview, StopReason, Verdict};
+use longhand_session_log::SessionStore as _;
+use longhand_session_log::caps::Caps;
 use longhand_session_log::memory::MemoryStore;
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
@@ -62,7 +64,6 @@ async fn within<T>(future: impl Future<Output = T>) -> T {
 /// Waits until the log has an event of this kind.
 async fn until(store: &MemoryStore, kind: &str, times: usize) {
     use futures::StreamExt as _;
-    use longhand_session_log::SessionStore as _;
     let wait = async {
         let mut tail = store.tail(&support::session_id(), 0).await.unwrap();
         let mut left = times;
@@ -94,6 +95,40 @@ fn shown(service: &Service) -> String {
             Preview::EventStart { .. } => None,
         })
         .collect()
+}
+
+#[rstest::rstest]
+#[case::in_a_row_of_tool_calls(Caps { events: 20, bytes: 0, warning_percent: 80 }, 20 + 7)]
+#[case::before_the_first_request(Caps { events: 3, bytes: 0, warning_percent: 0 }, 6)]
+#[case::by_its_bytes(Caps { events: 0, bytes: 3_000, warning_percent: 80 }, 40)]
+#[tokio::test]
+async fn a_session_whose_log_is_full_ends_its_turn_and_rests(#[case] caps: Caps, #[case] most: usize) {
+    let store = support::store_with(caps);
+    send(&store, [text("go on for ever")]);
+    let turns = (0..50).map(|number| Turn::Say(vec![call(&format!("toolu_{number}"), "bash")], "tool_use"));
+    let world = World::start(store, turns, 0).await;
+    let (exit, store, service, model) = world.exit().await;
+    assert!(matches!(&exit, Exit::Done(_)), "{exit:?}");
+    let records = log(&store);
+    let kinds = kinds(&records);
+    assert!(kinds.len() <= most, "{kinds:?}");
+    let end = ["session.error", "session.usage", "session.status_idle"];
+    assert!(
+        kinds.ends_with(&end) || kinds[kinds.len() - 4..] == [end[0], "x.session.near_limit", end[1], end[2]],
+        "{kinds:?}"
+    );
+    let count = |kind: &str| kinds.iter().filter(|found| **found == kind).count();
+    assert_eq!((count("x.session.woken"), count("session.error")), (1, 1), "{kinds:?}");
+    assert_eq!(count("agent.tool_use"), count("agent.tool_result"), "nothing is left open: {kinds:?}");
+    assert_eq!(count("span.model_request_start"), model.bodies().len());
+    assert_eq!(service.runs.lock().unwrap().len(), count("agent.tool_use"));
+    let error = records.iter().find_map(|record| match &record.event.body {
+        EventBody::SessionError { error } => Some(error.message.clone()),
+        _ => None,
+    });
+    let error = error.unwrap();
+    assert!(error.contains("has reached its limit of") && error.contains("fork it or start a new one"), "{error}");
+    assert_eq!(support::now(store.state(&support::session_id())).unwrap().wake_revision, None);
 }
 
 const TOOL_TURN: [&str; 14] = [

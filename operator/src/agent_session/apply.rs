@@ -2,13 +2,13 @@
 
 use jiff::Timestamp;
 use kube::{Resource as _, ResourceExt as _};
-use longhand_crds::agent_session::HarnessStatus;
+use longhand_crds::agent_session::{AgentSessionStatus, HarnessStatus};
 
 use super::Sessions;
 use super::harness_pod;
 use super::observe::Observed;
 use super::plan::{NewPod, Plan};
-use super::status::with_harness;
+use super::status::{limit_news, with_harness};
 use crate::error::Error;
 use crate::events::Happened;
 use crate::pods::{self, Made};
@@ -61,9 +61,19 @@ async fn make_pod(
     Ok(())
 }
 
-/// Tells what was done.
-pub(super) async fn tell(observed: &Observed, plan: &Plan, harness: &HarnessStatus, sessions: &Sessions) {
+/// Tells what was done, and what the status says now that it did not say before.
+pub(super) async fn tell(
+    observed: &Observed,
+    plan: &Plan,
+    harness: &HarnessStatus,
+    status: &AgentSessionStatus,
+    sessions: &Sessions,
+) {
     let (events, regarding) = (&sessions.context.events, observed.session.object_ref(&()));
+    let before = observed.session.status.as_ref().map(|status| status.conditions.as_slice()).unwrap_or_default();
+    if let Some(note) = limit_news(before, &status.conditions) {
+        events.publish(Happened::LimitNear, &regarding, &note).await;
+    }
     if let Some(cause) = &plan.lost {
         metrics::pod_lost("harness");
         let before = observed.session.status.as_ref().and_then(|status| status.harness.as_ref());

@@ -46,6 +46,7 @@ fn summary(owner: Option<&str>, wake: bool) -> SessionSummary {
         owner_pod_uid: owner.map(ToOwned::to_owned),
         wake,
         usage: Usage::default(),
+        limit: None,
     }
 }
 

@@ -119,7 +119,7 @@ async fn proceed(observed: &Observed, sessions: &Sessions, now: Timestamp) -> Re
     };
     crate::status::write(&sessions.context.client, &*observed.session, before.as_ref(), &status).await?;
     if applied.is_ok() {
-        apply::tell(observed, &plan, &harness, sessions).await;
+        apply::tell(observed, &plan, &harness, &status, sessions).await;
     }
     applied?;
     log?;

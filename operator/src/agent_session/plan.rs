@@ -25,6 +25,8 @@ const CLAIM_CHECK: Duration = Duration::from_secs(5);
 /// How often the status of a session at work is refreshed when nothing else happens.
 const REFRESH: Duration = Duration::from_secs(30);
 const MAX_BACKOFF: Duration = Duration::from_secs(60);
+/// Input that a full session or namespace has no room for is offered again after so long: nothing says when there is.
+const INPUT_AGAIN: Duration = Duration::from_secs(60);
 
 /// What shall be asked of the session service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -125,6 +127,11 @@ pub(super) fn plan(observed: &Observed, log: Option<&SessionSummary>, now: Times
         view: View::NotNeeded,
         requeue: work.then_some(REFRESH),
     };
+    if log.is_some_and(|log| {
+        usize::try_from(log.delivered_inputs).is_ok_and(|count| count < observed.session.spec.input.len())
+    }) {
+        sooner(&mut plan, INPUT_AGAIN);
+    }
     plan.remove.extend(finished(observed, |stage| matches!(stage, Stage::Succeeded)));
     match current {
         Some(current) => judge(&mut plan, observed, current, log, work, now),

@@ -2,14 +2,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use longhand_crds::agent_session::{AgentSessionStatus, HarnessStatus};
+use longhand_crds::agent_session::{AgentSessionStatus, HarnessStatus, Input};
 use longhand_crds::derived_session_id;
 use longhand_protocol::event::Usage;
 use longhand_protocol::internal::SessionSummary;
 use longhand_protocol::wire::SessionStatus;
 use rstest::rstest;
 
-use super::{HARNESS_READY, LogCall, NewPod, Plan, View, backoff, is_urgent, log_call, plan};
+use super::{HARNESS_READY, INPUT_AGAIN, LogCall, NewPod, Plan, View, backoff, is_urgent, log_call, plan};
 use crate::agent_session::observe::{HarnessPod, Observed, References, Unresolved};
 use crate::agent_session::proxy_health::Credentials;
 use crate::conditions::{Observation, merge};
@@ -32,6 +32,7 @@ fn summary(owner: Option<&str>, wake: bool) -> SessionSummary {
         owner_pod_uid: owner.map(ToOwned::to_owned),
         wake,
         usage: Usage::default(),
+        limit: None,
     }
 }
 
@@ -370,4 +371,14 @@ fn a_first_token_waits_for_nothing_but_the_pod(
     #[case] urgent: bool,
 ) {
     assert_eq!(is_urgent(&Case { wake_since, pods, ..Case::default() }.observed()), urgent);
+}
+
+#[test]
+fn input_that_has_no_room_yet_is_delivered_later() {
+    let mut observed = Case::default().observed();
+    Arc::make_mut(&mut observed.session).spec.input.push(Input { text: "more".into() });
+    let full = summary(None, false);
+    assert_eq!(plan(&observed, Some(&full), at(100)).requeue, Some(INPUT_AGAIN));
+    let taken = SessionSummary { delivered_inputs: 2, ..full };
+    assert_eq!(plan(&observed, Some(&taken), at(100)).requeue, None);
 }

@@ -1,9 +1,10 @@
 //! What is said of a session.
 
 use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::ResourceExt as _;
 use longhand_crds::agent_session::{AgentSessionStatus, HarnessStatus, UsageStatus};
-use longhand_protocol::internal::SessionSummary;
+use longhand_protocol::internal::{LimitNotice, LimitOf, Limited, SessionSummary};
 use longhand_protocol::wire::SessionStatus;
 
 use super::observe::{Observed, References};
@@ -16,6 +17,10 @@ use crate::pods::Stage;
 const AGENT_RESOLVED: &str = "AgentResolved";
 const TEMPLATES_RESOLVED: &str = "SandboxTemplatesResolved";
 const CREDENTIALS_READY: &str = "CredentialsReady";
+/// The condition that speaks of limits of the session and its namespace.
+pub(super) const WITHIN_LIMITS: &str = "WithinLimits";
+/// The session's own limit is reached.
+const LIMIT_REACHED: &str = "LimitReached";
 
 /// How a reconcile went.
 pub(super) struct Outcome<'a> {
@@ -47,6 +52,7 @@ pub(super) fn status(observed: &Observed, plan: &Plan, outcome: &Outcome<'_>, no
     let mut seen = vec![agent_resolved(observed), templates_resolved(observed)];
     seen.push(harness_ready(observed, plan, outcome.error));
     seen.extend(credentials_ready(observed));
+    seen.extend(outcome.log.map(within_limits));
     let ready = ready(&seen, &status, plan, outcome);
     seen.push(ready);
     status.conditions = merge(&status.conditions, &seen, status.observed_generation, now);
@@ -154,6 +160,42 @@ fn harness_ready(observed: &Observed, plan: &Plan, error: Option<&Error>) -> Obs
     }
 }
 
+/// As far as the session service says: without its word the condition stays as it was.
+fn within_limits(log: &SessionSummary) -> Observation {
+    let Some(LimitNotice { of, what, limit, reached }) = log.limit else {
+        return Observation::yes(WITHIN_LIMITS, "WithinLimits", "neither the session nor its namespace is nearly full");
+    };
+    let limit = match (of, what) {
+        (LimitOf::Session, what) => format!("{limit} {} of one session", what.as_str()),
+        (LimitOf::Namespace, Limited::Sessions) => format!("{limit} sessions of the namespace"),
+        (LimitOf::Namespace, what) => format!("{limit} {} of the namespace", what.as_str()),
+    };
+    let (reason, message) = match (of, reached) {
+        (LimitOf::Session, true) => (
+            LIMIT_REACHED,
+            format!("the limit of {limit} is reached: the session takes nothing new; fork it or start another"),
+        ),
+        (LimitOf::Session, false) => {
+            ("NearLimit", format!("the limit of {limit} comes near: fork the session or start another in time"))
+        }
+        (LimitOf::Namespace, true) => (
+            "NamespaceLimitReached",
+            format!("the limit of {limit} is reached: nothing new is taken until sessions are deleted"),
+        ),
+        (LimitOf::Namespace, false) => {
+            ("NamespaceNearLimit", format!("the limit of {limit} comes near: delete sessions that are not needed"))
+        }
+    };
+    Observation::no(WITHIN_LIMITS, reason, message)
+}
+
+/// What is to be told of limits, if that has changed.
+pub(super) fn limit_news(before: &[Condition], after: &[Condition]) -> Option<String> {
+    let now = find(after, WITHIN_LIMITS).filter(|condition| condition.status == "False")?;
+    let told = find(before, WITHIN_LIMITS).is_some_and(|before| before.reason == now.reason);
+    (!told).then(|| now.message.clone())
+}
+
 /// Reasons of the API are one word; a pod's may be anything.
 fn word(reason: &str) -> String {
     let word: String = reason.chars().filter(char::is_ascii_alphanumeric).take(128).collect();
@@ -181,7 +223,9 @@ fn ready(seen: &[Observation], status: &AgentSessionStatus, plan: &Plan, outcome
     }
     match status.phase.as_deref() {
         Some(phase) if phase == SessionStatus::Idle.as_str() => {
-            Observation::yes(READY, "Idle", "the session has answered everything")
+            let full = seen.iter().find(|one| one.kind == WITHIN_LIMITS && one.reason == LIMIT_REACHED);
+            let idle = || Observation::yes(READY, "Idle", "the session has answered everything");
+            full.map_or_else(idle, |full| full.as_kind(READY))
         }
         Some(phase) if phase == SessionStatus::Terminated.as_str() => {
             Observation::no(READY, "Terminated", "the session has ended for good")

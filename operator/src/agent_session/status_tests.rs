@@ -4,12 +4,14 @@ use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use longhand_crds::agent_session::{AgentSessionStatus, HarnessStatus};
 use longhand_crds::derived_session_id;
+use longhand_protocol::client::{self, ApiError};
+use longhand_protocol::error::{ErrorBody, ErrorType};
 use longhand_protocol::event::Usage;
-use longhand_protocol::internal::SessionSummary;
+use longhand_protocol::internal::{LimitNotice, LimitOf, Limited, SessionSummary};
 use longhand_protocol::wire::SessionStatus;
 use rstest::rstest;
 
-use super::{Outcome, status};
+use super::{Outcome, limit_news, status};
 use crate::agent::references::Missing;
 use crate::agent_session::observe::{HarnessPod, Observed, References, Unresolved};
 use crate::agent_session::plan::plan;
@@ -44,6 +46,7 @@ fn summary(status: SessionStatus) -> SessionSummary {
         owner_pod_uid: Some("pod-1".into()),
         wake: status == SessionStatus::Running,
         usage: Usage { input_tokens: 5, ..Usage::default() },
+        limit: None,
     }
 }
 
@@ -177,4 +180,70 @@ fn a_failure_is_said_and_what_is_known_stays() {
     assert_eq!((condition(&status, "Ready").0, condition(&status, "Ready").1), ("False", "PodNameTaken"));
     assert!(condition(&status, "Ready").2.contains("pod team/h-1"));
     assert_eq!((status.session_id, status.phase), (known.session_id, known.phase));
+}
+
+#[rstest]
+#[case::near(LimitOf::Session, Limited::Events, false, "NearLimit", "10 events of one session", "Idle")]
+#[case::full(LimitOf::Session, Limited::Bytes, true, "LimitReached", "10 bytes of one session", "LimitReached")]
+#[case::namespace_near(
+    LimitOf::Namespace,
+    Limited::Bytes,
+    false,
+    "NamespaceNearLimit",
+    "10 bytes of the namespace",
+    "Idle"
+)]
+#[case::namespace_full(
+    LimitOf::Namespace,
+    Limited::Sessions,
+    true,
+    "NamespaceLimitReached",
+    "10 sessions of the namespace",
+    "Idle"
+)]
+fn a_limit_is_a_condition_and_told_once(
+    #[case] of: LimitOf,
+    #[case] what: Limited,
+    #[case] reached: bool,
+    #[case] reason: &str,
+    #[case] named: &str,
+    #[case] ready: &str,
+) {
+    let log = summary(SessionStatus::Idle);
+    let before = after(&observed(), Some(&log), None);
+    assert_eq!(condition(&before, "WithinLimits").0, "True");
+    assert_eq!(limit_news(&[], &before.conditions), None);
+
+    let log = SessionSummary { limit: Some(LimitNotice { of, what, limit: 10, reached }), ..log };
+    let mut observed = observed();
+    Arc::make_mut(&mut observed.session).status = Some(before.clone());
+    let full = after(&observed, Some(&log), None);
+    let (truth, found, message) = condition(&full, "WithinLimits");
+    assert_eq!((truth, found), ("False", reason));
+    assert!(message.contains(named), "{message}");
+    assert_eq!(condition(&full, "Ready").1, ready);
+    assert_eq!(limit_news(&before.conditions, &full.conditions).as_deref(), Some(message));
+    assert_eq!(limit_news(&full.conditions, &full.conditions), None);
+
+    // What is not asked is not forgotten, and a session that has ended has ended.
+    Arc::make_mut(&mut observed.session).status = Some(full.clone());
+    assert_eq!(condition(&after(&observed, None, None), "WithinLimits").1, reason);
+    let ended = SessionSummary { status: SessionStatus::Terminated, ..log };
+    assert_eq!(condition(&after(&observed, Some(&ended), None), "Ready").1, "Terminated");
+}
+
+#[test]
+fn a_log_that_is_refused_for_a_limit_says_so() {
+    let body = ErrorBody {
+        kind: ErrorType::InvalidRequestError,
+        message: "namespace team has 2 sessions, as many as it may: delete some".into(),
+        details: Some(serde_json::json!({"error_code": "limit_reached", "of": "namespace"})),
+    };
+    let (call, status) = ("PUT".to_owned(), http::StatusCode::BAD_REQUEST);
+    let refused = ApiError { call, status, body, request_id: None, retry_after: None };
+    let error = Error::from(client::Error::Api(Box::new(refused)));
+    let status = after(&observed(), None, Some(&error));
+    let (truth, reason, message) = condition(&status, "Ready");
+    assert_eq!((truth, reason), ("False", "LimitReached"));
+    assert!(message.contains("as many as it may"), "{message}");
 }

@@ -7,7 +7,8 @@ mod preview;
 
 pub use client::{ClientEvent, MOST_EVENTS};
 pub use parts::{
-    ModelUsage, Permission, RetryStatus, Rubric, SessionError, SessionErrorType, StopReason, ToolEvent, Usage, Verdict,
+    Capped, ModelUsage, Permission, RetryStatus, Rubric, SessionError, SessionErrorType, StopReason, ToolEvent, Usage,
+    Verdict,
 };
 pub use preview::{Delta, DeltaContent, Preview, PreviewEvent};
 
@@ -253,6 +254,15 @@ bodies! {
         epoch: u64,
         /// The pod's name.
         harness: String,
+    },
+    /// The log comes near to its limit; it says so once.
+    SessionNearLimit "x.session.near_limit" {
+        /// What is limited.
+        what: Capped,
+        /// How many there were.
+        used: u64,
+        /// How many there may be.
+        limit: u64,
     },
     /// A sandbox is being made, because a tool call needs it.
     SandboxProvisioning "x.sandbox.provisioning" {

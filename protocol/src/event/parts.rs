@@ -123,6 +123,33 @@ pub enum RetryStatus {
     Terminal,
 }
 
+/// What of a session's log is limited.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Capped {
+    /// The number of its events.
+    Events,
+    /// The bytes that they are stored in.
+    Bytes,
+}
+
+impl Capped {
+    /// As it is on the wire.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Events => "events",
+            Self::Bytes => "bytes",
+        }
+    }
+}
+
+impl std::fmt::Display for Capped {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str(self.as_str())
+    }
+}
+
 /// Tokens of a session so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Usage {

@@ -78,6 +78,7 @@ impl EtcdStore {
         while let Some(exported) = records.next().await {
             let exported = exported?;
             let record = incoming.take(&exported)?;
+            self.inner.options.caps.check_import(&id, incoming.size())?;
             if let Some(held) = self.put_content(&importing.meta, &record, &exported.payloads).await? {
                 self.import_part(&id, &importing, Part::Hold(&held)).await?;
             }

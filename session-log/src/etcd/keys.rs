@@ -22,7 +22,9 @@
 //! | `payload/{namespace}/{sha256}/{session}` | the session holds a payload in the object store |
 //! | `doomed/{namespace}/{sha256}` | a payload that nobody holds is being removed; nobody may begin to hold it |
 //! | `wake/{session}` | work is open; the only prefix that the operator may read |
+//! | `holdings/{namespace}` | what the sessions of a namespace held when they were last counted |
 //! | `service/{name}` | what the replicas of the service share |
+//! | `request/{name}`, `answer/{name}` | requests with an `Idempotency-Key`, see [`crate::requests`] |
 //! | `work/...` | the queues of self-hosted environments, see [`crate::work`] |
 
 use longhand_protocol::{EventId, SessionId};
@@ -185,6 +187,29 @@ impl Keys {
     /// A key of the queues of self-hosted environments.
     pub(crate) fn work(&self, name: &str) -> String {
         format!("{}work/{name}", self.prefix)
+    }
+
+    /// A request with an `Idempotency-Key`.
+    pub(crate) fn request(&self, name: &str) -> String {
+        format!("{}{name}", self.requests())
+    }
+
+    pub(crate) fn requests(&self) -> String {
+        format!("{}request/", self.prefix)
+    }
+
+    /// How such a request was answered.
+    pub(crate) fn answer(&self, name: &str) -> String {
+        format!("{}answer/{name}", self.prefix)
+    }
+
+    pub(crate) fn holding(&self, namespace: &str) -> String {
+        format!("{}{namespace}", self.holdings())
+    }
+
+    /// The prefix of what namespaces hold.
+    pub(crate) fn holdings(&self) -> String {
+        format!("{}holdings/", self.prefix)
     }
 
     pub(crate) fn service(&self, name: &str) -> String {

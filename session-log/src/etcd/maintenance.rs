@@ -15,7 +15,7 @@ use super::view::{Kv, Look, View};
 use super::write::{Change, Guard, Write};
 use super::{EtcdOptions, EtcdStore};
 use crate::record::Head;
-use crate::store::{Result, SessionMeta, StoreError};
+use crate::store::{Result, SessionMeta, Size, StoreError};
 
 /// How long a member may take to write its data again.
 const REWRITE: Duration = Duration::from_secs(300);
@@ -84,6 +84,8 @@ pub struct Activity {
     pub archived_at: Option<Timestamp>,
     /// When its log last grew.
     pub updated_at: Timestamp,
+    /// What its own log takes.
+    pub size: Size,
 }
 
 /// The right to do what one replica at a time does. It runs out by itself if it is not renewed.
@@ -283,6 +285,7 @@ impl EtcdStore {
                     awake: view.get(&keys.wake(&meta.id)).is_some(),
                     archived_at: head.archived_at,
                     updated_at: head.updated_at,
+                    size: head.size(),
                 });
             }
         }

@@ -3,8 +3,8 @@
 use longhand_protocol::SessionId;
 use longhand_protocol::event::NewEvent;
 
-use super::EtcdStore;
 use super::plan::{Close, Deliver};
+use super::{EtcdStore, capped};
 use crate::store::Result;
 
 /// Keys that are removed at once.
@@ -16,8 +16,11 @@ impl EtcdStore {
         let (mut from, mut rest) = (from, parcel.events.as_slice());
         loop {
             let (now, later) = rest.split_at(Deliver::fitting(rest)?);
-            let deliver = Deliver { place: self.place(id), from, events: now, limit: self.inner.inbox_limit };
-            let (count, _) = self.inner.etcd.carry_out(&deliver.looks(), None, |view| deliver.plan(view)).await?;
+            let (place, caps) = (self.place(id), &self.inner.options.caps);
+            let deliver = Deliver { place, from, events: now, limit: self.inner.inbox_limit };
+            let looks = [deliver.looks(), capped::queue_looks(caps, place.keys, id)].concat();
+            let plan = |view: &_| capped::queued(caps, &place, view, now, deliver.plan(view)?);
+            let (count, _) = self.inner.etcd.carry_out(&looks, None, plan).await?;
             let due = from.saturating_add(u64::try_from(now.len()).unwrap_or(u64::MAX));
             if later.is_empty() || count != due {
                 self.confirm(id, &parcel).await;

@@ -19,8 +19,8 @@ use sha2::{Digest as _, Sha256};
 
 use super::{Endpoints, EtcdOptions, EtcdStore};
 use crate::store::{
-    Appended, CallState, Claimant, End, Export, Exported, FinishFrom, Incarnation, Parent, Query, Result, SessionMeta,
-    SessionState, SessionStore, Slice, StoreError, Takeover,
+    Appended, CallState, Claimant, End, Export, Exported, FinishFrom, Holdings, Incarnation, Parent, Query, Result,
+    SessionMeta, SessionState, SessionStore, Slice, StoreError, Takeover,
 };
 
 /// What each cluster keeps of its place among the others.
@@ -88,6 +88,12 @@ impl ShardedStore {
         self.shards[0].work()
     }
 
+    /// Requests with an `Idempotency-Key`, on the first etcd.
+    #[must_use]
+    pub fn requests(&self) -> crate::requests::EtcdRequests {
+        self.shards[0].requests()
+    }
+
     /// Whether every etcd answers.
     ///
     /// # Errors
@@ -128,6 +134,11 @@ impl SessionStore for ShardedStore {
         metas.sort_by(|a, b| a.id.cmp(&b.id));
         metas.truncate(limit);
         Ok(metas)
+    }
+
+    async fn holdings(&self, namespace: &str) -> Result<Holdings> {
+        let parts = try_join_all(self.shards.iter().map(|shard| shard.holdings(namespace))).await?;
+        Ok(parts.into_iter().fold(Holdings::default(), Holdings::plus))
     }
 
     fn fork_id(&self, of: &SessionId) -> SessionId {

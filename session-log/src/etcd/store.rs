@@ -10,7 +10,6 @@ use longhand_protocol::harness::{Inbox, InboxItem};
 use longhand_protocol::{EventId, SessionId};
 use tokio::time::{Instant, timeout_at};
 
-use super::EtcdStore;
 use super::keys::last_segment;
 use super::payloads::Parcel;
 use super::plan::{
@@ -19,14 +18,25 @@ use super::plan::{
 };
 use super::tail::Tail;
 use super::view::{Kv, Look};
+use super::{EtcdStore, capped};
 use crate::limits;
 use crate::store::{
-    Appended, CallState, Claimant, End, Export, Exported, FinishFrom, Incarnation, Owner, Parent, Query, Result,
-    SessionMeta, SessionState, SessionStore, Slice, StoreError, Takeover,
+    Appended, CallState, Claimant, End, Export, Exported, FinishFrom, Holdings, Incarnation, Owner, Parent, Query,
+    Result, SessionMeta, SessionState, SessionStore, Slice, StoreError, Takeover,
 };
 
 impl EtcdStore {
     async fn extend(&self, append: Append<'_>) -> Result<Appended> {
+        let id = append.place.id;
+        let (appended, head) = self.extend_within(append).await?;
+        if let Some(head) = head {
+            self.warn(id, &head).await;
+        }
+        Ok(appended)
+    }
+
+    /// Grows a log that has room; also gives its head as it is stored, if it was written now.
+    async fn extend_within(&self, append: Append<'_>) -> Result<(Appended, Option<Vec<u8>>)> {
         let id = append.place.id;
         limits::check_append(append.promoted, append.events)?;
         let parcel = self.pack(id, append.events).await?;
@@ -41,16 +51,24 @@ impl EtcdStore {
             Author::Brain { .. } => None,
             Author::Service => Some(self.inner.turns.wait(id, self.inner.etcd.timeout()).await?),
         };
-        let plan = |view: &_| append.plan(view, Timestamp::now());
-        let (extended, removed) = self.inner.etcd.carry_out_with(self, &append.looks(), assumed, plan).await?;
-        let Extended { mut appended, head } = extended;
-        if let Some((seq, bytes)) = head {
-            self.inner.heads.put(id, seq, bytes);
+        let caps = &self.inner.options.caps;
+        let plan = |view: &_| capped::appended(caps, id, append.events, append.plan(view, Timestamp::now())?);
+        let (looks, is_assumed) = (append.looks(), assumed.is_some());
+        let carried_out = match self.inner.etcd.carry_out_with(self, &looks, assumed, plan).await {
+            // Who is fenced off has to hear that first, which was only assumed not to be so.
+            Err(StoreError::LimitReached { .. }) if is_assumed => {
+                self.inner.etcd.carry_out_with(self, &looks, None, plan).await
+            }
+            carried_out => carried_out,
+        };
+        let (Extended { mut appended, head }, removed) = carried_out?;
+        if let Some((seq, bytes)) = &head {
+            self.inner.heads.put(id, *seq, bytes.clone());
         }
         self.revoke_leases(&removed).await;
         self.confirm(id, &parcel).await;
         self.unpack(id, &mut appended.records, &parcel).await?;
-        Ok(appended)
+        Ok((appended, head.map(|(_, bytes)| bytes)))
     }
 
     /// Ends the leases of keys that are gone.
@@ -87,6 +105,10 @@ impl SessionStore for EtcdStore {
         let looks = [keys.metas(), keys.deletings(), keys.importings()].map(range);
         let view = self.inner.etcd.look(&looks).await?;
         plan::list(keys, &view, limit)
+    }
+
+    async fn holdings(&self, namespace: &str) -> Result<Holdings> {
+        self.counted(namespace).await
     }
 
     async fn fork(&self, meta: SessionMeta, from: &Parent) -> Result<()> {
@@ -127,9 +149,11 @@ impl SessionStore for EtcdStore {
     async fn enqueue(&self, id: &SessionId, events: Vec<NewEvent>) -> Result<Vec<InboxItem>> {
         limits::check_enqueue(&events)?;
         let parcel = self.pack(id, &events).await?;
-        let enqueue = Enqueue { place: self.place(id), events: &parcel.events, limit: self.inner.inbox_limit };
-        let plan = |view: &_| enqueue.plan(view);
-        let (mut items, _) = self.inner.etcd.carry_out_with(self, &enqueue.looks(), None, plan).await?;
+        let (place, caps) = (self.place(id), &self.inner.options.caps);
+        let enqueue = Enqueue { place, events: &parcel.events, limit: self.inner.inbox_limit };
+        let looks = [enqueue.looks(), capped::queue_looks(caps, place.keys, id)].concat();
+        let plan = |view: &_| capped::queued(caps, &place, view, &parcel.events, enqueue.plan(view)?);
+        let (mut items, _) = self.inner.etcd.carry_out_with(self, &looks, None, plan).await?;
         self.confirm(id, &parcel).await;
         self.unpack_items(id, &mut items, &parcel).await?;
         Ok(items)

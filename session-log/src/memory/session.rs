@@ -10,6 +10,8 @@ use longhand_protocol::harness::{Inbox, InboxItem};
 use longhand_protocol::wire::{Order, SessionStatus};
 use tokio::time::Instant;
 
+use super::Bounds;
+use crate::caps::Caps;
 use crate::cut::{Cause, Cut};
 use crate::import::Complete;
 use crate::limits;
@@ -72,6 +74,7 @@ impl Session {
             status: self.head.shown_status(self.wake.is_some()),
             usage: self.head.usage,
             updated_at: self.head.updated_at,
+            size: self.head.size(),
             archived_at: self.head.archived_at,
             fork: None,
         }
@@ -175,16 +178,16 @@ impl Session {
         self.owner.as_ref().filter(|claim| claim.until > Instant::now())
     }
 
-    pub(super) fn deliver(&mut self, from: u64, events: Vec<NewEvent>, limit: usize, revision: i64) -> Result<u64> {
+    pub(super) fn deliver(&mut self, from: u64, events: Vec<NewEvent>, bounds: Bounds, revision: i64) -> Result<u64> {
         if from == self.meta.delivered_inputs && !events.is_empty() {
             let count = u64::try_from(events.len()).unwrap_or(u64::MAX);
-            self.enqueue(events, limit, revision)?;
+            self.enqueue(events, bounds, revision)?;
             self.meta.delivered_inputs += count;
         }
         Ok(self.meta.delivered_inputs)
     }
 
-    pub(super) fn enqueue(&mut self, events: Vec<NewEvent>, limit: usize, revision: i64) -> Result<Vec<InboxItem>> {
+    pub(super) fn enqueue(&mut self, events: Vec<NewEvent>, bounds: Bounds, revision: i64) -> Result<Vec<InboxItem>> {
         if events.is_empty() {
             return Ok(Vec::new());
         }
@@ -199,11 +202,12 @@ impl Session {
             return Err(StoreError::Duplicate(events[position].id.clone()));
         }
         self.check_live()?;
-        if self.inbox.len() >= limit {
-            return Err(StoreError::InboxFull { limit });
+        if self.inbox.len() >= bounds.inbox {
+            return Err(StoreError::InboxFull { limit: bounds.inbox });
         }
         let sizes = events.iter().map(|event| Ok(record::encode(event)?.len())).collect::<Result<Vec<_>>>()?;
         limits::check_bytes(sizes.iter().sum())?;
+        bounds.caps.check_queue(&self.meta.id, &self.head, self.inbox.len(), self.wake.is_some(), &events)?;
         self.inbox.extend(events.iter().cloned());
         self.wake = Some(revision);
         Ok(events.into_iter().map(queued).collect())
@@ -258,13 +262,14 @@ impl Session {
         &mut self,
         fence: &Fence,
         promoted: &[EventId],
-        then: Vec<NewEvent>,
+        then: &[NewEvent],
+        caps: &Caps,
     ) -> Result<Appended> {
-        if let Some(appended) = self.appended_before(fence.epoch, promoted, &then) {
+        if let Some(appended) = self.appended_before(fence.epoch, promoted, then) {
             return Ok(appended);
         }
         self.check_epoch(fence.epoch)?;
-        self.check_new(&then)?;
+        self.check_new(then)?;
         if self.head.seq != fence.expected_head {
             return Err(StoreError::HeadMoved { head: self.head.seq });
         }
@@ -273,7 +278,7 @@ impl Session {
             let queued = self.inbox.iter().position(|event| event.id == *id && !self.seqs.contains_key(id));
             events.push(self.inbox.remove(queued.ok_or_else(|| StoreError::NotQueued(id.clone()))?));
         }
-        events.extend(then);
+        events.extend(then.iter().cloned());
         if let Some(revision) = fence.wake_revision {
             if self.wake != Some(revision) || !self.inbox.is_empty() {
                 return Err(StoreError::WakeMoved);
@@ -281,28 +286,33 @@ impl Session {
             self.wake = None;
             self.owner = None;
         }
-        self.push(fence.epoch, events)
+        let appended = self.push(fence.epoch, events)?;
+        self.bound(caps, then)?;
+        Ok(appended)
     }
 
-    pub(super) fn append_unfenced(&mut self, events: Vec<NewEvent>) -> Result<Appended> {
-        if let Some(appended) = self.appended_before(0, &[], &events) {
+    pub(super) fn append_unfenced(&mut self, events: &[NewEvent], caps: &Caps) -> Result<Appended> {
+        if let Some(appended) = self.appended_before(0, &[], events) {
             return Ok(appended);
         }
-        self.check_new(&events)?;
-        self.push(0, events)
+        self.check_new(events)?;
+        let appended = self.push(0, events.to_vec())?;
+        self.bound(caps, events)?;
+        Ok(appended)
     }
 
     pub(super) fn finish_call(
         &mut self,
         call: &EventId,
         from: &FinishFrom,
-        events: Vec<NewEvent>,
+        events: &[NewEvent],
         revision: i64,
+        caps: &Caps,
     ) -> Result<Appended> {
-        if let Some(appended) = self.appended_before(0, &[], &events) {
+        if let Some(appended) = self.appended_before(0, &[], events) {
             return Ok(appended);
         }
-        self.check_new(&events)?;
+        self.check_new(events)?;
         let state = self.call(call)?;
         let wanted = match from {
             FinishFrom::Open => CallState::Open,
@@ -311,13 +321,14 @@ impl Session {
         if *state != wanted {
             return Err(StoreError::CallState { call: call.clone(), state: state.clone() });
         }
-        let result = result_of(call, &events);
-        let appended = self.push(0, events)?;
+        let result = result_of(call, events);
+        let appended = self.push(0, events.to_vec())?;
         let seq = result.and_then(|index| appended.records.get(index)).map_or(appended.head, |record| record.seq);
         self.calls.insert(call.clone(), CallState::Finished { seq });
         if self.head.archived_at.is_none() {
             self.wake = Some(revision);
         }
+        self.bound(caps, events)?;
         Ok(appended)
     }
 
@@ -351,6 +362,15 @@ impl Session {
     fn check_new(&self, events: &[NewEvent]) -> Result<()> {
         match events.iter().find(|event| self.seqs.contains_key(&event.id)) {
             Some(event) => Err(StoreError::Duplicate(event.id.clone())),
+            None => Ok(()),
+        }
+    }
+
+    /// Refuses what was appended if there was no room for it; the log says once that it comes near to a limit.
+    fn bound(&mut self, caps: &Caps, events: &[NewEvent]) -> Result<()> {
+        caps.check_append(&self.meta.id, &self.head, events)?;
+        match caps.warning(&self.meta.id, &self.head) {
+            Some(warning) => self.push(0, vec![warning]).map(drop),
             None => Ok(()),
         }
     }

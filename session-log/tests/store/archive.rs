@@ -10,6 +10,7 @@ use jiff::{SignedDuration, Timestamp};
 use longhand_protocol::SessionId;
 use longhand_protocol::event::{NewEvent, Record};
 use longhand_session_log::archive::{ArchivePolicy, Reach};
+use longhand_session_log::caps::Caps;
 use longhand_session_log::etcd::{EtcdOptions, EtcdStore};
 use longhand_session_log::objects::{DEADLINE, Objects};
 use longhand_session_log::store::{CallState, FinishFrom, Query};
@@ -78,6 +79,10 @@ impl Fixture for Archiving {
 
     async fn replica(&self) -> Arc<dyn SessionStore> {
         self.etcd.replica().await
+    }
+
+    async fn capped(&self, caps: Caps) -> Arc<dyn SessionStore> {
+        self.etcd.capped(caps).await
     }
 
     async fn expire_claim(&self, id: &SessionId) {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use longhand_protocol::SessionId;
 use longhand_session_log::SessionStore;
+use longhand_session_log::caps::Caps;
 use longhand_session_log::etcd::{EtcdOptions, EtcdStore};
 use longhand_session_log::objects::Objects;
 use tokio::sync::OnceCell;
@@ -30,6 +31,11 @@ impl Fixture for Etcd {
 
     async fn replica(&self) -> Arc<dyn SessionStore> {
         Arc::new(EtcdStore::connect(&[self.endpoint.clone()], self.options.clone()).await.unwrap())
+    }
+
+    async fn capped(&self, caps: Caps) -> Arc<dyn SessionStore> {
+        let options = EtcdOptions { caps, ..self.options.clone() };
+        Arc::new(EtcdStore::connect(&[self.endpoint.clone()], options).await.unwrap())
     }
 
     async fn expire_claim(&self, id: &SessionId) {
@@ -83,10 +89,18 @@ pub(crate) async fn fixture() -> Etcd {
     etcd_with(None).await
 }
 
+pub(crate) async fn bounded(caps: Caps) -> Etcd {
+    etcd_as(EtcdOptions { caps, ..EtcdOptions::default() }).await
+}
+
 pub(crate) async fn etcd_with(objects: Option<Objects>) -> Etcd {
+    etcd_as(EtcdOptions { objects, ..EtcdOptions::default() }).await
+}
+
+async fn etcd_as(options: EtcdOptions) -> Etcd {
     let endpoint = SERVER.get_or_init(|| Server::start(false)).await.endpoint();
     let prefix = format!("/test/{}/", SessionId::generate());
-    let options = EtcdOptions { prefix, inbox_limit: INBOX_LIMIT, objects, ..EtcdOptions::default() };
+    let options = EtcdOptions { prefix, inbox_limit: INBOX_LIMIT, ..options };
     let store = EtcdStore::connect(&[endpoint.clone()], options.clone()).await.unwrap();
     let client = etcd_client::Client::connect([&endpoint], None).await.unwrap();
     Etcd { store, client, endpoint, options }

@@ -1,12 +1,15 @@
 //! Etcd is full and gets room again; one replica at a time is responsible for that.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
+use jiff::Timestamp;
 use longhand_session_log::archive::Reach;
 use longhand_session_log::etcd::{EtcdOptions, EtcdStore};
+use longhand_session_log::store::Holdings;
 use longhand_session_log::{SessionStore as _, StoreError};
 
-use crate::conformance::{assert_err, message, session};
+use crate::conformance::{assert_err, message, messages, session};
 use crate::etcd::etcd_with;
 use crate::support::Server;
 
@@ -92,4 +95,36 @@ async fn a_survey_sees_every_session_once() {
         store.archive_segment(&ids[4].0, &longhand_session_log::archive::ArchivePolicy::default(), Reach::All).await,
         StoreError::Unavailable(reason) if reason.contains("none is configured")
     );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_namespaces_hold_is_counted_and_read_by_all() {
+    let etcd = etcd_with(None).await;
+    let (store, other) = (etcd.inner(), etcd.another().await);
+    assert_eq!(other.holdings("ns").await.unwrap(), Holdings::default());
+    let mut ids = Vec::new();
+    for texts in [&["a"; 40][..], &["b"; 2]] {
+        let id = session(&store).await;
+        store.append_unfenced(&id, messages(texts)).await.unwrap();
+        ids.push(id);
+    }
+    let mut counted = BTreeMap::new();
+    let (page, next) = store.survey(None, 100).await.unwrap();
+    assert_eq!((page.len(), next), (2, None));
+    for activity in page {
+        assert_eq!(activity.size, store.state(&activity.meta.id).await.unwrap().size);
+        let held = counted.remove(&activity.meta.namespace).unwrap_or_else(Holdings::default);
+        let one = Holdings { sessions: 1, bytes: activity.size.bytes, counted_at: Some(Timestamp::UNIX_EPOCH) };
+        counted.insert(activity.meta.namespace.clone(), held.plus(one));
+    }
+    counted.insert("of yesterday".to_owned(), Holdings { sessions: 3, ..Holdings::default() });
+    store.put_holdings(&counted).await.unwrap();
+    let held = other.holdings("ns").await.unwrap();
+    assert_eq!((held.sessions, held.counted_at), (2, Some(Timestamp::UNIX_EPOCH)));
+    let logs = etcd.bytes(&format!("s/{}/log/", ids[0])).await + etcd.bytes(&format!("s/{}/log/", ids[1])).await;
+    assert_eq!(held.bytes, u64::try_from(logs).unwrap());
+    assert_eq!(other.all_holdings().await.unwrap(), counted);
+    counted.remove("of yesterday");
+    store.put_holdings(&counted).await.unwrap();
+    assert_eq!(other.holdings("of yesterday").await.unwrap(), Holdings::default());
 }

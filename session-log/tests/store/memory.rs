@@ -5,6 +5,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use longhand_protocol::SessionId;
 use longhand_session_log::SessionStore;
+use longhand_session_log::caps::Caps;
 use longhand_session_log::memory::MemoryStore;
 
 use crate::conformance::{Fixture, INBOX_LIMIT};
@@ -21,13 +22,21 @@ impl Fixture for Memory {
         self.store()
     }
 
+    async fn capped(&self, caps: Caps) -> Arc<dyn SessionStore> {
+        Arc::new(MemoryStore::bounded(INBOX_LIMIT, caps))
+    }
+
     async fn expire_claim(&self, id: &SessionId) {
         self.0.expire_claim(id);
     }
 }
 
 pub(crate) async fn fixture() -> Memory {
-    Memory(MemoryStore::new(INBOX_LIMIT))
+    bounded(Caps::default())
+}
+
+pub(crate) fn bounded(caps: Caps) -> Memory {
+    Memory(MemoryStore::bounded(INBOX_LIMIT, caps))
 }
 
 crate::conformance::suite!(fixture);

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use longhand_protocol::SessionId;
+use longhand_session_log::caps::Caps;
 use longhand_session_log::etcd::{Endpoints, EtcdOptions, ShardedStore};
 use longhand_session_log::{SessionStore, StoreError};
 use tokio::sync::OnceCell;
@@ -28,6 +29,11 @@ impl Fixture for Sharded {
 
     async fn replica(&self) -> Arc<dyn SessionStore> {
         Arc::new(ShardedStore::connect(&self.clusters, &self.options).await.unwrap())
+    }
+
+    async fn capped(&self, caps: Caps) -> Arc<dyn SessionStore> {
+        let options = EtcdOptions { caps, ..self.options.clone() };
+        Arc::new(ShardedStore::connect(&self.clusters, &options).await.unwrap())
     }
 
     async fn expire_claim(&self, id: &SessionId) {

@@ -6,6 +6,7 @@ use axum::response::{IntoResponse, Response};
 use http::{HeaderValue, StatusCode, header};
 use longhand_protocol::fields::InvalidField;
 use longhand_protocol::harness::Conflict;
+use longhand_protocol::internal::{LIMIT_REACHED, LimitOf, Limited};
 use longhand_protocol::wire::work::LeaseState;
 use longhand_protocol::{ErrorEnvelope, ErrorType};
 use longhand_session_log::StoreError;
@@ -13,6 +14,7 @@ use longhand_session_log::work::{Refused, WorkError};
 use serde_json::{Value, json};
 
 use crate::execute::{DrainError, ExecuteError};
+use crate::metrics;
 use crate::resources::ResourceError;
 
 /// The status of an API that is overloaded, which is not one of HTTP's own.
@@ -45,6 +47,14 @@ impl ApiError {
     /// 400: the request is wrong, and would be wrong again.
     pub fn bad_request(message: impl Into<String>) -> Self {
         Self::new(StatusCode::BAD_REQUEST, ErrorType::InvalidRequestError, message)
+    }
+
+    /// 400: a limit is reached, and would be again; the details say which.
+    pub fn limit_reached(of: LimitOf, what: Limited, limit: u64, message: impl Into<String>) -> Self {
+        metrics::limit_reached(of.as_str(), what.as_str());
+        let mut error = Self::bad_request(message);
+        error.0.details = Some(json!({ "error_code": LIMIT_REACHED, "of": of, "what": what, "limit": limit }));
+        error
     }
 
     /// 401: who asks is not known.
@@ -186,9 +196,10 @@ impl From<&StoreError> for ApiError {
             StoreError::InboxFull { .. } => Self::too_many(message, Duration::from_secs(5)),
             StoreError::Unavailable(_) | StoreError::NoSpace => Self::unavailable(message),
             StoreError::Overloaded { retry_after } => Self::overloaded(message, *retry_after),
-            StoreError::LimitReached { .. } | StoreError::NoSuchEvent { .. } | StoreError::BadImport(_) => {
-                Self::bad_request(message)
+            StoreError::LimitReached { what, limit, .. } => {
+                Self::limit_reached(LimitOf::Session, (*what).into(), *limit, message)
             }
+            StoreError::NoSuchEvent { .. } | StoreError::BadImport(_) => Self::bad_request(message),
             StoreError::Corrupt { .. } => Self::internal(message),
         }
     }

@@ -42,7 +42,7 @@ pub async fn ensure(
         return Err(ApiError::conflict(message));
     }
     let state = sessions::ensure(&app, &resource).await?;
-    Ok(Json(summary_of(state)))
+    Ok(Json(summary_of(&app, state).await?))
 }
 
 /// `GET /internal/v1/namespaces/{namespace}/sessions/{name}`.
@@ -57,7 +57,7 @@ pub async fn summary(
     let (namespace, name) = path.resource()?;
     let resource = app.resources.session(namespace, name).await?.ok_or_else(|| no_session(namespace, name))?;
     let state = app.store.state(&longhand_crds::session_id(&resource.metadata)).await?;
-    Ok(Json(summary_of(state)))
+    Ok(Json(summary_of(&app, state).await?))
 }
 
 /// `GET /internal/v1/sessions?after=&limit=`.
@@ -122,8 +122,9 @@ fn no_session(namespace: &str, name: &str) -> ApiError {
     ApiError::not_found(format!("there is no AgentSession {namespace}/{name}"))
 }
 
-fn summary_of(state: SessionState) -> SessionSummary {
-    SessionSummary {
+async fn summary_of(app: &App, state: SessionState) -> Result<SessionSummary> {
+    let limit = app.quota.notice(&*app.store, &state).await?;
+    Ok(SessionSummary {
         session_id: state.meta.id,
         status: state.status,
         epoch: state.epoch,
@@ -132,5 +133,6 @@ fn summary_of(state: SessionState) -> SessionSummary {
         owner_pod_uid: state.owner.map(|owner| owner.claimant.pod_uid),
         wake: state.wake_revision.is_some(),
         usage: state.usage,
-    }
+        limit,
+    })
 }

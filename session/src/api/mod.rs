@@ -6,6 +6,7 @@ pub mod harness;
 pub mod internal;
 pub mod layer;
 pub mod peer;
+pub mod place;
 pub mod query;
 pub mod wire;
 

@@ -38,6 +38,7 @@ mod tests {
     use jiff::{SignedDuration, Timestamp};
     use longhand_session_log::archive::{ArchivePolicy, Reach};
     use longhand_session_log::etcd::Activity;
+    use longhand_session_log::store::Size;
     use rstest::rstest;
 
     use super::reach;
@@ -53,6 +54,7 @@ mod tests {
             awake: false,
             archived_at: None,
             updated_at: Timestamp::UNIX_EPOCH - SignedDuration::from_secs(seconds),
+            size: Size::default(),
         }
     }
 

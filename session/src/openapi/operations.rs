@@ -108,6 +108,22 @@ fn after_seq() -> Parameter {
     Parameter::new("after_seq", what, json!({ "type": "integer", "minimum": 0 }))
 }
 
+fn places() -> Vec<Parameter> {
+    let number = |name, what, least: u64| Parameter::new(name, what, json!({ "type": "integer", "minimum": least }));
+    let radius = json!({ "type": "integer", "minimum": 0, "maximum": 499, "default": 10 });
+    vec![
+        after_seq(),
+        number("before_seq", "Only events with a sequence number below this (an extension)", 2),
+        number("around_seq", "Only the event with this number and those around it (an extension)", 1),
+        text("around_id", "Only this event of the log and those around it (an extension)"),
+        Parameter::new(
+            "radius",
+            "How many events on either side of `around_seq` or `around_id` (an extension)",
+            radius,
+        ),
+    ]
+}
+
 fn archived() -> Parameter {
     Parameter::new("include_archived", "Whether archived ones are listed too", json!({ "type": "boolean" }))
 }
@@ -358,7 +374,8 @@ fn threads() -> Vec<Operation> {
         Operation::new("get", one, "getThread", "Show a thread", json_of::<Thread>()),
         Operation::new("post", archive, "archiveThread", "Show a thread that is archived", json_of::<Thread>()),
         Operation::new("get", events, "listThreadEvents", "List a thread's events", json_of::<Page<NumberedEvent>>())
-            .query([types(), limit(1_000), page(), order(), after_seq(), with_seq()])
+            .query([types(), limit(1_000), page(), order(), with_seq()])
+            .query(places())
             .query(created_at()),
         Operation::new(
             "get",
@@ -388,7 +405,8 @@ fn events() -> Vec<Operation> {
     let events = "/sessions/{session}/events";
     vec![
         Operation::new("get", events, "listEvents", "List a session's events", json_of::<Page<NumberedEvent>>())
-            .query([types(), limit(1_000), page(), order(), after_seq(), with_seq()])
+            .query([types(), limit(1_000), page(), order(), with_seq()])
+            .query(places())
             .query(created_at()),
         Operation::new("post", events, "sendEvents", "Send events to a session", json_of::<EventsSent>())
             .takes::<SendEvents>(),

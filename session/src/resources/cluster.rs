@@ -223,7 +223,9 @@ pub(super) async fn call<T>(
         other => other.to_string(),
     };
     Err(match &error {
-        kube::Error::Api(status) if status.is_conflict() => ResourceError::Conflict { what, reason },
+        kube::Error::Api(status) if status.is_conflict() || status.is_already_exists() => {
+            ResourceError::Conflict { what, reason }
+        }
         kube::Error::Api(status) if status.is_invalid() || status.code == 400 => {
             ResourceError::Refused { what, reason }
         }

@@ -25,8 +25,8 @@ pub enum ResourceError {
         /// What it said.
         reason: String,
     },
-    /// The object is another one by now.
-    #[error("{what} has changed: {reason}")]
+    /// The object is another one by now, or there is one of its name.
+    #[error("{what} is in conflict: {reason}")]
     Conflict {
         /// Which object.
         what: String,

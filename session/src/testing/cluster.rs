@@ -253,6 +253,9 @@ impl Resources for FakeCluster {
         state.uids += 1;
         let generated = session.metadata.generate_name.take().map(|prefix| format!("{prefix}{}", state.uids));
         let name = session.metadata.name.clone().or(generated).unwrap();
+        if state.sessions.contains_key(&key(namespace, &name)) {
+            return Err(ResourceError::Conflict { what: name, reason: "it exists already".to_owned() });
+        }
         session.metadata.uid = Some(format!("made-{}", state.uids));
         session.metadata.name = Some(name.clone());
         session.metadata.namespace = Some(namespace.to_owned());

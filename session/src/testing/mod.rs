@@ -24,6 +24,7 @@ use longhand_sandbox::client::SandboxClient;
 use longhand_sandbox::token::Signer;
 use longhand_session_log::SessionStore as _;
 use longhand_session_log::memory::MemoryStore;
+use longhand_session_log::requests::MemoryRequests;
 use longhand_session_log::store::{Claimant, SessionMeta, Takeover};
 use longhand_session_log::work::{MemoryWork, Work};
 use serde_json::{Value, json};
@@ -39,6 +40,7 @@ use crate::execute::sandboxes::SandboxIndex;
 use crate::execute::{Executor, Hosted, Limits};
 use crate::jobs::config::KeepDeleted;
 use crate::limits::Rates;
+use crate::quota::SizeLimits;
 
 /// Nothing in a test takes longer.
 pub(crate) const SOON: Duration = Duration::from_secs(20);
@@ -83,19 +85,36 @@ pub(crate) fn limits(provisioning: Duration, tool: Duration) -> Limits {
 }
 
 /// Nobody is asked to wait.
-pub(crate) const UNLIMITED: Rates =
-    Rates { requests_per_second: 0, request_burst: 0, session_events_per_second: 0, namespace_events_per_second: 0 };
+pub(crate) const UNLIMITED: Rates = Rates {
+    requests_per_second: 0,
+    request_burst: 0,
+    session_events_per_second: 0,
+    namespace_events_per_second: 0,
+    idempotency_keys_per_second: 0,
+};
 
 /// A service, and everything around it.
 pub(crate) struct World {
     pub(crate) store: MemoryStore,
+    pub(crate) requests: MemoryRequests,
     pub(crate) cluster: Arc<FakeCluster>,
     pub(crate) executor: Arc<Executor>,
     pub(crate) signer: Signer,
     pub(crate) stop: CancellationToken,
     pub(crate) app: App,
+    sizes: SizeLimits,
     sandboxes: Arc<SandboxIndex>,
     router: Router,
+}
+
+/// What replicas share.
+struct Shared {
+    store: MemoryStore,
+    requests: MemoryRequests,
+    work: Work,
+    cluster: Arc<FakeCluster>,
+    sandboxes: Arc<SandboxIndex>,
+    signer: Signer,
 }
 
 /// An answer.
@@ -122,6 +141,15 @@ impl World {
     }
 
     pub(crate) fn with_rates(limits: Limits, rates: Rates) -> Self {
+        Self::bounded(limits, rates, SizeLimits::NONE)
+    }
+
+    /// Sessions and namespaces may hold so much.
+    pub(crate) fn sized(sizes: SizeLimits) -> Self {
+        Self::bounded(limits(Duration::from_secs(10), Duration::from_secs(10)), UNLIMITED, sizes)
+    }
+
+    fn bounded(limits: Limits, rates: Rates, sizes: SizeLimits) -> Self {
         let (cluster, seen) = FakeCluster::new();
         let sandboxes = Arc::new(SandboxIndex::default());
         let index = Arc::clone(&sandboxes);
@@ -129,26 +157,28 @@ impl World {
         tokio::spawn(async move { index.follow(seen).await });
         let (signer, _) = Signer::generate().unwrap();
         let work = Work::new(Arc::new(MemoryWork::default()));
-        Self::assemble(MemoryStore::default(), work, Arc::new(cluster), sandboxes, signer, limits, rates)
+        let store = MemoryStore::bounded(longhand_session_log::DEFAULT_INBOX_LIMIT, sizes.caps());
+        let shared =
+            Shared { store, requests: MemoryRequests::default(), work, cluster: Arc::new(cluster), sandboxes, signer };
+        Self::assemble(shared, limits, rates, sizes)
     }
 
     /// Another replica of the same service.
     pub(crate) fn replica(&self) -> Self {
         let limits = limits(Duration::from_secs(10), Duration::from_secs(10));
-        let (store, cluster, sandboxes) = (self.store.clone(), self.cluster.clone(), Arc::clone(&self.sandboxes));
-        let work = self.executor.hosted.work.clone();
-        Self::assemble(store, work, cluster, sandboxes, self.signer.clone(), limits, UNLIMITED)
+        let shared = Shared {
+            store: self.store.clone(),
+            requests: self.requests.clone(),
+            work: self.executor.hosted.work.clone(),
+            cluster: self.cluster.clone(),
+            sandboxes: Arc::clone(&self.sandboxes),
+            signer: self.signer.clone(),
+        };
+        Self::assemble(shared, limits, UNLIMITED, self.sizes)
     }
 
-    fn assemble(
-        store: MemoryStore,
-        work: Work,
-        cluster: Arc<FakeCluster>,
-        sandboxes: Arc<SandboxIndex>,
-        signer: Signer,
-        limits: Limits,
-        rates: Rates,
-    ) -> Self {
+    fn assemble(shared: Shared, limits: Limits, rates: Rates, sizes: SizeLimits) -> Self {
+        let Shared { store, requests, work, cluster, sandboxes, signer } = shared;
         let executor = Arc::new(Executor::new(
             Arc::new(store.clone()),
             cluster.clone(),
@@ -175,14 +205,15 @@ impl World {
         };
         let app = App::new(
             Arc::new(store.clone()),
+            Arc::new(requests.clone()),
             Kinds::of(&cluster),
             Auth::new(cluster.clone(), WorkerTokens::new(signer.clone()).unwrap()),
             Arc::clone(&executor),
-            &Settings { accounts, rates, default_model: Some(default_model), waits },
+            &Settings { accounts, rates, sizes, default_model: Some(default_model), waits },
             stop.clone(),
         );
         let router = app.clone().router();
-        Self { store, cluster, executor, signer, stop, app, sandboxes, router }
+        Self { store, requests, cluster, executor, signer, stop, app, sizes, sandboxes, router }
     }
 
     async fn send(&self, request: Request<Body>) -> http::Response<Body> {

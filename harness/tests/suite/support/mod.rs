@@ -10,6 +10,7 @@ use longhand_protocol::event::{ClientEvent, EventBody, NewEvent};
 use longhand_protocol::harness::{AgentSnapshot, HarnessSession, Model, Tool};
 use longhand_protocol::wire::toolsets::{BuiltinConfig, BuiltinTool, PermissionPolicy, WebOptions};
 use longhand_protocol::{Record, SessionId};
+use longhand_session_log::caps::Caps;
 use longhand_session_log::memory::MemoryStore;
 use longhand_session_log::store::{Claimant, SessionMeta, SessionStore as _, Takeover};
 use serde_json::{Value, json};
@@ -61,7 +62,12 @@ pub(crate) fn session() -> HarnessSession {
 
 /// A store that holds the session of [`session`].
 pub(crate) fn store() -> MemoryStore {
-    let store = MemoryStore::default();
+    store_with(Caps::default())
+}
+
+/// The same; its log is bounded.
+pub(crate) fn store_with(caps: Caps) -> MemoryStore {
+    let store = MemoryStore::bounded(longhand_session_log::DEFAULT_INBOX_LIMIT, caps);
     let meta = SessionMeta {
         id: session_id(),
         namespace: "ns".to_owned(),

@@ -116,7 +116,7 @@ async fn handle(
         ("GET", "events") => {
             let limit = usize::try_from(number("limit")).unwrap();
             let slice = service.store.read(&session_id(), number("after"), limit).await;
-            respond(slice.map(|slice| EventsPage { records: slice.records, head: slice.head }))
+            respond(slice.map(|slice| EventsPage { records: slice.records, head: slice.head, next: slice.next }))
         }
         ("GET", "inbox") => {
             let (after, wait) = (i64::try_from(number("after_revision")).unwrap(), number("wait_seconds"));

@@ -74,6 +74,7 @@ pub(crate) fn state(place: &Place<'_>, view: &View) -> Result<SessionState> {
         status: head.shown_status(wake_revision.is_some()),
         usage: head.usage,
         updated_at: head.updated_at,
+        size: head.size(),
         archived_at: head.archived_at,
         fork: fork_of(place, view)?,
     })

@@ -1,6 +1,7 @@
 //! What every store promises, as tests that any store can be put through.
 
 pub(crate) mod calls;
+pub(crate) mod caps;
 pub(crate) mod claims;
 pub(crate) mod exports;
 pub(crate) mod forks;
@@ -19,6 +20,7 @@ use longhand_protocol::event::{EventBody, NewEvent, Permission, StopReason};
 use longhand_protocol::harness::{AgentSnapshot, Model};
 use longhand_protocol::{EventId, SessionId};
 use longhand_session_log::SessionStore;
+use longhand_session_log::caps::Caps;
 use longhand_session_log::store::{Claimant, Retention, SessionMeta, Takeover};
 use serde_json::json;
 
@@ -36,6 +38,8 @@ pub(crate) trait Fixture: Send + Sync {
     async fn replica(&self) -> Arc<dyn SessionStore>;
     /// What happens when a harness does not renew its claim.
     async fn expire_claim(&self, id: &SessionId);
+    /// A store whose logs are bounded.
+    async fn capped(&self, caps: Caps) -> Arc<dyn SessionStore>;
     /// Whether large events count against the bound of one transaction.
     fn bounds_bytes(&self) -> bool {
         true
@@ -71,6 +75,9 @@ macro_rules! suite {
             exports: [an_export_is_the_log_up_to_its_head, an_import_is_the_same_log,
                 a_broken_import_leaves_nothing_to_see, a_broken_import_is_taken_away, what_ran_is_closed_by_an_import,
                 what_has_ended_stays_ended, a_fork_is_exported_whole],
+            caps: [a_full_log_ends_its_turn_and_takes_nothing_new, a_reserve_is_for_what_was_begun, bytes_are_limited_too,
+                a_full_log_says_first_what_comes_first, a_log_says_once_that_it_is_nearly_full,
+                a_fork_of_a_full_log_has_room, an_import_counts_all_of_its_log],
             tails: [a_tail_follows_the_log, a_tail_ends_with_its_session, tails_have_no_gap_under_load],
             races: [no_wake_up_is_lost, one_of_many_sandboxes_gets_the_call, a_result_and_a_dispatch_exclude_each_other,
                 many_writers_leave_no_gap, one_of_many_brains_owns_the_session, a_deletion_is_final]

@@ -4,6 +4,7 @@ pub(crate) mod cut;
 pub(crate) mod faulty;
 pub(crate) mod s3;
 pub(crate) mod secure;
+pub(crate) mod tap;
 
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};

@@ -8,13 +8,17 @@ use longhand_protocol::event::{EventBody, NewEvent};
 use longhand_protocol::harness::{
     AppendRequest, AppendResponse, EventsPage, IdleRequest, Inbox, LeaseRequest, PromoteRequest,
 };
-use longhand_session_log::store::Appended;
+use longhand_protocol::wire::Order;
+use longhand_session_log::store::{Appended, Query};
 use serde_json::{Value, json};
 
 use super::access;
 use crate::api::error::{ApiError, Result};
 use crate::api::extract::{Caller, JsonOf, PathOf};
+use crate::api::place::{Names, Place, Span};
 use crate::api::query::Params;
+use crate::api::wire::times::TimeRange;
+use crate::api::wire::{cursor, event_query};
 use crate::app::App;
 use crate::metrics;
 
@@ -35,20 +39,25 @@ pub async fn lease(
     Ok(Json(json!({})))
 }
 
-/// `GET events?after=&limit=`.
+/// `GET events`: a slice of the log, see [`EventsPage`].
 pub async fn events(
     State(app): State<App>,
     Caller(identity): Caller,
     path: PathOf,
     mut params: Params,
 ) -> Result<Json<EventsPage>> {
-    let after = params.number("after")?.unwrap_or(0);
+    let place = Place::parse(&mut params, Names::HARNESS)?;
+    let order = cursor::order(params.one("order")?.as_deref(), Order::Asc)?;
+    let TimeRange { since, until } = TimeRange::parse(&mut params)?;
+    let types = event_query::types(params.list("types"))?;
     let limit = params.limit(PAGE, LONGEST_PAGE)?;
     params.end()?;
     let session = path.session()?;
     access::require(&app, &identity, session, None).await?;
-    let slice = app.store.read(session, after, limit).await?;
-    Ok(Json(EventsPage { records: slice.records, head: slice.head }))
+    let Span { after, before } = place.find(&*app.store, session).await?;
+    let query = Query { after, before, order, limit, types, since, until };
+    let slice = app.store.slice(session, &query).await?;
+    Ok(Json(EventsPage { records: slice.records, head: slice.head, next: slice.next }))
 }
 
 /// `GET inbox?wait_seconds=&after_revision=`.
@@ -176,6 +185,7 @@ fn is_brains(body: &EventBody) -> bool {
         | EventBody::SessionStatusIdle { .. }
         | EventBody::SessionStatusTerminated {}
         | EventBody::SessionWoken { .. }
+        | EventBody::SessionNearLimit { .. }
         | EventBody::SandboxProvisioning { .. }
         | EventBody::SandboxReady { .. }
         | EventBody::SandboxReclaimed { .. }

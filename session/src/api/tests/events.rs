@@ -34,6 +34,17 @@ async fn world() -> (World, String) {
 #[case("order=asc&after_seq=3", &["3", "4", "5", "6", "7"])]
 #[case("order=desc", &["7", "6", "5", "4", "3", "2", "1"])]
 #[case("order=desc&after_seq=4", &["7", "6", "5", "4"])]
+#[case("before_seq=4", &["1", "2"])]
+#[case("before_seq=4&order=desc", &["2", "1"])]
+#[case("after_seq=2&before_seq=6", &["2", "3", "4"])]
+#[case("after_seq=2&before_seq=6&order=desc", &["4", "3", "2"])]
+#[case("around_seq=4&radius=1", &["2", "3", "4"])]
+#[case("around_seq=4&radius=1&order=desc", &["4", "3", "2"])]
+#[case("around_seq=6", &["1", "2", "3", "4", "5"])]
+#[case("around_seq=2&radius=1&types[]=x.*", &["x.session.woken"])]
+#[case("around_seq=2&radius=0&types[]=*", &["1"])]
+#[case("around_seq=900", &[])]
+#[case("types[]=agent.*&before_seq=3", &["1"])]
 #[case("types[]=user.message", &["6", "7"])]
 #[case("types[]=x.*", &["x.session.woken"])]
 #[case("types[]=x.session.woken&types[]=user.message", &["x.session.woken", "6", "7"])]
@@ -130,4 +141,45 @@ async fn an_inbox_that_is_full_is_429() {
         world.call("POST", &format!("/v1/sessions/{id}/events"), "alice", &json!({"events": [say("x")]})).await;
     assert_eq!((answer.status.as_u16(), &answer.body["error"]["type"]), (429, &json!("rate_limit_error")));
     assert!(answer.headers.contains_key("retry-after"));
+}
+
+#[tokio::test]
+async fn events_are_found_around_one_of_them() {
+    let (world, path) = world().await;
+    let all = world.call("GET", &format!("{path}?include_seq=true"), "alice", &Value::Null).await.body["data"].clone();
+    let (third, queued) = (all[2]["id"].as_str().unwrap(), all[6]["id"].as_str().unwrap());
+    let around = format!("{path}?around_id={third}&radius=1");
+    assert_eq!(texts(&world.call("GET", &around, "alice", &Value::Null).await), ["2", "3", "4"]);
+    let last = world.call("GET", &format!("{path}?order=desc&limit=2&before_seq=99"), "alice", &Value::Null).await;
+    assert_eq!(texts(&last), ["5", "4"], "the end of the log, without what is queued");
+    for (event, part) in [(queued, "has no event"), ("sevt_unknown", "has no event"), ("toolu_1", "`around_id`")] {
+        let answer = world.call("GET", &format!("{path}?around_id={event}"), "alice", &Value::Null).await;
+        assert_eq!(answer.status, 400);
+        assert!(answer.message().contains(part), "{}", answer.message());
+    }
+    let thread = path.trim_end_matches("/events");
+    let threads = world.call("GET", &format!("{thread}/threads"), "alice", &Value::Null).await;
+    let thread = format!(
+        "{thread}/threads/{}/events?around_id={third}&radius=0",
+        threads.body["data"][0]["id"].as_str().unwrap()
+    );
+    assert_eq!(texts(&world.call("GET", &thread, "alice", &Value::Null).await), ["3"]);
+}
+
+#[rstest]
+#[case("around_seq=3&around_id=sevt_1", "exclude each other")]
+#[case("around_seq=3&after_seq=1", "exclude each other")]
+#[case("around_seq=3&before_seq=9", "exclude each other")]
+#[case("radius=3", "`radius` needs")]
+#[case("around_seq=3&radius=500", "0 to 499")]
+#[case("after_seq=5&before_seq=6", "`before_seq`")]
+#[case("before_seq=-1", "`before_seq`")]
+#[case("around_seq=0", "`around_seq`")]
+#[case("around=3", "`around`")]
+#[tokio::test]
+async fn places_that_do_not_go_together_are_refused(#[case] query: &str, #[case] part: &str) {
+    let (world, path) = world().await;
+    let answer = world.call("GET", &format!("{path}?{query}"), "alice", &Value::Null).await;
+    assert_eq!((answer.status.as_u16(), &answer.body["error"]["type"]), (400, &json!("invalid_request_error")));
+    assert!(answer.message().contains(part), "{}", answer.message());
 }

@@ -182,3 +182,46 @@ async fn a_malformed_request_is_400(#[case] verb: &str, #[case] body: Value, #[c
     assert_eq!(answer.status, 400, "{answer:?}");
     assert!(answer.message().contains(part), "{}", answer.message());
 }
+
+#[rstest]
+#[case("", &[1, 2, 3, 4, 5, 6], None)]
+#[case("after=2&limit=2", &[3, 4], Some(4))]
+#[case("before=4", &[1, 2, 3], None)]
+#[case("order=desc&limit=2", &[6, 5], Some(5))]
+#[case("around=3&radius=1", &[2, 3, 4], None)]
+#[case("around_id=sevt_4&radius=1&order=desc", &[5, 4, 3], None)]
+#[case("types[]=agent.*", &[3, 5], None)]
+#[case("types[]=agent.*&limit=1", &[3], Some(3))]
+#[case("types[]=x.*", &[1, 2, 4, 6], None)]
+#[case("created_at[gt]=2999-01-01T00:00:00Z", &[], None)]
+#[tokio::test]
+async fn a_brain_reads_any_slice(#[case] query: &str, #[case] seqs: &[u64], #[case] next: Option<u64>) {
+    let world = World::new();
+    let id = world.session("one", "pod-1").await;
+    let epoch = world.claim(&id, "pod-1").await;
+    let body = |seq: u64| match seq % 2 {
+        0 => EventBody::ModelResponse { content: vec![], stop_reason: None, tool_events: vec![] },
+        _ => EventBody::AgentThinking {},
+    };
+    let named = |seq: u64| longhand_protocol::NewEvent { id: format!("sevt_{seq}").parse().unwrap(), body: body(seq) };
+    world.store.append(&id, epoch, 1, (2..=6).map(named).collect()).await.unwrap();
+    let page = world.call("GET", &path(&id, &format!("events?{query}")), "pod-1", &Value::Null).await;
+    let found: Vec<u64> =
+        page.body["records"].as_array().unwrap().iter().map(|record| record["seq"].as_u64().unwrap()).collect();
+    assert_eq!((found.as_slice(), page.body["next"].as_u64(), &page.body["head"]), (seqs, next, &json!(6)));
+}
+
+#[rstest]
+#[case("around=1&after=1", "`around` and `after`")]
+#[case("around_id=sevt_9", "has no event sevt_9")]
+#[case("order=up", "`order`")]
+#[case("after_seq=1", "`after_seq`")]
+#[tokio::test]
+async fn a_slice_that_makes_no_sense_is_400(#[case] query: &str, #[case] part: &str) {
+    let world = World::new();
+    let id = world.session("one", "pod-1").await;
+    world.claim(&id, "pod-1").await;
+    let answer = world.call("GET", &path(&id, &format!("events?{query}")), "pod-1", &Value::Null).await;
+    assert_eq!(answer.status, 400, "{answer:?}");
+    assert!(answer.message().contains(part), "{}", answer.message());
+}

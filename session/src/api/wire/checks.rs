@@ -2,9 +2,11 @@
 
 use std::collections::BTreeMap;
 
+use kube::api::ObjectMeta;
 use longhand_crds::wire_id::derived_id;
-use sha2::{Digest as _, Sha256};
 
+use super::once::Seed;
+use super::vaults::fresh_id;
 use crate::api::error::{ApiError, Result};
 
 const MOST_PAIRS: usize = 16;
@@ -68,38 +70,28 @@ pub(super) fn patched(
     pairs
 }
 
-/// What a new object is called: by the API server, or as the `Idempotency-Key` of the request says.
+/// What a new object is called: by the API server, or as the seed of the request says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct NewName {
-    /// The name of the resource, if it follows from the key.
+    /// The name of the resource, if it follows from the seed.
     pub(super) name: Option<String>,
     /// The identifier in the wire API.
     pub(super) id: String,
 }
 
-/// The name of a new object. The same key of the same caller in the same namespace gives the same name.
-pub(super) fn new_name(kind: &str, prefix: &str, namespace: &str, caller: &str, key: Option<&str>) -> NewName {
-    let Some(key) = key else {
-        let mut random = [0_u8; 32];
-        rand::Rng::fill(&mut rand::rng(), &mut random);
-        return NewName { name: None, id: derived_id(prefix, &hex(&random, 32)) };
-    };
-    let mut hash = Sha256::new();
-    for part in [kind, namespace, caller, key] {
-        hash.update((part.len() as u64).to_be_bytes());
-        hash.update(part.as_bytes());
+impl NewName {
+    /// That of a new object of this kind. A request that is carried out again gives the same.
+    pub(super) fn of(kind: &str, prefix: &str, seed: Option<&Seed>) -> Self {
+        let Some(seed) = seed else { return Self { name: None, id: fresh_id(prefix) } };
+        let seed = seed.of(kind);
+        Self { name: Some(format!("{kind}-{}", &seed[..20])), id: derived_id(prefix, &seed) }
     }
-    let seed = hex(&hash.finalize(), 32);
-    NewName { name: Some(format!("{kind}-{}", &seed[..20])), id: derived_id(prefix, &seed) }
-}
 
-/// Of a request's body, to know a repetition by.
-pub(super) fn request_digest(body: &[u8]) -> String {
-    hex(&Sha256::digest(body), 16)
-}
-
-fn hex(bytes: &[u8], length: usize) -> String {
-    bytes.iter().take(length).map(|byte| format!("{byte:02x}")).collect()
+    /// Names the object, or has the API server name it.
+    pub(super) fn put(&self, kind: &str, meta: &mut ObjectMeta) {
+        meta.name.clone_from(&self.name);
+        meta.generate_name = self.name.is_none().then(|| format!("{kind}-"));
+    }
 }
 
 #[cfg(test)]
@@ -108,7 +100,7 @@ mod tests {
 
     use rstest::rstest;
 
-    use super::{metadata, new_name, patched, repeated};
+    use super::{NewName, Seed, metadata, patched, repeated};
 
     fn pairs(count: usize, key: usize, value: usize) -> BTreeMap<String, String> {
         (0..count).map(|number| (format!("{number:0key$}"), "v".repeat(value))).collect()
@@ -139,12 +131,13 @@ mod tests {
     }
 
     #[test]
-    fn a_key_gives_one_name_to_one_caller() {
-        let name = |caller, key| new_name("agent", "agent_", "team-a", caller, key);
-        assert_eq!(name("a", Some("k")), name("a", Some("k")));
-        assert_ne!(name("a", Some("k")), name("b", Some("k")));
-        assert_ne!(name("a", None).id, name("a", None).id);
-        assert!(crate::api::extract::is_name(&name("a", Some("k")).name.unwrap(), 63));
+    fn a_seed_gives_one_name() {
+        let (one, two) = (Seed::fixture("1"), Seed::fixture("2"));
+        let name = |seed| NewName::of("agent", "agent_", seed);
+        assert_eq!(name(Some(&one)), name(Some(&one)));
+        assert_ne!(name(Some(&one)), name(Some(&two)));
+        assert_ne!(name(None).id, name(None).id);
+        assert!(crate::api::extract::is_name(&name(Some(&one)).name.unwrap(), 63));
     }
 
     #[test]

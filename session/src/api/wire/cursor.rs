@@ -42,7 +42,7 @@ pub(super) fn foreign() -> ApiError {
 }
 
 /// The parameter `order`.
-pub(super) fn order(value: Option<&str>, default: Order) -> Result<Order> {
+pub(in crate::api) fn order(value: Option<&str>, default: Order) -> Result<Order> {
     match value {
         None => Ok(default),
         Some("asc") => Ok(Order::Asc),

@@ -2,7 +2,6 @@
 
 use axum::Json;
 use axum::extract::State;
-use http::HeaderMap;
 use jiff::Timestamp;
 use kube::ResourceExt as _;
 use kube::api::ObjectMeta;
@@ -12,10 +11,11 @@ use longhand_crds::{SandboxTemplate, SandboxTemplateSpec, wire_id};
 use longhand_protocol::wire::Page;
 use longhand_protocol::wire::environments as wire;
 
-use super::agents::{is_repetition, key_taken, new_metadata};
-use super::checks::{at_most, count, metadata, new_name, one_to, patched, request_digest};
+use super::agents::new_metadata;
+use super::checks::{NewName, at_most, count, metadata, one_to, patched};
 use super::listing::Listing;
-use super::{idempotency_key, namespace_for, set_archived};
+use super::once::MaybeSeed;
+use super::{namespace_for, set_archived};
 use crate::api::error::{ApiError, Result};
 use crate::api::extract::{Body, Caller, PathOf, parse};
 use crate::api::query::Params;
@@ -42,25 +42,25 @@ pub async fn create(
     Caller(identity): Caller,
     path: PathOf,
     params: Params,
-    headers: HeaderMap,
+    MaybeSeed(seed): MaybeSeed,
     Body(body): Body,
 ) -> Result<Json<wire::Environment>> {
     params.end()?;
     let namespace = namespace_for(&identity, &path)?;
     app.auth.require(&identity, Access::Kind(TEMPLATES, "create"), namespace).await?;
     let spec = created(parse(&body)?)?;
-    let name = new_name("env", prefix::ENVIRONMENT, namespace, &identity.username, idempotency_key(&headers)?);
-    let digest = request_digest(&body);
+    let name = NewName::of("env", prefix::ENVIRONMENT, seed.as_ref());
     if let Some(name) = &name.name
         && let Some(known) = app.environments.named(namespace, name).await?
     {
-        return if is_repetition(&known.metadata, &digest) { Ok(Json(view(&known))) } else { Err(key_taken()) };
+        // Made when the request was carried out before.
+        return Ok(Json(view(&known)));
     }
     let wanted = spec.display_name.clone().unwrap_or_default();
     if !named(&app, namespace, &wanted).await?.is_empty() {
         return Err(name_taken(&wanted));
     }
-    let new = SandboxTemplate { metadata: new_metadata("env-", &name, &digest), spec, status: None };
+    let new = SandboxTemplate { metadata: new_metadata("env", &name), spec, status: None };
     let made = app.environments.create(namespace, &new).await.map_err(|error| ApiError::from(error).of_change())?;
     let Created::New(made) = made else {
         return Err(ApiError::unavailable("another request is making this environment: try again"));

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::cursor;
 use super::times::TimeRange;
 use crate::api::error::{ApiError, Result};
+use crate::api::place::{Names, Place, Span};
 use crate::api::query::Params;
 
 const PAGE: usize = 100;
@@ -20,6 +21,14 @@ const MOST_TYPES: usize = 100;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TypeFilter(Vec<String>);
 
+/// The parameters `types[]`.
+pub(in crate::api) fn types(types: Vec<String>) -> Result<Vec<String>> {
+    if types.len() > MOST_TYPES {
+        return Err(ApiError::bad_request(format!("`types[]` is given more than {MOST_TYPES} times")));
+    }
+    Ok(types)
+}
+
 impl Default for TypeFilter {
     fn default() -> Self {
         Self(vec!["*".to_owned()])
@@ -28,10 +37,8 @@ impl Default for TypeFilter {
 
 impl TypeFilter {
     /// Of the parameters `types[]`.
-    pub fn new(types: Vec<String>) -> Result<Self> {
-        if types.len() > MOST_TYPES {
-            return Err(ApiError::bad_request(format!("`types[]` is given more than {MOST_TYPES} times")));
-        }
+    pub fn new(given: Vec<String>) -> Result<Self> {
+        let types = types(given)?;
         Ok(if types.is_empty() { Self::default() } else { Self(types) })
     }
 
@@ -59,7 +66,7 @@ pub(super) struct EventQuery {
     pub(super) types: TypeFilter,
     pub(super) order: Order,
     pub(super) limit: usize,
-    pub(super) after_seq: u64,
+    pub(super) place: Place,
     pub(super) include_seq: bool,
     pub(super) from: Position,
     pub(super) times: TimeRange,
@@ -74,7 +81,7 @@ impl EventQuery {
             types: TypeFilter::new(params.list("types"))?,
             order,
             limit: params.limit(PAGE, LONGEST_PAGE)?,
-            after_seq: params.number("after_seq")?.unwrap_or(0),
+            place: Place::parse(&mut params, Names::WIRE)?,
             include_seq: params.flag("include_seq")?,
             from: page.map(|page| cursor::decode(&page, order)).transpose()?.unwrap_or_default(),
             times,
@@ -83,11 +90,12 @@ impl EventQuery {
         Ok(query)
     }
 
-    /// What is asked of the store: at most `limit` records beyond `at`, which is where the page begins or goes on.
-    pub(super) fn of_log(&self, at: Option<u64>, limit: usize) -> Query {
+    /// What is asked of the store: at most `limit` records of `span` beyond `at`, which is where the page begins or goes on.
+    pub(super) fn of_log(&self, span: Span, at: Option<u64>, limit: usize) -> Query {
+        let Span { after, before } = span;
         let query = Query {
-            after: self.after_seq,
-            before: None,
+            after,
+            before,
             order: self.order,
             limit,
             types: self.types.0.clone(),
@@ -100,9 +108,9 @@ impl EventQuery {
         }
     }
 
-    /// A queued event has no time yet.
+    /// A queued event has neither a time nor a number yet: it comes after all that do.
     pub(super) fn wants_queued(&self) -> bool {
-        self.times == TimeRange::default()
+        self.times == TimeRange::default() && self.place.is_open()
     }
 }
 

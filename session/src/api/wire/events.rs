@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use axum::Json;
 use axum::extract::State;
-use http::HeaderMap;
 use longhand_protocol::event::{Event, NewEvent};
 use longhand_protocol::fields::{self, Fields, InvalidField};
 use longhand_protocol::harness::InboxItem;
@@ -13,13 +12,14 @@ use longhand_protocol::wire::{EventsSent, NumberedEvent, Order, Page};
 use longhand_protocol::{ClientEvent, EventId, SessionId};
 use longhand_session_log::SessionStore;
 use serde_json::Value;
-use sha2::{Digest as _, Sha256};
 use tokio::time::Instant;
 
 use super::event_query::{EventQuery, Position};
-use super::{cursor, event_checks, idempotency_key, session_for, tool_results};
+use super::once::{MaybeSeed, Seed};
+use super::{cursor, event_checks, session_for, tool_results};
 use crate::api::error::{ApiError, Result};
 use crate::api::extract::{Caller, JsonOf, PathOf};
+use crate::api::place::Span;
 use crate::api::query::Params;
 use crate::app::App;
 use crate::auth::Access;
@@ -44,9 +44,11 @@ pub async fn list(
 
 /// A page of the log and what is queued.
 pub(super) async fn page_of(app: &App, id: &SessionId, query: &EventQuery) -> Result<Json<Page<NumberedEvent>>> {
+    let store = app.store.as_ref();
+    let page = Filling::new(query, query.place.find(store, id).await?);
     let (data, next) = match query.order {
-        Order::Asc => ascending(app.store.as_ref(), id, query).await?,
-        Order::Desc => descending(app.store.as_ref(), id, query).await?,
+        Order::Asc => ascending(store, id, page).await?,
+        Order::Desc => descending(store, id, page).await?,
     };
     let next_page = next.map(|next| cursor::encode(query.order, next)).transpose()?;
     Ok(Json(Page { data, next_page }))
@@ -55,13 +57,14 @@ pub(super) async fn page_of(app: &App, id: &SessionId, query: &EventQuery) -> Re
 /// A page that is being filled.
 struct Filling<'a> {
     query: &'a EventQuery,
+    span: Span,
     data: Vec<NumberedEvent>,
     shown: HashSet<EventId>,
 }
 
 impl<'a> Filling<'a> {
-    fn new(query: &'a EventQuery) -> Self {
-        Self { query, data: Vec::new(), shown: HashSet::new() }
+    fn new(query: &'a EventQuery, span: Span) -> Self {
+        Self { query, span, data: Vec::new(), shown: HashSet::new() }
     }
 
     fn is_full(&self) -> bool {
@@ -76,7 +79,7 @@ impl<'a> Filling<'a> {
         loop {
             let room = self.query.limit.saturating_sub(self.data.len());
             // A page that is full of what is queued asks whether the log has more.
-            let slice = store.slice(id, &self.query.of_log(at, room.max(1))).await?;
+            let slice = store.slice(id, &self.query.of_log(self.span, at, room.max(1))).await?;
             if room == 0 {
                 let more = !slice.records.is_empty() || slice.next.is_some();
                 return Ok(if more { Filled::More(at.unwrap_or(u64::MAX)) } else { Filled::End { head: slice.head } });
@@ -114,10 +117,10 @@ enum Filled {
 type Shown = (Vec<NumberedEvent>, Option<Position>);
 
 /// The log, then what is queued.
-async fn ascending(store: &dyn SessionStore, id: &SessionId, query: &EventQuery) -> Result<Shown> {
+async fn ascending(store: &dyn SessionStore, id: &SessionId, mut page: Filling<'_>) -> Result<Shown> {
+    let query = page.query;
     // Before the log: what leaves the queue meanwhile is then in the log.
     let queue = queued(store, id, query).await?;
-    let mut page = Filling::new(query);
     let head = match page.fill(store, id, query.from.seq).await? {
         Filled::More(seq) => return Ok((page.data, Some(Position { seq: Some(seq), queued: None }))),
         Filled::End { head } => head,
@@ -144,8 +147,8 @@ fn not_yet_shown(queue: Vec<InboxItem>, last: Option<&EventId>) -> impl Iterator
 }
 
 /// What is queued, newest first, then the log, newest first.
-async fn descending(store: &dyn SessionStore, id: &SessionId, query: &EventQuery) -> Result<Shown> {
-    let mut page = Filling::new(query);
+async fn descending(store: &dyn SessionStore, id: &SessionId, mut page: Filling<'_>) -> Result<Shown> {
+    let query = page.query;
     if query.from.seq.is_none() {
         let mut last = query.from.queued.clone();
         for item in older_in_queue(queued(store, id, query).await?, query.from.queued.as_ref()) {
@@ -177,11 +180,10 @@ pub async fn send(
     Caller(identity): Caller,
     path: PathOf,
     params: Params,
-    headers: HeaderMap,
+    MaybeSeed(seed): MaybeSeed,
     JsonOf(body): JsonOf<Value>,
 ) -> Result<Json<EventsSent>> {
     params.end()?;
-    let key = idempotency_key(&headers)?;
     let state = session_for(&app, &identity, &path, Access::SendEvents).await?;
     let events = read(body)?;
     app.limits.events(&state.meta.namespace, &state.meta.id, events.len())?;
@@ -189,23 +191,17 @@ pub async fn send(
         return Ok(Json(EventsSent { data: tool_results::take(&app, &identity, &state, events).await? }));
     }
     event_checks::check(&app, &state, &events).await?;
-    let id = |index| match key {
-        Some(key) => repeated_id(&state.meta.id, &identity.username, key, index),
-        None => EventId::generate(),
-    };
-    let events = events.into_iter().enumerate().map(|(index, event)| event.into_event(id(index))).collect();
-    let data = enqueue(&app, &state.meta.id, events).await?;
+    if !events.iter().all(|event| matches!(event, ClientEvent::UserInterrupt { .. })) {
+        app.quota.check_bytes(&*app.store, &state.meta.namespace).await?;
+    }
+    let data = enqueue(&app, &state.meta.id, named(events, seed.as_ref())).await?;
     Ok(Json(EventsSent { data }))
 }
 
-/// The same event of the same request of the same caller: the log finds it again, and refuses another content.
-fn repeated_id(session: &SessionId, caller: &str, key: &str, index: usize) -> EventId {
-    let mut hash = Sha256::new();
-    for part in [session.as_str(), caller, key, &index.to_string()] {
-        hash.update((part.len() as u64).to_be_bytes());
-        hash.update(part.as_bytes());
-    }
-    EventId::from_digest(&hash.finalize().into())
+/// The events with their identifiers. The log finds those of a request that is carried out again.
+pub(super) fn named(events: Vec<ClientEvent>, seed: Option<&Seed>) -> Vec<NewEvent> {
+    let id = |index| seed.map_or_else(EventId::generate, |seed| seed.event(index));
+    events.into_iter().enumerate().map(|(index, event)| event.into_event(id(index))).collect()
 }
 
 fn read(body: Value) -> fields::Result<Vec<ClientEvent>> {

@@ -4,13 +4,16 @@ use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 use kube::api::ObjectMeta;
-use longhand_crds::{AgentSession, AgentSessionSpec, annotations, labels};
+use longhand_crds::{AgentSession, AgentSessionSpec, annotations, labels, session_id};
 use longhand_protocol::SessionId;
 use longhand_protocol::event::NewEvent;
 use longhand_protocol::wire::{Fork, Session};
+use longhand_session_log::StoreError;
 use longhand_session_log::store::{Parent, SessionMeta, SessionState};
 use serde_json::{Map, Value, json};
 
+use super::once::Seed;
+use super::session_create::Made;
 use super::{events, view};
 use crate::api::error::{ApiError, Result};
 use crate::app::App;
@@ -42,7 +45,13 @@ pub(super) fn check_rest(rest: &Map<String, Value>) -> Result<()> {
 }
 
 /// Makes the fork.
-pub(super) async fn create(app: &App, identity: &Identity, namespace: &str, forked: Forked) -> Result<Session> {
+pub(super) async fn create(
+    app: &App,
+    identity: &Identity,
+    namespace: &str,
+    forked: Forked,
+    seed: Option<&Seed>,
+) -> Result<Session> {
     let Forked { fork, title, first } = forked;
     let parent = app.store.state(&fork.session).await?;
     app.auth.require(identity, Access::ReadEvents, &parent.meta.namespace).await?;
@@ -54,30 +63,22 @@ pub(super) async fn create(app: &App, identity: &Identity, namespace: &str, fork
     let id = app.store.fork_id(&fork.session);
     let inherited = sessions::resource_of(app, &parent.meta).await?;
     let resource = resource(&id, &from, &parent, inherited, title)?;
-    let resource = app.resources.create_session(namespace, resource).await;
-    let resource = resource.map_err(|error| ApiError::from(error).of_change())?;
-    match begin(app, &resource, id, &from, parent, first).await {
-        Ok(state) => view::shown(app, state, Some(resource)).await,
-        Err(error) => {
-            // What the client is told has failed must not stay.
-            let (namespace, name, uid) = sessions::identity(&resource)?;
-            if let Err(error) = app.resources.delete_session(namespace, name, uid).await {
-                tracing::warn!(%error, "a fork that could not be begun is left over");
-            }
-            Err(error.of_change())
-        }
+    let made = Made::make(app, namespace, resource, seed).await?;
+    match begin(app, &made, &from, parent, first).await {
+        Ok(state) => view::shown(app, state, Some(made.resource)).await,
+        Err(error) => Err(made.give_up(app, error).await),
     }
 }
 
 async fn begin(
     app: &App,
-    resource: &AgentSession,
-    id: SessionId,
+    made: &Made,
     from: &Parent,
     parent: SessionState,
     first: Vec<NewEvent>,
 ) -> Result<SessionState> {
-    let (namespace, name, uid) = sessions::identity(resource)?;
+    let (namespace, name, uid) = sessions::identity(&made.resource)?;
+    let id = session_id(&made.resource.metadata);
     let meta = SessionMeta {
         id: id.clone(),
         namespace: namespace.to_owned(),
@@ -89,7 +90,11 @@ async fn begin(
         parent: None,
         ..parent.meta
     };
-    app.store.fork(meta, from).await?;
+    match app.store.fork(meta, from).await {
+        Ok(()) => app.quota.made(namespace),
+        Err(StoreError::Exists(_)) if made.again => {}
+        Err(error) => return Err(error.into()),
+    }
     if !first.is_empty() {
         events::enqueue(app, &id, first).await?;
     }

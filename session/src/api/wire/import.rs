@@ -53,6 +53,7 @@ pub async fn import(
         Ok(_) => return Err(ApiError::conflict(StoreError::Exists(meta.id).to_string())),
         Err(error) => return Err(error.into()),
     }
+    app.quota.check_session(&*app.store, namespace).await?;
     let resource = place(&app, namespace, &meta, &header).await?;
     let (namespace, name, uid) = sessions::identity(&resource)?;
     let meta = SessionMeta { namespace: namespace.to_owned(), name: name.to_owned(), uid: uid.to_owned(), ..meta };
@@ -73,6 +74,7 @@ pub async fn import(
     }
     tracing::info!(session = %id, head = end.head, "session imported");
     let state = app.store.state(&id).await?;
+    app.quota.made(&state.meta.namespace);
     view::shown(&app, state, Some(resource)).await.map(Json)
 }
 

@@ -13,6 +13,7 @@ pub mod fields;
 mod fork;
 pub mod import;
 pub mod listing;
+pub mod once;
 pub mod session_create;
 mod session_fields;
 pub mod session_list;
@@ -22,7 +23,7 @@ pub mod session_update;
 pub mod sessions;
 pub mod stream;
 pub mod threads;
-mod times;
+pub mod times;
 mod tool_results;
 pub mod vault_use;
 pub mod vaults;
@@ -30,7 +31,6 @@ pub mod view;
 pub mod work;
 mod worker_access;
 
-use http::HeaderMap;
 use jiff::Timestamp;
 use kube::api::ObjectMeta;
 use longhand_crds::annotations;
@@ -64,21 +64,6 @@ fn namespace_for<'a>(identity: &'a Identity, path: &'a PathOf) -> Result<&'a str
             identity.username
         ))
     })
-}
-
-/// On an object that was made with an `Idempotency-Key`: of the request, to know a repetition by.
-const REQUEST: &str = "longhand.dev/request";
-const LONGEST_IDEMPOTENCY_KEY: usize = 256;
-
-/// The `Idempotency-Key` of the request.
-fn idempotency_key(headers: &HeaderMap) -> Result<Option<&str>> {
-    let Some(key) = headers.get("idempotency-key") else { return Ok(None) };
-    match key.to_str() {
-        Ok(key) if (1..=LONGEST_IDEMPOTENCY_KEY).contains(&key.len()) => Ok(Some(key)),
-        _ => Err(ApiError::bad_request(format!(
-            "`Idempotency-Key` is not 1 to {LONGEST_IDEMPOTENCY_KEY} characters of ASCII"
-        ))),
-    }
 }
 
 /// Marks an object as archived, unless it is.

@@ -13,7 +13,10 @@ use longhand_protocol::fields::{Fields, InvalidField};
 use longhand_protocol::wire::Session;
 use serde_json::{Map, Value};
 
+use super::agents::made_and_gone;
+use super::checks::NewName;
 use super::fields::{SecretBody, patch_metadata};
+use super::once::{MaybeSeed, Seed};
 use super::session_fields::{budget, metadata, title, vault_ids};
 use super::session_resources::{self, Draft};
 use super::vault_use::check_vaults;
@@ -24,6 +27,7 @@ use crate::api::extract::{Caller, PathOf, is_reference, shortened};
 use crate::api::query::Params;
 use crate::app::App;
 use crate::auth::{Access, Identity};
+use crate::resources::ResourceError;
 use crate::resources::named::{archived_at, find};
 use crate::resources::plan::{Wanted, agent_session};
 use crate::sessions;
@@ -49,38 +53,81 @@ pub async fn create(
     Caller(identity): Caller,
     path: PathOf,
     params: Params,
+    MaybeSeed(seed): MaybeSeed,
     body: SecretBody,
 ) -> Result<Json<Session>> {
     params.end()?;
     let namespace = namespace_for(&identity, &path)?;
     app.auth.require(&identity, Access::CreateSession, namespace).await?;
     let mut body: Map<String, Value> = body.parse()?;
+    app.quota.check_session(&*app.store, namespace).await?;
+    let seed = seed.as_ref();
     if let Some(fork) = body.remove("fork").filter(|fork| !fork.is_null()) {
-        return fork::create(&app, &identity, namespace, read_fork(fork, body)?).await.map(Json);
+        return fork::create(&app, &identity, namespace, read_fork(fork, body, seed)?, seed).await.map(Json);
     }
-    let mut request = read(Value::Object(body))?;
-    let first = std::mem::take(&mut request.events).into_iter().map(NewEvent::from).collect();
+    let mut request = read(Value::Object(body), seed)?;
+    let first = events::named(std::mem::take(&mut request.events), seed);
     let drafts = std::mem::take(&mut request.resources);
     let wanted = resolve(&app, &identity, namespace, request, &drafts).await?;
     let resource = agent_session(wanted, &SessionId::generate());
     let resource = resource.map_err(|error| ApiError::internal(error.to_string()))?;
-    let resource = app.resources.create_session(namespace, resource).await;
-    let resource = resource.map_err(|error| ApiError::from(error).of_change())?;
-    if let Err(error) = begin(&app, &resource, drafts, first).await {
-        // What the client is told has failed must not go on by itself.
-        let (namespace, name, uid) = sessions::identity(&resource)?;
-        if let Err(error) = app.resources.delete_session(namespace, name, uid).await {
-            tracing::warn!(%error, "a session that could not be begun is left over");
-        }
-        return Err(error.of_change());
+    let made = Made::make(&app, namespace, resource, seed).await?;
+    if let Err(error) = begin(&app, &made, drafts, first).await {
+        return Err(made.give_up(&app, error).await);
     }
+    let resource = made.resource;
     let state = app.store.state(&session_id(&resource.metadata)).await?;
     view::shown(&app, state, Some(resource)).await.map(Json)
 }
 
-async fn begin(app: &App, resource: &AgentSession, drafts: Vec<Draft>, first: Vec<NewEvent>) -> Result<()> {
-    let state = sessions::ensure(app, resource).await?;
-    session_resources::keep_tokens(app, &state.meta, drafts).await?;
+/// The resource of a session that is about to be made.
+pub(super) struct Made {
+    pub(super) resource: AgentSession,
+    /// It was made when the request was carried out before.
+    pub(super) again: bool,
+    /// The request may be carried out again, and goes on then with what there is.
+    resumable: bool,
+}
+
+impl Made {
+    /// Makes the resource, or finds it.
+    pub(super) async fn make(
+        app: &App,
+        namespace: &str,
+        mut resource: AgentSession,
+        seed: Option<&Seed>,
+    ) -> Result<Self> {
+        let name = NewName::of("sesn", prefix::SESSION, seed);
+        name.put("sesn", &mut resource.metadata);
+        let resumable = seed.is_some();
+        let error = match (app.resources.create_session(namespace, resource).await, &name.name) {
+            (Ok(resource), _) => return Ok(Self { resource, again: false, resumable }),
+            (Err(ResourceError::Conflict { .. }), Some(name)) => {
+                let resource = app.resources.session(namespace, name).await?;
+                let resource = resource.ok_or_else(|| made_and_gone("session"))?;
+                return Ok(Self { resource, again: true, resumable });
+            }
+            (Err(error), _) => error,
+        };
+        Err(ApiError::from(error).of_change())
+    }
+
+    /// What the client is told has failed must not go on by itself: takes the resource away, unless the request is carried
+    /// out again and may find it.
+    pub(super) async fn give_up(&self, app: &App, error: ApiError) -> ApiError {
+        let is_left = self.again || self.resumable && error.status().is_server_error();
+        if let (false, Ok((namespace, name, uid))) = (is_left, sessions::identity(&self.resource))
+            && let Err(error) = app.resources.delete_session(namespace, name, uid).await
+        {
+            tracing::warn!(%error, "a session that could not be begun is left over");
+        }
+        error.of_change()
+    }
+}
+
+async fn begin(app: &App, made: &Made, drafts: Vec<Draft>, first: Vec<NewEvent>) -> Result<()> {
+    let state = sessions::ensure(app, &made.resource).await?;
+    session_resources::keep_tokens(app, &state.meta, drafts, made.again).await?;
     if !first.is_empty() {
         events::enqueue(app, &state.meta.id, first).await?;
     }
@@ -135,17 +182,17 @@ async fn template(app: &App, namespace: &str, reference: &str) -> Result<String>
 }
 
 /// Reads the body of a fork, or names the field that is wrong.
-fn read_fork(fork: Value, body: Map<String, Value>) -> Result<fork::Forked> {
+fn read_fork(fork: Value, body: Map<String, Value>, seed: Option<&Seed>) -> Result<fork::Forked> {
     let fork = fork::read(fork)?;
     let mut fields = Fields::of("", Value::Object(body))?;
-    let first = initial_events(&mut fields)?.into_iter().map(NewEvent::from).collect();
+    let first = events::named(initial_events(&mut fields)?, seed);
     let title = title(&mut fields)?;
     fork::check_rest(&fields.rest())?;
     Ok(fork::Forked { fork, title, first })
 }
 
 /// Reads the body of a creation, or names the field that is wrong.
-fn read(body: Value) -> Result<Request> {
+fn read(body: Value, seed: Option<&Seed>) -> Result<Request> {
     let mut fields = Fields::of("", body)?;
     let (agent, version) = agent(&mut fields)?;
     let events = initial_events(&mut fields)?;
@@ -159,7 +206,10 @@ fn read(body: Value) -> Result<Request> {
         title: title(&mut fields)?,
         metadata: pairs,
         budget: budget(&mut fields)?,
-        resources: session_resources::read(fields.optional_list("resources", MOST_RESOURCES)?.unwrap_or_default())?,
+        resources: session_resources::read(
+            fields.optional_list("resources", MOST_RESOURCES)?.unwrap_or_default(),
+            seed,
+        )?,
         events,
     };
     fields.end()?;
@@ -222,7 +272,7 @@ mod tests {
         "resources": [{"type": "file", "file_id": "file_1", "mount_path": "/a"}],
         "initial_events": [{"type": "user.message", "content": [{"type": "text", "text": "hi"}]}]}))]
     fn what_is_supported_is_read(#[case] body: Value) {
-        assert_eq!(read(body).err().map(|error| error.to_string()), None);
+        assert_eq!(read(body, None).err().map(|error| error.to_string()), None);
     }
 
     #[rstest]
@@ -241,7 +291,7 @@ mod tests {
     #[case(json!({"agent": "helper", "initial_events": {}}), "`initial_events`")]
     #[case(json!({"agent": "helper", "deployment_id": "d"}), "`deployment_id`")]
     fn what_is_not_is_named(#[case] body: Value, #[case] part: &str) {
-        let Err(error) = read(body) else { panic!("it was read") };
+        let Err(error) = read(body, None) else { panic!("it was read") };
         assert!(error.to_string().contains(part), "{error}");
     }
 }

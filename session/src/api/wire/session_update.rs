@@ -43,6 +43,7 @@ pub async fn update(
     }
     change(&mut new, fields)?;
     if new.spec != old.spec {
+        app.quota.check_change(&state)?;
         let event = updated(&old, &new);
         new = app.sessions.replace(&new).await.map_err(|error| ApiError::from(error).of_change())?;
         if let Some(body) = event {

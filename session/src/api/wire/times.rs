@@ -7,15 +7,15 @@ use crate::api::query::Params;
 
 /// A span of time.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct TimeRange {
+pub(in crate::api) struct TimeRange {
     /// The first moment in it.
-    pub(super) since: Option<Timestamp>,
+    pub(in crate::api) since: Option<Timestamp>,
     /// The first moment after it.
-    pub(super) until: Option<Timestamp>,
+    pub(in crate::api) until: Option<Timestamp>,
 }
 
 impl TimeRange {
-    pub(super) fn parse(params: &mut Params) -> Result<Self> {
+    pub(in crate::api) fn parse(params: &mut Params) -> Result<Self> {
         let mut take = |bound: &str| {
             let key = format!("created_at[{bound}]");
             let Some(text) = params.one(&key)? else { return Ok(None) };

@@ -7,7 +7,6 @@ use std::collections::BTreeMap;
 use axum::Json;
 use axum::extract::State;
 use futures::stream::{self, StreamExt as _, TryStreamExt as _};
-use http::HeaderMap;
 use jiff::Timestamp;
 use kube::api::ObjectMeta;
 use longhand_crds::wire_id::prefix;
@@ -15,9 +14,10 @@ use longhand_crds::{Agent, labels, wire_id};
 use longhand_protocol::wire::agents as wire;
 use longhand_protocol::wire::{Order, Page};
 
-use super::checks::{NewName, new_name, request_digest};
+use super::checks::NewName;
 use super::listing::Listing;
-use super::{cursor, idempotency_key, namespace_for};
+use super::once::MaybeSeed;
+use super::{cursor, namespace_for};
 use crate::agents::{self, Versioned};
 use crate::api::error::{ApiError, Result};
 use crate::api::extract::{Body, Caller, PathOf, parse};
@@ -42,22 +42,21 @@ pub async fn create(
     Caller(identity): Caller,
     path: PathOf,
     params: Params,
-    headers: HeaderMap,
+    MaybeSeed(seed): MaybeSeed,
     Body(body): Body,
 ) -> Result<Json<wire::Agent>> {
     params.end()?;
     let namespace = namespace_for(&identity, &path)?;
     app.auth.require(&identity, Access::Kind(AGENTS, "create"), namespace).await?;
     let spec = read::created(parse(&body)?)?;
-    let name = new_name("agent", prefix::AGENT, namespace, &identity.username, idempotency_key(&headers)?);
-    let digest = request_digest(&body);
-    let new = Agent { metadata: new_metadata("agent-", &name, &digest), spec, status: None };
+    let name = NewName::of("agent", prefix::AGENT, seed.as_ref());
+    let new = Agent { metadata: new_metadata("agent", &name), spec, status: None };
     let made = app.agents.create(namespace, &new).await.map_err(|error| ApiError::from(error).of_change())?;
     let agent = match (made, name.name) {
         (Created::New(agent), _) => agent,
         (Created::Exists, Some(name)) => {
-            let agent = app.agents.named(namespace, &name).await?;
-            agent.filter(|agent| is_repetition(&agent.metadata, &digest)).ok_or_else(key_taken)?
+            // Made when the request was carried out before.
+            app.agents.named(namespace, &name).await?.ok_or_else(|| made_and_gone("agent"))?
         }
         (Created::Exists, None) => return Err(ApiError::unavailable("no free name was found: try again")),
     };
@@ -192,29 +191,21 @@ async fn change(
 }
 
 /// Metadata of an object that the wire API makes.
-pub(super) fn new_metadata(stem: &str, name: &NewName, request: &str) -> ObjectMeta {
-    ObjectMeta {
-        name: name.name.clone(),
-        generate_name: name.name.is_none().then(|| stem.to_owned()),
+pub(super) fn new_metadata(kind: &str, name: &NewName) -> ObjectMeta {
+    let mut meta = ObjectMeta {
         labels: Some(BTreeMap::from([
             (labels::MANAGED_BY.to_owned(), labels::LONGHAND.to_owned()),
             (labels::ID.to_owned(), name.id.clone()),
         ])),
-        annotations: name.name.as_ref().map(|_| BTreeMap::from([(super::REQUEST.to_owned(), request.to_owned())])),
         ..ObjectMeta::default()
-    }
+    };
+    name.put(kind, &mut meta);
+    meta
 }
 
-/// Whether the object was made by this request, or one that said the same.
-pub(super) fn is_repetition(meta: &ObjectMeta, request: &str) -> bool {
-    meta.annotations
-        .as_ref()
-        .and_then(|annotations| annotations.get(super::REQUEST))
-        .is_some_and(|made| made == request)
-}
-
-pub(super) fn key_taken() -> ApiError {
-    ApiError::conflict("the `Idempotency-Key` was used for another request: use a new one")
+/// A request that is carried out again made something that is not there any more.
+pub(super) fn made_and_gone(what: &str) -> ApiError {
+    ApiError::conflict(format!("the {what} that this request made was deleted: use a new `Idempotency-Key`"))
 }
 
 /// The agent in the shape of the public API.

@@ -10,7 +10,7 @@ use kube::Resource as _;
 use longhand_crds::AgentSession;
 use longhand_crds::session_resource::SessionResource;
 use longhand_crds::vault::SecretRef;
-use longhand_crds::wire_id::prefix;
+use longhand_crds::wire_id::{derived_id, prefix};
 use longhand_protocol::secret::SecretValue;
 use longhand_protocol::wire::resources::{SessionResource as Shown, UpdateResource, WrittenResource};
 use longhand_protocol::wire::vaults::Deleted;
@@ -22,6 +22,7 @@ use serde_json::Value;
 pub(super) use self::map::Draft;
 use self::map::{TOKEN, resource_id};
 use super::fields::{SecretBody, kind};
+use super::once::{MaybeSeed, Seed};
 use super::vaults::fresh_id;
 use super::{cursor, session_for};
 use crate::api::error::{ApiError, Result};
@@ -50,13 +51,13 @@ pub(super) fn shown(session: &AgentSession) -> Result<Vec<Shown>> {
 ///
 /// # Errors
 /// 400 naming the one that is wrong.
-pub(super) fn read(resources: Vec<Value>) -> Result<Vec<Draft>> {
+pub(super) fn read(resources: Vec<Value>, seed: Option<&Seed>) -> Result<Vec<Draft>> {
     let mut drafts: Vec<Draft> = Vec::with_capacity(resources.len());
     for (index, resource) in resources.into_iter().enumerate() {
         let wrong = |what: String| ApiError::bad_request(format!("`resources[{index}]`: {what}"));
         let written: WrittenResource = serde_json::from_value(resource).map_err(|error| wrong(kind(&error)))?;
-        let secret = format!("session-token-{:016x}", rand::random::<u64>());
-        let draft = map::draft(written, fresh_id(prefix::RESOURCE), secret, Timestamp::now());
+        let (id, random) = names(seed, index);
+        let draft = map::draft(written, id, format!("session-token-{random}"), Timestamp::now());
         let draft = draft.map_err(|error| wrong(error.to_string()))?;
         if drafts.iter().any(|other| other.resource.mount_path == draft.resource.mount_path) {
             return Err(wrong(format!("`mount_path`: another resource is at {}", draft.resource.mount_path)));
@@ -69,18 +70,33 @@ pub(super) fn read(resources: Vec<Value>) -> Result<Vec<Draft>> {
     Ok(drafts)
 }
 
-/// Puts the tokens of a new session's resources into Secrets.
+/// Puts the tokens of a new session's resources into Secrets; `again` if that may have been done.
 ///
 /// # Errors
 /// Those of the API server.
-pub(super) async fn keep_tokens(app: &App, meta: &SessionMeta, drafts: Vec<Draft>) -> Result<()> {
+pub(super) async fn keep_tokens(app: &App, meta: &SessionMeta, drafts: Vec<Draft>, again: bool) -> Result<()> {
     for Draft { resource, token } in drafts {
         let reference = resource.github_repository.and_then(|repository| repository.token_ref);
         let Some((reference, token)) = reference.zip(token) else { continue };
         let secret = NewSecret { name: reference.name, owner: owner(meta), values: vec![(TOKEN, token)] };
-        app.vaults.create_secret(&meta.namespace, secret).await?;
+        match app.vaults.create_secret(&meta.namespace, secret).await {
+            Err(ResourceError::Conflict { .. }) if again => {}
+            made => made?,
+        }
     }
     Ok(())
+}
+
+/// The identifier of a resource, and what makes the name of its Secret unlike any other: the same for a request that is
+/// carried out again.
+fn names(seed: Option<&Seed>, index: usize) -> (String, String) {
+    match seed {
+        None => (fresh_id(prefix::RESOURCE), format!("{:016x}", rand::random::<u64>())),
+        Some(seed) => {
+            let secret = seed.of(&format!("token/{index}"));
+            (derived_id(prefix::RESOURCE, &seed.of(&format!("resource/{index}"))), secret[..16].to_owned())
+        }
+    }
 }
 
 /// Where a page of resources begins.
@@ -121,15 +137,21 @@ pub async fn add(
     Caller(identity): Caller,
     path: PathOf,
     params: Params,
+    MaybeSeed(seed): MaybeSeed,
     body: SecretBody,
 ) -> Result<Json<Shown>> {
     params.end()?;
     let state = session_for(&app, &identity, &path, Access::UpdateSession).await?;
     let written: WrittenResource = body.parse()?;
-    let id = fresh_id(prefix::RESOURCE);
-    let Draft { resource, token } = map::draft(written, id.clone(), secret_name(&state.meta), Timestamp::now())?;
+    let (id, random) = names(seed.as_ref(), 0);
+    let secret = secret_name(&state.meta, &random);
+    let Draft { resource, token } = map::draft(written, id.clone(), secret, Timestamp::now())?;
     let add = |session: &mut AgentSession| {
         let resources = &mut session.spec.resources;
+        if resources.iter().any(|other| other.name == resource.name) {
+            // Added when the request was carried out before.
+            return Ok(());
+        }
         if resources.len() >= MOST_RESOURCES {
             return Err(ApiError::bad_request(format!("the session has {MOST_RESOURCES} resources, and no more fit")));
         }
@@ -141,7 +163,7 @@ pub async fn add(
         Ok(())
     };
     let secret = resource.github_repository.as_ref().and_then(|repository| repository.token_ref.as_ref());
-    let session = change(&app, &state.meta, secret.zip(token), add).await?;
+    let session = change(&app, &state.meta, secret.zip(token), seed.is_some(), add).await?;
     one(&session, &id)
 }
 
@@ -169,7 +191,8 @@ pub async fn update(
     let state = session_for(&app, &identity, &path, Access::UpdateSession).await?;
     let UpdateResource { authorization_token } = body.parse()?;
     let id = path.of("resource")?;
-    let reference = SecretRef { name: secret_name(&state.meta), key: TOKEN.to_owned() };
+    let (_, random) = names(None, 0);
+    let reference = SecretRef { name: secret_name(&state.meta, &random), key: TOKEN.to_owned() };
     let now = Timestamp::now();
     let rotate = |session: &mut AgentSession| {
         let at = index(session, id)?;
@@ -181,7 +204,7 @@ pub async fn update(
         resource.updated_at = Some(Time(now));
         Ok(())
     };
-    let session = change(&app, &state.meta, Some((&reference, authorization_token)), rotate).await?;
+    let session = change(&app, &state.meta, Some((&reference, authorization_token)), false, rotate).await?;
     one(&session, id)
 }
 
@@ -202,7 +225,7 @@ pub async fn delete(
         session.spec.resources.remove(at);
         Ok(())
     };
-    change(&app, &state.meta, None, remove).await?;
+    change(&app, &state.meta, None, false, remove).await?;
     Ok(Json(Deleted { id, kind: "session_resource_deleted".to_owned() }))
 }
 
@@ -213,19 +236,22 @@ async fn resource_of(app: &App, meta: &SessionMeta) -> Result<AgentSession> {
 }
 
 /// Changes the session's resource, beside others who do; first a token goes into a Secret, if the change is one that would
-/// be accepted as things stand.
+/// be accepted as things stand; it may be there if this is done `again`.
 async fn change(
     app: &App,
     meta: &SessionMeta,
     token: Option<(&SecretRef, SecretValue)>,
+    again: bool,
     change: impl Fn(&mut AgentSession) -> Result<()>,
 ) -> Result<AgentSession> {
     let mut session = resource_of(app, meta).await?;
     if let Some((reference, token)) = token {
         change(&mut session.clone())?;
         let secret = NewSecret { name: reference.name.clone(), owner: owner(meta), values: vec![(TOKEN, token)] };
-        let made = app.vaults.create_secret(&meta.namespace, secret).await;
-        made.map_err(|error| ApiError::from(error).of_change())?;
+        match app.vaults.create_secret(&meta.namespace, secret).await {
+            Err(ResourceError::Conflict { .. }) if again => {}
+            made => made.map_err(|error| ApiError::from(error).of_change())?,
+        }
     }
     for _ in 0..ATTEMPTS {
         change(&mut session)?;
@@ -252,9 +278,9 @@ fn owner(meta: &SessionMeta) -> OwnerReference {
 }
 
 /// The name of a new Secret.
-fn secret_name(meta: &SessionMeta) -> String {
+fn secret_name(meta: &SessionMeta, random: &str) -> String {
     let stem: String = meta.name.chars().take(200).collect();
-    format!("{}-token-{:016x}", stem.trim_end_matches(['-', '.']), rand::random::<u64>())
+    format!("{}-token-{random}", stem.trim_end_matches(['-', '.']))
 }
 
 fn index(session: &AgentSession, reference: &str) -> Result<usize> {

@@ -8,8 +8,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{OwnerReference, Time};
 use kube::Resource as _;
 use longhand_crds::Vault;
 use longhand_crds::vault::CredentialSpec;
-use longhand_crds::wire_id::prefix;
-use longhand_crds::wire_id::wire_id;
+use longhand_crds::wire_id::{derived_id, prefix, wire_id};
 use longhand_protocol::wire::vaults::{
     self as wire, CreateCredential, CredentialValidation, Deleted, UpdateCredential, ValidationStatus,
 };
@@ -24,8 +23,10 @@ use crate::api::extract::{Caller, PathOf, shortened};
 use crate::api::query::Params;
 use crate::api::wire::cursor;
 use crate::api::wire::fields::{SecretBody, check_display_name, check_metadata, patch_metadata};
+use crate::api::wire::once::{MaybeSeed, Seed};
 use crate::app::App;
 use crate::auth::Access;
+use crate::resources::ResourceError;
 use crate::resources::vaults::NewSecret;
 
 /// As many as the resource holds.
@@ -70,6 +71,7 @@ pub async fn create(
     Caller(identity): Caller,
     path: PathOf,
     params: Params,
+    MaybeSeed(seed): MaybeSeed,
     body: SecretBody,
 ) -> Result<Json<wire::Credential>> {
     params.end()?;
@@ -79,13 +81,15 @@ pub async fn create(
     check_metadata(&metadata)?;
     body.display_name.as_deref().map_or(Ok(()), check_display_name)?;
     let (written, values) = Written::take(body.auth)?;
-    let id = fresh_id(prefix::CREDENTIAL);
-    let name = format!("cred-{:08x}", rand::random::<u32>());
-    let secret = secret_name(&place.name, &name);
+    let (id, name, secret) = names(&place.name, seed.as_ref());
     let mut spec = written.create(name.clone(), id.clone(), &secret, Timestamp::now())?;
     (spec.display_name, spec.metadata) = (body.display_name, metadata);
     let add = |vault: &mut Vault| {
         check_live(vault)?;
+        if vault.spec.credentials.iter().any(|credential| credential.id.as_ref() == Some(&id)) {
+            // Added when the request was carried out before.
+            return Ok(());
+        }
         if vault.spec.credentials.len() >= MOST_CREDENTIALS {
             let message =
                 format!("the vault holds {MOST_CREDENTIALS} credentials, and no more fit: make another vault");
@@ -94,7 +98,7 @@ pub async fn create(
         vault.spec.credentials.push(spec.clone());
         Ok(())
     };
-    store(&app, &place, secret, values, &add).await?;
+    store(&app, &place, secret, values, seed.is_some(), &add).await?;
     let (vault, ()) = place.change(&app, add).await?;
     shown(&vault, &id)
 }
@@ -155,7 +159,7 @@ pub async fn update(
         credential.updated_at = Some(Time(now));
         Ok(())
     };
-    store(&app, &place, secret.clone(), values, &change).await?;
+    store(&app, &place, secret.clone(), values, false, &change).await?;
     let (vault, ()) = place.change(&app, change).await?;
     shown(&vault, id)
 }
@@ -232,12 +236,14 @@ pub async fn validate(
     }))
 }
 
-/// Makes the Secret of a change that would be accepted as things stand; without values there is none.
+/// Makes the Secret of a change that would be accepted as things stand; without values there is none. It may be there if
+/// this is done `again`.
 async fn store(
     app: &App,
     place: &VaultPlace,
     name: String,
     values: Values,
+    again: bool,
     change: &impl Fn(&mut Vault) -> Result<()>,
 ) -> Result<()> {
     if values.is_empty() {
@@ -251,14 +257,33 @@ async fn store(
         uid: place.uid.clone(),
         ..OwnerReference::default()
     };
-    let made = app.vaults.create_secret(&place.namespace, NewSecret { name, owner, values }).await;
-    made.map_err(|error| ApiError::from(error).of_change())
+    match app.vaults.create_secret(&place.namespace, NewSecret { name, owner, values }).await {
+        Err(ResourceError::Conflict { .. }) if again => Ok(()),
+        made => made.map_err(|error| ApiError::from(error).of_change()),
+    }
+}
+
+/// The identifier and the name of a new credential of a vault, and the name of its Secret: the same for a request that is
+/// carried out again.
+fn names(vault: &str, seed: Option<&Seed>) -> (String, String, String) {
+    let Some(seed) = seed.map(|seed| seed.of("credential")) else {
+        let name = format!("cred-{:08x}", rand::random::<u32>());
+        let secret = secret_name(vault, &name);
+        return (fresh_id(prefix::CREDENTIAL), name, secret);
+    };
+    let name = format!("cred-{}", &seed[..8]);
+    let secret = secret_name_with(vault, &name, &seed[8..24]);
+    (derived_id(prefix::CREDENTIAL, &seed), name, secret)
 }
 
 /// The name of a new Secret.
 fn secret_name(vault: &str, credential: &str) -> String {
+    secret_name_with(vault, credential, &format!("{:016x}", rand::random::<u64>()))
+}
+
+fn secret_name_with(vault: &str, credential: &str, random: &str) -> String {
     let stem: String = vault.chars().take(LONGEST_STEM).collect();
-    format!("{}-{credential}-{:016x}", stem.trim_end_matches(['-', '.']), rand::random::<u64>())
+    format!("{}-{credential}-{random}", stem.trim_end_matches(['-', '.']))
 }
 
 fn index(vault: &Vault, reference: &str) -> Result<usize> {

@@ -11,13 +11,15 @@ use std::collections::BTreeMap;
 use axum::Json;
 use axum::extract::State;
 use jiff::Timestamp;
-use kube::api::ObjectMeta;
 use longhand_crds::wire_id::{derived_id, prefix};
-use longhand_crds::{Vault, VaultSpec, annotations, labels, wire_id};
+use longhand_crds::{Vault, VaultSpec, annotations, wire_id};
 use longhand_protocol::wire::vaults::{self as wire, CreateVault, Deleted, UpdateVault};
 use longhand_protocol::wire::{Order, Page};
 
+use super::agents::{made_and_gone, new_metadata};
+use super::checks::NewName;
 use super::fields::{check_display_name, check_metadata, patch_metadata};
+use super::once::MaybeSeed;
 use super::session_page::{At, Key, Selection};
 use super::{cursor, namespace_for};
 use crate::api::error::{ApiError, Result};
@@ -71,6 +73,7 @@ pub async fn create(
     Caller(identity): Caller,
     path: PathOf,
     params: Params,
+    MaybeSeed(seed): MaybeSeed,
     JsonOf(body): JsonOf<CreateVault>,
 ) -> Result<Json<wire::Vault>> {
     params.end()?;
@@ -79,20 +82,20 @@ pub async fn create(
     check_display_name(&body.display_name)?;
     let metadata = body.metadata.unwrap_or_default();
     check_metadata(&metadata)?;
+    let name = NewName::of("vlt", prefix::VAULT, seed.as_ref());
     let vault = Vault {
-        metadata: ObjectMeta {
-            generate_name: Some("vlt-".to_owned()),
-            labels: Some(BTreeMap::from([
-                (labels::MANAGED_BY.to_owned(), labels::LONGHAND.to_owned()),
-                (labels::ID.to_owned(), fresh_id(prefix::VAULT)),
-            ])),
-            ..ObjectMeta::default()
-        },
+        metadata: new_metadata("vlt", &name),
         spec: VaultSpec { credentials: Vec::new(), display_name: Some(body.display_name), metadata },
         status: None,
     };
-    let made = app.vaults.create_vault(namespace, vault).await;
-    made.map(|vault| Json(map::shown(&vault))).map_err(|error| ApiError::from(error).of_change())
+    let vault = match (app.vaults.create_vault(namespace, vault).await, name.name) {
+        // Made when the request was carried out before.
+        (Err(ResourceError::Conflict { .. }), Some(name)) => {
+            app.vaults.named(namespace, &name).await?.ok_or_else(|| made_and_gone("vault"))?
+        }
+        (made, _) => made.map_err(|error| ApiError::from(error).of_change())?,
+    };
+    Ok(Json(map::shown(&vault)))
 }
 
 /// `GET vaults/{vault}`.

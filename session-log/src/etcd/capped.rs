@@ -1,0 +1,68 @@
+//! Keeping a log within its limits: what a plan would write is checked before it is written.
+
+use longhand_protocol::SessionId;
+use longhand_protocol::event::NewEvent;
+
+use super::EtcdStore;
+use super::keys::Keys;
+use super::plan::{Extended, Place, Plan};
+use super::view::{Look, View};
+use crate::caps::Caps;
+use crate::record::Head;
+use crate::store::{Result, SessionStore as _, StoreError};
+
+/// The plan of an append of these events, if the log has room for it.
+pub(super) fn appended(
+    caps: &Caps,
+    id: &SessionId,
+    events: &[NewEvent],
+    plan: Plan<Extended>,
+) -> Result<Plan<Extended>> {
+    if let (false, Plan::Write(_, Extended { head: Some((_, after)), .. })) = (caps.are_none(), &plan) {
+        caps.check_append(id, &decode(id, after)?, events)?;
+    }
+    Ok(plan)
+}
+
+/// What [`queued`] needs to know besides what its plan does.
+pub(super) fn queue_looks(caps: &Caps, keys: &Keys, id: &SessionId) -> Vec<Look> {
+    if caps.are_none() { Vec::new() } else { vec![Look::Key(keys.head(id)), Look::Key(keys.wake(id))] }
+}
+
+/// The plan that queues these events, if the log has room for them.
+pub(super) fn queued<T>(
+    caps: &Caps,
+    place: &Place<'_>,
+    view: &View,
+    events: &[NewEvent],
+    plan: Plan<T>,
+) -> Result<Plan<T>> {
+    if let (false, Plan::Write(..)) = (caps.are_none(), &plan) {
+        let Place { keys, id } = *place;
+        let awake = view.get(&keys.wake(id)).is_some();
+        caps.check_queue(id, &place.head(view)?, view.count(&keys.inboxes(id)), awake, events)?;
+    }
+    Ok(plan)
+}
+
+fn decode(id: &SessionId, head: &[u8]) -> Result<Head> {
+    serde_json::from_slice(head)
+        .map_err(|error| StoreError::Corrupt { key: format!("the head of {id}"), reason: error.to_string() })
+}
+
+impl EtcdStore {
+    /// Has the log say that it comes near to a limit, if this head is the first that does. If that fails, the next append
+    /// finds it unsaid.
+    pub(super) async fn warn(&self, id: &SessionId, head: &[u8]) {
+        let caps = &self.inner.options.caps;
+        if caps.are_none() {
+            return;
+        }
+        let Some(warning) = decode(id, head).ok().and_then(|head| caps.warning(id, &head)) else { return };
+        match self.append_unfenced(id, vec![warning]).await {
+            // Another replica was faster.
+            Ok(_) | Err(StoreError::Duplicate(_)) => {}
+            Err(error) => tracing::debug!(session = %id, %error, "the log does not say yet that it is nearly full"),
+        }
+    }
+}

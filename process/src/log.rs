@@ -56,15 +56,16 @@ mod tests {
     use super::parse;
 
     #[rstest]
-    #[case(None, [false, true], false)]
-    #[case(Some(""), [false, true], false)]
-    #[case(Some("debug"), [true, true], false)]
-    #[case(Some("error"), [false, false], false)]
-    #[case(Some("error,longhand=debug"), [true, false], false)]
-    #[case(Some("longhand=loud"), [false, true], true)]
+    #[case(None, false, true, false)]
+    #[case(Some(""), false, true, false)]
+    #[case(Some("debug"), true, true, false)]
+    #[case(Some("error"), false, false, false)]
+    #[case(Some("error,longhand=debug"), true, false, false)]
+    #[case(Some("longhand=loud"), false, true, true)]
     fn what_is_logged_is_named_or_the_default(
         #[case] text: Option<&str>,
-        #[case] [ours, theirs]: [bool; 2],
+        #[case] ours: bool,
+        #[case] theirs: bool,
         #[case] is_wrong: bool,
     ) {
         let (targets, problem) = parse(text, LevelFilter::INFO);

@@ -85,7 +85,7 @@ async fn begin(
         name: name.to_owned(),
         uid: uid.to_owned(),
         delivered_inputs: 0,
-        created_at: created_at(&resource.metadata).unwrap_or_else(Timestamp::now),
+        created_at: created_at(&made.resource.metadata).unwrap_or_else(Timestamp::now),
         thread_id: None,
         parent: None,
         ..parent.meta

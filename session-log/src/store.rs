@@ -382,7 +382,7 @@ pub const EPOCH_LEAP: u64 = 1_000_000;
 /// [`StoreError::Duplicate`].
 ///
 /// When several reasons speak against a change, the first of these is given: `NotFound`, `Fenced`, `Duplicate`,
-/// `HeadMoved`, `NotQueued`, `WakeMoved`.
+/// `HeadMoved`, `NotQueued`, `WakeMoved`; of a fork `NotFound`, `NoSuchEvent`, `Exists`.
 ///
 /// One transaction takes [`crate::limits::MAX_WEIGHT`] in weight of events and [`crate::limits::MAX_BYTES`] of their
 /// bytes; more is [`StoreError::TooLarge`].

@@ -24,27 +24,27 @@ use crate::support::Server;
 use crate::support::cut::Cut;
 use crate::support::faulty::{Faulty, Last};
 
-const SMALL: ArchivePolicy = ArchivePolicy { hot_events: 10, segment_events: 20, segment_bytes: 1024 * 1024 };
-const DAY: SignedDuration = SignedDuration::from_hours(24);
+pub(crate) const SMALL: ArchivePolicy = ArchivePolicy { hot_events: 10, segment_events: 20, segment_bytes: 1024 * 1024 };
+pub(crate) const DAY: SignedDuration = SignedDuration::from_hours(24);
 /// More than what is stored as it is.
 const LARGE: usize = 100_000;
 
-fn memory() -> (Faulty, Objects) {
+pub(crate) fn memory() -> (Faulty, Objects) {
     let faulty = Faulty::default();
     (faulty.clone(), Objects::over(Arc::new(faulty), DEADLINE))
 }
 
-fn later() -> Timestamp {
+pub(crate) fn later() -> Timestamp {
     Timestamp::now() + SignedDuration::from_hours(25)
 }
 
-async fn names(objects: &Objects) -> Vec<String> {
+pub(crate) async fn names(objects: &Objects) -> Vec<String> {
     let mut names: Vec<String> = objects.list("").map_ok(|listed| listed.name).try_collect().await.unwrap();
     names.sort();
     names
 }
 
-async fn archive_all(store: &EtcdStore, id: &SessionId, reach: Reach) -> u64 {
+pub(crate) async fn archive_all(store: &EtcdStore, id: &SessionId, reach: Reach) -> u64 {
     let mut events = 0;
     while let Some(archived) = store.archive_segment(id, &SMALL, reach).await.unwrap() {
         events += archived.events;
@@ -52,7 +52,7 @@ async fn archive_all(store: &EtcdStore, id: &SessionId, reach: Reach) -> u64 {
     events
 }
 
-async fn everything(store: &dyn SessionStore, id: &SessionId) -> Vec<Record> {
+pub(crate) async fn everything(store: &dyn SessionStore, id: &SessionId) -> Vec<Record> {
     let (mut records, mut after) = (Vec::new(), 0);
     loop {
         let slice = store.read(id, after, 1_000).await.unwrap();

@@ -5,10 +5,12 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use longhand_protocol::SessionId;
 use longhand_session_log::SessionStore;
+use longhand_session_log::archive::Reach;
 use longhand_session_log::etcd::{EtcdOptions, EtcdStore};
 use longhand_session_log::objects::Objects;
 use tokio::sync::OnceCell;
 
+use crate::archive::{DAY, archive_all, later, names};
 use crate::conformance::{Fixture, INBOX_LIMIT};
 use crate::support::Server;
 
@@ -39,6 +41,14 @@ impl Fixture for Etcd {
             self.client.lease_client().revoke(owner.lease()).await.unwrap();
         }
     }
+
+    async fn move_out(&self, id: &SessionId, all: bool) {
+        if self.options.objects.is_some() {
+            let reach = if all { Reach::All } else { Reach::Old };
+            archive_all(&self.store, id, reach).await;
+            self.store.collect(DAY, later()).await.unwrap();
+        }
+    }
 }
 
 impl Etcd {
@@ -49,6 +59,15 @@ impl Etcd {
     /// Another replica's store, which remembers nothing.
     pub(crate) async fn another(&self) -> EtcdStore {
         EtcdStore::connect(&[self.endpoint.clone()], self.options.clone()).await.unwrap()
+    }
+
+    /// The same at another address.
+    pub(crate) async fn at(&self, endpoint: String) -> EtcdStore {
+        EtcdStore::connect(&[endpoint], self.options.clone()).await.unwrap()
+    }
+
+    pub(crate) fn address(&self) -> String {
+        self.endpoint.trim_start_matches("http://").to_owned()
     }
 
     pub(crate) async fn without_objects(&self) -> EtcdStore {
@@ -71,6 +90,17 @@ impl Etcd {
     /// How many keys there are below a prefix.
     pub(crate) async fn count(&self, prefix: &str) -> usize {
         self.kvs(prefix).await.len()
+    }
+
+    /// Keys and objects that are there though there is no session: none but those of the service.
+    pub(crate) async fn leftovers(&self) -> Vec<String> {
+        self.store.collect(DAY, later()).await.unwrap();
+        let keys = self.kvs("").await.into_iter().map(|kv| kv.key_str().unwrap().to_owned());
+        let mut left: Vec<String> = keys.filter(|key| !key.contains("/service/")).collect();
+        if let Some(objects) = &self.options.objects {
+            left.extend(names(objects).await);
+        }
+        left
     }
 
     /// What they hold.

@@ -19,4 +19,5 @@ mod objects;
 mod secure;
 mod sharded;
 mod space;
+mod steps;
 mod support;

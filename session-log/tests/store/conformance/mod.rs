@@ -36,6 +36,9 @@ pub(crate) trait Fixture: Send + Sync {
     async fn replica(&self) -> Arc<dyn SessionStore>;
     /// What happens when a harness does not renew its claim.
     async fn expire_claim(&self, id: &SessionId);
+    /// Moves old events of the session, or all, to where they are kept for long, if there is such a place: nobody may
+    /// notice.
+    async fn move_out(&self, _id: &SessionId, _all: bool) {}
     /// Whether large events count against the bound of one transaction.
     fn bounds_bytes(&self) -> bool {
         true

@@ -1,6 +1,6 @@
-//! A connection to etcd that can be cut between a request and its answer.
+//! A connection to etcd that can be cut between a request and its answer, or before the request.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -15,10 +15,36 @@ pub(crate) struct Cut {
     task: JoinHandle<()>,
 }
 
+/// What is lost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Lost {
+    /// Etcd never sees it.
+    Request,
+    /// Etcd has done what it was asked for.
+    Answer,
+}
+
 #[derive(Default)]
 struct State {
     armed: AtomicBool,
+    /// What is lost after so many of its kind, and everything from then on.
+    last: Mutex<Option<(Lost, usize)>>,
     blocked: watch::Sender<bool>,
+}
+
+impl State {
+    /// Whether these bytes get through.
+    fn passes(&self, kind: Lost, bytes: usize) -> bool {
+        let mut last = self.last.lock().unwrap();
+        let Some((_, left)) = last.as_mut().filter(|(lost, _)| *lost == kind && bytes > NO_ANSWER) else { return true };
+        if *left > 0 {
+            *left -= 1;
+            return true;
+        }
+        *last = None;
+        self.blocked.send_replace(true);
+        false
+    }
 }
 
 impl Cut {
@@ -33,7 +59,7 @@ impl Cut {
                 tokio::spawn(async move {
                     let mut blocked = state.blocked.subscribe();
                     tokio::select! {
-                        () = forward(client, target, &state.armed) => {}
+                        () = forward(client, target, &state) => {}
                         _ = blocked.wait_for(|blocked| *blocked) => {}
                     }
                 });
@@ -55,6 +81,21 @@ impl Cut {
         !self.state.armed.load(Ordering::SeqCst)
     }
 
+    /// After so many more requests or answers one is lost, and nothing gets through any more: as if the process at this
+    /// end were killed there.
+    pub(crate) fn end_after(&self, count: usize, lost: Lost) {
+        *self.state.last.lock().unwrap() = Some((lost, count));
+    }
+
+    /// Returns when the end has come.
+    pub(crate) async fn ended(&self) {
+        let _ = self.state.blocked.subscribe().wait_for(|blocked| *blocked).await;
+    }
+
+    pub(crate) fn has_ended(&self) -> bool {
+        *self.state.blocked.borrow()
+    }
+
     /// Ends every connection and lets none through, or lets them through again.
     pub(crate) fn block(&self, blocked: bool) {
         self.state.blocked.send_replace(blocked);
@@ -70,22 +111,30 @@ impl Drop for Cut {
 /// A window update or the acknowledgement of a ping; an answer is longer.
 const NO_ANSWER: usize = 40;
 
-async fn forward(client: TcpStream, target: String, armed: &AtomicBool) {
+async fn forward(client: TcpStream, target: String, state: &State) {
     let Ok(server) = TcpStream::connect(target).await else { return };
     let (mut from_client, mut to_client) = client.into_split();
     let (mut from_server, mut to_server) = server.into_split();
-    let up = async move { tokio::io::copy(&mut from_client, &mut to_server).await };
+    let up = async move {
+        let mut buffer = vec![0; 65_536];
+        while let Ok(count @ 1..) = from_client.read(&mut buffer).await {
+            if !state.passes(Lost::Request, count) || to_server.write_all(&buffer[..count]).await.is_err() {
+                break;
+            }
+        }
+    };
     let down = async move {
         let mut buffer = vec![0; 65_536];
         while let Ok(count @ 1..) = from_server.read(&mut buffer).await {
-            let lost = count > NO_ANSWER && armed.swap(false, Ordering::SeqCst);
+            let lost = count > NO_ANSWER && state.armed.swap(false, Ordering::SeqCst);
+            let lost = lost || !state.passes(Lost::Answer, count);
             if lost || to_client.write_all(&buffer[..count]).await.is_err() {
                 break;
             }
         }
     };
     tokio::select! {
-        _ = up => {}
+        () = up => {}
         () = down => {}
     }
 }

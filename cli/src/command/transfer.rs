@@ -7,9 +7,7 @@ use std::process::ExitCode;
 use futures::{Stream, StreamExt as _};
 use longhand_protocol::export::{LONGEST_LINE, Reader, Verified};
 use tokio::fs::File;
-use tokio::io::{
-    AsyncBufRead, AsyncBufReadExt as _, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, BufReader,
-};
+use tokio::io::{AsyncBufRead, AsyncBufReadExt as _, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, BufReader};
 use tokio_util::io::ReaderStream;
 
 use crate::args::Target;

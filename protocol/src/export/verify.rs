@@ -6,7 +6,9 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use sha2::{Digest as _, Sha256};
 
-use super::{BrokenChain, Chain, Entry, FORMAT, Footer, Header, LONGEST_LINE, Line, Reference, VERSION, hex, sha256_hex};
+use super::{
+    BrokenChain, Chain, Entry, FORMAT, Footer, Header, LONGEST_LINE, Line, Reference, VERSION, hex, sha256_hex,
+};
 
 /// Why an export is not whole, and where that was noticed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -208,10 +210,7 @@ fn unreadable(reason: &str) -> Flaw {
 }
 
 /// The contents that came with a record, if they are what it names.
-fn contents(
-    named: Option<Reference>,
-    given: BTreeMap<String, String>,
-) -> Result<BTreeMap<String, Vec<u8>>, String> {
+fn contents(named: Option<Reference>, given: BTreeMap<String, String>) -> Result<BTreeMap<String, Vec<u8>>, String> {
     let named = named.map(|reference| reference.sha256);
     if let Some(named) = named.as_ref().filter(|named| !given.contains_key(*named)) {
         return Err(format!("it names the content {named}, which is not there"));

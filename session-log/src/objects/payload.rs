@@ -7,8 +7,8 @@
 use bytes::Bytes;
 use longhand_protocol::EventId;
 use longhand_protocol::event::{EventBody, NewEvent};
-pub(crate) use longhand_protocol::export::Reference;
 use longhand_protocol::export::REFERENCE_FIELD as FIELD;
+pub(crate) use longhand_protocol::export::Reference;
 use serde_json::Map;
 
 use crate::record::{encode, hash};

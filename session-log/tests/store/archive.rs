@@ -24,7 +24,8 @@ use crate::support::Server;
 use crate::support::cut::Cut;
 use crate::support::faulty::{Faulty, Last};
 
-pub(crate) const SMALL: ArchivePolicy = ArchivePolicy { hot_events: 10, segment_events: 20, segment_bytes: 1024 * 1024 };
+pub(crate) const SMALL: ArchivePolicy =
+    ArchivePolicy { hot_events: 10, segment_events: 20, segment_bytes: 1024 * 1024 };
 pub(crate) const DAY: SignedDuration = SignedDuration::from_hours(24);
 /// More than what is stored as it is.
 const LARGE: usize = 100_000;
@@ -222,6 +223,25 @@ async fn an_archiver_may_end_at_any_step() {
     assert!(stopped >= 4, "{stopped}");
     store.collect(DAY, later()).await.unwrap();
     assert!(names(&objects).await.is_empty());
+}
+
+/// A place that acknowledges what it does not keep is noticed before etcd is trimmed.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_not_kept_is_not_trimmed() {
+    let (faulty, objects) = memory();
+    let etcd = etcd_with(Some(objects)).await;
+    let store = etcd.inner();
+    let id = session(&store).await;
+    store.append_unfenced(&id, messages(&["x"; 40])).await.unwrap();
+    let before = everything(&store, &id).await;
+    faulty.forget(true);
+    let outcome = store.archive_segment(&id, &SMALL, Reach::All).await;
+    assert_err!(outcome, StoreError::Unavailable(reason) if reason.contains("is not there"));
+    assert_eq!(etcd.count(&format!("s/{id}/log/")).await, 40);
+    assert_eq!(everything(&etcd.another().await, &id).await, before);
+    faulty.forget(false);
+    assert_eq!(archive_all(&store, &id, Reach::All).await, 40);
+    assert_eq!(everything(&etcd.another().await, &id).await, before);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

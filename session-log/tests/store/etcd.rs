@@ -1,5 +1,6 @@
 //! The store on a real etcd keeps the contract.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -73,6 +74,25 @@ impl Etcd {
     pub(crate) async fn without_objects(&self) -> EtcdStore {
         let options = EtcdOptions { objects: None, ..self.options.clone() };
         EtcdStore::connect(&[self.endpoint.clone()], options).await.unwrap()
+    }
+
+    pub(crate) async fn with_objects(&self, objects: Objects) -> EtcdStore {
+        let options = EtcdOptions { objects: Some(objects), ..self.options.clone() };
+        EtcdStore::connect(&[self.endpoint.clone()], options).await.unwrap()
+    }
+
+    pub(crate) fn client(&self) -> &etcd_client::Client {
+        &self.client
+    }
+
+    pub(crate) fn prefix(&self) -> &str {
+        &self.options.prefix
+    }
+
+    /// The keys below a prefix, with what they hold.
+    pub(crate) async fn values(&self, prefix: &str) -> BTreeMap<String, String> {
+        let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
+        self.kvs(prefix).await.iter().map(|kv| (text(kv.key()), text(kv.value()))).collect()
     }
 
     async fn kvs(&self, prefix: &str) -> Vec<etcd_client::KeyValue> {

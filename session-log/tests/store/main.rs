@@ -21,3 +21,4 @@ mod sharded;
 mod space;
 mod steps;
 mod support;
+mod transfers;

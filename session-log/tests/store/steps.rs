@@ -32,12 +32,8 @@ enum Place {
     Objects(Last),
 }
 
-const PLACES: [Place; 4] = [
-    Place::Etcd(Lost::Request),
-    Place::Etcd(Lost::Answer),
-    Place::Objects(Last::Lost),
-    Place::Objects(Last::Done),
-];
+const PLACES: [Place; 4] =
+    [Place::Etcd(Lost::Request), Place::Etcd(Lost::Answer), Place::Objects(Last::Lost), Place::Objects(Last::Done)];
 
 /// An etcd and objects that other processes use too.
 struct World {

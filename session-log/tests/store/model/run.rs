@@ -15,9 +15,7 @@ use super::show::{appended, lines, show, state};
 use crate::archive::everything;
 use crate::conformance::calls::sandbox;
 use crate::conformance::exports::proved;
-use crate::conformance::{
-    Fixture, PATIENCE, TTL, idle_event, message, meta, pod, running, tool_result, tool_use,
-};
+use crate::conformance::{Fixture, PATIENCE, TTL, idle_event, message, meta, pod, running, tool_result, tool_use};
 
 /// More than what is stored as it is.
 const LARGE: usize = 70_000;

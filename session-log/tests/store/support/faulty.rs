@@ -1,6 +1,7 @@
 //! An object store that stops working at a chosen call.
 
 use std::fmt;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
@@ -29,6 +30,29 @@ pub(crate) struct Faulty {
     inner: Arc<InMemory>,
     plan: Arc<Mutex<Option<Plan>>>,
     ended: Arc<Notify>,
+    /// Objects that were read.
+    read: Arc<AtomicUsize>,
+    /// It says that it keeps what is put, and does not.
+    forgets: Arc<AtomicBool>,
+    gate: Arc<Mutex<Option<Gate>>>,
+}
+
+/// Where the next put waits when it is done.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Gate {
+    reached: Arc<Notify>,
+    opened: Arc<Notify>,
+}
+
+impl Gate {
+    /// Returns when somebody waits at it.
+    pub(crate) async fn reached(&self) {
+        self.reached.notified().await;
+    }
+
+    pub(crate) fn open(&self) {
+        self.opened.notify_one();
+    }
 }
 
 #[derive(Debug)]
@@ -43,6 +67,26 @@ struct Plan {
 }
 
 impl Faulty {
+    /// The same objects, for somebody who meets no trouble.
+    pub(crate) fn untroubled(&self) -> Self {
+        Self { inner: Arc::clone(&self.inner), ..Self::default() }
+    }
+
+    /// How many objects were read.
+    pub(crate) fn read(&self) -> usize {
+        self.read.load(Ordering::SeqCst)
+    }
+
+    /// From now on nothing that is put is kept.
+    pub(crate) fn forget(&self, forgets: bool) {
+        self.forgets.store(forgets, Ordering::SeqCst);
+    }
+
+    /// The next put waits here when it is done.
+    pub(crate) fn gate(&self) -> Gate {
+        self.gate.lock().unwrap().insert(Gate::default()).clone()
+    }
+
     /// From now on so many calls work, and then they fail.
     pub(crate) fn stop_after(&self, calls: usize, last: Last) {
         *self.plan.lock().unwrap() = Some(Plan { left: calls, last, silent: false, stopped: false });
@@ -105,6 +149,16 @@ impl fmt::Display for Faulty {
 #[async_trait]
 impl ObjectStore for Faulty {
     async fn put_opts(&self, location: &Path, payload: PutPayload, options: PutOptions) -> Result<PutResult> {
+        if self.forgets.load(Ordering::SeqCst) {
+            return InMemory::new().put_opts(location, payload, options).await;
+        }
+        let gate = self.gate.lock().unwrap().take();
+        if let Some(gate) = gate {
+            let put = self.inner.put_opts(location, payload, options).await;
+            gate.reached.notify_one();
+            gate.opened.notified().await;
+            return put;
+        }
         match self.enter() {
             Ok(()) => return self.inner.put_opts(location, payload, options).await,
             Err(Last::Done) => drop(self.inner.put_opts(location, payload, options).await?),
@@ -121,6 +175,7 @@ impl ObjectStore for Faulty {
         if self.enter().is_err() {
             return self.fail().await;
         }
+        self.read.fetch_add(1, Ordering::SeqCst);
         self.inner.get_opts(location, options).await
     }
 

@@ -8,9 +8,11 @@ use super::EtcdStore;
 use super::forks::Whole;
 use super::payloads::given_content;
 use super::plan::{Import, Importing, Part, state, state_looks};
+use super::write::Guard;
 use crate::cut::Cause;
 use crate::import::Incoming;
 use crate::query::PAGE;
+use crate::record::encode;
 use crate::store::{End, Export, Exported, Result, SessionMeta, StoreError};
 
 /// Records that are put at once, by number: each takes up to three of etcd's operations.
@@ -57,7 +59,10 @@ impl EtcdStore {
         // The identifier is as good a mark as any other random text.
         let importing = Importing { meta: SessionMeta { parent: None, ..meta }, import: EventId::generate().into() };
         self.import_part(&id, &importing, Part::Begin).await?;
-        self.clear(&id).await?;
+        let mark = Guard::Holds(self.inner.keys.importing(&id), encode(&importing)?);
+        if !self.clear(&id, &mark).await? {
+            return Err(StoreError::Exists(id));
+        }
         let (mut incoming, mut waiting, mut bytes) = (Incoming::default(), Vec::new(), 0);
         while let Some(exported) = records.next().await {
             let exported = exported?;

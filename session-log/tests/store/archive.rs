@@ -237,7 +237,7 @@ async fn what_is_not_kept_is_not_trimmed() {
     faulty.forget(true);
     let outcome = store.archive_segment(&id, &SMALL, Reach::All).await;
     assert_err!(outcome, StoreError::Unavailable(reason) if reason.contains("is not there"));
-    assert_eq!(etcd.count(&format!("s/{id}/log/")).await, 40);
+    assert_eq!(etcd.count(&format!("log/{id}/")).await, 40);
     assert_eq!(everything(&etcd.another().await, &id).await, before);
     faulty.forget(false);
     assert_eq!(archive_all(&store, &id, Reach::All).await, 40);

@@ -12,6 +12,7 @@ use longhand_session_log::archive::Reach;
 use longhand_session_log::etcd::EtcdStore;
 use longhand_session_log::store::{End, Exported, Parent, Result};
 use longhand_session_log::{SessionStore, StoreError};
+use rstest::rstest;
 
 use crate::archive::{DAY, SMALL, archive_all, everything, later, memory};
 use crate::conformance::exports::proved;
@@ -110,6 +111,29 @@ impl World {
         }
     }
 
+    async fn short_log(&self) -> SessionId {
+        let store = self.etcd.inner();
+        let id = session(&store).await;
+        store.append_unfenced(&id, messages(&[id.as_str(); 20])).await.unwrap();
+        id
+    }
+
+    async fn file(&self, id: &SessionId) -> File {
+        let store = self.etcd.inner();
+        let (end, _) = proved(&store, id).await;
+        (id.clone(), end, store.export(id).await.unwrap().records.try_collect().await.unwrap())
+    }
+
+    /// Deletes the session, and leaves a part of an import of it.
+    async fn break_off(&self, file: &File) {
+        let store = self.etcd.inner();
+        store.delete(&file.0).await.unwrap();
+        let cut_short = stream::iter(file.2[..25].to_vec()).map(Ok);
+        let broken = stream::iter([Err(StoreError::BadImport("it was broken off".to_owned()))]);
+        let outcome = store.import(meta(&file.0), &file.1, cut_short.chain(broken).boxed()).await;
+        assert_err!(outcome, StoreError::BadImport(_));
+    }
+
     /// A log with a small segment, two contents elsewhere, and events that are still in etcd.
     async fn log(&self) -> (SessionId, Vec<Record>) {
         let store = self.etcd.inner();
@@ -134,7 +158,7 @@ async fn an_archiver_may_end_anywhere() {
     let check = async |store: EtcdStore, (id, before): (SessionId, Vec<Record>), _| {
         assert_eq!(everything(&store, &id).await, before);
         archive_all(&store, &id, Reach::All).await;
-        assert_eq!(world.etcd.count(&format!("s/{id}/log/")).await, 0);
+        assert_eq!(world.etcd.count(&format!("log/{id}/")).await, 0);
         assert_eq!(everything(&store, &id).await, before);
         store.collect(DAY, later()).await.unwrap();
         assert_eq!(everything(&world.etcd.another().await, &id).await, before);
@@ -271,12 +295,10 @@ async fn an_import_may_end_anywhere() {
     let world = World::new().await;
     let before = async || {
         let store = world.etcd.inner();
-        let (id, _) = world.log().await;
-        let (end, _) = proved(&store, &id).await;
-        let records = store.export(&id).await.unwrap().records.try_collect().await.unwrap();
-        store.delete(&id).await.unwrap();
+        let file = world.file(&world.log().await.0).await;
+        store.delete(&file.0).await.unwrap();
         store.collect(DAY, later()).await.unwrap();
-        (id, end, records)
+        file
     };
     let work = async |store: EtcdStore, file: &File| store.import(meta(&file.0), &file.1, records(file)).await;
     let check = async |store: EtcdStore, file: File, done: bool| {
@@ -296,4 +318,84 @@ async fn an_import_may_end_anywhere() {
         assert_eq!(proved(&world.etcd.another().await, id).await.1, file.2);
     };
     world.at_each_step(before, work, check).await;
+}
+
+/// What is done by one that stands still for long.
+#[derive(Clone, Copy, Debug)]
+enum Late {
+    Delete,
+    Import,
+    Archive,
+    Forget,
+}
+
+impl Late {
+    async fn work(self, store: EtcdStore, file: File) -> Result<()> {
+        let id = &file.0;
+        match self {
+            Self::Delete => store.delete(id).await,
+            Self::Import => store.import(meta(id), &file.1, records(&file)).await,
+            Self::Archive => store.archive_segment(id, &SMALL, Reach::All).await.map(drop),
+            Self::Forget => store.forget(id, DAY, later()).await.map(drop),
+        }
+    }
+}
+
+/// One that stood still, at any step, takes nothing from the session that was made meanwhile under the same identifier.
+#[rstest]
+#[case(Late::Delete)]
+#[case(Late::Import)]
+#[case(Late::Archive)]
+#[case(Late::Forget)]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_wakes_up_late_takes_nothing_away(#[case] late: Late) {
+    let world = World::new().await;
+    let store = world.etcd.inner();
+    for steps in 0.. {
+        assert!(steps < MOST, "it never ends");
+        let (id, other) = match late {
+            // Nothing of either is archived yet, so that the manifest says nothing of which it is.
+            Late::Archive => (world.short_log().await, world.short_log().await),
+            _ => (world.log().await.0, world.log().await.0),
+        };
+        let old = world.file(&id).await;
+        let (_, end, events) = world.file(&other).await;
+        let new: File = (id.clone(), end, events);
+        match late {
+            Late::Forget => drop(archive_all(&store, &id, Reach::All).await),
+            Late::Import => world.break_off(&old).await,
+            Late::Delete | Late::Archive => {}
+        }
+        let cut = Cut::to(world.etcd.address()).await;
+        let slow = world.etcd.at(cut.endpoint()).await;
+        slow.collect(DAY, Timestamp::UNIX_EPOCH).await.unwrap();
+        cut.hold_after(steps);
+        let mut working = tokio::spawn(late.work(slow, old));
+        let held = tokio::select! {
+            () = cut.holds() => true,
+            done = &mut working => done.unwrap().map(|()| false).unwrap(),
+        };
+        if held {
+            store.delete(&id).await.unwrap();
+            store.import(meta(&id), &new.1, records(&new)).await.unwrap();
+            if let Late::Forget = late {
+                archive_all(&store, &id, Reach::All).await;
+            }
+            cut.release();
+            let outcome = working.await.unwrap();
+            // A deletion that had not begun is one of the new session.
+            let deleted = matches!(late, Late::Delete) && outcome.is_ok() && store.state(&id).await.is_err();
+            if deleted {
+                assert_eq!(world.etcd.count(&format!("meta/{id}")).await, 0, "as a whole: after {steps}");
+            } else {
+                let found = proved(&world.etcd.another().await, &id).await.1;
+                assert_eq!(found, new.2, "after {steps}: {outcome:?}");
+            }
+        }
+        world.remove_all().await;
+        assert_eq!(world.etcd.leftovers().await, Vec::<String>::new(), "after {steps}");
+        if !held {
+            break;
+        }
+    }
 }

@@ -181,7 +181,7 @@ async fn no_more_is_read_than_is_taken() {
     }
     // What comes later is not in memory yet.
     let mut kv = etcd.client().kv_client();
-    let last = format!("{}s/{id}/log/{:016x}", etcd.prefix(), 320);
+    let last = format!("{}log/{id}/{:016x}", etcd.prefix(), 320);
     kv.delete(last, None).await.unwrap();
     let rest: Vec<Result<Exported>> = export.records.collect().await;
     assert!(rest.len() < 300 && rest.last().unwrap().is_err(), "{}", rest.len());

@@ -47,6 +47,9 @@ fn append(what: What) -> Op {
     append(What::Running), finish(Answerer::Worker), take_in(Damage::None), Op::On(Which::Any(1), Act::Call { call: 0 }),
 ])]
 #[case::a_large_call_is_closed_elsewhere(&[append(What::Large), take_in(Damage::None)])]
+#[case::a_zombie_whose_replica_has_not_seen_a_leap(&[
+    on(Act::Claim { brain: 1, takeover: true }), on(Act::Leap), append(What::Running),
+])]
 #[tokio::test]
 async fn both_stores_answer_the_same_again(#[case] ops: &[Op]) {
     let (expected, actual) = super::both(ops).await;

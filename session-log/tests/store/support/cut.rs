@@ -29,10 +29,30 @@ struct State {
     armed: AtomicBool,
     /// What is lost after so many of its kind, and everything from then on.
     last: Mutex<Option<(Lost, usize)>>,
+    /// So many more requests get through before one waits, and whether it goes on.
+    held: Mutex<Option<usize>>,
+    holding: watch::Sender<bool>,
     blocked: watch::Sender<bool>,
 }
 
 impl State {
+    /// Waits while it is this request's turn to be held.
+    async fn hold(&self, bytes: usize) {
+        let is_due = match self.held.lock().unwrap().as_mut() {
+            Some(0) => true,
+            Some(left) if bytes > NO_ANSWER => {
+                *left -= 1;
+                false
+            }
+            _ => false,
+        };
+        if is_due && bytes > NO_ANSWER {
+            *self.held.lock().unwrap() = None;
+            self.holding.send_replace(true);
+            let _ = self.holding.subscribe().wait_for(|holding| !*holding).await;
+        }
+    }
+
     /// Whether these bytes get through.
     fn passes(&self, kind: Lost, bytes: usize) -> bool {
         let mut last = self.last.lock().unwrap();
@@ -92,6 +112,22 @@ impl Cut {
         let _ = self.state.blocked.subscribe().wait_for(|blocked| *blocked).await;
     }
 
+    /// After so many more requests one is held back, and all that come after it on its connection.
+    pub(crate) fn hold_after(&self, requests: usize) {
+        *self.state.held.lock().unwrap() = Some(requests);
+    }
+
+    /// Returns when one is held back.
+    pub(crate) async fn holds(&self) {
+        let _ = self.state.holding.subscribe().wait_for(|holding| *holding).await;
+    }
+
+    /// Lets it go.
+    pub(crate) fn release(&self) {
+        *self.state.held.lock().unwrap() = None;
+        self.state.holding.send_replace(false);
+    }
+
     pub(crate) fn has_ended(&self) -> bool {
         *self.state.blocked.borrow()
     }
@@ -118,6 +154,7 @@ async fn forward(client: TcpStream, target: String, state: &State) {
     let up = async move {
         let mut buffer = vec![0; 65_536];
         while let Ok(count @ 1..) = from_client.read(&mut buffer).await {
+            state.hold(count).await;
             if !state.passes(Lost::Request, count) || to_server.write_all(&buffer[..count]).await.is_err() {
                 break;
             }

@@ -237,10 +237,11 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a.ndjson");
         std::fs::write(&path, "older").unwrap();
-        let cut = parts(&file()[..file().len() - 40], 100);
+        let whole = file();
+        let cut = parts(&whole[..whole.len() - 40], 100);
         let error = save(&path, cut).await.unwrap_err();
         assert!(matches!(error, Error::BrokenExport { .. }), "{error}");
-        let gone = parts(&file()[..200], 100)
+        let gone = parts(&whole[..200], 100)
             .chain(stream::iter([Err(Error::Output(std::io::Error::other("the service went away")))]));
         let error = save(&path, gone).await.unwrap_err().to_string();
         assert!(error.contains("went away"), "{error}");

@@ -199,9 +199,9 @@ async fn a_collector_takes_nothing_that_is_being_imported() {
     let (end, records) = export(&store, &id).await;
     store.delete(&id).await.unwrap();
 
-    let gate = faulty.gate();
+    let (gate, to) = (faulty.gate(), SessionId::generate());
     let importing = tokio::spawn({
-        let (store, meta, records) = (store.clone(), meta(&id), stream_of(&records));
+        let (store, meta, records) = (store.clone(), meta(&to), stream_of(&records));
         async move { store.import(meta, &end, records).await }
     });
     gate.reached().await;
@@ -209,10 +209,10 @@ async fn a_collector_takes_nothing_that_is_being_imported() {
     assert_eq!(collector.collect(DAY, later()).await.unwrap().removed, 0);
     gate.open();
     importing.await.unwrap().unwrap();
-    assert_eq!(everything(&etcd.another().await, &id).await, before);
+    assert_eq!(everything(&etcd.another().await, &to).await, before);
     // It is known by now who holds it.
     collector.collect(DAY, later()).await.unwrap();
     let holds: BTreeMap<String, String> = etcd.values("payload/").await;
     assert!(holds.values().all(|hold| hold.contains("\"confirmed\":true")) && holds.len() == 1, "{holds:?}");
-    assert_eq!(everything(&etcd.another().await, &id).await, before);
+    assert_eq!(everything(&etcd.another().await, &to).await, before);
 }

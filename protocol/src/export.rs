@@ -11,10 +11,12 @@
 //! ```
 //!
 //! `record` is the record as it is stored, byte for byte, since the next record's `prev_hash` is its SHA-256. The last
-//! one's is `hash` of the header. What a record keeps elsewhere, and names by its SHA-256, comes with it in `payloads`.
-//! So whoever knows the hash of a session's last record can prove every event of a file with nothing but this module.
+//! one's is `hash` of the header. What a record keeps elsewhere, and names in `x_payload` of its event ([`Reference`]),
+//! comes with it in `payloads`. So whoever knows the hash of a session's last record can prove every event of a file
+//! with nothing but this module.
 
 mod chain;
+mod reference;
 mod verify;
 mod write;
 
@@ -26,7 +28,8 @@ use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 
 pub use self::chain::{BrokenChain, Chain};
-pub use self::verify::{Broken, Reader, Step, Verified};
+pub use self::reference::{REFERENCE_FIELD, Reference};
+pub use self::verify::{Broken, Flaw, Reader, Step, Verified};
 pub use self::write::Writer;
 
 /// What every export is.

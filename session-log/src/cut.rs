@@ -49,7 +49,11 @@ impl Cut {
         match &record.event.body {
             EventBody::SessionStatusIdle { .. } => self.turns += 1,
             EventBody::SessionUsage { usage } if self.usage.is_none() => self.usage = Some(*usage),
-            EventBody::AgentToolUse { .. } if !self.answered.contains(id) => self.open_calls.push(id.clone()),
+            body if is_call(body) => {
+                if !self.answered.contains(id) {
+                    self.open_calls.push(id.clone());
+                }
+            }
             EventBody::SpanModelRequestEnd { model_request_start_id, .. } => {
                 self.ended_spans.insert(model_request_start_id.clone());
             }
@@ -64,9 +68,11 @@ impl Cut {
         self.status = status_of(&record.event.body).or(self.status);
         match &record.event.body {
             EventBody::SessionUsage { usage } => self.usage = Some(*usage),
-            // More than can be closed are not worth remembering.
-            EventBody::AgentToolUse { .. } if self.open_calls.len() <= MOST_OPEN => {
-                self.open_calls.insert(0, id.clone());
+            body if is_call(body) => {
+                // More than can be closed are not worth remembering.
+                if self.open_calls.len() <= MOST_OPEN {
+                    self.open_calls.insert(0, id.clone());
+                }
             }
             EventBody::SpanModelRequestEnd { model_request_start_id, .. } => {
                 self.open_spans.retain(|span| span != model_request_start_id);
@@ -139,6 +145,11 @@ impl Cut {
         let idle = goes_on.then(|| event("idle", EventBody::SessionStatusIdle { stop_reason: StopReason::EndTurn }));
         Ok(results.chain(ends).chain(idle).collect())
     }
+}
+
+/// Whether an event opens a call. By its name: the body of a large one is elsewhere.
+fn is_call(body: &EventBody) -> bool {
+    body.kind() == "agent.tool_use"
 }
 
 /// The model reads this in place of a result.

@@ -160,10 +160,10 @@ impl SessionStore for MemoryStore {
         if parent.meta.namespace != meta.namespace {
             return Err(missing());
         }
-        if state.sessions.contains_key(&meta.id) {
-            return Err(StoreError::Exists(meta.id));
-        }
         let (id, fork) = (meta.id.clone(), parent.fork(meta, from)?);
+        if state.sessions.contains_key(&id) {
+            return Err(StoreError::Exists(id));
+        }
         state.sessions.insert(id, fork);
         Ok(())
     }

@@ -393,7 +393,7 @@ pub const EPOCH_LEAP: u64 = 1_000_000;
 /// [`StoreError::Duplicate`].
 ///
 /// When several reasons speak against a change, the first of these is given: `NotFound`, `Fenced`, `Duplicate`,
-/// `HeadMoved`, `NotQueued`, `WakeMoved`, and `LimitReached` last.
+/// `HeadMoved`, `NotQueued`, `WakeMoved`, and `LimitReached` last; of a fork `NotFound`, `NoSuchEvent`, `Exists`.
 ///
 /// A log is bounded by [`crate::caps::Caps`]: what still enters one that is full is said in [`crate::caps`]. When a log
 /// comes near to a limit, the store appends one `x.session.near_limit`.

@@ -1,8 +1,9 @@
 //! Whether records follow one another.
 
 use serde::Deserialize;
+use serde_json::Value;
 
-use super::sha256_hex;
+use super::{Reference, sha256_hex};
 
 /// Why a record does not follow the one before.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -73,6 +74,15 @@ impl BrokenChain {
 struct Links {
     seq: u64,
     prev_hash: String,
+    #[serde(default)]
+    event: Elsewhere,
+}
+
+/// What an event keeps elsewhere.
+#[derive(Default, Deserialize)]
+struct Elsewhere {
+    #[serde(default, rename = "x_payload")]
+    reference: Option<Value>,
 }
 
 /// The records of one log, from the first on.
@@ -100,6 +110,11 @@ impl Chain {
     /// # Errors
     /// When it is not the next one.
     pub fn push(&mut self, record: &[u8]) -> Result<(), BrokenChain> {
+        self.push_named(record).map(drop)
+    }
+
+    /// The same; what the record keeps elsewhere.
+    pub(super) fn push_named(&mut self, record: &[u8]) -> Result<Option<Reference>, BrokenChain> {
         let due = self.seq.saturating_add(1);
         let links: Links = serde_json::from_slice(record)
             .map_err(|error| BrokenChain::Unreadable { seq: due, reason: error.to_string() })?;
@@ -114,7 +129,7 @@ impl Chain {
         }
         self.seq = due;
         self.hash = sha256_hex(record);
-        Ok(())
+        Ok(links.event.reference.as_ref().and_then(Reference::read))
     }
 
     /// Checks that the log ends here.

@@ -6,24 +6,34 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use sha2::{Digest as _, Sha256};
 
-use super::{BrokenChain, Chain, Entry, FORMAT, Footer, Header, LONGEST_LINE, Line, VERSION, hex, sha256_hex};
+use super::{
+    BrokenChain, Chain, Entry, FORMAT, Footer, Header, LONGEST_LINE, Line, Reference, VERSION, hex, sha256_hex,
+};
 
-/// Why an export is not whole.
+/// Why an export is not whole, and where that was noticed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Broken {
+#[error("line {line}: {flaw}")]
+pub struct Broken {
+    /// Counted from 1; the one after the last if something is missing at the end.
+    pub line: u64,
+    /// What is wrong.
+    pub flaw: Flaw,
+}
+
+/// What is wrong with an export.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Flaw {
     /// There is nothing.
     #[error("the file is empty")]
     Empty,
     /// The line is not what this format has.
-    #[error("line {line} cannot be read: {reason}")]
+    #[error("it cannot be read: {reason}")]
     Line {
-        /// Counted from 1.
-        line: u64,
         /// What is wrong.
         reason: String,
     },
     /// It does not begin as an export does.
-    #[error("the first line is not the header of a session export of {FORMAT}")]
+    #[error("it is not the header of a session export of {FORMAT}")]
     NoHeader,
     /// A later build wrote it.
     #[error("the file has version {found} of the format and this build reads up to {VERSION}: use a newer one")]
@@ -57,11 +67,8 @@ pub enum Broken {
         last: u64,
     },
     /// Something follows the last line.
-    #[error("line {line} follows the last line of the export")]
-    Trailing {
-        /// Counted from 1.
-        line: u64,
-    },
+    #[error("it follows the last line of the export")]
+    Trailing,
     /// The events are whole, and something around them was changed.
     #[error(
         "the file was changed: every event is as it was appended, and its header or another part around them is not"
@@ -113,18 +120,7 @@ impl Reader {
     /// The first thing that is wrong.
     pub fn line(&mut self, bytes: &[u8]) -> Result<Step, Broken> {
         self.line += 1;
-        if self.ended {
-            return Err(Broken::Trailing { line: self.line });
-        }
-        let line = self.parse(bytes);
-        match (line, self.header.is_some()) {
-            (Ok(Line::Header(header)), false) => self.header(header, bytes),
-            (_, false) => Err(Broken::NoHeader),
-            (Ok(Line::Event(entry)), true) => self.event(entry, bytes),
-            (Ok(Line::End(footer)), true) => self.end(&footer),
-            (Ok(Line::Header(_)), true) => Err(self.unreadable("it is a second header")),
-            (Err(error), true) => Err(error),
-        }
+        self.take(bytes).map_err(|flaw| Broken { line: self.line, flaw })
     }
 
     /// What was read, if that was all.
@@ -132,76 +128,102 @@ impl Reader {
     /// # Errors
     /// When something is missing.
     pub fn finish(self) -> Result<Verified, Broken> {
-        let Some(header) = self.header else { return Err(Broken::Empty) };
+        let missing = |flaw| Broken { line: self.line + 1, flaw };
+        let Some(header) = self.header else { return Err(missing(Flaw::Empty)) };
         if !self.ended {
-            return Err(Broken::NoEnd { last: self.chain.seq() });
+            return Err(missing(Flaw::NoEnd { last: self.chain.seq() }));
         }
         Ok(Verified { header, events: self.chain.seq() })
     }
 
-    fn unreadable(&self, reason: &str) -> Broken {
-        Broken::Line { line: self.line, reason: reason.to_string() }
+    fn take(&mut self, bytes: &[u8]) -> Result<Step, Flaw> {
+        if self.ended {
+            return Err(Flaw::Trailing);
+        }
+        match (self.parse(bytes), self.header.is_some()) {
+            (Ok(Line::Header(header)), false) => self.header(header, bytes),
+            (_, false) => Err(Flaw::NoHeader),
+            (Ok(Line::Event(entry)), true) => self.event(entry, bytes),
+            (Ok(Line::End(footer)), true) => self.end(&footer),
+            (Ok(Line::Header(_)), true) => Err(unreadable("it is a second header")),
+            (Err(flaw), true) => Err(flaw),
+        }
     }
 
-    fn parse(&self, bytes: &[u8]) -> Result<Line, Broken> {
+    fn parse(&self, bytes: &[u8]) -> Result<Line, Flaw> {
         if bytes.len() > LONGEST_LINE {
-            return Err(self.unreadable(&format!("it is longer than {LONGEST_LINE} bytes")));
+            return Err(unreadable(&format!("it is longer than {LONGEST_LINE} bytes")));
         }
         let Some(line) = bytes.strip_suffix(b"\n") else {
-            return Err(Broken::NoEnd { last: self.chain.seq() });
+            return Err(Flaw::NoEnd { last: self.chain.seq() });
         };
         serde_json::from_slice(line).map_err(|error| {
             let due = self.chain.seq().saturating_add(1);
-            self.unreadable(&format!("{error}; event {due} is due here"))
+            unreadable(&format!("{error}; event {due} is due here"))
         })
     }
 
-    fn header(&mut self, header: Header, bytes: &[u8]) -> Result<Step, Broken> {
+    fn header(&mut self, header: Header, bytes: &[u8]) -> Result<Step, Flaw> {
         if header.format != FORMAT {
-            return Err(Broken::NoHeader);
+            return Err(Flaw::NoHeader);
         }
         if header.version > VERSION {
-            return Err(Broken::Version { found: header.version });
+            return Err(Flaw::Version { found: header.version });
         }
         self.digest.update(bytes);
         self.header = Some(header.clone());
         Ok(Step::Header(Box::new(header)))
     }
 
-    fn event(&mut self, entry: Entry, bytes: &[u8]) -> Result<Step, Broken> {
+    fn event(&mut self, entry: Entry, bytes: &[u8]) -> Result<Step, Flaw> {
         let Entry { seq: said, record, payloads } = entry;
         let record = record.into_bytes();
-        self.chain.push(&record)?;
+        let named = self.chain.push_named(&record)?;
         let seq = self.chain.seq();
         if said != seq {
-            return Err(Broken::Number { seq, said });
+            return Err(Flaw::Number { seq, said });
         }
         if let Some(header) = &self.header
             && seq > header.head
         {
             return Err(BrokenChain::Beyond { found: seq, head: header.head }.into());
         }
-        let payloads = payloads
-            .into_iter()
-            .map(|(hash, content)| match STANDARD.decode(content) {
-                Ok(content) if sha256_hex(&content) == hash => Ok((hash, content)),
-                Ok(_) => Err(format!("the content that it names as {hash} is another one")),
-                Err(error) => Err(format!("the content that it names as {hash} is not base64: {error}")),
-            })
-            .collect::<Result<_, _>>()
-            .map_err(|reason| Broken::Payload { seq, reason })?;
+        let payloads = contents(named, payloads).map_err(|reason| Flaw::Payload { seq, reason })?;
         self.digest.update(bytes);
         Ok(Step::Event { seq, record, payloads })
     }
 
-    fn end(&mut self, footer: &Footer) -> Result<Step, Broken> {
+    fn end(&mut self, footer: &Footer) -> Result<Step, Flaw> {
         if let Some(header) = &self.header {
             self.chain.end(header.head, &header.hash)?;
         }
         if footer.events != self.chain.seq() || footer.sha256 != hex(&self.digest.clone().finalize()) {
-            return Err(Broken::Digest);
+            return Err(Flaw::Digest);
         }
         self.ended = true;
         Ok(Step::End)
     }
+}
+
+fn unreadable(reason: &str) -> Flaw {
+    Flaw::Line { reason: reason.to_owned() }
+}
+
+/// The contents that came with a record, if they are what it names.
+fn contents(named: Option<Reference>, given: BTreeMap<String, String>) -> Result<BTreeMap<String, Vec<u8>>, String> {
+    let named = named.map(|reference| reference.sha256);
+    if let Some(named) = named.as_ref().filter(|named| !given.contains_key(*named)) {
+        return Err(format!("it names the content {named}, which is not there"));
+    }
+    let check = |(hash, content): (String, String)| {
+        if named.as_ref() != Some(&hash) {
+            return Err(format!("the content {hash} is there, which it does not name"));
+        }
+        match STANDARD.decode(content) {
+            Ok(content) if sha256_hex(&content) == hash => Ok((hash, content)),
+            Ok(_) => Err(format!("the content that it names as {hash} is another one")),
+            Err(error) => Err(format!("the content that it names as {hash} is not base64: {error}")),
+        }
+    };
+    given.into_iter().map(check).collect()
 }

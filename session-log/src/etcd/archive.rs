@@ -41,8 +41,9 @@ struct Before {
     meta: SessionMeta,
     head: Head,
     manifest: Manifest,
-    /// Revision of the manifest's key; 0 if there is none.
-    revision: i64,
+    /// The manifest is as it was, or there is still none, and so is the session: it may be another one of the same
+    /// identifier.
+    unchanged: [Guard; 2],
 }
 
 impl EtcdStore {
@@ -92,7 +93,7 @@ impl EtcdStore {
         write
             .changes
             .push(Change::DeleteRange(keys.log(id, through.saturating_add(1)), keys.log(id, newest.saturating_add(1))));
-        self.replace_manifest(id, before.revision, &next, write).await?;
+        self.replace_manifest(id, &before, &next, write).await?;
         Ok(Some(archived))
     }
 
@@ -101,11 +102,16 @@ impl EtcdStore {
         let looks = [keys.meta(id), keys.head(id), keys.archived(id)].map(Look::Key);
         let view = self.inner.etcd.look(&looks).await?;
         let Some(meta) = view.get(&keys.meta(id)) else { return Ok(None) };
+        // Of no key at all, etcd compares revision 0.
+        let unchanged = [keys.archived(id), keys.meta(id)].map(|key| {
+            let revision = view.get(&key).map_or(0, |kv| kv.mod_revision);
+            Guard::Unchanged(key, revision)
+        });
         Ok(Some(Before {
             meta: meta.decode()?,
             head: self.place(id).head(&view)?,
             manifest: manifest(&view, &keys.archived(id))?,
-            revision: view.get(&keys.archived(id)).map_or(0, |kv| kv.mod_revision),
+            unchanged,
         }))
     }
 
@@ -155,25 +161,25 @@ impl EtcdStore {
         }
     }
 
-    /// Puts a manifest in place of the one of this revision, and carries out `with`, in one transaction.
-    async fn replace_manifest(&self, id: &SessionId, revision: i64, next: &Manifest, with: Write) -> Result<()> {
+    /// Puts a manifest in place of the one that was read, and carries out `with`, in one transaction.
+    async fn replace_manifest(&self, id: &SessionId, before: &Before, next: &Manifest, with: Write) -> Result<()> {
         let keys = &self.inner.keys;
         let (meta, archived) = (keys.meta(id), keys.archived(id));
         let value = encode(next)?;
         let plan = |view: &View| {
-            let found = view.get(&archived);
-            if found.is_some_and(|kv| kv.value == value) {
+            if view.get(&archived).is_some_and(|kv| kv.value == value) {
                 return Ok(Plan::Done(()));
             }
             if view.get(&meta).is_none() {
                 return Err(StoreError::NotFound(id.clone()));
             }
-            if found.map_or(0, |kv| kv.mod_revision) != revision {
-                return Err(StoreError::Unavailable("another has archived meanwhile".to_owned()));
+            if !before.unchanged.iter().all(|guard| guard.holds(view)) {
+                return Err(StoreError::Unavailable(
+                    "another has archived meanwhile, or the session changed".to_owned(),
+                ));
             }
             let mut write = with.clone();
-            // Of no key at all, etcd compares revision 0.
-            write.guard(Guard::Unchanged(archived.clone(), revision)).guard(Guard::Present(meta.clone()));
+            write.guards.extend(before.unchanged.clone());
             write.put(archived.clone(), value.clone());
             Ok(Plan::Write(write, ()))
         };
@@ -202,7 +208,7 @@ impl EtcdStore {
         let Some(last) = old.last().map(|line| line.record.seq) else { return Ok(0) };
         for some in old.chunks(FORGOTTEN_AT_ONCE) {
             let mut write = Write { makes_room: true, ..Write::default() };
-            write.guard(Guard::Present(keys.archived(id)));
+            write.guards.extend(before.unchanged.clone());
             for line in some {
                 let event = &line.record.event;
                 write.delete(keys.idem(id, &event.id));
@@ -210,15 +216,15 @@ impl EtcdStore {
                     write.delete(keys.done(id, &call));
                 }
             }
-            let look = [Look::Key(keys.archived(id))];
+            let looks = [keys.archived(id), keys.meta(id)].map(Look::Key);
             let plan = |view: &View| {
-                let gone = view.get(&keys.archived(id)).is_none();
-                Ok(if gone { Plan::Done(()) } else { Plan::Write(write.clone(), ()) })
+                let unchanged = before.unchanged.iter().all(|guard| guard.holds(view));
+                Ok(if unchanged { Plan::Write(write.clone(), ()) } else { Plan::Done(()) })
             };
-            self.inner.etcd.carry_out(&look, None, plan).await?;
+            self.inner.etcd.carry_out(&looks, None, plan).await?;
         }
-        let next = Manifest { forgotten: last, ..before.manifest };
-        self.replace_manifest(id, before.revision, &next, Write::default()).await?;
+        let next = Manifest { forgotten: last, ..before.manifest.clone() };
+        self.replace_manifest(id, &before, &next, Write::default()).await?;
         Ok(last.saturating_sub(known))
     }
 }

@@ -104,7 +104,8 @@ impl Etcd {
         }
     }
 
-    /// Carries a plan out: first by what is assumed, if anything is; then by what is read.
+    /// Carries a plan out: first by what is assumed, if anything is; then by what is read. Nothing is refused by what is
+    /// only assumed.
     ///
     /// After an ambiguous failure everything is read back before anything is tried again. The same events' identifiers
     /// and the same guards make a second attempt safe even if the first is still on its way.
@@ -126,6 +127,7 @@ impl Etcd {
         plan: impl Fn(&View) -> Result<Plan<T>> + Send,
     ) -> Result<(T, Removed)> {
         let mut retry = Retry::new(self.timeout.saturating_mul(2));
+        let mut is_assumed = assumed.is_some();
         let mut next = assumed;
         let mut in_doubt = false;
         let mut no_space = false;
@@ -135,7 +137,16 @@ impl Etcd {
                 None => self.look(looks).await?,
             };
             view.in_doubt = in_doubt;
-            match plan(&view)? {
+            let planned = match plan(&view) {
+                // What is out of date refuses nobody.
+                Err(_) if is_assumed => {
+                    is_assumed = false;
+                    continue;
+                }
+                planned => planned?,
+            };
+            is_assumed = false;
+            match planned {
                 Plan::Done(outcome) => return Ok((outcome, Removed::new())),
                 Plan::Read(more) => {
                     view.absorb(again.look_again(&more).await?);

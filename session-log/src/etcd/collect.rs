@@ -17,9 +17,10 @@ use super::EtcdStore;
 use super::cold::{base, manifest};
 use super::payloads::{self, Hold};
 use super::plan::{self, Place, Plan};
-use super::view::{Look, View};
+use super::view::{Kv, Look, View};
 use super::write::{Guard, Write};
 use crate::objects::payload;
+use crate::record::encode;
 use crate::store::{Result, SessionMeta, StoreError};
 
 /// Objects, or keys, that are looked at together.
@@ -112,72 +113,106 @@ impl EtcdStore {
             let held: Vec<_> = view.prefix(&prefix).collect();
             let Some(last) = held.last() else { return Ok(()) };
             from = format!("{}\0", last.key);
-            let of = held.iter().filter_map(|kv| keys.held(&kv.key).map(|(_, sha256, id)| (kv, sha256, id)));
-            let of: Vec<_> = of.collect();
-            let looks: BTreeSet<String> = of.iter().flat_map(|(_, _, id)| [keys.meta(id), keys.deleting(id)]).collect();
-            let looks: Vec<Look> = looks.into_iter().map(Look::Key).collect();
+            let of = held.iter().filter_map(|kv| keys.held(&kv.key).map(|(_, sha256, id)| (*kv, sha256, id)));
+            let mut of_sessions: BTreeMap<SessionId, Vec<(&Kv, &str)>> = BTreeMap::new();
+            of.for_each(|(kv, sha256, id)| of_sessions.entry(id).or_default().push((kv, sha256)));
+            let looks = of_sessions.keys().flat_map(|id| self.signs_of(id)).map(Look::Key).collect::<Vec<_>>();
             let sessions = self.inner.etcd.look(&looks).await?;
-            for (kv, sha256, id) in of {
-                if sessions.get(&keys.meta(&id)).is_none() && sessions.get(&keys.deleting(&id)).is_none() {
-                    let guards = vec![Guard::Absent(keys.meta(&id)), Guard::Absent(keys.deleting(&id))];
-                    self.release(&kv.key, kv.mod_revision, guards).await?;
-                    continue;
-                }
-                let hold: Hold = kv.decode()?;
-                if !hold.confirmed && hold.since <= limit && !self.refers(&id, sha256).await? {
-                    self.release(&kv.key, kv.mod_revision, Vec::new()).await?;
+            for (id, held) in of_sessions {
+                if self.signs_of(&id).iter().all(|key| sessions.get(key).is_none()) {
+                    for (kv, _) in held {
+                        let guards = self.signs_of(&id).map(Guard::Absent).to_vec();
+                        self.change_hold(kv, guards, None).await?;
+                    }
+                } else if sessions.get(&keys.meta(&id)).is_some() {
+                    self.review_holds(&id, held, limit).await?;
                 }
             }
         }
     }
 
-    /// Removes a hold that is as it was, if the guards hold.
-    async fn release(&self, key: &str, revision: i64, guards: Vec<Guard>) -> Result<()> {
-        let mut write = Write { guards, makes_room: true, ..Write::default() };
-        write.guard(Guard::Unchanged(key.to_owned(), revision)).delete(key.to_owned());
-        let look = [Look::Key(key.to_owned())];
+    /// The keys that a session has one of as long as anything of it is there.
+    fn signs_of(&self, id: &SessionId) -> [String; 3] {
+        let keys = &self.inner.keys;
+        [keys.meta(id), keys.deleting(id), keys.importing(id)]
+    }
+
+    /// Finds out whether a session refers to payloads of which that is not known, though they are old enough for it.
+    async fn review_holds(&self, id: &SessionId, held: Vec<(&Kv, &str)>, limit: Timestamp) -> Result<()> {
+        let mut doubtful = Vec::new();
+        for (kv, sha256) in held {
+            let hold: Hold = kv.decode()?;
+            if !hold.confirmed && hold.since <= limit {
+                doubtful.push((kv, sha256, hold));
+            }
+        }
+        if doubtful.is_empty() {
+            return Ok(());
+        }
+        let wanted = doubtful.iter().map(|(_, sha256, _)| *sha256).collect();
+        let Some(referred) = self.referred(id, wanted).await? else { return Ok(()) };
+        for (kv, sha256, hold) in doubtful {
+            let confirmed = Hold { confirmed: true, ..hold };
+            let next = referred.contains(sha256).then(|| encode(&confirmed)).transpose()?;
+            self.change_hold(kv, Vec::new(), next).await?;
+        }
+        Ok(())
+    }
+
+    /// Changes a hold that is as it was, or removes it, if the guards hold.
+    async fn change_hold(&self, held: &Kv, guards: Vec<Guard>, next: Option<Vec<u8>>) -> Result<()> {
+        let key = &held.key;
+        let mut write = Write { guards, makes_room: next.is_none(), ..Write::default() };
+        write.guard(Guard::Unchanged(key.clone(), held.mod_revision));
+        match next {
+            Some(value) => write.put(key.clone(), value),
+            None => write.delete(key.clone()),
+        };
+        let look = [Look::Key(key.clone())];
         let plan = |view: &View| match view.get(key) {
-            Some(held) if held.mod_revision == revision => Ok(Plan::Write(write.clone(), ())),
+            Some(now) if now.mod_revision == held.mod_revision => Ok(Plan::Write(write.clone(), ())),
             _ => Ok(Plan::Done(())),
         };
         match self.inner.etcd.carry_out(&look, None, plan).await {
             // The session came to be meanwhile; the next collection looks again.
             Err(StoreError::Unavailable(reason)) => {
-                tracing::debug!(key, reason, "a payload stays held for now");
+                tracing::debug!(key, reason, "a payload stays held as it is for now");
                 Ok(())
             }
             outcome => outcome.map(drop),
         }
     }
 
-    /// Whether an event of the session, in its log or its inbox, refers to this payload.
-    async fn refers(&self, id: &SessionId, sha256: &str) -> Result<bool> {
-        let refers = |body: &_| payload::reference(body).is_some_and(|reference| reference.sha256 == sha256);
+    /// Which of these payloads an event of the session, in its log or its inbox, refers to; `None` if the session went.
+    async fn referred<'a>(&self, id: &SessionId, wanted: BTreeSet<&'a str>) -> Result<Option<BTreeSet<&'a str>>> {
         let keys = &self.inner.keys;
+        let mut found = BTreeSet::new();
+        let mut take = |body: &_| {
+            if let Some(reference) = payload::reference(body) {
+                found.extend(wanted.get(reference.sha256.as_str()));
+            }
+            found.len() == wanted.len()
+        };
         // The inbox comes first: what is promoted meanwhile is in the log then.
         let looks = [Look::Key(keys.meta(id)), Look::Key(keys.wake(id)), Look::Prefix(keys.inboxes(id))];
         let view = self.inner.etcd.look(&looks).await?;
         let place: Place<'_> = self.place(id);
         let queued = match plan::inbox(&place, &view) {
             Ok(inbox) => inbox,
-            Err(StoreError::NotFound(_)) => return Ok(true),
+            Err(StoreError::NotFound(_)) => return Ok(None),
             Err(error) => return Err(error),
         };
-        if queued.items.iter().any(|item| refers(&item.event.body)) {
-            return Ok(true);
-        }
+        let mut all = queued.items.iter().any(|item| take(&item.event.body));
         let view = self.inner.etcd.look(&[Look::Key(keys.head(id)), Look::Key(keys.meta(id))]).await?;
-        let Some(meta) = view.get(&keys.meta(id)) else { return Ok(true) };
+        let Some(meta) = view.get(&keys.meta(id)) else { return Ok(None) };
         let mut next = base(&meta.decode::<SessionMeta>()?).saturating_add(1);
         let head = place.head(&view)?.seq;
-        while next <= head {
+        while next <= head && !all {
             let last = head.min(next.saturating_add(PAGE - 1));
-            if self.stored_of(id, next..=last).await?.iter().any(|(record, _)| refers(&record.event.body)) {
-                return Ok(true);
-            }
+            all = self.stored_of(id, next..=last).await?.iter().any(|(record, _)| take(&record.event.body));
             next = last.saturating_add(1);
         }
-        Ok(false)
+        Ok(Some(found))
     }
 
     async fn collect_payloads(&self, limit: Timestamp, collected: &mut Collected) -> Result<()> {

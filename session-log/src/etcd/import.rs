@@ -1,23 +1,20 @@
 //! Whole logs: out as they are stored, and in.
 
-use std::ops::RangeInclusive;
-
-use futures::stream::{self, BoxStream, StreamExt as _};
+use futures::stream::{self, BoxStream, StreamExt as _, TryStreamExt as _};
 use jiff::Timestamp;
 use longhand_protocol::{EventId, SessionId};
 
 use super::EtcdStore;
 use super::forks::Whole;
+use super::payloads::given_content;
 use super::plan::{Import, Importing, Part, state, state_looks};
+use super::write::Guard;
 use crate::cut::Cause;
 use crate::import::Incoming;
-use crate::lineage::Lineage;
 use crate::query::PAGE;
-use crate::store::{End, Export, Exported, Result, SessionMeta};
+use crate::record::encode;
+use crate::store::{End, Export, Exported, Result, SessionMeta, StoreError};
 
-/// What is left of an export that has failed.
-#[expect(clippy::reversed_empty_ranges, reason = "it is meant to be empty")]
-const NOTHING: RangeInclusive<u64> = 1..=0;
 /// Records that are put at once, by number: each takes up to three of etcd's operations.
 const PUT_AT_ONCE: usize = 40;
 /// Records that are put at once, by bytes.
@@ -32,34 +29,23 @@ impl EtcdStore {
         let session = state(&self.place(id), &view)?;
         let Whole { head, lineage } = self.whole_of(id, &view)?;
         let end = End { epoch: session.epoch, head: head.seq, hash: head.hash, archived_at: head.archived_at };
-        let start = (self.clone(), id.clone(), session.meta.namespace.clone(), lineage, 1..=head.seq);
-        let pages = stream::unfold(start, |(store, id, namespace, lineage, rest)| async move {
+        let start = (self.clone(), id.clone(), lineage, 1..=head.seq);
+        let pages = stream::try_unfold(start, |(store, id, lineage, rest)| async move {
             if rest.is_empty() {
-                return None;
+                return Ok::<_, StoreError>(None);
             }
             let (first, last) = (*rest.start(), *rest.end());
             let end = last.min(first.saturating_add(PAGE - 1));
-            let (page, rest) = match store.exported(&id, &namespace, &lineage, first..=end).await {
-                Ok(page) => (page.into_iter().map(Ok).collect(), end.saturating_add(1)..=last),
-                Err(error) => (vec![Err(error)], NOTHING),
-            };
-            Some((page, (store, id, namespace, lineage, rest)))
+            let page = store.stored(&id, &lineage, first..=end).await?;
+            Ok(Some((stream::iter(page).map(Ok), (store, id, lineage, end.saturating_add(1)..=last))))
         });
-        Ok(Export { meta: session.meta, end, records: pages.map(stream::iter).flatten().boxed() })
-    }
-
-    async fn exported(
-        &self,
-        id: &SessionId,
-        namespace: &str,
-        lineage: &Lineage,
-        range: RangeInclusive<u64>,
-    ) -> Result<Vec<Exported>> {
-        let mut page = Vec::new();
-        for (record, bytes) in self.stored(id, lineage, range).await? {
-            page.push(Exported { seq: record.seq, payloads: self.content(namespace, &record).await?, bytes });
-        }
-        Ok(page)
+        // Contents are read one at a time, when they are taken: each may be as large as a page.
+        let (store, namespace) = (self.clone(), session.meta.namespace.clone());
+        let records = pages.try_flatten().and_then(move |(record, bytes)| {
+            let (store, namespace) = (store.clone(), namespace.clone());
+            async move { Ok(Exported { seq: record.seq, payloads: store.content(&namespace, &record).await?, bytes }) }
+        });
+        Ok(Export { meta: session.meta, end, records: records.boxed() })
     }
 
     /// See [`crate::SessionStore::import`].
@@ -73,14 +59,20 @@ impl EtcdStore {
         // The identifier is as good a mark as any other random text.
         let importing = Importing { meta: SessionMeta { parent: None, ..meta }, import: EventId::generate().into() };
         self.import_part(&id, &importing, Part::Begin).await?;
-        self.clear(&id).await?;
+        let mark = Guard::Holds(self.inner.keys.importing(&id), encode(&importing)?);
+        if !self.clear(&id, &mark).await? {
+            return Err(StoreError::Exists(id));
+        }
         let (mut incoming, mut waiting, mut bytes) = (Incoming::default(), Vec::new(), 0);
         while let Some(exported) = records.next().await {
             let exported = exported?;
             let record = incoming.take(&exported)?;
             self.inner.options.caps.check_import(&id, incoming.size())?;
-            if let Some(held) = self.put_content(&importing.meta, &record, &exported.payloads).await? {
+            if let Some(content) = given_content(&record, &exported.payloads)? {
+                // Held before it is written, so that nobody can be about to remove one that is there already.
+                let held = self.held(&importing.meta, &content)?;
                 self.import_part(&id, &importing, Part::Hold(&held)).await?;
+                self.put_content(&importing.meta, content).await?;
             }
             if waiting.len() >= PUT_AT_ONCE || bytes + exported.bytes.len() > PUT_BYTES {
                 self.import_part(&id, &importing, Part::Records(&waiting)).await?;

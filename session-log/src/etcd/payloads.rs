@@ -8,6 +8,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures::stream::{self, StreamExt as _, TryStreamExt as _};
 use jiff::Timestamp;
 use longhand_protocol::event::{EventBody, NewEvent, Record};
@@ -237,25 +238,22 @@ impl EtcdStore {
         Ok(vec![content.to_vec()])
     }
 
-    /// Puts what an imported record refers to, and says by which key it is held.
-    pub(super) async fn put_content(
-        &self,
-        meta: &SessionMeta,
-        record: &Record,
-        given: &[Vec<u8>],
-    ) -> Result<Option<Held>> {
-        let Some(Reference { sha256, .. }) = payload::reference(&record.event.body) else { return Ok(None) };
-        let content = given.iter().find(|content| crate::record::hash(content) == sha256).ok_or_else(|| {
-            StoreError::BadImport(format!("event {} refers to the content {sha256}, which is not there", record.seq))
-        })?;
-        let name = object_name(&self.object_prefix().await?, &meta.namespace, &sha256);
-        self.objects()?.put(&name, content.clone().into()).await?;
+    /// By which key an imported session holds a content, and which one forbids it. That the log refers to it is found out
+    /// when the import has ended.
+    pub(super) fn held(&self, meta: &SessionMeta, content: &Given) -> Result<Held> {
         let keys = &self.inner.keys;
-        Ok(Some(Held {
-            holder: keys.holder(&meta.namespace, &sha256, &meta.id),
-            doomed: keys.doomed(&meta.namespace, &sha256),
-            value: encode(&Hold { confirmed: true, since: Timestamp::now() })?,
-        }))
+        Ok(Held {
+            holder: keys.holder(&meta.namespace, &content.sha256, &meta.id),
+            doomed: keys.doomed(&meta.namespace, &content.sha256),
+            value: encode(&Hold { confirmed: false, since: Timestamp::now() })?,
+        })
+    }
+
+    /// Puts what an imported record refers to.
+    pub(super) async fn put_content(&self, meta: &SessionMeta, content: Given) -> Result<()> {
+        let name = object_name(&self.object_prefix().await?, &meta.namespace, &content.sha256);
+        self.objects()?.put(&name, content.bytes).await?;
+        Ok(())
     }
 
     /// The object store.
@@ -286,6 +284,24 @@ impl EtcdStore {
         let view = self.inner.etcd.look(&[Look::Key(meta.clone())]).await?;
         let meta: SessionMeta = view.get(&meta).ok_or_else(|| StoreError::NotFound(id.clone()))?.decode()?;
         Ok(meta.namespace)
+    }
+}
+
+/// What comes with an imported record.
+pub(super) struct Given {
+    sha256: String,
+    bytes: Bytes,
+}
+
+/// The content that an imported record refers to, if it does.
+pub(super) fn given_content(record: &Record, given: &[Vec<u8>]) -> Result<Option<Given>> {
+    let Some(Reference { sha256, .. }) = payload::reference(&record.event.body) else { return Ok(None) };
+    match given.iter().find(|content| crate::record::hash(content) == sha256) {
+        Some(content) => Ok(Some(Given { sha256, bytes: content.clone().into() })),
+        None => Err(StoreError::BadImport(format!(
+            "event {} refers to the content {sha256}, which is not there",
+            record.seq
+        ))),
     }
 }
 

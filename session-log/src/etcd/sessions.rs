@@ -3,7 +3,9 @@
 use longhand_protocol::SessionId;
 use longhand_protocol::event::NewEvent;
 
-use super::plan::{Close, Deliver};
+use super::plan::{Close, Deliver, Plan};
+use super::view::{Look, View};
+use super::write::{Change, Guard, Write};
 use super::{EtcdStore, capped};
 use crate::store::Result;
 
@@ -40,20 +42,37 @@ impl EtcdStore {
             return Ok(());
         }
         self.revoke_leases(&removed).await;
-        self.clear(id).await?;
-        self.inner.etcd.remove_range(&deleting, &format!("{deleting}\0")).await
+        let view = self.inner.etcd.look(&[Look::Key(deleting.clone())]).await?;
+        // Without the mark another has finished it.
+        let Some(mark) = view.get(&deleting) else { return Ok(()) };
+        let guard = Guard::Unchanged(deleting.clone(), mark.mod_revision);
+        if self.clear(id, &guard).await? {
+            self.remove_if(&guard, Change::Delete(deleting)).await?;
+        }
+        Ok(())
     }
 
-    /// Removes everything under the session's prefixes.
-    pub(super) async fn clear(&self, id: &SessionId) -> Result<()> {
+    /// Removes everything under the session's prefixes as long as the guard holds, and whether it has held: one that
+    /// stood still for long must not take away what was made since.
+    pub(super) async fn clear(&self, id: &SessionId, guard: &Guard) -> Result<bool> {
         let keys = &self.inner.keys;
         for prefix in [keys.logs(id), keys.session(id)] {
             loop {
                 let page = self.inner.etcd.keys(&prefix, REMOVED_AT_ONCE).await?;
                 let (Some(first), Some(last)) = (page.first(), page.last()) else { break };
-                self.inner.etcd.remove_range(first, &format!("{last}\0")).await?;
+                if !self.remove_if(guard, Change::DeleteRange(first.clone(), format!("{last}\0"))).await? {
+                    return Ok(false);
+                }
             }
         }
-        Ok(())
+        Ok(true)
+    }
+
+    /// Removes keys if the guard holds; whether it did.
+    async fn remove_if(&self, guard: &Guard, removal: Change) -> Result<bool> {
+        let write = Write { guards: vec![guard.clone()], changes: vec![removal], makes_room: true };
+        let plan =
+            |view: &View| Ok(if guard.holds(view) { Plan::Write(write.clone(), true) } else { Plan::Done(false) });
+        Ok(self.inner.etcd.carry_out(&[Look::Key(guard.key().to_owned())], None, plan).await?.0)
     }
 }

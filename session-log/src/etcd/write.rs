@@ -2,7 +2,7 @@
 
 use etcd_client::{Compare, CompareOp, DeleteOptions, GetOptions, PutOptions, Txn, TxnOp};
 
-use super::view::Look;
+use super::view::{Look, View};
 
 /// What a key or value takes on its way besides itself, rounded up.
 const FRAMING: usize = 32;
@@ -36,13 +36,25 @@ pub(crate) enum Change {
 }
 
 impl Guard {
-    fn key(&self) -> &str {
+    /// The key, or the prefix, that it is about.
+    pub(crate) fn key(&self) -> &str {
         match self {
             Self::Absent(key)
             | Self::Present(key)
             | Self::Holds(key, _)
             | Self::NoneUnder(key)
             | Self::Unchanged(key, _) => key,
+        }
+    }
+
+    /// Whether it holds of what was read, which has to have its key.
+    pub(crate) fn holds(&self, view: &View) -> bool {
+        match self {
+            Self::Absent(key) => view.get(key).is_none(),
+            Self::Present(key) => view.get(key).is_some(),
+            Self::Holds(key, value) => view.get(key).is_some_and(|kv| kv.value == *value),
+            Self::NoneUnder(prefix) => view.count(prefix) == 0,
+            Self::Unchanged(key, revision) => view.get(key).map_or(0, |kv| kv.mod_revision) == *revision,
         }
     }
 }

@@ -15,6 +15,7 @@ use crate::caps::Caps;
 use crate::cut::{Cause, Cut};
 use crate::import::Complete;
 use crate::limits;
+use crate::objects::payload;
 use crate::record::{self, Head, Stored, result_of};
 use crate::store::{
     Appended, CallState, Claimant, EPOCH_LEAP, End, Exported, FinishFrom, Owner, Parent, Query, Result, SessionMeta,
@@ -32,6 +33,8 @@ pub(super) struct Session {
     seqs: HashMap<EventId, u64>,
     inbox: Vec<NewEvent>,
     wake: Option<i64>,
+    /// Once it has ended it takes no new events of clients, whatever is appended after that.
+    ended: bool,
 }
 
 #[derive(Clone)]
@@ -61,6 +64,7 @@ impl Session {
             seqs: HashMap::new(),
             inbox: Vec::new(),
             wake: None,
+            ended: false,
         }
     }
 
@@ -109,15 +113,15 @@ impl Session {
         session.epoch = complete.epoch;
         for record in records {
             session.seqs.insert(record.event.id.clone(), record.seq);
-            if let EventBody::AgentToolResult { tool_use_id, .. } = &record.event.body {
-                session.calls.insert(tool_use_id.clone(), CallState::Finished { seq: record.seq });
+            if let Some(call) = payload::answered(&record.event.body) {
+                session.calls.insert(call, CallState::Finished { seq: record.seq });
             }
             session.log.push(record);
         }
         let closing = complete.cut.closing(&session.meta.id, Cause::Import)?;
         for record in session.push(0, closing)?.records {
-            if let EventBody::AgentToolResult { tool_use_id, .. } = record.event.body {
-                session.calls.insert(tool_use_id, CallState::Finished { seq: record.seq });
+            if let Some(call) = payload::answered(&record.event.body) {
+                session.calls.insert(call, CallState::Finished { seq: record.seq });
             }
         }
         Ok(session)
@@ -168,7 +172,7 @@ impl Session {
     }
 
     fn check_live(&self) -> Result<()> {
-        if self.head.status == Some(SessionStatus::Terminated) {
+        if self.ended {
             return Err(StoreError::Ended(self.meta.id.clone()));
         }
         Ok(())
@@ -383,6 +387,7 @@ impl Session {
     }
 
     fn keep(&mut self, stored: Vec<Stored>) -> Vec<Record> {
+        self.ended |= self.head.archived_at.is_some() || self.head.status == Some(SessionStatus::Terminated);
         let records: Vec<Record> = stored.into_iter().map(|stored| stored.record).collect();
         for record in &records {
             self.seqs.insert(record.event.id.clone(), record.seq);

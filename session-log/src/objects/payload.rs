@@ -7,30 +7,17 @@
 use bytes::Bytes;
 use longhand_protocol::EventId;
 use longhand_protocol::event::{EventBody, NewEvent};
-use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
+use longhand_protocol::export::REFERENCE_FIELD as FIELD;
+pub(crate) use longhand_protocol::export::Reference;
+use serde_json::Map;
 
 use crate::record::{encode, hash};
 use crate::store::{Result, StoreError};
 
-/// The field of a body that is stored by reference. No body that is stored as it is has it.
-const FIELD: &str = "x_payload";
 /// Bodies up to this size, as JSON, are stored as they are.
 pub(crate) const INLINE_BYTES: usize = 64 * 1024;
 /// The largest body.
 pub(crate) const MAX_BYTES: usize = 32 * 1024 * 1024;
-
-/// What the log holds of a payload.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Reference {
-    /// Hex SHA-256 of the payload, by which it is found.
-    pub(crate) sha256: String,
-    /// Its size.
-    pub(crate) bytes: u64,
-    /// The call that the event answers, which the log looks for without reading the payload.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) tool_use_id: Option<EventId>,
-}
 
 /// An event as it is stored, and what is stored apart from it.
 #[derive(Clone, Debug, PartialEq)]
@@ -69,7 +56,7 @@ pub(crate) fn pack(event: &NewEvent) -> Result<Option<Packed>> {
 /// What a stored body refers to, if it is stored by reference.
 pub(crate) fn reference(body: &EventBody) -> Option<Reference> {
     let EventBody::Other { fields, .. } = body else { return None };
-    fields.get(FIELD).and_then(|reference: &Value| Reference::deserialize(reference).ok())
+    fields.get(FIELD).and_then(Reference::read)
 }
 
 /// The tool call that an event answers, whether its body is here or elsewhere.

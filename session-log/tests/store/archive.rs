@@ -25,27 +25,28 @@ use crate::support::Server;
 use crate::support::cut::Cut;
 use crate::support::faulty::{Faulty, Last};
 
-const SMALL: ArchivePolicy = ArchivePolicy { hot_events: 10, segment_events: 20, segment_bytes: 1024 * 1024 };
-const DAY: SignedDuration = SignedDuration::from_hours(24);
+pub(crate) const SMALL: ArchivePolicy =
+    ArchivePolicy { hot_events: 10, segment_events: 20, segment_bytes: 1024 * 1024 };
+pub(crate) const DAY: SignedDuration = SignedDuration::from_hours(24);
 /// More than what is stored as it is.
 const LARGE: usize = 100_000;
 
-fn memory() -> (Faulty, Objects) {
+pub(crate) fn memory() -> (Faulty, Objects) {
     let faulty = Faulty::default();
     (faulty.clone(), Objects::over(Arc::new(faulty), DEADLINE))
 }
 
-fn later() -> Timestamp {
+pub(crate) fn later() -> Timestamp {
     Timestamp::now() + SignedDuration::from_hours(25)
 }
 
-async fn names(objects: &Objects) -> Vec<String> {
+pub(crate) async fn names(objects: &Objects) -> Vec<String> {
     let mut names: Vec<String> = objects.list("").map_ok(|listed| listed.name).try_collect().await.unwrap();
     names.sort();
     names
 }
 
-async fn archive_all(store: &EtcdStore, id: &SessionId, reach: Reach) -> u64 {
+pub(crate) async fn archive_all(store: &EtcdStore, id: &SessionId, reach: Reach) -> u64 {
     let mut events = 0;
     while let Some(archived) = store.archive_segment(id, &SMALL, reach).await.unwrap() {
         events += archived.events;
@@ -53,7 +54,7 @@ async fn archive_all(store: &EtcdStore, id: &SessionId, reach: Reach) -> u64 {
     events
 }
 
-async fn everything(store: &dyn SessionStore, id: &SessionId) -> Vec<Record> {
+pub(crate) async fn everything(store: &dyn SessionStore, id: &SessionId) -> Vec<Record> {
     let (mut records, mut after) = (Vec::new(), 0);
     loop {
         let slice = store.read(id, after, 1_000).await.unwrap();
@@ -227,6 +228,25 @@ async fn an_archiver_may_end_at_any_step() {
     assert!(stopped >= 4, "{stopped}");
     store.collect(DAY, later()).await.unwrap();
     assert!(names(&objects).await.is_empty());
+}
+
+/// A place that acknowledges what it does not keep is noticed before etcd is trimmed.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_not_kept_is_not_trimmed() {
+    let (faulty, objects) = memory();
+    let etcd = etcd_with(Some(objects)).await;
+    let store = etcd.inner();
+    let id = session(&store).await;
+    store.append_unfenced(&id, messages(&["x"; 40])).await.unwrap();
+    let before = everything(&store, &id).await;
+    faulty.forget(true);
+    let outcome = store.archive_segment(&id, &SMALL, Reach::All).await;
+    assert_err!(outcome, StoreError::Unavailable(reason) if reason.contains("is not there"));
+    assert_eq!(etcd.count(&format!("log/{id}/")).await, 40);
+    assert_eq!(everything(&etcd.another().await, &id).await, before);
+    faulty.forget(false);
+    assert_eq!(archive_all(&store, &id, Reach::All).await, 40);
+    assert_eq!(everything(&etcd.another().await, &id).await, before);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

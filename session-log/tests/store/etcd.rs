@@ -1,15 +1,18 @@
 //! The store on a real etcd keeps the contract.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use longhand_protocol::SessionId;
 use longhand_session_log::SessionStore;
+use longhand_session_log::archive::Reach;
 use longhand_session_log::caps::Caps;
 use longhand_session_log::etcd::{EtcdOptions, EtcdStore};
 use longhand_session_log::objects::Objects;
 use tokio::sync::OnceCell;
 
+use crate::archive::{DAY, archive_all, later, names};
 use crate::conformance::{Fixture, INBOX_LIMIT};
 use crate::support::Server;
 
@@ -45,6 +48,14 @@ impl Fixture for Etcd {
             self.client.lease_client().revoke(owner.lease()).await.unwrap();
         }
     }
+
+    async fn move_out(&self, id: &SessionId, all: bool) {
+        if self.options.objects.is_some() {
+            let reach = if all { Reach::All } else { Reach::Old };
+            archive_all(&self.store, id, reach).await;
+            self.store.collect(DAY, later()).await.unwrap();
+        }
+    }
 }
 
 impl Etcd {
@@ -57,9 +68,37 @@ impl Etcd {
         EtcdStore::connect(&[self.endpoint.clone()], self.options.clone()).await.unwrap()
     }
 
+    /// The same at another address.
+    pub(crate) async fn at(&self, endpoint: String) -> EtcdStore {
+        EtcdStore::connect(&[endpoint], self.options.clone()).await.unwrap()
+    }
+
+    pub(crate) fn address(&self) -> String {
+        self.endpoint.trim_start_matches("http://").to_owned()
+    }
+
     pub(crate) async fn without_objects(&self) -> EtcdStore {
         let options = EtcdOptions { objects: None, ..self.options.clone() };
         EtcdStore::connect(&[self.endpoint.clone()], options).await.unwrap()
+    }
+
+    pub(crate) async fn with_objects(&self, objects: Objects) -> EtcdStore {
+        let options = EtcdOptions { objects: Some(objects), ..self.options.clone() };
+        EtcdStore::connect(&[self.endpoint.clone()], options).await.unwrap()
+    }
+
+    pub(crate) fn client(&self) -> &etcd_client::Client {
+        &self.client
+    }
+
+    pub(crate) fn prefix(&self) -> &str {
+        &self.options.prefix
+    }
+
+    /// The keys below a prefix, with what they hold.
+    pub(crate) async fn values(&self, prefix: &str) -> BTreeMap<String, String> {
+        let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
+        self.kvs(prefix).await.iter().map(|kv| (text(kv.key()), text(kv.value()))).collect()
     }
 
     async fn kvs(&self, prefix: &str) -> Vec<etcd_client::KeyValue> {
@@ -79,6 +118,17 @@ impl Etcd {
         self.kvs(prefix).await.len()
     }
 
+    /// Keys and objects that are there though there is no session: none but those of the service.
+    pub(crate) async fn leftovers(&self) -> Vec<String> {
+        self.store.collect(DAY, later()).await.unwrap();
+        let keys = self.kvs("").await.into_iter().map(|kv| kv.key_str().unwrap().to_owned());
+        let mut left: Vec<String> = keys.filter(|key| !key.contains("/service/")).collect();
+        if let Some(objects) = &self.options.objects {
+            left.extend(names(objects).await);
+        }
+        left
+    }
+
     /// What they hold.
     pub(crate) async fn bytes(&self, prefix: &str) -> usize {
         self.kvs(prefix).await.iter().map(|kv| kv.value().len()).sum()
@@ -89,8 +139,8 @@ pub(crate) async fn fixture() -> Etcd {
     etcd_with(None).await
 }
 
-pub(crate) async fn bounded(caps: Caps) -> Etcd {
-    etcd_as(EtcdOptions { caps, ..EtcdOptions::default() }).await
+pub(crate) async fn bounded(objects: Objects, caps: Caps) -> Etcd {
+    etcd_as(EtcdOptions { objects: Some(objects), caps, ..EtcdOptions::default() }).await
 }
 
 pub(crate) async fn etcd_with(objects: Option<Objects>) -> Etcd {

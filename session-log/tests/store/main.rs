@@ -21,4 +21,6 @@ mod requests;
 mod secure;
 mod sharded;
 mod space;
+mod steps;
 mod support;
+mod transfers;

@@ -40,6 +40,9 @@ pub(crate) trait Fixture: Send + Sync {
     async fn expire_claim(&self, id: &SessionId);
     /// A store whose logs are bounded.
     async fn capped(&self, caps: Caps) -> Arc<dyn SessionStore>;
+    /// Moves old events of the session, or all, to where they are kept for long, if there is such a place: nobody may
+    /// notice.
+    async fn move_out(&self, _id: &SessionId, _all: bool) {}
     /// Whether large events count against the bound of one transaction.
     fn bounds_bytes(&self) -> bool {
         true

@@ -6,6 +6,7 @@ use std::time::Duration;
 use axum::Json;
 use axum::body::{Body, BodyDataStream};
 use axum::extract::State;
+use bytes::{Bytes, BytesMut};
 use futures::stream::{self, StreamExt as _};
 use kube::api::ObjectMeta;
 use longhand_crds::{AgentSession, AgentSessionSpec, annotations, labels, session_id};
@@ -136,13 +137,13 @@ async fn give_up(app: &App, resource: &AgentSession, id: &SessionId, error: &Sto
 struct File {
     body: BodyDataStream,
     reader: Reader,
-    buffer: Vec<u8>,
+    buffer: BytesMut,
     ended: bool,
 }
 
 impl File {
     fn new(body: BodyDataStream) -> Self {
-        Self { body, reader: Reader::default(), buffer: Vec::new(), ended: false }
+        Self { body, reader: Reader::default(), buffer: BytesMut::new(), ended: false }
     }
 
     /// The next line, checked; nothing at the end of a whole file.
@@ -166,19 +167,16 @@ impl File {
         }
     }
 
-    async fn line(&mut self) -> Result<Option<Vec<u8>>> {
+    async fn line(&mut self) -> Result<Option<Bytes>> {
         let mut searched = 0;
         loop {
             let found = self.buffer[searched..].iter().position(|byte| *byte == b'\n');
             if let Some(place) = found {
-                let rest = self.buffer.split_off(searched + place + 1);
-                return Ok(Some(std::mem::replace(&mut self.buffer, rest)));
+                return Ok(Some(self.buffer.split_to(searched + place + 1).freeze()));
             }
-            if self.ended {
-                return Ok((!self.buffer.is_empty()).then(|| std::mem::take(&mut self.buffer)));
-            }
-            if self.buffer.len() > LONGEST_LINE {
-                return Err(ApiError::too_large(format!("a line is longer than {LONGEST_LINE} bytes")));
+            // The reader says that a line is too long.
+            if self.ended || self.buffer.len() > LONGEST_LINE {
+                return Ok((!self.buffer.is_empty()).then(|| self.buffer.split().freeze()));
             }
             searched = self.buffer.len();
             match timeout(PATIENCE, self.body.next()).await {

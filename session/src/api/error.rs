@@ -19,6 +19,8 @@ use crate::resources::ResourceError;
 
 /// The status of an API that is overloaded, which is not one of HTTP's own.
 const OVERLOADED: u16 = 529;
+/// Says to SDKs whether to send a request again by themselves.
+pub(crate) const SHOULD_RETRY: &str = "x-should-retry";
 
 /// What a handler returns.
 pub type Result<T, E = ApiError> = std::result::Result<T, E>;
@@ -167,7 +169,7 @@ impl IntoResponse for ApiError {
             response.headers_mut().insert("retry-after-ms", HeaderValue::from(ms));
         }
         if do_not_repeat {
-            response.headers_mut().insert("x-should-retry", HeaderValue::from_static("false"));
+            response.headers_mut().insert(SHOULD_RETRY, HeaderValue::from_static("false"));
         }
         response.extensions_mut().insert(ErrorEnvelope::new(kind, message, details));
         response

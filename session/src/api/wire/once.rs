@@ -18,7 +18,7 @@ use longhand_protocol::EventId;
 use longhand_session_log::requests::{Answer, Begun};
 use sha2::{Digest as _, Sha256};
 
-use crate::api::error::{ApiError, Result};
+use crate::api::error::{ApiError, Result, SHOULD_RETRY};
 use crate::api::extract::{Body, Caller};
 use crate::app::App;
 use crate::auth::Identity;
@@ -85,7 +85,7 @@ pub async fn once(State(app): State<App>, request: Request, next: Next) -> Resul
     let Body(body) = Body::from_request(Request::from_parts(parts.clone(), body), &app).await?;
     let (name, digest) = (name(&identity, &key), digest(&key, &parts, &body));
     let begun = app.requests.begin(&name, &digest, Timestamp::now()).await;
-    let (seed, first) = match begun.map_err(|error| ApiError::from(error).of_change())? {
+    let (seed, first) = match begun? {
         Begun::Go { seed, first } => (seed, first),
         Begun::Answered(answer) => {
             metrics::repeated("answered");
@@ -118,7 +118,7 @@ async fn settle(app: &App, name: &str, seed: &str, first: bool, response: Respon
         {
             tracing::warn!(%error, "a refused request keeps its Idempotency-Key for now");
         }
-        return Ok(response);
+        return Ok(repeatable(response));
     }
     let (parts, body) = response.into_parts();
     let bytes = axum::body::to_bytes(body, usize::MAX).await;
@@ -134,6 +134,14 @@ async fn settle(app: &App, name: &str, seed: &str, first: bool, response: Respon
         }
     }
     Ok(Response::from_parts(parts, HttpBody::from(bytes)))
+}
+
+/// Whatever a request with a key has made when it failed, it is found when the request is repeated.
+fn repeatable(mut response: Response) -> Response {
+    if response.status().is_server_error() {
+        response.headers_mut().remove(SHOULD_RETRY);
+    }
+    response
 }
 
 fn replayed(answer: Answer) -> Response {
@@ -175,10 +183,11 @@ fn hash(parts: &[&[u8]]) -> String {
 
 #[cfg(test)]
 mod tests {
+    use axum::response::IntoResponse as _;
     use http::{HeaderMap, Method};
     use rstest::rstest;
 
-    use super::{Seed, digest, key, name};
+    use super::{ApiError, SHOULD_RETRY, Seed, digest, key, name, repeatable};
     use crate::auth::Identity;
 
     fn identity(username: &str) -> Identity {
@@ -218,6 +227,15 @@ mod tests {
         ] {
             assert_ne!(one, other);
         }
+    }
+
+    #[test]
+    fn a_failure_may_be_repeated_with_the_key_and_a_refusal_may_not() {
+        let failed = ApiError::unavailable("away").of_change().into_response();
+        assert_eq!(failed.headers()[SHOULD_RETRY], "false");
+        assert!(!repeatable(failed).headers().contains_key(SHOULD_RETRY));
+        let refused = ApiError::conflict("no").into_response();
+        assert_eq!(repeatable(refused).headers()[SHOULD_RETRY], "false");
     }
 
     #[test]

@@ -20,6 +20,7 @@ pub mod rate;
 pub mod resources;
 pub mod restore;
 pub mod service;
+mod serving;
 mod sessions;
 
 #[cfg(test)]

@@ -1,11 +1,12 @@
 //! Forks of sessions: an extension of the public API.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::id::SessionId;
 
 /// What a new session begins with, in the body of `POST /v1/sessions`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Fork {
     /// The session whose history it shares.
@@ -16,7 +17,7 @@ pub struct Fork {
 }
 
 /// `POST /v1/sessions` for a fork, which inherits everything else.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ForkSession {
     /// What it begins with.
     pub fork: Fork,

@@ -1,12 +1,14 @@
 //! Sets of tools: which are on, and who is asked before they run.
 
+use std::borrow::Cow;
 use std::fmt;
 
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::{Map, Value};
 
 /// Who is asked before a tool runs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum PermissionPolicy {
     /// Nobody.
@@ -18,7 +20,7 @@ pub enum PermissionPolicy {
 }
 
 /// What holds for the tools of a set that are not named.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ToolsetConfig {
     /// Whether they are offered.
     pub enabled: bool,
@@ -27,7 +29,7 @@ pub struct ToolsetConfig {
 }
 
 /// [`ToolsetConfig`] as a request gives it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ToolsetDefaults {
     /// Whether they are offered; they are unless this is false.
@@ -39,7 +41,7 @@ pub struct ToolsetDefaults {
 }
 
 /// A tool or a set of tools as a request gives it.
-#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize, JsonSchema)]
 #[serde(tag = "type", deny_unknown_fields)]
 pub enum ToolParam {
     /// The built-in tools.
@@ -77,7 +79,7 @@ pub enum ToolParam {
 }
 
 /// A built-in tool.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 #[expect(missing_docs, reason = "each is the tool of that name")]
 pub enum BuiltinTool {
@@ -147,7 +149,7 @@ pub struct WebOptions {
 }
 
 /// Which parts of the conversation give addresses that may be fetched.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct UrlSources {
     /// Results of custom tools.
@@ -204,8 +206,30 @@ impl<'de> Deserialize<'de> for UrlFilter {
     }
 }
 
+impl JsonSchema for UrlFilter {
+    fn schema_name() -> Cow<'static, str> {
+        "UrlFilter".into()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        let tools = generator.subschema_for::<Vec<ToolReference>>();
+        let plain = json_schema!({
+            "type": "object", "required": ["type"], "additionalProperties": false,
+            "properties": { "type": { "type": "string", "enum": ["all", "none"] } },
+        });
+        let of_tools = json_schema!({
+            "type": "object", "required": ["type", "tools"], "additionalProperties": false,
+            "properties": { "type": { "type": "string", "enum": ["only", "except"] }, "tools": tools },
+        });
+        if generator.contract().is_serialize() {
+            return json_schema!({ "anyOf": [plain, of_tools] });
+        }
+        json_schema!({ "anyOf": [{ "type": "string", "enum": ["all", "none"] }, plain, of_tools] })
+    }
+}
+
 /// Names a tool in a list.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
 pub enum ToolReference {
     /// By its name.
@@ -216,7 +240,7 @@ pub enum ToolReference {
 }
 
 /// Where a search is made from.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
 pub enum UserLocation {
     /// More or less.
@@ -237,7 +261,7 @@ pub enum UserLocation {
 }
 
 /// What holds for a tool of a server. `E` and `P` are options in a request, and filled in in an answer.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct McpConfig<E, P> {
     /// Which tool.
@@ -249,7 +273,7 @@ pub struct McpConfig<E, P> {
 }
 
 /// The flat form of [`BuiltinConfig`].
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Flat<E, P> {
     #[serde(rename = "type", default)]
@@ -306,6 +330,16 @@ impl<'de, E: Deserialize<'de>, P: Deserialize<'de>> Deserialize<'de> for Builtin
             return wrong(format!("`{field}` does not belong to the tool `{}`", flat.name));
         }
         Ok(Self { name: flat.name, enabled: flat.enabled, permission_policy: flat.permission_policy, web })
+    }
+}
+
+impl<E: JsonSchema, P: JsonSchema> JsonSchema for BuiltinConfig<E, P> {
+    fn schema_name() -> Cow<'static, str> {
+        format!("BuiltinConfig_for_{}_and_{}", E::schema_name(), P::schema_name()).into()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        Flat::<E, P>::json_schema(generator)
     }
 }
 

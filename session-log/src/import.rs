@@ -4,6 +4,7 @@ use jiff::Timestamp;
 use longhand_protocol::Record;
 use longhand_protocol::export::{BrokenChain, Chain};
 
+use crate::active::Active;
 use crate::cut::Cut;
 use crate::record::Head;
 use crate::store::{End, Exported, Result, StoreError};
@@ -13,6 +14,7 @@ use crate::store::{End, Exported, Result, StoreError};
 pub(crate) struct Incoming {
     chain: Chain,
     cut: Cut,
+    active: Active,
     epoch: u64,
     last: Option<(Record, Vec<u8>)>,
 }
@@ -38,6 +40,7 @@ impl Incoming {
             return Err(StoreError::BadImport(format!("event {seq} is given as event {}", exported.seq)));
         }
         self.cut.take_next(&record);
+        self.active.take(&record);
         self.epoch = self.epoch.max(record.epoch);
         self.last = Some((record.clone(), exported.bytes.clone()));
         Ok(record)
@@ -50,7 +53,7 @@ impl Incoming {
             Some((record, bytes)) => Head::at(&record, &bytes, &self.cut),
             None => Head::empty(created_at),
         };
-        let head = Head { archived_at: end.archived_at, ..head };
+        let head = Head { archived_at: end.archived_at, active: self.active, ..head };
         Ok(Complete { epoch: self.epoch.max(end.epoch).saturating_add(1), head, cut: self.cut })
     }
 }

@@ -41,3 +41,7 @@ pub(crate) async fn serve(listener: Listener, app: App, stop: &CancellationToken
     tokio::join!(serving, stopping);
     tracing::info!("nothing is in flight any more");
 }
+
+#[cfg(test)]
+#[path = "serving_tests.rs"]
+mod tests;

@@ -335,7 +335,11 @@ impl<'de, E: Deserialize<'de>, P: Deserialize<'de>> Deserialize<'de> for Builtin
 
 impl<E: JsonSchema, P: JsonSchema> JsonSchema for BuiltinConfig<E, P> {
     fn schema_name() -> Cow<'static, str> {
-        format!("BuiltinConfig_for_{}_and_{}", E::schema_name(), P::schema_name()).into()
+        "BuiltinConfig".into()
+    }
+
+    fn schema_id() -> Cow<'static, str> {
+        format!("BuiltinConfig<{}, {}>", E::schema_id(), P::schema_id()).into()
     }
 
     fn json_schema(generator: &mut SchemaGenerator) -> Schema {

@@ -7,6 +7,7 @@ mod fuzz;
 mod harness;
 mod internal;
 mod network;
+mod session_agents;
 mod sessions;
 mod stream;
 mod transfers;

@@ -8,6 +8,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::LocalRef;
+use crate::agent_overrides::AgentOverrides;
 use crate::session_resource::SessionResource;
 
 /// One agent at work. Its history is in the session log; this object says that it shall exist.
@@ -81,7 +82,7 @@ pub struct AgentSessionSpec {
 }
 
 /// An `Agent` of the same namespace, and which of its versions.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct AgentRef {
     /// The agent's name.
@@ -91,6 +92,9 @@ pub struct AgentRef {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1))]
     pub version: Option<i64>,
+    /// What this session has otherwise than the agent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub overrides: Option<AgentOverrides>,
 }
 
 /// An amount of money.

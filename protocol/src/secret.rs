@@ -1,7 +1,9 @@
 //! Values that a client may write and nobody may read.
 
+use std::borrow::Cow;
 use std::fmt;
 
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{Deserialize, Deserializer, Error, Unexpected, Visitor};
 use zeroize::Zeroizing;
 
@@ -27,7 +29,22 @@ impl From<&str> for SecretValue {
 
 impl<'de> Deserialize<'de> for SecretValue {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_str(Text)
+        // As text, a number would be named in the error before this visitor is asked.
+        deserializer.deserialize_any(Text)
+    }
+}
+
+impl JsonSchema for SecretValue {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> Cow<'static, str> {
+        "SecretValue".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "type": "string", "minLength": 1, "maxLength": LONGEST, "writeOnly": true })
     }
 }
 

@@ -5,6 +5,7 @@ use longhand_protocol::Record;
 use longhand_protocol::event::EventBody;
 use longhand_protocol::export::{BrokenChain, Chain};
 
+use crate::active::Active;
 use crate::caps::Size;
 use crate::cut::Cut;
 use crate::record::{Head, stored_bytes};
@@ -15,6 +16,7 @@ use crate::store::{End, Exported, Result, StoreError};
 pub(crate) struct Incoming {
     chain: Chain,
     cut: Cut,
+    active: Active,
     epoch: u64,
     bytes: u64,
     warned: bool,
@@ -42,6 +44,7 @@ impl Incoming {
             return Err(StoreError::BadImport(format!("event {seq} is given as event {}", exported.seq)));
         }
         self.cut.take_next(&record);
+        self.active.take(&record);
         self.epoch = self.epoch.max(record.epoch);
         self.bytes = self.bytes.saturating_add(stored_bytes(&record, &exported.bytes));
         self.warned |= matches!(record.event.body, EventBody::SessionNearLimit { .. });
@@ -61,8 +64,8 @@ impl Incoming {
             Some((record, bytes)) => Head::at(&record, &bytes, &self.cut),
             None => Head::empty(created_at),
         };
-        let (bytes, warned) = (self.bytes, self.warned);
-        let head = Head { archived_at: end.archived_at, inherited: 0, bytes, warned, ..head };
+        let (bytes, warned, active) = (self.bytes, self.warned, self.active);
+        let head = Head { archived_at: end.archived_at, inherited: 0, bytes, warned, active, ..head };
         Ok(Complete { epoch: self.epoch.max(end.epoch).saturating_add(1), head, cut: self.cut })
     }
 }

@@ -3,6 +3,7 @@
 //! [`store::SessionStore`] is the contract; [`etcd::EtcdStore`] keeps it, [`memory::MemoryStore`] is what tests compare
 //! it with. Nothing here knows Kubernetes.
 
+mod active;
 pub mod archive;
 pub mod caps;
 mod cut;

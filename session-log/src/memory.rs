@@ -12,7 +12,7 @@ use async_trait::async_trait;
 use futures::stream::{BoxStream, StreamExt as _};
 use jiff::Timestamp;
 use longhand_protocol::event::{NewEvent, Record};
-use longhand_protocol::harness::{Inbox, InboxItem};
+use longhand_protocol::harness::{AgentSnapshot, Inbox, InboxItem};
 use longhand_protocol::{EventId, SessionId};
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -295,6 +295,11 @@ impl SessionStore for MemoryStore {
         limits::check_append(&[], &events)?;
         let caps = self.shared.bounds.caps;
         self.change(id, |session, _| session.append_unfenced(&events, &caps))
+    }
+
+    async fn change_agent(&self, id: &SessionId, agent: AgentSnapshot, event: NewEvent) -> Result<Appended> {
+        limits::check_append(&[], std::slice::from_ref(&event))?;
+        self.change(id, |session, _| session.change_agent(agent, event))
     }
 
     async fn slice(&self, id: &SessionId, query: &Query) -> Result<Slice> {

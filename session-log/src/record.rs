@@ -1,11 +1,12 @@
 //! How events become records: numbering, the hash chain, and what the head keeps of them.
 
 use jiff::Timestamp;
-use longhand_protocol::EventId;
 use longhand_protocol::event::{Event, EventBody, NewEvent, Record, Usage};
 use longhand_protocol::wire::SessionStatus;
+use longhand_protocol::{EventId, SessionId};
 use serde::{Deserialize, Serialize};
 
+use crate::active::Active;
 use crate::caps::Size;
 use crate::cut::Cut;
 use crate::objects::payload;
@@ -25,6 +26,9 @@ pub(crate) struct Head {
     pub(crate) status: Option<SessionStatus>,
     /// As the last usage event says.
     pub(crate) usage: Usage,
+    /// For how long the session ran.
+    #[serde(default)]
+    pub(crate) active: Active,
     /// When the last record was made, or the session.
     pub(crate) updated_at: Timestamp,
     /// When the session was archived.
@@ -57,6 +61,7 @@ impl Head {
             hash: String::new(),
             status: None,
             usage: Usage::default(),
+            active: Active::default(),
             updated_at: created_at,
             archived_at: None,
             inherited: 0,
@@ -86,6 +91,7 @@ impl Head {
             hash: hash(bytes),
             status: cut.status(),
             usage: cut.usage(),
+            active: Active::default(),
             updated_at: record.event.processed_at.unwrap_or_default(),
             archived_at: None,
             inherited: record.seq,
@@ -116,6 +122,7 @@ impl Head {
         self.hash = hash(&bytes);
         self.bytes = self.bytes.saturating_add(stored_bytes(&record, &bytes));
         self.updated_at = now;
+        self.active.take(&record);
         if let Some(status) = status_of(&record.event.body) {
             self.status = Some(status);
         }
@@ -125,6 +132,15 @@ impl Head {
             _ => {}
         }
         Ok(Stored { record, bytes })
+    }
+
+    /// An error unless the session rests: no turn is open, none is wanted, and another can be.
+    pub(crate) fn check_rest(&self, id: &SessionId, wake: bool) -> Result<()> {
+        match self.shown_status(wake) {
+            SessionStatus::Idle => Ok(()),
+            SessionStatus::Terminated => Err(StoreError::Ended(id.clone())),
+            SessionStatus::Running | SessionStatus::Rescheduling => Err(StoreError::AtWork(id.clone())),
+        }
     }
 
     /// The status that the session shows.

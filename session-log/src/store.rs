@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 pub use longhand_protocol::event::Capped;
 
+pub use crate::active::Active;
 pub use crate::caps::Size;
 pub use crate::query::{Query, type_matches};
 
@@ -113,6 +114,9 @@ pub enum StoreError {
     /// The session is archived or has ended: it takes no new events of clients.
     #[error("session {0} has ended and takes no new events")]
     Ended(SessionId),
+    /// A turn of the session is open, or wanted.
+    #[error("session {0} is at work: interrupt it, or wait until it is idle")]
+    AtWork(SessionId),
     /// The log does not reach so far.
     #[error("session {session} has no event {seq}: its last one is {head}")]
     NoSuchEvent {
@@ -253,6 +257,8 @@ pub struct SessionState {
     pub status: SessionStatus,
     /// As the last usage event says.
     pub usage: Usage,
+    /// For how long it ran.
+    pub active: Active,
     /// When the log last grew, or the session was made.
     pub updated_at: Timestamp,
     /// What its own log takes.
@@ -506,6 +512,10 @@ pub trait SessionStore: Send + Sync + 'static {
 
     /// Appends events of the service itself (results, audit), wherever the head is.
     async fn append_unfenced(&self, id: &SessionId, events: Vec<NewEvent>) -> Result<Appended>;
+
+    /// Gives a session that rests ([`StoreError::AtWork`]) another agent, and says so by `event`, in one transaction. Whoever
+    /// claims it next has the new one.
+    async fn change_agent(&self, id: &SessionId, agent: AgentSnapshot, event: NewEvent) -> Result<Appended>;
 
     /// The records that a query asks for. Whatever was acknowledged before the call is found, also by another replica.
     async fn slice(&self, id: &SessionId, query: &Query) -> Result<Slice>;

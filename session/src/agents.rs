@@ -94,6 +94,18 @@ pub(crate) async fn at(app: &App, mut agent: Agent, version: u64) -> Result<Vers
     Ok(Versioned { agent, version, at: recorded.at })
 }
 
+/// The agent as a session has it that is made now: as it is, or as it was in a version.
+///
+/// # Errors
+/// 404 if there is no such version, and those of the API server.
+pub(crate) async fn pinned(app: &App, agent: Agent, version: Option<i64>) -> Result<Versioned> {
+    let now = current(app, agent).await?;
+    match version.and_then(|version| u64::try_from(version).ok()) {
+        Some(version) if version != now.version => at(app, now.agent, version).await,
+        _ => Ok(now),
+    }
+}
+
 /// Every version of the agent that is recorded, the newest first.
 ///
 /// # Errors

@@ -21,6 +21,7 @@ pub mod rate;
 pub mod resources;
 pub mod restore;
 pub mod service;
+mod serving;
 mod sessions;
 
 #[cfg(test)]

@@ -33,6 +33,7 @@ use crate::metrics;
 use crate::previews::Addressing;
 use crate::resources::{Cluster, Published};
 use crate::restore;
+use crate::serving::{self, Ending};
 
 const SIGNING_KEY: &str = "signing-key";
 const UPKEEP: Duration = Duration::from_secs(5);
@@ -40,8 +41,6 @@ const FIRST_PAUSE: Duration = Duration::from_millis(200);
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 /// Whether there is another authority.
 const LOOK_AGAIN: Duration = Duration::from_secs(30);
-/// Requests that wait for a tool call are answered after it was let go.
-const LAST_ANSWERS: Duration = Duration::from_secs(2);
 const PROBES: usize = 256;
 const PEERS: usize = 256;
 
@@ -118,8 +117,6 @@ async fn start_and_serve(
     stop: &CancellationToken,
     end: &CancellationToken,
 ) -> Result<(), StartError> {
-    // Ends streams and long waits, and then the connections.
-    let close = CancellationToken::new();
     let certificate = certificate(&config, tasks, end).await?;
     let client = kube::Client::try_default().await.map_err(|error| StartError::Kube(Box::new(error)))?;
     let cluster = Cluster::new(client);
@@ -169,7 +166,7 @@ async fn start_and_serve(
         requests,
         Kinds::of(&cluster),
         Auth::new(cluster, workers),
-        Arc::clone(&executor),
+        executor,
         &Settings {
             accounts: config.accounts,
             rates: config.rates,
@@ -177,7 +174,7 @@ async fn start_and_serve(
             default_model,
             waits: Waits { deletion: config.jobs.keep_deleted(), ..Waits::default() },
         },
-        close.clone(),
+        CancellationToken::new(),
     );
     let listener = secured(listen(config.listen).await?, certificate.as_ref());
     if let (Some(url), Some(own)) = (config.peers.peers_url, config.peers.pod_ip) {
@@ -190,18 +187,9 @@ async fn start_and_serve(
         tasks.spawn(async move { ended.run_until_cancelled(app.previews.reach_peers(addressing)).await });
     }
     tracing::info!(address = %config.listen, tls = certificate.is_some(), "serving");
-    let grace = Duration::from_secs(config.grace_seconds.into());
-    let limits = Connections { grace: grace + LAST_ANSWERS, ..Connections::default() };
-    let serving = listener.serve(service(app.router()), limits, close.clone());
-    let stopping = async {
-        stop.cancelled().await;
-        // Readiness is false from here on; until that is known everywhere, requests still come.
-        tracing::info!(seconds = config.drain_seconds, "stopping: no new requests are expected");
-        sleep(Duration::from_secs(config.drain_seconds.into())).await;
-        close.cancel();
-        executor.stop(grace).await;
-    };
-    tokio::join!(serving, stopping);
+    let seconds = |seconds: u32| Duration::from_secs(seconds.into());
+    let ending = Ending { drain: seconds(config.drain_seconds), grace: seconds(config.grace_seconds) };
+    serving::serve(listener, app, stop, ending).await;
     Ok(())
 }
 

@@ -2,17 +2,20 @@
 
 use futures::TryFutureExt as _;
 use jiff::Timestamp;
+use longhand_crds::agent_session::AgentRef;
 use longhand_crds::wire_id::{is_wire_id, prefix};
-use longhand_crds::{AgentSession, annotations, labels, session_id};
+use longhand_crds::{Agent, AgentSession, annotations, labels, session_id};
 use longhand_protocol::event::{EventBody, NewEvent};
+use longhand_protocol::harness::AgentSnapshot;
 use longhand_protocol::{EventId, SessionId};
 use longhand_session_log::StoreError;
 use longhand_session_log::store::{Retention, SessionMeta, SessionState};
 use serde_json::json;
 use sha2::{Digest as _, Sha256};
 
-use crate::agents;
+use crate::agents::{self, Versioned};
 use crate::api::error::{ApiError, Result};
+use crate::api::wire::check_agent;
 use crate::app::App;
 use crate::resources::named::created_at;
 
@@ -34,18 +37,12 @@ pub(crate) async fn ensure(app: &App, resource: &AgentSession) -> Result<Session
             let agent = agents::lookup(app, namespace, agent).await?.ok_or_else(|| {
                 ApiError::conflict(format!("the Agent {namespace}/{agent} of AgentSession {name} does not exist"))
             })?;
-            let now = agents::current(app, agent).await?;
-            let pinned = resource.spec.agent_ref.version.and_then(|version| u64::try_from(version).ok());
-            let agent = match pinned {
-                Some(version) if version != now.version => agents::at(app, now.agent, version).await?,
-                _ => now,
-            };
             let meta = SessionMeta {
                 id: id.clone(),
                 namespace: namespace.to_owned(),
                 name: name.to_owned(),
                 uid: uid.to_owned(),
-                agent: agent.agent.snapshot(agent.version),
+                agent: snapshot(app, agent, &resource.spec.agent_ref).await?,
                 sandboxes: resource.spec.sandboxes.iter().map(|sandbox| sandbox.name.clone()).collect(),
                 harness_idle_seconds: u64::try_from(resource.spec.harness_idle_seconds).unwrap_or(0),
                 delivered_inputs: 0,
@@ -72,6 +69,19 @@ pub(crate) async fn ensure(app: &App, resource: &AgentSession) -> Result<Session
         return Ok(app.store.state(&id).await?);
     }
     Ok(state)
+}
+
+/// The agent as the session keeps it.
+async fn snapshot(app: &App, agent: Agent, reference: &AgentRef) -> Result<AgentSnapshot> {
+    let Versioned { mut agent, version, .. } = agents::pinned(app, agent, reference.version).await?;
+    if let Some(overrides) = &reference.overrides {
+        agent.spec = overrides.apply(agent.spec);
+        let name = &reference.name;
+        check_agent(&agent.spec).map_err(|error| {
+            ApiError::conflict(format!("the Agent {name} cannot be had with agentRef.overrides: {error}"))
+        })?;
+    }
+    Ok(agent.snapshot(version))
 }
 
 fn retention(resource: &AgentSession) -> Retention {

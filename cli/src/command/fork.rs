@@ -14,7 +14,7 @@ pub(super) async fn run(cluster: &Cluster, target: &Target, name: &str, at: Opti
     let session = session::find(cluster, name).await?;
     let mut service = Service::connect(cluster, target).await?;
     let client = service.client().await?;
-    let request = ForkSession { fork: Fork { session, seq: at }, title: None };
+    let request = ForkSession { fork: Fork { session, seq: at }, title: None, initial_events: Vec::new() };
     let forked = client.fork_session(&request).await.map_err(|error| service.explain(error))?;
     output::line(forked.id.as_str())?;
     Ok(ExitCode::SUCCESS)

@@ -1,17 +1,20 @@
 //! Agents on the wire.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value};
 
 use super::Change;
 use super::toolsets::{BuiltinConfig, McpConfig, PermissionPolicy, ToolParam, ToolsetConfig};
 use crate::harness::SandboxTool;
+use crate::schema::DateTime;
 
 /// An agent.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Agent {
     /// Its identifier.
     pub id: String,
@@ -41,15 +44,18 @@ pub struct Agent {
     /// Who its runs are.
     pub execution_identity: ExecutionIdentity,
     /// When it was made.
+    #[schemars(with = "DateTime")]
     pub created_at: Timestamp,
     /// When this version was made.
+    #[schemars(with = "DateTime")]
     pub updated_at: Timestamp,
     /// When it was archived.
+    #[schemars(with = "Option<DateTime>")]
     pub archived_at: Option<Timestamp>,
 }
 
 /// Who the runs of an agent are.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum ExecutionIdentity {
     /// The ServiceAccount of the session's pods.
@@ -58,7 +64,7 @@ pub enum ExecutionIdentity {
 }
 
 /// A model and how hard it works.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ModelConfig {
     /// The name that the model API knows.
     pub id: String,
@@ -71,7 +77,7 @@ pub struct ModelConfig {
 }
 
 /// How hard a model works.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 #[expect(missing_docs, reason = "the model API's own words")]
 pub enum Effort {
@@ -83,7 +89,7 @@ pub enum Effort {
 }
 
 /// [`Effort`] in the shape of an answer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct EffortTag {
     /// The level.
@@ -92,7 +98,7 @@ pub struct EffortTag {
 }
 
 /// How fast a model answers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 #[expect(missing_docs, reason = "the model API's own words")]
 pub enum Speed {
@@ -101,7 +107,7 @@ pub enum Speed {
 }
 
 /// A server of tools.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
 pub enum McpServer {
     /// Reached by its address.
@@ -124,7 +130,7 @@ impl McpServer {
 }
 
 /// A tool, or a set of them, with everything that was left open filled in.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "type")]
 pub enum Tool {
     /// The built-in tools.
@@ -183,7 +189,7 @@ impl Tool {
 }
 
 /// `POST /v1/agents`.
-#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 #[expect(missing_docs, reason = "each is the field of Agent of that name")]
 pub struct CreateAgent {
@@ -208,7 +214,7 @@ pub struct CreateAgent {
 }
 
 /// `POST /v1/agents/{id}`.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 #[expect(missing_docs, reason = "each is the field of Agent of that name")]
 pub struct UpdateAgent {
@@ -275,6 +281,26 @@ impl<'de> Deserialize<'de> for ModelParam {
             Some(tag) => Some(serde_json::from_value::<EffortTag>(tag).map_err(custom("model.effort"))?.level),
         };
         Ok(Self { id: config.id, effort, speed: config.speed, inference_geo: config.inference_geo })
+    }
+}
+
+impl JsonSchema for ModelParam {
+    fn schema_name() -> Cow<'static, str> {
+        "ModelParam".into()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        let (level, tag) = (generator.subschema_for::<Effort>(), generator.subschema_for::<EffortTag>());
+        let speed = generator.subschema_for::<Option<Speed>>();
+        json_schema!({ "anyOf": [
+            { "type": "string" },
+            { "type": "object", "required": ["id"], "additionalProperties": false, "properties": {
+                "id": { "type": "string" },
+                "effort": { "anyOf": [level, tag, { "type": "null" }] },
+                "speed": speed,
+                "inference_geo": { "type": ["string", "null"] },
+            } },
+        ] })
     }
 }
 

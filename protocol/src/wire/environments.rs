@@ -3,12 +3,14 @@
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::Change;
+use crate::schema::DateTime;
 
 /// An environment: where the tools of sessions run.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Environment {
     /// Its identifier.
     pub id: String,
@@ -26,15 +28,18 @@ pub struct Environment {
     /// Who sees it.
     pub scope: Option<Scope>,
     /// When it was made.
+    #[schemars(with = "DateTime")]
     pub created_at: Timestamp,
     /// When it was last changed.
+    #[schemars(with = "DateTime")]
     pub updated_at: Timestamp,
     /// When it was archived.
+    #[schemars(with = "Option<DateTime>")]
     pub archived_at: Option<Timestamp>,
 }
 
 /// Who sees an environment.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Scope {
     /// Everybody whom RBAC lets see the namespace's.
@@ -44,7 +49,7 @@ pub enum Scope {
 }
 
 /// How the sandboxes of an environment are made.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum EnvironmentConfig {
     /// By Longhand.
@@ -59,7 +64,7 @@ pub enum EnvironmentConfig {
 }
 
 /// What a sandbox may reach.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum Networking {
     /// Every public host.
@@ -76,7 +81,7 @@ pub enum Networking {
 }
 
 /// What is installed, by package manager.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[expect(missing_docs, reason = "each is the package manager of that name")]
 pub struct Packages {
     /// Always `packages`.
@@ -91,7 +96,7 @@ pub struct Packages {
 }
 
 /// The constant `packages`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum PackagesTag {
     /// `packages`
@@ -100,7 +105,7 @@ pub enum PackagesTag {
 }
 
 /// `POST /v1/environments`.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 #[expect(missing_docs, reason = "each is the field of Environment of that name")]
 pub struct CreateEnvironment {
@@ -116,7 +121,7 @@ pub struct CreateEnvironment {
 }
 
 /// `POST /v1/environments/{id}`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 #[expect(missing_docs, reason = "each is the field of Environment of that name")]
 pub struct UpdateEnvironment {
@@ -135,7 +140,7 @@ pub struct UpdateEnvironment {
 }
 
 /// [`EnvironmentConfig`] as a request gives it: what is left out is kept on an update.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
 pub enum ConfigParam {
     /// By Longhand.
@@ -152,7 +157,7 @@ pub enum ConfigParam {
 }
 
 /// [`Networking`] as a request gives it.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
 pub enum NetworkingParam {
     /// Every public host.
@@ -172,7 +177,7 @@ pub enum NetworkingParam {
 }
 
 /// [`Packages`] as a request gives them.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 #[expect(missing_docs, reason = "each is the package manager of that name")]
 pub struct PackagesParam {
@@ -193,7 +198,7 @@ pub struct PackagesParam {
 }
 
 /// The answer to `DELETE /v1/environments/{id}`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct EnvironmentDeleted {
     /// The environment that is gone.
     pub id: String,

@@ -7,6 +7,7 @@ mod events;
 mod forks;
 mod pages;
 pub mod resources;
+mod session_agent;
 mod sessions;
 mod threads;
 pub mod toolsets;
@@ -17,8 +18,9 @@ pub use change::Change;
 pub use events::{EventsSent, NumberedEvent, SendEvents};
 pub use forks::{Fork, ForkSession};
 pub use pages::{Order, Page};
+pub use session_agent::{AgentChoice, AgentTag, AgentWithOverrides, OverridesTag, SessionAgent, UpdateSessionAgent};
 pub use sessions::{
-    AgentChoice, AgentTag, CacheCreation, CreateSession, Session, SessionDeleted, SessionStats, SessionStatus,
+    Budget, CacheCreation, CreateSession, Money, NewSession, Session, SessionDeleted, SessionStats, SessionStatus,
     SessionUsage, UpdateSession,
 };
 pub use threads::{Thread, ThreadStats};

@@ -1,12 +1,14 @@
 //! Repositories and files of a session. A token that was written is never shown.
 
 use jiff::Timestamp;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::schema::DateTime;
 use crate::secret::SecretValue;
 
 /// A repository or a file.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum SessionResource {
     /// A repository.
@@ -20,8 +22,10 @@ pub enum SessionResource {
         /// Where it shall be.
         mount_path: String,
         /// When it was added.
+        #[schemars(with = "DateTime")]
         created_at: Timestamp,
         /// When it was last changed.
+        #[schemars(with = "DateTime")]
         updated_at: Timestamp,
     },
     /// A file.
@@ -33,14 +37,16 @@ pub enum SessionResource {
         /// Where it shall be.
         mount_path: String,
         /// When it was added.
+        #[schemars(with = "DateTime")]
         created_at: Timestamp,
         /// When it was last changed.
+        #[schemars(with = "DateTime")]
         updated_at: Timestamp,
     },
 }
 
 /// What is checked out.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
 pub enum Checkout {
     /// A branch.
@@ -56,7 +62,7 @@ pub enum Checkout {
 }
 
 /// The kinds of resources.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ResourceKind {
     /// See [`SessionResource::GithubRepository`].
@@ -68,7 +74,7 @@ pub enum ResourceKind {
 }
 
 /// What a client writes of a resource: the fields of every kind, in one type so that no copy of a token is kept.
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct WrittenResource {
     /// The kind.
@@ -101,7 +107,7 @@ pub struct WrittenResource {
 }
 
 /// `POST /v1/sessions/{id}/resources/{id}`.
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct UpdateResource {
     /// Another token for a repository.

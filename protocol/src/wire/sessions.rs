@@ -5,6 +5,9 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use super::ForkSession;
+use super::resources::{SessionResource, WrittenResource};
+use super::session_agent::{AgentChoice, SessionAgent, UpdateSessionAgent};
 use crate::event::{ClientEvent, Usage};
 use crate::id::SessionId;
 use crate::schema::DateTime;
@@ -44,8 +47,8 @@ pub struct Session {
     /// Always `session`.
     #[serde(rename = "type")]
     pub kind: String,
-    /// The agent as it was when the session was made.
-    pub agent: Value,
+    /// The agent as it was when the session was made, or as it was changed for it since.
+    pub agent: SessionAgent,
     /// What it is doing.
     pub status: SessionStatus,
     /// The `SandboxTemplate` of the first sandbox.
@@ -55,7 +58,7 @@ pub struct Session {
     /// Pairs that a client keeps with the session.
     pub metadata: Map<String, Value>,
     /// Repositories and files.
-    pub resources: Vec<Value>,
+    pub resources: Vec<SessionResource>,
     /// Vaults bound to the session.
     pub vault_ids: Vec<String>,
     /// Evaluations of outcomes.
@@ -74,7 +77,7 @@ pub struct Session {
     #[schemars(with = "Option<DateTime>")]
     pub archived_at: Option<Timestamp>,
     /// What it may spend.
-    pub budget: Option<Value>,
+    pub budget: Option<Budget>,
     /// What it was made from, other than an agent.
     pub deployment_id: Option<String>,
 }
@@ -82,7 +85,7 @@ pub struct Session {
 /// How long a session has been at work.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct SessionStats {
-    /// Seconds in turns; null where it is not measured.
+    /// Seconds in which it ran, without those in which it was idle or waited for a client.
     pub active_seconds: Option<f64>,
     /// Seconds since it was made.
     pub duration_seconds: f64,
@@ -91,10 +94,10 @@ pub struct SessionStats {
 /// Tokens in the shape of a session.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct SessionUsage {
-    /// Seconds in which the session ran; null where it is not measured.
+    /// Seconds in which the session ran; null in an event, where it is not measured.
     pub active_seconds: Option<f64>,
     /// What that costs; null where the prices are not known.
-    pub list_cost: Option<Value>,
+    pub list_cost: Option<Money>,
     /// Read by the model.
     pub input_tokens: u64,
     /// Written by the model.
@@ -134,13 +137,45 @@ pub struct CreateSession {
     pub title: Option<String>,
     /// Repositories and files that its sandboxes shall find.
     #[serde(default)]
+    #[schemars(with = "Vec<WrittenResource>")]
     pub resources: Vec<Map<String, Value>>,
     /// Vaults that it may use, by their identifiers or names.
     #[serde(default)]
     pub vault_ids: Vec<String>,
     /// What it may spend.
     #[serde(default)]
-    pub budget: Option<Map<String, Value>>,
+    pub budget: Option<Budget>,
+}
+
+/// The body of `POST /v1/sessions`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(untagged)]
+pub enum NewSession {
+    /// A session that shares the history of another one (an extension).
+    Fork(ForkSession),
+    /// A session that begins.
+    Session(CreateSession),
+}
+
+/// What a session may spend.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
+pub enum Budget {
+    /// So much and no more.
+    Limit {
+        /// At list prices.
+        max_list_cost: Money,
+    },
+}
+
+/// An amount of money.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Money {
+    /// A decimal number, in the smallest unit of the currency.
+    pub amount: String,
+    /// `USD`.
+    pub currency: String,
 }
 
 /// `POST /v1/sessions/{id}`. What is absent stays as it is, and what is null is taken away.
@@ -158,34 +193,11 @@ pub struct UpdateSession {
     pub vault_ids: Option<Vec<String>>,
     /// What it may spend, if it was made with a budget.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub budget: Option<Map<String, Value>>,
-}
-
-/// Which agent a new session has.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(untagged)]
-pub enum AgentChoice {
-    /// Its identifier or name.
-    Name(String),
-    /// One of its versions, or the latest.
-    Agent {
-        /// Always `agent`.
-        #[serde(rename = "type")]
-        kind: AgentTag,
-        /// Its identifier or name.
-        id: String,
-        /// The version; the latest without.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        version: Option<u64>,
-    },
-}
-
-/// The constant `agent`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum AgentTag {
-    /// `agent`
-    Agent,
+    pub budget: Option<Budget>,
+    /// Other tools and MCP servers, while it rests.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<UpdateSessionAgent>")]
+    pub agent: Option<Map<String, Value>>,
 }
 
 /// The answer to `DELETE /v1/sessions/{id}`.

@@ -3,9 +3,8 @@
 use jiff::Timestamp;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 
-use super::{SessionStatus, SessionUsage};
+use super::{SessionAgent, SessionStatus, SessionUsage};
 use crate::id::SessionId;
 use crate::schema::DateTime;
 
@@ -24,7 +23,7 @@ pub struct Thread {
     /// What began it, other than a thread.
     pub workflow_run_id: Option<String>,
     /// The agent as it is in this thread.
-    pub agent: Value,
+    pub agent: SessionAgent,
     /// What it is doing.
     pub status: SessionStatus,
     /// How long it has been at work.
@@ -45,7 +44,7 @@ pub struct Thread {
 /// How long a thread has been at work.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct ThreadStats {
-    /// Seconds in turns; null where it is not measured.
+    /// Seconds in which it ran, without those in which it was idle or waited for a client.
     pub active_seconds: Option<f64>,
     /// Seconds since it was made.
     pub duration_seconds: Option<f64>,

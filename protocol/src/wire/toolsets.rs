@@ -1,14 +1,16 @@
 //! Sets of tools: which are on, and who is asked before they run.
 
+use std::borrow::Cow;
 use std::fmt;
 
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::{Map, Value};
 
 use crate::event::Permission;
 
 /// Who is asked before a tool runs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum PermissionPolicy {
     /// Nobody.
@@ -31,7 +33,7 @@ impl PermissionPolicy {
 }
 
 /// What holds for the tools of a set that are not named.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ToolsetConfig {
     /// Whether they are offered.
     pub enabled: bool,
@@ -40,7 +42,7 @@ pub struct ToolsetConfig {
 }
 
 /// [`ToolsetConfig`] as a request gives it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ToolsetDefaults {
     /// Whether they are offered; they are unless this is false.
@@ -52,7 +54,7 @@ pub struct ToolsetDefaults {
 }
 
 /// A tool or a set of tools as a request gives it.
-#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize, JsonSchema)]
 #[serde(tag = "type", deny_unknown_fields)]
 pub enum ToolParam {
     /// The built-in tools.
@@ -90,7 +92,7 @@ pub enum ToolParam {
 }
 
 /// A built-in tool.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 #[expect(missing_docs, reason = "each is the tool of that name")]
 pub enum BuiltinTool {
@@ -160,7 +162,7 @@ pub struct WebOptions {
 }
 
 /// Which parts of the conversation give addresses that may be fetched.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct UrlSources {
     /// Results of custom tools.
@@ -217,8 +219,30 @@ impl<'de> Deserialize<'de> for UrlFilter {
     }
 }
 
+impl JsonSchema for UrlFilter {
+    fn schema_name() -> Cow<'static, str> {
+        "UrlFilter".into()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        let tools = generator.subschema_for::<Vec<ToolReference>>();
+        let plain = json_schema!({
+            "type": "object", "required": ["type"], "additionalProperties": false,
+            "properties": { "type": { "type": "string", "enum": ["all", "none"] } },
+        });
+        let of_tools = json_schema!({
+            "type": "object", "required": ["type", "tools"], "additionalProperties": false,
+            "properties": { "type": { "type": "string", "enum": ["only", "except"] }, "tools": tools },
+        });
+        if generator.contract().is_serialize() {
+            return json_schema!({ "anyOf": [plain, of_tools] });
+        }
+        json_schema!({ "anyOf": [{ "type": "string", "enum": ["all", "none"] }, plain, of_tools] })
+    }
+}
+
 /// Names a tool in a list.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
 pub enum ToolReference {
     /// By its name.
@@ -229,7 +253,7 @@ pub enum ToolReference {
 }
 
 /// Where a search is made from.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
 pub enum UserLocation {
     /// More or less.
@@ -250,7 +274,7 @@ pub enum UserLocation {
 }
 
 /// What holds for a tool of a server. `E` and `P` are options in a request, and filled in in an answer.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct McpConfig<E, P> {
     /// Which tool.
@@ -262,7 +286,7 @@ pub struct McpConfig<E, P> {
 }
 
 /// The flat form of [`BuiltinConfig`].
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Flat<E, P> {
     #[serde(rename = "type", default)]
@@ -319,6 +343,20 @@ impl<'de, E: Deserialize<'de>, P: Deserialize<'de>> Deserialize<'de> for Builtin
             return wrong(format!("`{field}` does not belong to the tool `{}`", flat.name));
         }
         Ok(Self { name: flat.name, enabled: flat.enabled, permission_policy: flat.permission_policy, web })
+    }
+}
+
+impl<E: JsonSchema, P: JsonSchema> JsonSchema for BuiltinConfig<E, P> {
+    fn schema_name() -> Cow<'static, str> {
+        "BuiltinConfig".into()
+    }
+
+    fn schema_id() -> Cow<'static, str> {
+        format!("BuiltinConfig<{}, {}>", E::schema_id(), P::schema_id()).into()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        Flat::<E, P>::json_schema(generator)
     }
 }
 

@@ -3,12 +3,14 @@
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
+use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize};
 
+use crate::schema::DateTime;
 use crate::secret::SecretValue;
 
 /// A vault.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Vault {
     /// Its identifier, `vlt_...`.
     pub id: String,
@@ -20,15 +22,18 @@ pub struct Vault {
     /// Pairs that clients keep with it.
     pub metadata: BTreeMap<String, String>,
     /// When it was made.
+    #[schemars(with = "DateTime")]
     pub created_at: Timestamp,
     /// When it was last changed.
+    #[schemars(with = "DateTime")]
     pub updated_at: Timestamp,
     /// When it was archived.
+    #[schemars(with = "Option<DateTime>")]
     pub archived_at: Option<Timestamp>,
 }
 
 /// A credential, without its values.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Credential {
     /// Its identifier, `vcrd_...`.
     pub id: String,
@@ -44,15 +49,18 @@ pub struct Credential {
     /// Pairs that clients keep with it.
     pub metadata: BTreeMap<String, String>,
     /// When it was made.
+    #[schemars(with = "DateTime")]
     pub created_at: Timestamp,
     /// When it was last changed.
+    #[schemars(with = "DateTime")]
     pub updated_at: Timestamp,
     /// When it was archived.
+    #[schemars(with = "Option<DateTime>")]
     pub archived_at: Option<Timestamp>,
 }
 
 /// What a credential is, as it is shown.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum CredentialAuth {
     /// An OAuth token for an MCP server.
@@ -60,6 +68,7 @@ pub enum CredentialAuth {
         /// The MCP server.
         mcp_server_url: String,
         /// When the access token expires.
+        #[schemars(with = "Option<DateTime>")]
         expires_at: Option<Timestamp>,
         /// How to get another one.
         refresh: Option<Refresh>,
@@ -81,7 +90,7 @@ pub enum CredentialAuth {
 }
 
 /// How to get another access token.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Refresh {
     /// The OAuth client.
     pub client_id: String,
@@ -96,7 +105,7 @@ pub struct Refresh {
 }
 
 /// How an OAuth client authenticates.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct TokenEndpointAuth {
     /// The way.
     #[serde(rename = "type")]
@@ -104,7 +113,7 @@ pub struct TokenEndpointAuth {
 }
 
 /// The ways in which an OAuth client authenticates.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum TokenEndpointAuthKind {
     /// Not at all.
@@ -116,7 +125,7 @@ pub enum TokenEndpointAuthKind {
 }
 
 /// Where the value of a variable may go.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
 pub enum CredentialNetworking {
     /// To any host that the sandbox may reach.
@@ -129,7 +138,7 @@ pub enum CredentialNetworking {
 }
 
 /// Where in a request a placeholder becomes the value.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct InjectionLocation {
     /// In its body.
     pub body: bool,
@@ -138,7 +147,7 @@ pub struct InjectionLocation {
 }
 
 /// The answer to a deletion.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Deleted {
     /// What is gone.
     pub id: String,
@@ -148,7 +157,7 @@ pub struct Deleted {
 }
 
 /// Whether a credential was accepted by its MCP server.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct CredentialValidation {
     /// Always `vault_credential_validation`.
     #[serde(rename = "type")]
@@ -166,11 +175,12 @@ pub struct CredentialValidation {
     /// How an exchange of tokens went; null, since none was made.
     pub refresh: Option<()>,
     /// When it was asked.
+    #[schemars(with = "DateTime")]
     pub validated_at: Timestamp,
 }
 
 /// The verdict on a credential.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ValidationStatus {
     /// It was not tried.
@@ -181,7 +191,7 @@ pub enum ValidationStatus {
 pub type MetadataPatch = BTreeMap<String, Option<String>>;
 
 /// `POST /v1/vaults`.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct CreateVault {
     /// A name for people.
@@ -192,7 +202,7 @@ pub struct CreateVault {
 }
 
 /// `POST /v1/vaults/{id}`.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct UpdateVault {
     /// Another name.
@@ -204,7 +214,7 @@ pub struct UpdateVault {
 }
 
 /// `POST /v1/vaults/{id}/credentials`.
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct CreateCredential {
     /// What it is, with its values.
@@ -218,7 +228,7 @@ pub struct CreateCredential {
 }
 
 /// `POST /v1/vaults/{id}/credentials/{id}`.
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct UpdateCredential {
     /// What changes in what it is.
@@ -233,7 +243,7 @@ pub struct UpdateCredential {
 }
 
 /// The kinds of credentials.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum AuthKind {
     /// See [`CredentialAuth::McpOauth`].
@@ -246,7 +256,7 @@ pub enum AuthKind {
 
 /// What a client writes of a credential: the fields of every kind. It is one type, and not one for each kind, because
 /// serde keeps a copy of what it reads before it knows the kind, and the copy of a value would not be cleared.
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct WrittenAuth {
     /// The kind.
@@ -266,6 +276,7 @@ pub struct WrittenAuth {
     pub mcp_server_url: Option<String>,
     /// `mcp_oauth`: when the access token expires; null for unknown.
     #[serde(default, deserialize_with = "given")]
+    #[schemars(with = "Option<DateTime>")]
     pub expires_at: Option<Option<Timestamp>>,
     /// `mcp_oauth`: how to get another one.
     #[serde(default)]
@@ -282,7 +293,7 @@ pub struct WrittenAuth {
 }
 
 /// What a client writes of how to get another access token.
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct WrittenRefresh {
     /// The OAuth client.
@@ -306,7 +317,7 @@ pub struct WrittenRefresh {
 }
 
 /// What a client writes of how an OAuth client authenticates.
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct WrittenEndpointAuth {
     /// The way.
@@ -318,7 +329,7 @@ pub struct WrittenEndpointAuth {
 }
 
 /// What a client writes of where a variable's value may go.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct WrittenNetworking {
     /// Whether to certain hosts only.
@@ -330,7 +341,7 @@ pub struct WrittenNetworking {
 }
 
 /// Whether a variable's value may go to certain hosts only.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum NetworkingKind {
     /// To any that the sandbox may reach.
@@ -340,7 +351,7 @@ pub enum NetworkingKind {
 }
 
 /// What a client writes of where in a request a placeholder becomes the value.
-#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct WrittenLocation {
     /// In its body.

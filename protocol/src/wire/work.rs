@@ -2,11 +2,13 @@
 
 use std::collections::BTreeMap;
 
+use crate::schema::DateTime;
 use jiff::Timestamp;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// Where a piece of work stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum WorkState {
     /// It waits for a worker, or for the worker that took it to say so.
@@ -22,7 +24,7 @@ pub enum WorkState {
 }
 
 /// A piece of work: a session whose tools a worker runs.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Work {
     /// Its identifier, `work_...`.
     pub id: String,
@@ -40,21 +42,27 @@ pub struct Work {
     /// Pairs that workers keep with it.
     pub metadata: BTreeMap<String, String>,
     /// When it was queued first.
+    #[schemars(with = "DateTime")]
     pub created_at: Timestamp,
     /// When a worker said that it begins.
+    #[schemars(with = "Option<DateTime>")]
     pub acknowledged_at: Option<Timestamp>,
     /// When the worker first said that it is at work.
+    #[schemars(with = "Option<DateTime>")]
     pub started_at: Option<Timestamp>,
     /// When it last said so.
+    #[schemars(with = "Option<DateTime>")]
     pub latest_heartbeat_at: Option<Timestamp>,
     /// When it was asked to end.
+    #[schemars(with = "Option<DateTime>")]
     pub stop_requested_at: Option<Timestamp>,
     /// When it ended.
+    #[schemars(with = "Option<DateTime>")]
     pub stopped_at: Option<Timestamp>,
 }
 
 /// What a piece of work is.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct WorkData {
     /// Always `session`.
     #[serde(rename = "type")]
@@ -64,7 +72,7 @@ pub struct WorkData {
 }
 
 /// The answer to a heartbeat.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct WorkHeartbeat {
     /// Always `work_heartbeat`.
     #[serde(rename = "type")]
@@ -80,7 +88,7 @@ pub struct WorkHeartbeat {
 }
 
 /// What a refused heartbeat is told of the lease.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct LeaseState {
     /// The heartbeat that is on record.
     pub last_heartbeat: Option<String>,
@@ -93,7 +101,7 @@ pub struct LeaseState {
 }
 
 /// How full the queue of an environment is.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct WorkStats {
     /// Always `work_queue_stats`.
     #[serde(rename = "type")]
@@ -103,13 +111,14 @@ pub struct WorkStats {
     /// How many were taken and not acknowledged yet.
     pub pending: usize,
     /// Since when the oldest of both waits.
+    #[schemars(with = "Option<DateTime>")]
     pub oldest_queued_at: Option<Timestamp>,
     /// How many workers ask for work; null, since nobody counts them.
     pub workers_polling: Option<usize>,
 }
 
 /// `POST .../work/{id}`.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct UpdateWork {
     /// A text sets, null removes.
@@ -117,7 +126,7 @@ pub struct UpdateWork {
 }
 
 /// `POST .../work/{id}/stop`.
-#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct StopWork {
     /// Whether it ends now, and not when its worker says so.

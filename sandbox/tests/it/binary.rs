@@ -32,7 +32,7 @@ impl Sandboxd {
         let mut log = BufReader::new(child.stderr.take().unwrap()).lines().map(Result::unwrap);
         let line = log.find(|line| line.contains("listening")).unwrap();
         let line: serde_json::Value = serde_json::from_str(&line).unwrap();
-        let address = line["fields"]["address"].as_str().unwrap();
+        let address = line["address"].as_str().unwrap();
         let target = target(&address);
         std::thread::spawn(move || log.for_each(|line| eprintln!("{line}")));
         Self { child, client, target, workspace }

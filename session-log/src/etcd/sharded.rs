@@ -13,7 +13,7 @@ use futures::future::try_join_all;
 use futures::stream::BoxStream;
 use jiff::Timestamp;
 use longhand_protocol::event::{NewEvent, Record};
-use longhand_protocol::harness::{Inbox, InboxItem};
+use longhand_protocol::harness::{AgentSnapshot, Inbox, InboxItem};
 use longhand_protocol::{EventId, SessionId};
 use sha2::{Digest as _, Sha256};
 
@@ -238,6 +238,10 @@ impl SessionStore for ShardedStore {
 
     async fn append_unfenced(&self, id: &SessionId, events: Vec<NewEvent>) -> Result<Appended> {
         self.shard(id).append_unfenced(id, events).await
+    }
+
+    async fn change_agent(&self, id: &SessionId, agent: AgentSnapshot, event: NewEvent) -> Result<Appended> {
+        self.shard(id).change_agent(id, agent, event).await
     }
 
     async fn slice(&self, id: &SessionId, query: &Query) -> Result<Slice> {

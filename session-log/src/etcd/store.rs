@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use futures::stream::{BoxStream, StreamExt as _};
 use jiff::Timestamp;
 use longhand_protocol::event::{NewEvent, Record};
-use longhand_protocol::harness::{Inbox, InboxItem};
+use longhand_protocol::harness::{AgentSnapshot, Inbox, InboxItem};
 use longhand_protocol::{EventId, SessionId};
 use tokio::time::{Instant, timeout_at};
 
@@ -260,6 +260,11 @@ impl SessionStore for EtcdStore {
     async fn append_unfenced(&self, id: &SessionId, events: Vec<NewEvent>) -> Result<Appended> {
         let (place, author) = (self.place(id), Author::Service);
         self.extend(Append { place, author, promoted: &[], events: &events, effect: Effect::Nothing }).await
+    }
+
+    async fn change_agent(&self, id: &SessionId, agent: AgentSnapshot, event: NewEvent) -> Result<Appended> {
+        let (place, effect) = (self.place(id), Effect::Agent { agent: &agent });
+        self.extend(Append { place, author: Author::Service, promoted: &[], events: &[event], effect }).await
     }
 
     async fn slice(&self, id: &SessionId, query: &Query) -> Result<Slice> {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use longhand_protocol::EventId;
 use longhand_protocol::event::{Event, EventBody, NewEvent, Record};
-use longhand_protocol::harness::{Inbox, InboxItem};
+use longhand_protocol::harness::{AgentSnapshot, Inbox, InboxItem};
 use longhand_protocol::wire::{Order, SessionStatus};
 use tokio::time::Instant;
 
@@ -77,6 +77,7 @@ impl Session {
             wake_revision: self.wake,
             status: self.head.shown_status(self.wake.is_some()),
             usage: self.head.usage,
+            active: self.head.active,
             updated_at: self.head.updated_at,
             size: self.head.size(),
             archived_at: self.head.archived_at,
@@ -303,6 +304,16 @@ impl Session {
         let appended = self.push(0, events.to_vec())?;
         self.bound(caps, events)?;
         Ok(appended)
+    }
+
+    pub(super) fn change_agent(&mut self, agent: AgentSnapshot, event: NewEvent) -> Result<Appended> {
+        if let Some(appended) = self.appended_before(0, &[], std::slice::from_ref(&event)) {
+            return Ok(appended);
+        }
+        self.check_new(std::slice::from_ref(&event))?;
+        self.head.check_rest(&self.meta.id, self.wake.is_some())?;
+        self.meta.agent = agent;
+        self.push(0, vec![event])
     }
 
     pub(super) fn finish_call(

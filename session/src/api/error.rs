@@ -187,6 +187,7 @@ impl From<&StoreError> for ApiError {
             | StoreError::HasForks { .. }
             | StoreError::Elsewhere { .. }
             | StoreError::Ended(_)
+            | StoreError::AtWork(_)
             | StoreError::CallState { .. } => Self::conflict(message),
             StoreError::Fenced { current, .. } => Self::log_conflict(Conflict::Fenced { epoch: *current }, message),
             // Its lease has run out, or it gave the session up: either way it must not go on as the owner.

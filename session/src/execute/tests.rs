@@ -1,7 +1,5 @@
 //! Tool calls against a real `sandboxd`, with an operator of make-believe.
 
-use std::net::{Ipv4Addr, SocketAddr};
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,77 +7,17 @@ use longhand_crds::SandboxStatus;
 use longhand_protocol::event::{ClientEvent, EventBody, NewEvent, Permission, Verdict};
 use longhand_protocol::{EventId, Record, SessionId};
 use longhand_sandbox::client::{SandboxClient, Target};
-use longhand_sandbox::server::reaper::Children;
-use longhand_sandbox::server::{Config, Server};
-use longhand_sandbox::token::{Signer, Verifier};
 use longhand_sandbox::wire::{CallId, ExecuteRequest};
 use longhand_session_log::SessionStore as _;
 use longhand_session_log::store::{CallState, Incarnation};
-use serde_json::{Value, json};
-use tempfile::TempDir;
+use serde_json::json;
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
-use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::{ExecuteError, Executor, Hosted};
 use crate::resources::{Resources as _, plan};
+use crate::testing::hands::{Hands, eventually, hands};
 use crate::testing::{SOON, World, limits};
-
-/// A `sandboxd` with a folder of its own.
-struct Hands {
-    address: String,
-    folder: TempDir,
-    stop: CancellationToken,
-    _end: DropGuard,
-}
-
-async fn hands(signer: &Signer, pod: &str) -> Hands {
-    let folder = tempfile::tempdir().unwrap();
-    let config = Config {
-        listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
-        verifier: Verifier::new(&signer.public_key(), pod).unwrap(),
-        workspace: folder.path().to_path_buf(),
-        grace: Duration::ZERO,
-        environment: vec![("PATH".into(), std::env::var_os("PATH").unwrap())],
-    };
-    let server = Server::bind(config, Children::default()).await.unwrap();
-    let stop = CancellationToken::new();
-    let address = server.address().to_string();
-    tokio::spawn(server.run(stop.clone()));
-    Hands { address, folder, _end: stop.clone().drop_guard(), stop }
-}
-
-impl Hands {
-    fn file(&self, name: &str) -> PathBuf {
-        self.folder.path().join(name)
-    }
-
-    /// A command that counts its runs, and ends when the file `go` is there.
-    fn until_go() -> Value {
-        json!({"command": "echo run >> runs; touch begun; while [ ! -e go ]; do sleep 0.02; done; echo gone"})
-    }
-
-    fn go(&self) {
-        std::fs::write(self.file("go"), "").unwrap();
-    }
-
-    async fn begun(&self) {
-        eventually(async || self.file("begun").exists()).await;
-    }
-
-    fn runs(&self) -> usize {
-        std::fs::read_to_string(self.file("runs")).unwrap_or_default().lines().count()
-    }
-}
-
-async fn eventually(condition: impl AsyncFn() -> bool) {
-    let wait = async {
-        while !condition().await {
-            sleep(Duration::from_millis(10)).await;
-        }
-    };
-    timeout(SOON, wait).await.expect("it came to pass in time");
-}
 
 type Result = std::result::Result<Record, ExecuteError>;
 

@@ -3,7 +3,7 @@
 
 mod operations;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::LazyLock;
 
 use http::header::{self, HeaderName};
@@ -35,11 +35,71 @@ impl Shapes {
         Self { read: settings().for_deserialize().into_generator(), sent: settings().for_serialize().into_generator() }
     }
 
-    /// Every named shape. One that is read otherwise than it is sent would have to have another name.
-    fn components(mut self) -> BTreeMap<String, Value> {
-        let mut components: BTreeMap<String, Value> = self.read.take_definitions(true).into_iter().collect();
-        components.extend(self.sent.take_definitions(true));
-        components
+    /// Every named shape, and what the shapes are called instead that are read otherwise than they are sent.
+    fn components(mut self) -> (BTreeMap<String, Value>, Renamed) {
+        let read: BTreeMap<String, Value> = self.read.take_definitions(true).into_iter().collect();
+        let mut components: BTreeMap<String, Value> = self.sent.take_definitions(true).into_iter().collect();
+        let differs = |name: &String| components.get(name).is_some_and(|sent| *sent != read[name]);
+        let mut renamed: BTreeSet<&String> = read.keys().filter(|name| differs(name)).collect();
+        // What refers to one of them is read otherwise, too.
+        loop {
+            let more: Vec<&String> = read
+                .iter()
+                .filter(|(name, shape)| {
+                    components.contains_key(*name) && !renamed.contains(name) && refers(shape, &renamed)
+                })
+                .map(|(name, _)| name)
+                .collect();
+            if more.is_empty() {
+                break;
+            }
+            renamed.extend(more);
+        }
+        let renamed = Renamed(renamed.into_iter().map(|name| (reference(name), format!("{name}Param"))).collect());
+        for (name, mut shape) in read {
+            renamed.apply(&mut shape);
+            let name = renamed.0.get(&reference(&name)).cloned().unwrap_or(name);
+            components.insert(name, shape);
+        }
+        (components, renamed)
+    }
+}
+
+/// Shapes by the reference that they had, with the name that they have where they are read.
+struct Renamed(BTreeMap<String, String>);
+
+impl Renamed {
+    /// Has every reference lead to the new name.
+    fn apply(&self, value: &mut Value) {
+        match value {
+            Value::Object(fields) => {
+                if let Some(Value::String(to)) = fields.get_mut("$ref")
+                    && let Some(name) = self.0.get(to)
+                {
+                    *to = reference(name);
+                }
+                fields.values_mut().for_each(|value| self.apply(value));
+            }
+            Value::Array(values) => values.iter_mut().for_each(|value| self.apply(value)),
+            _ => {}
+        }
+    }
+}
+
+fn reference(name: &str) -> String {
+    format!("#{COMPONENTS}/{name}")
+}
+
+/// Whether a shape has one of these in it.
+fn refers(shape: &Value, names: &BTreeSet<&String>) -> bool {
+    match shape {
+        Value::Object(fields) => {
+            let to = fields.get("$ref").and_then(Value::as_str);
+            to.is_some_and(|to| names.iter().any(|name| reference(name) == to))
+                || fields.values().any(|value| refers(value, names))
+        }
+        Value::Array(values) => values.iter().any(|value| refers(value, names)),
+        _ => false,
     }
 }
 
@@ -56,6 +116,9 @@ pub fn document() -> Value {
             path.insert(operation.method.to_owned(), described);
         }
     }
+    let (schemas, renamed) = shapes.components();
+    let bodies = paths.values_mut().flat_map(Map::values_mut);
+    bodies.filter_map(|operation| operation.get_mut("requestBody")).for_each(|body| renamed.apply(body));
     json!({
         "openapi": "3.1.0",
         "info": {
@@ -67,7 +130,7 @@ pub fn document() -> Value {
         "security": [{ "bearer": [] }, { "key": [] }],
         "paths": paths,
         "components": {
-            "schemas": shapes.components(),
+            "schemas": schemas,
             "responses": { "Error": {
                 "description": "The request was not served; the body says why.",
                 "headers": { "request-id": { "schema": { "type": "string" } } },
@@ -93,12 +156,13 @@ fn describe(operation: &Operation, prefix: &str, suffix: &str, shapes: &mut Shap
             "default": { "$ref": "#/components/responses/Error" },
         },
     });
-    let (kind, schema) = match operation.takes {
+    let (kind, schema, required) = match operation.takes {
         Takes::Nothing => return described,
-        Takes::Json(shape) => ("application/json", shape(&mut shapes.read).to_value()),
-        Takes::Lines => ("application/x-ndjson", json!({ "type": "string" })),
+        Takes::Json(shape) => ("application/json", shape(&mut shapes.read).to_value(), true),
+        Takes::PerhapsJson(shape) => ("application/json", shape(&mut shapes.read).to_value(), false),
+        Takes::Lines => ("application/x-ndjson", json!({ "type": "string" }), true),
     };
-    described["requestBody"] = json!({ "required": true, "content": { kind: { "schema": schema } } });
+    described["requestBody"] = json!({ "required": required, "content": { kind: { "schema": schema } } });
     described
 }
 

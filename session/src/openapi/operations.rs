@@ -1,11 +1,18 @@
 //! What the public API does.
 
+use longhand_protocol::wire::agents::{Agent, CreateAgent, UpdateAgent};
+use longhand_protocol::wire::environments::{CreateEnvironment, Environment, EnvironmentDeleted, UpdateEnvironment};
+use longhand_protocol::wire::resources::{SessionResource, UpdateResource, WrittenResource};
+use longhand_protocol::wire::vaults::{
+    CreateCredential, CreateVault, Credential, CredentialValidation, Deleted, UpdateCredential, UpdateVault, Vault,
+};
+use longhand_protocol::wire::work::{StopWork, UpdateWork, Work, WorkHeartbeat, WorkStats};
 use longhand_protocol::wire::{
-    CreateSession, EventsSent, NumberedEvent, Page, SendEvents, Session, SessionDeleted, Thread, UpdateSession,
+    EventsSent, NewSession, NumberedEvent, Page, SendEvents, Session, SessionDeleted, Thread, UpdateSession,
 };
 use schemars::generate::SchemaGenerator;
 use schemars::{JsonSchema, Schema};
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 type Shape = fn(&mut SchemaGenerator) -> Schema;
 
@@ -34,6 +41,8 @@ pub(super) enum Answer {
 pub(super) enum Takes {
     Nothing,
     Json(Shape),
+    /// Or nothing.
+    PerhapsJson(Shape),
     /// A JSON object a line.
     Lines,
 }
@@ -67,6 +76,11 @@ impl Operation {
 
     fn takes<T: JsonSchema>(mut self) -> Self {
         self.takes = Takes::Json(shape::<T>);
+        self
+    }
+
+    fn may_take<T: JsonSchema>(mut self) -> Self {
+        self.takes = Takes::PerhapsJson(shape::<T>);
         self
     }
 
@@ -156,8 +170,11 @@ fn deltas() -> Parameter {
     Parameter::new("event_deltas[]", what, json!({ "type": "array", "items": kinds }))
 }
 
+fn time(name: &'static str, what: &'static str) -> Parameter {
+    Parameter::new(name, what, json!({ "type": "string", "format": "date-time" }))
+}
+
 fn created_at() -> Vec<Parameter> {
-    let time = |name, what| Parameter::new(name, what, json!({ "type": "string", "format": "date-time" }));
     vec![
         time("created_at[gt]", "Only later ones"),
         time("created_at[gte]", "Only these or later ones"),
@@ -165,9 +182,6 @@ fn created_at() -> Vec<Parameter> {
         time("created_at[lte]", "Only these or earlier ones"),
     ]
 }
-
-/// What has no schema of its own yet.
-type Object = Map<String, Value>;
 
 /// Every operation.
 pub(super) fn operations() -> Vec<Operation> {
@@ -179,23 +193,25 @@ pub(super) fn operations() -> Vec<Operation> {
 fn agents() -> Vec<Operation> {
     let (agents, agent) = ("/agents", "/agents/{agent}");
     vec![
-        Operation::new("get", agents, "listAgents", "List agents", json_of::<Page<Object>>()).query([
+        Operation::new("get", agents, "listAgents", "List agents", json_of::<Page<Agent>>()).query([
             limit(100),
             page(),
             archived(),
+            time("created_at[gte]", "Only these or later ones"),
+            time("created_at[lte]", "Only these or earlier ones"),
         ]),
-        Operation::new("post", agents, "createAgent", "Make an agent", json_of::<Object>()).takes::<Object>(),
-        Operation::new("get", agent, "getAgent", "Show an agent, as it is or as it was", json_of::<Object>())
+        Operation::new("post", agents, "createAgent", "Make an agent", json_of::<Agent>()).takes::<CreateAgent>(),
+        Operation::new("get", agent, "getAgent", "Show an agent, as it is or as it was", json_of::<Agent>())
             .query([number("version", "The version; without it, the last", 1)]),
-        Operation::new("post", agent, "updateAgent", "Make a new version of an agent", json_of::<Object>())
-            .takes::<Object>(),
-        Operation::new("post", "/agents/{agent}/archive", "archiveAgent", "Archive an agent", json_of::<Object>()),
+        Operation::new("post", agent, "updateAgent", "Make a new version of an agent", json_of::<Agent>())
+            .takes::<UpdateAgent>(),
+        Operation::new("post", "/agents/{agent}/archive", "archiveAgent", "Archive an agent", json_of::<Agent>()),
         Operation::new(
             "get",
             "/agents/{agent}/versions",
             "listAgentVersions",
             "List versions",
-            json_of::<Page<Object>>(),
+            json_of::<Page<Agent>>(),
         )
         .query([limit(100), page()]),
     ]
@@ -205,33 +221,34 @@ fn environments() -> Vec<Operation> {
     let (all, one) = ("/environments", "/environments/{environment}");
     let archive = "/environments/{environment}/archive";
     vec![
-        Operation::new("get", all, "listEnvironments", "List environments", json_of::<Page<Object>>()).query([
+        Operation::new("get", all, "listEnvironments", "List environments", json_of::<Page<Environment>>()).query([
             limit(100),
             page(),
             archived(),
         ]),
-        Operation::new("post", all, "createEnvironment", "Make an environment", json_of::<Object>()).takes::<Object>(),
-        Operation::new("get", one, "getEnvironment", "Show an environment", json_of::<Object>()),
-        Operation::new("post", one, "updateEnvironment", "Change an environment", json_of::<Object>())
-            .takes::<Object>(),
-        Operation::new("delete", one, "deleteEnvironment", "Delete an environment", json_of::<Object>()),
-        Operation::new("post", archive, "archiveEnvironment", "Archive an environment", json_of::<Object>()),
+        Operation::new("post", all, "createEnvironment", "Make an environment", json_of::<Environment>())
+            .takes::<CreateEnvironment>(),
+        Operation::new("get", one, "getEnvironment", "Show an environment", json_of::<Environment>()),
+        Operation::new("post", one, "updateEnvironment", "Change an environment", json_of::<Environment>())
+            .takes::<UpdateEnvironment>(),
+        Operation::new("delete", one, "deleteEnvironment", "Delete an environment", json_of::<EnvironmentDeleted>()),
+        Operation::new("post", archive, "archiveEnvironment", "Archive an environment", json_of::<Environment>()),
     ]
 }
 
 fn vaults() -> Vec<Operation> {
     let (all, one) = ("/vaults", "/vaults/{vault}");
     vec![
-        Operation::new("get", all, "listVaults", "List vaults", json_of::<Page<Object>>()).query([
+        Operation::new("get", all, "listVaults", "List vaults", json_of::<Page<Vault>>()).query([
             limit(100),
             page(),
             archived(),
         ]),
-        Operation::new("post", all, "createVault", "Make a vault", json_of::<Object>()).takes::<Object>(),
-        Operation::new("get", one, "getVault", "Show a vault", json_of::<Object>()),
-        Operation::new("post", one, "updateVault", "Change a vault", json_of::<Object>()).takes::<Object>(),
-        Operation::new("delete", one, "deleteVault", "Delete a vault", json_of::<Object>()),
-        Operation::new("post", "/vaults/{vault}/archive", "archiveVault", "Archive a vault", json_of::<Object>()),
+        Operation::new("post", all, "createVault", "Make a vault", json_of::<Vault>()).takes::<CreateVault>(),
+        Operation::new("get", one, "getVault", "Show a vault", json_of::<Vault>()),
+        Operation::new("post", one, "updateVault", "Change a vault", json_of::<Vault>()).takes::<UpdateVault>(),
+        Operation::new("delete", one, "deleteVault", "Delete a vault", json_of::<Deleted>()),
+        Operation::new("post", "/vaults/{vault}/archive", "archiveVault", "Archive a vault", json_of::<Vault>()),
     ]
 }
 
@@ -240,18 +257,16 @@ fn credentials() -> Vec<Operation> {
     let archive = "/vaults/{vault}/credentials/{credential}/archive";
     let validate = "/vaults/{vault}/credentials/{credential}/mcp_oauth_validate";
     vec![
-        Operation::new("get", all, "listCredentials", "List a vault's credentials", json_of::<Page<Object>>()).query([
-            limit(100),
-            page(),
-            archived(),
-        ]),
-        Operation::new("post", all, "createCredential", "Put a credential in", json_of::<Object>()).takes::<Object>(),
-        Operation::new("get", one, "getCredential", "Show a credential, without its value", json_of::<Object>()),
-        Operation::new("post", one, "updateCredential", "Change or rotate a credential", json_of::<Object>())
-            .takes::<Object>(),
-        Operation::new("delete", one, "deleteCredential", "Delete a credential", json_of::<Object>()),
-        Operation::new("post", archive, "archiveCredential", "Archive a credential", json_of::<Object>()),
-        Operation::new("post", validate, "validateCredential", "Try a credential", json_of::<Object>()),
+        Operation::new("get", all, "listCredentials", "List a vault's credentials", json_of::<Page<Credential>>())
+            .query([limit(100), page(), archived()]),
+        Operation::new("post", all, "createCredential", "Put a credential in", json_of::<Credential>())
+            .takes::<CreateCredential>(),
+        Operation::new("get", one, "getCredential", "Show a credential, without its value", json_of::<Credential>()),
+        Operation::new("post", one, "updateCredential", "Change or rotate a credential", json_of::<Credential>())
+            .takes::<UpdateCredential>(),
+        Operation::new("delete", one, "deleteCredential", "Delete a credential", json_of::<Deleted>()),
+        Operation::new("post", archive, "archiveCredential", "Archive a credential", json_of::<Credential>()),
+        Operation::new("post", validate, "validateCredential", "Try a credential", json_of::<CredentialValidation>()),
     ]
 }
 
@@ -263,14 +278,14 @@ fn work() -> Vec<Operation> {
         json!({ "type": "string" }),
     );
     vec![
-        Operation::new("get", "/environments/{environment}/work", "listWork", "List work", json_of::<Page<Object>>())
+        Operation::new("get", "/environments/{environment}/work", "listWork", "List work", json_of::<Page<Work>>())
             .query([limit(100), page()]),
         Operation::new(
             "get",
             "/environments/{environment}/work/poll",
             "pollWork",
             "Take work, if there is some",
-            json_of::<Option<Object>>(),
+            json_of::<Option<Work>>(),
         )
         .query([
             number("block_ms", "How long to wait for some", 1),
@@ -281,24 +296,24 @@ fn work() -> Vec<Operation> {
             "/environments/{environment}/work/stats",
             "getWorkStats",
             "Count the work of an environment",
-            json_of::<Object>(),
+            json_of::<WorkStats>(),
         ),
-        Operation::new("get", one, "getWork", "Show work", json_of::<Object>()),
-        Operation::new("post", one, "updateWork", "Change what is kept with work", json_of::<Object>())
-            .takes::<Object>(),
+        Operation::new("get", one, "getWork", "Show work", json_of::<Work>()),
+        Operation::new("post", one, "updateWork", "Change what is kept with work", json_of::<Work>())
+            .takes::<UpdateWork>(),
         Operation::new(
             "post",
             "/environments/{environment}/work/{work}/ack",
             "acknowledgeWork",
             "Say that work is begun",
-            json_of::<Object>(),
+            json_of::<Work>(),
         ),
         Operation::new(
             "post",
             "/environments/{environment}/work/{work}/heartbeat",
             "heartbeatWork",
             "Say that work goes on",
-            json_of::<Object>(),
+            json_of::<WorkHeartbeat>(),
         )
         .query([expected, number("desired_ttl_seconds", "Until when, from now", 1)]),
         Operation::new(
@@ -306,9 +321,9 @@ fn work() -> Vec<Operation> {
             "/environments/{environment}/work/{work}/stop",
             "stopWork",
             "Ask for work to be stopped",
-            json_of::<Object>(),
+            json_of::<Work>(),
         )
-        .takes::<Object>(),
+        .may_take::<StopWork>(),
     ]
 }
 
@@ -324,7 +339,7 @@ fn sessions() -> Vec<Operation> {
             ])
             .query(created_at()),
         Operation::new("post", "/sessions", "createSession", "Make a session", json_of::<Session>())
-            .takes::<CreateSession>(),
+            .takes::<NewSession>(),
         Operation::new("get", "/sessions/{session}", "getSession", "Show a session", json_of::<Session>()),
         Operation::new("post", "/sessions/{session}", "updateSession", "Change a session", json_of::<Session>())
             .takes::<UpdateSession>(),
@@ -391,13 +406,14 @@ fn threads() -> Vec<Operation> {
 fn resources() -> Vec<Operation> {
     let (all, one) = ("/sessions/{session}/resources", "/sessions/{session}/resources/{resource}");
     vec![
-        Operation::new("get", all, "listResources", "List a session's resources", json_of::<Page<Object>>())
+        Operation::new("get", all, "listResources", "List a session's resources", json_of::<Page<SessionResource>>())
             .query([limit(1_000), page()]),
-        Operation::new("post", all, "addResource", "Add a resource", json_of::<Object>()).takes::<Object>(),
-        Operation::new("get", one, "getResource", "Show a resource", json_of::<Object>()),
-        Operation::new("post", one, "updateResource", "Rotate a resource's token", json_of::<Object>())
-            .takes::<Object>(),
-        Operation::new("delete", one, "deleteResource", "Take a resource away", json_of::<Object>()),
+        Operation::new("post", all, "addResource", "Add a resource", json_of::<SessionResource>())
+            .takes::<WrittenResource>(),
+        Operation::new("get", one, "getResource", "Show a resource", json_of::<SessionResource>()),
+        Operation::new("post", one, "updateResource", "Rotate a resource's token", json_of::<SessionResource>())
+            .takes::<UpdateResource>(),
+        Operation::new("delete", one, "deleteResource", "Take a resource away", json_of::<Deleted>()),
     ]
 }
 

@@ -19,7 +19,7 @@ pub const DEFAULT_SANDBOX: &str = "default";
 const LONGEST_SANDBOX_NAME: usize = 56;
 
 /// What a client of the wire API asks for.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Wanted {
     /// The agent.
     pub agent: AgentRef,
@@ -122,7 +122,7 @@ mod tests {
 
     fn wanted(template: Option<&str>) -> Wanted {
         Wanted {
-            agent: AgentRef { name: "helper".to_owned(), version: None },
+            agent: AgentRef { name: "helper".to_owned(), version: None, overrides: None },
             template: template.map(ToOwned::to_owned),
             vaults: vec!["models".to_owned()],
             title: None,

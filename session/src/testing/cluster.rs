@@ -22,6 +22,9 @@ use crate::execute::sandboxes::{SandboxKey, SandboxView, Seen};
 use crate::resources::named::{Named as _, set_created_at};
 use crate::resources::{ResourceError, Resources};
 
+/// May do everything with sessions, agents and environments of `team-a`.
+const ALICE: &str = "system:serviceaccount:team-a:alice";
+
 type Key = (String, String);
 /// Who, what as RBAC says it, and where.
 type Rule = (String, String, String);
@@ -84,7 +87,12 @@ impl FakeCluster {
             Access::ReadEvents,
             Access::SendEvents,
         ] {
-            cluster.allow("system:serviceaccount:team-a:alice", access, "team-a");
+            cluster.allow(ALICE, access, "team-a");
+        }
+        for kind in ["agents", "sandboxtemplates"] {
+            for verb in ["list", "create", "get", "update", "delete"] {
+                cluster.allow(ALICE, Access::Kind(kind, verb), "team-a");
+            }
         }
         cluster.add_user("operator", "longhand-system", "longhand-operator", &[]);
         cluster.add_user("replica", "longhand-system", "longhand-session", &[]);

@@ -1,6 +1,7 @@
 //! What the tests share: a service in this process over a store in memory and a cluster of make-believe.
 
 pub(crate) mod cluster;
+pub(crate) mod hands;
 pub(crate) mod objects;
 mod sessions;
 mod vaults;

@@ -3,6 +3,7 @@
 use jiff::Timestamp;
 use longhand_protocol::EventId;
 use longhand_protocol::event::{EventBody, NewEvent, Record};
+use longhand_protocol::harness::AgentSnapshot;
 use longhand_protocol::wire::SessionStatus;
 
 use super::call::{self, wanted};
@@ -12,7 +13,7 @@ use crate::etcd::view::{Kv, Look, View};
 use crate::etcd::write::{Guard, Write};
 use crate::limits;
 use crate::record::{Head, Stored, encode, result_of};
-use crate::store::{Appended, CallState, FinishFrom, Result, StoreError};
+use crate::store::{Appended, CallState, FinishFrom, Result, SessionMeta, StoreError};
 
 /// Who appends.
 #[derive(Clone, Copy, Debug)]
@@ -32,6 +33,8 @@ pub(crate) enum Effect<'a> {
     Idle { wake_revision: i64 },
     /// A tool call is closed, if it is in this state.
     Finish { call: &'a EventId, from: &'a FinishFrom },
+    /// The session has this agent from now on, if it rests.
+    Agent { agent: &'a AgentSnapshot },
 }
 
 /// A wish to grow the log.
@@ -63,6 +66,7 @@ impl Append<'_> {
             Effect::Finish { call, .. } => {
                 looks.extend([keys.meta(id), keys.call(id, call), keys.done(id, call)].map(Look::Key));
             }
+            Effect::Agent { .. } => looks.extend([keys.meta(id), keys.wake(id)].map(Look::Key)),
         }
         looks.extend(self.promoted.iter().map(|event| Look::Key(keys.inbox(id, event))));
         looks.extend(self.place.look_idem(self.promoted.iter().chain(self.events.iter().map(|event| &event.id))));
@@ -85,7 +89,7 @@ impl Append<'_> {
             Effect::Idle { wake_revision } => {
                 view.insert(Kv { key: keys.wake(id), mod_revision: wake_revision, ..Kv::default() });
             }
-            Effect::Finish { .. } => return None,
+            Effect::Finish { .. } | Effect::Agent { .. } => return None,
         }
         view.insert(Kv { key: keys.head(id), value: head, ..Kv::default() });
         Some(view)
@@ -186,6 +190,15 @@ impl Append<'_> {
                 if head.archived_at.is_none() {
                     write.put(keys.wake(id), wake_value(&self.place, view)?);
                 }
+            }
+            Effect::Agent { agent } => {
+                head.check_rest(id, view.get(&keys.wake(id)).is_some())?;
+                let stored = view.get(&keys.meta(id)).ok_or_else(|| self.place.not_found())?;
+                let meta = SessionMeta { agent: agent.clone(), ..stored.decode()? };
+                write
+                    .guard(Guard::Absent(keys.wake(id)))
+                    .guard(Guard::Unchanged(stored.key.clone(), stored.mod_revision));
+                write.put(stored.key.clone(), encode(&meta)?);
             }
         }
         Ok(())

@@ -73,6 +73,7 @@ pub(crate) fn state(place: &Place<'_>, view: &View) -> Result<SessionState> {
         wake_revision,
         status: head.shown_status(wake_revision.is_some()),
         usage: head.usage,
+        active: head.active,
         updated_at: head.updated_at,
         size: head.size(),
         archived_at: head.archived_at,

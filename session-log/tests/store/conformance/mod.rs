@@ -54,7 +54,8 @@ macro_rules! suite {
     ($fixture:ident) => {
         $crate::conformance::suite!($fixture,
             sessions: [a_session_is_made_once, unknown_sessions_are_not_found, sessions_are_listed_in_order,
-                nothing_is_left_of_a_deleted_session, status_and_usage_follow_the_events],
+                nothing_is_left_of_a_deleted_session, status_and_usage_follow_the_events,
+                an_agent_changes_while_its_session_rests],
             inbox: [queued_events_keep_their_order, an_enqueue_may_be_repeated, an_inbox_is_bounded,
                 inputs_are_delivered_once, many_inputs_are_delivered, an_enqueue_is_bounded,
                 waiting_ends_with_a_message_from_another_replica, waiting_ends_in_time,

@@ -2,6 +2,7 @@
 
 use longhand_protocol::SessionId;
 use longhand_protocol::event::{EventBody, NewEvent, Usage};
+use longhand_protocol::harness::AgentSnapshot;
 use longhand_protocol::wire::SessionStatus;
 use longhand_session_log::StoreError;
 use longhand_session_log::store::{FinishFrom, Incarnation, Parent, Takeover};
@@ -108,18 +109,55 @@ pub(crate) async fn status_and_usage_follow_the_events(fixture: &dyn Fixture) {
     let rescheduled = NewEvent::new(EventBody::SessionStatusRescheduled {});
     let head = store.append(&id, epoch, head, vec![rescheduled]).await.unwrap().head;
     assert_eq!(store.state(&id).await.unwrap().status, SessionStatus::Rescheduling);
-    let head = store.append(&id, epoch, head, vec![running()]).await.unwrap().head;
-    assert_eq!(store.state(&id).await.unwrap().status, SessionStatus::Running);
+    let began = store.append(&id, epoch, head, vec![running()]).await.unwrap().records.pop().unwrap();
+    let head = began.seq;
+    let state = store.state(&id).await.unwrap();
+    assert_eq!(state.status, SessionStatus::Running);
+    let begun = began.event.processed_at.unwrap();
+    assert_eq!(state.active.total(begun + TTL), TTL.try_into().unwrap(), "the turn goes on");
     let usage = Usage { input_tokens: 3, output_tokens: 4, ..Usage::default() };
     let events = vec![NewEvent::new(EventBody::SessionUsage { usage }), idle_event()];
     let wake = store.inbox(&id).await.unwrap().wake_revision.unwrap();
     let last = store.idle(&id, epoch, head, wake, events).await.unwrap().records.pop().unwrap();
     let state = store.state(&id).await.unwrap();
     assert_eq!((state.status, state.usage, state.head), (SessionStatus::Idle, usage, head + 2));
-    assert_eq!(Some(state.updated_at), last.event.processed_at);
+    let (begun, ended) = (began.event.processed_at.unwrap(), last.event.processed_at.unwrap());
+    assert_eq!(state.updated_at, ended);
+    assert_eq!(state.active.total(ended + TTL), ended.duration_since(begun), "the time of the turn");
     let ended = NewEvent::new(EventBody::SessionStatusTerminated {});
     store.append_unfenced(&id, vec![ended]).await.unwrap();
     assert_err!(store.enqueue(&id, vec![message("b")]).await, StoreError::Ended(ended) if ended == id);
     assert_err!(store.deliver_inputs(&id, 0, vec![message("b")]).await, StoreError::Ended(_));
     assert_eq!(store.state(&id).await.unwrap().status, SessionStatus::Terminated);
+}
+
+pub(crate) async fn an_agent_changes_while_its_session_rests(fixture: &dyn Fixture) {
+    let store = fixture.store();
+    let id = session(&*store).await;
+    let agent = |name: &str| AgentSnapshot { name: name.to_owned(), ..meta(&id).agent };
+    let said = |name: &str| {
+        let title = Some(name.to_owned());
+        NewEvent::new(EventBody::SessionUpdated { agent: None, metadata: None, title })
+    };
+    let event = said("second");
+    let changed = store.change_agent(&id, agent("second"), event.clone()).await.unwrap();
+    assert_eq!(changed.records[0].event.body, event.body);
+    assert_eq!(store.change_agent(&id, agent("second"), event).await.unwrap(), changed, "a repetition finds itself");
+    let state = store.state(&id).await.unwrap();
+    assert_eq!((state.meta.agent.name.as_str(), state.head, state.wake_revision), ("second", 1, None));
+
+    let queued = message("a");
+    store.enqueue(&id, vec![queued.clone()]).await.unwrap();
+    assert_err!(store.change_agent(&id, agent("third"), said("third")).await, StoreError::AtWork(_));
+    let (epoch, head) = claim(&*store, &id, "a").await;
+    let head = store.promote(&id, epoch, head, &[queued.id], vec![running()]).await.unwrap().head;
+    assert_err!(store.change_agent(&id, agent("third"), said("third")).await, StoreError::AtWork(_));
+    let wake = store.inbox(&id).await.unwrap().wake_revision.unwrap();
+    store.idle(&id, epoch, head, wake, vec![idle_event()]).await.unwrap();
+    assert_eq!(store.state(&id).await.unwrap().meta.agent.name, "second");
+    store.change_agent(&id, agent("fourth"), said("fourth")).await.unwrap();
+    assert_eq!(store.state(&id).await.unwrap().meta.agent.name, "fourth");
+    store.archive(&id).await.unwrap();
+    assert_err!(store.change_agent(&id, agent("fifth"), said("fifth")).await, StoreError::Ended(_));
+    assert_eq!(store.state(&id).await.unwrap().meta.agent.name, "fourth");
 }

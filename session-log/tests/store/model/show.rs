@@ -40,8 +40,20 @@ pub(super) fn line(record: &Record) -> String {
 /// Everything but times and revisions.
 #[expect(clippy::needless_pass_by_value, reason = "`show` gives away what it shows")]
 pub(super) fn state(state: SessionState) -> String {
-    let SessionState { meta, epoch, head, owner, wake_revision, status, usage, updated_at, size, archived_at, fork } =
-        state;
+    let SessionState {
+        meta,
+        epoch,
+        head,
+        owner,
+        wake_revision,
+        status,
+        usage,
+        active: _,
+        updated_at,
+        size,
+        archived_at,
+        fork,
+    } = state;
     assert!(updated_at >= meta.created_at);
     let owner = owner.map(|owner| (owner.epoch, owner.claimant.pod_uid));
     let (woken, archived) = (wake_revision.is_some(), archived_at.is_some());

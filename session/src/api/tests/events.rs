@@ -87,7 +87,7 @@ async fn sequence_numbers_are_an_extension() {
 #[case("order=desc&page={asc}", "order")]
 #[case("page=nonsense", "`page`")]
 #[case("limit=1001", "`limit`")]
-#[case("created_at[gt]=2026-01-01T00:00:00Z", "`created_at[gt]`")]
+#[case("created_at[gt]=yesterday", "`created_at[gt]`")]
 #[case("order=up", "`order`")]
 #[tokio::test]
 async fn a_wrong_query_is_400_and_named(#[case] query: &str, #[case] part: &str) {

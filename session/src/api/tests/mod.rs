@@ -9,6 +9,7 @@ mod internal;
 mod limits;
 mod network;
 mod once;
+mod session_agents;
 mod sessions;
 mod stream;
 mod transfers;

@@ -1,4 +1,3 @@
-use longhand_crds::wire_id::{derived_id, prefix};
 use longhand_protocol::event::{EventBody, NewEvent, StopReason};
 use longhand_session_log::SessionStore as _;
 use rstest::rstest;
@@ -142,8 +141,8 @@ async fn a_session_is_made_with_its_resource_and_its_first_message() {
         assert!(session.get(key).is_some(), "{key} is missing in {session}");
     }
     assert_eq!((&session["type"], &session["status"]), (&json!("session"), &json!("running")));
-    let environment = derived_id(prefix::ENVIRONMENT, "uid-tools");
-    assert_eq!((&session["environment_id"], &session["title"]), (&json!(environment), &json!("A title")));
+    let environment = world.call("GET", "/v1/environments/tools", "alice", &Value::Null).await.body;
+    assert_eq!((&session["environment_id"], &session["title"]), (&environment["id"], &json!("A title")));
     assert_eq!(session["metadata"], json!({"k": "v"}));
     assert_eq!(session["agent"]["tools"][0]["type"], "agent_toolset_20260401");
     assert_eq!((&session["agent"]["name"], &session["agent"]["version"]), (&json!("helper"), &json!(1)));

@@ -14,6 +14,7 @@ mod fork;
 pub mod import;
 pub mod listing;
 pub mod once;
+mod session_agent;
 pub mod session_create;
 mod session_fields;
 pub mod session_list;
@@ -36,6 +37,7 @@ use kube::api::ObjectMeta;
 use longhand_crds::annotations;
 use longhand_session_log::store::SessionState;
 
+pub(crate) use self::agents::read::check as check_agent;
 use super::error::{ApiError, Result};
 use super::extract::PathOf;
 use crate::app::App;

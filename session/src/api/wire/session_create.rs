@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 
 use axum::Json;
 use axum::extract::State;
-use longhand_crds::agent_session::{AgentRef, Budget};
+use longhand_crds::agent_session::Budget;
 use longhand_crds::wire_id::prefix;
-use longhand_crds::{AgentSession, SandboxTemplate, session_id};
+use longhand_crds::{Agent, AgentSession, SandboxTemplate, session_id};
 use longhand_protocol::SessionId;
 use longhand_protocol::event::{ClientEvent, NewEvent};
 use longhand_protocol::fields::{Fields, InvalidField};
@@ -17,6 +17,7 @@ use super::agents::made_and_gone;
 use super::checks::NewName;
 use super::fields::{SecretBody, patch_metadata};
 use super::once::{MaybeSeed, Seed};
+use super::session_agent::Choice;
 use super::session_fields::{budget, metadata, title, vault_ids};
 use super::session_resources::{self, Draft};
 use super::vault_use::check_vaults;
@@ -36,8 +37,7 @@ const MOST_RESOURCES: usize = 1_000;
 
 /// A request, as far as it can be judged by itself.
 struct Request {
-    agent: String,
-    version: Option<i64>,
+    agent: Choice,
     environment: Option<String>,
     vaults: Vec<String>,
     title: Option<String>,
@@ -142,22 +142,14 @@ async fn resolve(
     request: Request,
     drafts: &[Draft],
 ) -> Result<Wanted> {
-    let missing = || {
-        let agent = shortened(&request.agent);
-        ApiError::not_found(format!("`agent`: there is no agent `{agent}` in {namespace}"))
-    };
-    if !is_reference(&request.agent) {
-        return Err(missing());
-    }
-    let agent = agents::lookup(app, namespace, &request.agent).await?.ok_or_else(missing)?;
-    agents::check_usable(app, &agent).await?;
+    let agent = agent(app, namespace, &request.agent).await?;
     let template = match &request.environment {
         None => None,
         Some(reference) => Some(template(app, namespace, reference).await?),
     };
     let vaults = check_vaults(app, identity, namespace, &request.vaults).await?;
     Ok(Wanted {
-        agent: AgentRef { name: agent.metadata.name.unwrap_or_default(), version: request.version },
+        agent: request.agent.reference(agent.metadata.name.unwrap_or_default()),
         template,
         vaults: vaults.into_iter().map(|vault| vault.name).collect(),
         title: request.title,
@@ -165,6 +157,23 @@ async fn resolve(
         budget: request.budget,
         resources: drafts.iter().map(|draft| draft.resource.clone()).collect(),
     })
+}
+
+/// The agent, if a session with these overrides can be made of it.
+async fn agent(app: &App, namespace: &str, choice: &Choice) -> Result<Agent> {
+    let missing = || {
+        let agent = shortened(&choice.agent);
+        ApiError::not_found(format!("`agent`: there is no agent `{agent}` in {namespace}"))
+    };
+    if !is_reference(&choice.agent) {
+        return Err(missing());
+    }
+    let agent = agents::lookup(app, namespace, &choice.agent).await?.ok_or_else(missing)?;
+    agents::check_usable(app, &agent).await?;
+    if choice.overrides.is_some() {
+        choice.check(agents::pinned(app, agent.clone(), choice.version).await?.agent.spec)?;
+    }
+    Ok(agent)
 }
 
 async fn template(app: &App, namespace: &str, reference: &str) -> Result<String> {
@@ -194,13 +203,12 @@ fn read_fork(fork: Value, body: Map<String, Value>, seed: Option<&Seed>) -> Resu
 /// Reads the body of a creation, or names the field that is wrong.
 fn read(body: Value, seed: Option<&Seed>) -> Result<Request> {
     let mut fields = Fields::of("", body)?;
-    let (agent, version) = agent(&mut fields)?;
+    let agent = Choice::read(&mut fields)?;
     let events = initial_events(&mut fields)?;
     let mut pairs = BTreeMap::new();
     patch_metadata(&mut pairs, &metadata(&mut fields)?)?;
     let request = Request {
         agent,
-        version,
         environment: fields.optional_text("environment_id")?,
         vaults: vault_ids(&mut fields)?.unwrap_or_default(),
         title: title(&mut fields)?,
@@ -234,28 +242,6 @@ fn initial_events(fields: &mut Fields) -> Result<Vec<ClientEvent>, InvalidField>
     }
 }
 
-/// The agent and its version.
-fn agent(fields: &mut Fields) -> Result<(String, Option<i64>), InvalidField> {
-    let agent = match fields.required("agent")? {
-        Value::String(agent) => return Ok((agent, None)),
-        Value::Object(agent) => Value::Object(agent),
-        _ => return Err(fields.wrong("agent", "must be an identifier or an object")),
-    };
-    let mut agent = Fields::of("agent", agent)?;
-    match agent.text("type")?.as_str() {
-        "agent" => {}
-        "agent_with_overrides" => {
-            let problem = "`agent_with_overrides` is not served: make another agent, or another version of this one";
-            return Err(agent.wrong("type", problem));
-        }
-        _ => return Err(agent.wrong("type", "must be `agent`")),
-    }
-    let id = agent.nonempty_text("id")?;
-    let version = agent.optional_number("version", 1..=i64::MAX)?;
-    agent.end()?;
-    Ok((id, version))
-}
-
 #[cfg(test)]
 mod tests {
     use rstest::rstest;
@@ -278,10 +264,6 @@ mod tests {
     #[rstest]
     #[case(json!({}), "`agent`")]
     #[case(json!([]), "`body`")]
-    #[case(json!({"agent": 1}), "`agent`: must be an identifier or an object")]
-    #[case(json!({"agent": {"type": "agent", "id": "helper", "version": 0}}), "`agent.version`")]
-    #[case(json!({"agent": {"type": "agent", "id": "helper", "system": "a"}}), "`agent.system`")]
-    #[case(json!({"agent": {"type": "agent_with_overrides", "id": "helper"}}), "`agent.type`: `agent_with_overrides` is not served")]
     #[case(json!({"agent": {"type": "team", "id": "helper"}}), "`agent.type`")]
     #[case(json!({"agent": "helper", "environment_id": 1}), "`environment_id`")]
     #[case(json!({"agent": "helper", "metadata": {"a": 1}}), "`metadata.a`")]

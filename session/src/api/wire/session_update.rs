@@ -3,16 +3,17 @@
 use axum::Json;
 use axum::extract::State;
 use longhand_crds::{AgentSession, LocalRef};
-use longhand_protocol::EventId;
+use longhand_protocol::SessionId;
 use longhand_protocol::event::{EventBody, NewEvent};
 use longhand_protocol::fields::Fields;
-use longhand_protocol::wire::Session;
+use longhand_protocol::harness::AgentSnapshot;
+use longhand_protocol::wire::{Session, SessionAgent};
 use serde_json::{Map, Value};
 
 use super::fields::patch_metadata;
 use super::session_fields::{Said, budget, metadata, said, title, vault_ids};
 use super::vault_use::check_vaults;
-use super::{session_for, view};
+use super::{session_agent, session_for, view};
 use crate::api::error::{ApiError, Result};
 use crate::api::extract::{Caller, JsonOf, PathOf};
 use crate::api::query::Params;
@@ -41,18 +42,33 @@ pub async fn update(
         let vaults = check_vaults(&app, &identity, &state.meta.namespace, &ids).await?;
         new.spec.vault_refs = vaults.into_iter().map(|vault| LocalRef { name: vault.name }).collect();
     }
+    let agent = match fields.optional("agent") {
+        None => None,
+        Some(update) => session_agent::updated(&state.meta.agent, update)?,
+    };
     change(&mut new, fields)?;
+    if let Some(agent) = agent {
+        change_agent(&app, &state.meta.id, agent).await?;
+    }
     if new.spec != old.spec {
         app.quota.check_change(&state)?;
         let event = updated(&old, &new);
         new = app.sessions.replace(&new).await.map_err(|error| ApiError::from(error).of_change())?;
         if let Some(body) = event {
-            let event = NewEvent { id: EventId::generate(), body };
-            app.store.append_unfenced(&state.meta.id, vec![event]).await?;
+            app.store.append_unfenced(&state.meta.id, vec![NewEvent::new(body)]).await?;
         }
     }
     let state = app.store.state(&state.meta.id).await?;
     view::shown(&app, state, Some(new)).await.map(Json)
+}
+
+/// Gives the session another agent, unless it is at work, and has the log say so.
+async fn change_agent(app: &App, session: &SessionId, agent: AgentSnapshot) -> Result<()> {
+    let shown = serde_json::to_value(SessionAgent::from(&agent))
+        .map_err(|error| ApiError::internal(format!("the agent cannot be written: {error}")))?;
+    let event = NewEvent::new(EventBody::SessionUpdated { agent: Some(shown), metadata: None, title: None });
+    app.store.change_agent(session, agent, event).await.map_err(|error| ApiError::from(error).of_change())?;
+    Ok(())
 }
 
 /// Makes the changes that need nothing but the request.

@@ -4,12 +4,10 @@ use jiff::Timestamp;
 use longhand_crds::agent_session::Budget;
 use longhand_crds::wire_id::prefix;
 use longhand_crds::{AgentSession, AgentSessionSpec, SandboxTemplate, Vault, wire_id};
-use longhand_protocol::harness::AgentSnapshot;
-use longhand_protocol::wire::agents::{EffortTag, ExecutionIdentity, ModelConfig};
 use longhand_protocol::wire::resources::SessionResource;
-use longhand_protocol::wire::{Session, SessionStats, SessionUsage, Thread, ThreadStats};
+use longhand_protocol::wire::{self, Session, SessionAgent, SessionStats, SessionUsage, Thread, ThreadStats};
 use longhand_session_log::store::SessionState;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::{session_resources, threads};
 use crate::api::error::Result;
@@ -67,16 +65,16 @@ fn session(state: SessionState, resource: Option<Named>, now: Timestamp) -> Sess
     let metadata = spec.as_ref().map(|spec| spec.metadata.clone()).unwrap_or_default();
     Session {
         kind: "session".to_owned(),
-        agent: agent(&state.meta.agent),
+        agent: SessionAgent::from(&state.meta.agent),
         status: state.status,
         environment_id,
         title: spec.as_ref().and_then(|spec| spec.title.clone()),
         metadata: metadata.into_iter().map(|(key, value)| (key, Value::String(value))).collect(),
-        resources: resources.iter().map(|resource| json!(resource)).collect(),
+        resources,
         vault_ids,
         outcome_evaluations: Vec::new(),
-        stats: SessionStats { active_seconds: None, duration_seconds: duration(&state, now) },
-        usage: state.usage.into(),
+        stats: SessionStats { active_seconds: Some(active(&state, now)), duration_seconds: duration(&state, now) },
+        usage: used(&state, now),
         budget: spec.and_then(|spec| spec.budget).as_ref().map(budget),
         deployment_id: None,
         created_at: state.meta.created_at,
@@ -89,17 +87,20 @@ fn session(state: SessionState, resource: Option<Named>, now: Timestamp) -> Sess
 /// The primary thread of a session.
 pub(super) fn thread(state: SessionState, now: Timestamp) -> Thread {
     let begun = state.head > 0;
-    let stats =
-        ThreadStats { active_seconds: None, duration_seconds: Some(duration(&state, now)), startup_seconds: None };
+    let stats = ThreadStats {
+        active_seconds: Some(active(&state, now)),
+        duration_seconds: Some(duration(&state, now)),
+        startup_seconds: None,
+    };
     Thread {
         id: threads::primary(&state.meta),
         kind: "session_thread".to_owned(),
         parent_thread_id: None,
         workflow_run_id: None,
-        agent: agent(&state.meta.agent),
+        agent: SessionAgent::from(&state.meta.agent),
         status: state.status,
         stats: begun.then_some(stats),
-        usage: begun.then(|| SessionUsage::from(state.usage)),
+        usage: begun.then(|| used(&state, now)),
         created_at: state.meta.created_at,
         updated_at: state.updated_at,
         archived_at: state.archived_at,
@@ -113,29 +114,17 @@ fn duration(state: &SessionState, now: Timestamp) -> f64 {
     end.duration_since(state.meta.created_at).as_secs_f64().max(0.0)
 }
 
-fn budget(budget: &Budget) -> Value {
-    json!({ "type": "limit", "max_list_cost": { "amount": budget.amount, "currency": budget.currency } })
+/// Seconds in which it ran, with those of the turn that goes on.
+fn active(state: &SessionState, now: Timestamp) -> f64 {
+    state.active.total(now).as_secs_f64()
 }
 
-fn agent(snapshot: &AgentSnapshot) -> Value {
-    let model = &snapshot.model;
-    json!({
-        "id": snapshot.id,
-        "type": "agent",
-        "version": snapshot.version,
-        "name": snapshot.name,
-        "description": snapshot.description,
-        "model": ModelConfig {
-            id: model.id.clone(),
-            effort: model.effort.map(|level| EffortTag { level }),
-            speed: model.speed,
-            inference_geo: model.inference_geo.clone(),
-        },
-        "system": snapshot.system,
-        "tools": snapshot.tools,
-        "mcp_servers": snapshot.mcp_servers,
-        "skills": [],
-        "multiagent": null,
-        "execution_identity": ExecutionIdentity::default(),
-    })
+/// A session has one thread, so that it has run as long as its turns have.
+fn used(state: &SessionState, now: Timestamp) -> SessionUsage {
+    SessionUsage { active_seconds: Some(active(state, now)), ..state.usage.into() }
+}
+
+fn budget(budget: &Budget) -> wire::Budget {
+    let Budget { amount, currency } = budget.clone();
+    wire::Budget::Limit { max_list_cost: wire::Money { amount, currency } }
 }

@@ -1,6 +1,6 @@
 //! Agents: made, listed, looked at, changed and archived. Each change is a version.
 
-mod read;
+pub(super) mod read;
 
 use std::collections::BTreeMap;
 

@@ -141,7 +141,7 @@ fn check_unserved(skills: &[Value], multiagent: Option<&Value>, identity: Option
 }
 
 /// What holds for every agent. CEL holds it too, and in words of the resource.
-fn check(spec: &AgentSpec) -> Result<()> {
+pub(crate) fn check(spec: &AgentSpec) -> Result<()> {
     one_to("name", spec.display_name.as_deref().unwrap_or("-"), LONGEST_NAME)?;
     at_most("description", spec.description.as_deref().unwrap_or_default(), LONGEST_DESCRIPTION)?;
     at_most("system", spec.system.as_deref().unwrap_or_default(), LONGEST_SYSTEM)?;
@@ -150,8 +150,7 @@ fn check(spec: &AgentSpec) -> Result<()> {
         one_to("model.inference_geo", geo, LONGEST_GEO)?;
     }
     metadata(&spec.metadata)?;
-    check_servers(&spec.mcp_servers)?;
-    check_tools(spec)
+    check_tools(&spec.tools, &spec.mcp_servers)
 }
 
 fn check_servers(servers: &[McpServerSpec]) -> Result<()> {
@@ -171,18 +170,20 @@ fn check_servers(servers: &[McpServerSpec]) -> Result<()> {
     }
 }
 
-fn check_tools(spec: &AgentSpec) -> Result<()> {
+/// Checks tools and the servers that they name.
+pub(in crate::api::wire) fn check_tools(tools: &[ToolSpec], servers: &[McpServerSpec]) -> Result<()> {
+    check_servers(servers)?;
     let size = |tool: &ToolSpec| match tool.kind {
         ToolKind::AgentToolset => BUILTIN,
         ToolKind::McpToolset => tool.configs.len().max(1),
         ToolKind::Custom => 1,
     };
-    count("tools", spec.tools.iter().map(size).sum(), MOST_TOOLS)?;
+    count("tools", tools.iter().map(size).sum(), MOST_TOOLS)?;
     let wrong = |index: usize, what: String| Err(ApiError::bad_request(format!("`tools[{index}]`: {what}")));
-    let servers: BTreeSet<&str> = spec.mcp_servers.iter().map(|server| server.name.as_str()).collect();
+    let names_of_servers: BTreeSet<&str> = servers.iter().map(|server| server.name.as_str()).collect();
     let mut names = BTreeSet::new();
     let mut used = BTreeSet::new();
-    for (index, tool) in spec.tools.iter().enumerate() {
+    for (index, tool) in tools.iter().enumerate() {
         let field = format!("tools[{index}]");
         match (tool.kind, tool.name.as_deref(), tool.mcp_server_name.as_deref()) {
             (ToolKind::Custom, Some(name), _) => {
@@ -192,7 +193,7 @@ fn check_tools(spec: &AgentSpec) -> Result<()> {
                 }
             }
             (ToolKind::McpToolset, _, Some(server)) => {
-                if !servers.contains(server) {
+                if !names_of_servers.contains(server) {
                     return wrong(index, format!("`mcp_server_name`: no server `{server}` is in `mcp_servers`"));
                 }
                 if !used.insert(server) {
@@ -203,10 +204,10 @@ fn check_tools(spec: &AgentSpec) -> Result<()> {
         }
         check_configs(&field, tool)?;
     }
-    if spec.tools.iter().filter(|tool| tool.kind == ToolKind::AgentToolset).count() > 1 {
+    if tools.iter().filter(|tool| tool.kind == ToolKind::AgentToolset).count() > 1 {
         return Err(ApiError::bad_request("`tools` holds agent_toolset_20260401 twice"));
     }
-    match servers.difference(&used).next() {
+    match names_of_servers.difference(&used).next() {
         Some(unused) => Err(ApiError::bad_request(format!(
             "`mcp_servers`: the server `{unused}` is named by no tool of type mcp_toolset in `tools`"
         ))),

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -22,6 +23,8 @@ DEADLINE_SECONDS = 600
 
 
 def main() -> int:
+    # So that what was started ends too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     suite, programs, objects, crds, *arguments = sys.argv[1:]
     with Stack(json.loads(programs), manifests(Path(objects).read_text()), Path(crds)) as stack:
         described = stack.folder / "stack.json"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from base64 import b64encode
+from datetime import UTC, datetime, timedelta
 
 from local import GROUP, Client
 
@@ -43,13 +44,16 @@ class Seeds:
         for client in (self.api, self.operator, self.wire, self.etcd):
             client.close()
 
-    def fresh(self, family: str, **how: bool) -> None:
+    def fresh(self, family: str, **how: object) -> None:
         """Takes away what there is of a family, and makes what the suite expects."""
+        self.clear(family)
+        getattr(self, f"_{family}")(**how)
+
+    def clear(self, family: str) -> None:
         for collection in KINDS[family]:
             self.api.do("DELETE", collection.format(self.namespace))
         if family == "session":
             self._sweep()
-        getattr(self, f"_{family}")(**how)
 
     def _make(self, plural: str, meta: dict, spec: dict) -> dict:
         kind = {"agents": "Agent", "agentsessions": "AgentSession", "sandboxtemplates": "SandboxTemplate", "vaults": "Vault"}[plural]
@@ -60,11 +64,11 @@ class Seeds:
         model = {"id": "claude-opus-5-5", "credential": {"vault": "models", "name": "key"}}
         self._make("agents", metadata("support", AGENT), {"model": model, "tools": [{"type": "agent_toolset_20260401"}]})
 
-    def _environment(self, self_hosted: bool = False) -> None:
-        spec = {"selfHosted": True} if self_hosted else {}
-        self._make("sandboxtemplates", metadata("hands", ENVIRONMENT), spec)
-        if self_hosted:
-            self._work()
+    def _environment(self, work: str | None = None) -> None:
+        """With a piece of work in this state, the environment is self-hosted."""
+        self._make("sandboxtemplates", metadata("hands", ENVIRONMENT), {"selfHosted": True} if work else {})
+        if work:
+            self._put_work(work)
 
     def _vault(self) -> None:
         credential = {
@@ -74,7 +78,11 @@ class Seeds:
             "mcpServerURL": "https://example-server.modelcontextprotocol.io/sse",
             "allow": {"hosts": ["example-server.modelcontextprotocol.io"]},
             "placement": {"type": "bearer"},
-        }
+            "oauth": {"refresh": {
+                "clientID": "crm", "tokenEndpoint": "https://example-server.modelcontextprotocol.io/token",
+                "tokenEndpointAuth": "client_secret_basic", "clientSecretRef": {"name": "crm", "key": "client"},
+                "refreshTokenRef": {"name": "crm", "key": "refresh"}}},
+        }  # fmt: skip
         self._make("vaults", metadata("customers", VAULT), {"credentials": [credential]})
         # A vault may be named as kubectl names it, and the suite names one so.
         self._make("vaults", metadata("string"), {"credentials": []})
@@ -101,14 +109,24 @@ class Seeds:
             if log["namespace"] == self.namespace:
                 self.operator.do("DELETE", f"/internal/v1/sessions/{log['sessionId']}")
 
-    def _work(self) -> None:
-        """Work is not an object of Kubernetes: it is put where the service keeps it, as a restore would."""
-        item = {"id": WORK, "session": SESSION, "state": "queued", "attempt": 0, "ttlSeconds": 60,
-                "createdAt": "2026-01-01T00:00:00Z"}  # fmt: skip
+    def _put_work(self, state: str) -> None:
+        """Work is not an object of Kubernetes: it is put where the service keeps it, as a restore would. Its session is
+        one that nobody else has."""
+        self.clear("session")
+        session = self._make("agentsessions", metadata("served"), {"agentRef": {"name": "support"}})
+        path = f"/internal/v1/namespaces/{self.namespace}/sessions/served"
+        log = self.operator.do("PUT", path, {"uid": session["metadata"]["uid"]})
+        now = datetime.now(UTC)
+        at = {} if state == "queued" else {"acknowledgedAt": rfc3339(now), "leasedUntil": rfc3339(now + timedelta(minutes=5))}
+        item = {"id": WORK, "session": log["sessionId"], "state": state, "attempt": 0, "ttlSeconds": 60, "createdAt": rfc3339(now), **at}
         prefix = f"/longhand/work/item/{self.namespace}/hands/"
         end = prefix[:-1] + chr(ord(prefix[-1]) + 1)
         self.etcd.do("POST", "/v3/kv/deleterange", {"key": encoded(prefix), "range_end": encoded(end)})
         self.etcd.do("POST", "/v3/kv/put", {"key": encoded(prefix + WORK), "value": encoded(json.dumps(item))})
+
+
+def rfc3339(time: datetime) -> str:
+    return time.isoformat().replace("+00:00", "Z")
 
 
 def encoded(text: str) -> str:

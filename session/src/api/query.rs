@@ -57,6 +57,11 @@ impl Params {
         self.one(key)?.map(parse).transpose()
     }
 
+    /// Takes a number that counts from 1; 0 is as good as none, which is how clients say so that have no word for it.
+    pub fn positive<T: std::str::FromStr + PartialEq + Default>(&mut self, key: &str) -> Result<Option<T>> {
+        Ok(self.number::<T>(key)?.filter(|number| *number != T::default()))
+    }
+
     /// Takes a boolean.
     pub fn flag(&mut self, key: &str) -> Result<bool> {
         match self.one(key)?.as_deref() {
@@ -68,9 +73,9 @@ impl Params {
 
     /// Takes the size of a page.
     pub fn limit(&mut self, default: usize, most: usize) -> Result<usize> {
-        match self.number::<usize>("limit")? {
+        match self.positive::<usize>("limit")? {
             None => Ok(default),
-            Some(limit) if (1..=most).contains(&limit) => Ok(limit),
+            Some(limit) if limit <= most => Ok(limit),
             Some(limit) => Err(ApiError::bad_request(format!("`limit` is {limit}, and must be 1 to {most}"))),
         }
     }
@@ -102,8 +107,18 @@ mod tests {
     }
 
     #[test]
+    fn nothing_and_zero_are_the_default() {
+        for query in [&[][..], &[("limit", "0")], &[("limit", "10")]] {
+            assert_eq!(params(query).limit(10, 100).unwrap(), 10);
+        }
+        assert_eq!(params(&[("version", "0")]).positive::<u64>("version").unwrap(), None);
+        assert_eq!(params(&[("version", "2")]).positive::<u64>("version").unwrap(), Some(2));
+    }
+
+    #[test]
     fn nonsense_is_named() {
-        assert!(params(&[("limit", "0")]).limit(10, 100).unwrap_err().to_string().contains("1 to 100"));
+        assert!(params(&[("limit", "101")]).limit(10, 100).unwrap_err().to_string().contains("1 to 100"));
+        assert!(params(&[("limit", "-1")]).limit(10, 100).unwrap_err().to_string().contains("`limit`"));
         assert!(params(&[("limit", "x")]).limit(10, 100).unwrap_err().to_string().contains("`limit`"));
         assert!(params(&[("after", "-1")]).number::<u64>("after").unwrap_err().to_string().contains("`after`"));
         assert!(params(&[("page", "a"), ("page", "b")]).one("page").is_err());

@@ -99,8 +99,8 @@ fn json_of<T: JsonSchema>() -> Answer {
 }
 
 fn limit(most: u32) -> Parameter {
-    let what = "How many items a page has at the most";
-    Parameter::new("limit", what, json!({ "type": "integer", "minimum": 1, "maximum": most }))
+    let what = "How many items a page has at the most; the default if 0";
+    Parameter::new("limit", what, json!({ "type": "integer", "minimum": 0, "maximum": most }))
 }
 
 fn page() -> Parameter {
@@ -202,7 +202,7 @@ fn agents() -> Vec<Operation> {
         ]),
         Operation::new("post", agents, "createAgent", "Make an agent", json_of::<Agent>()).takes::<CreateAgent>(),
         Operation::new("get", agent, "getAgent", "Show an agent, as it is or as it was", json_of::<Agent>())
-            .query([number("version", "The version; without it, the last", 1)]),
+            .query([number("version", "The version; without it or with 0, the last", 0)]),
         Operation::new("post", agent, "updateAgent", "Make a new version of an agent", json_of::<Agent>())
             .takes::<UpdateAgent>(),
         Operation::new("post", "/agents/{agent}/archive", "archiveAgent", "Archive an agent", json_of::<Agent>()),
@@ -333,7 +333,11 @@ fn sessions() -> Vec<Operation> {
             .query([limit(200), page(), order(), archived(), statuses()])
             .query([
                 text("agent_id", "Only sessions of this agent"),
-                number("agent_version", "Only sessions of this version of the agent that `agent_id` names", 1),
+                number(
+                    "agent_version",
+                    "Only sessions of this version of the agent that `agent_id` names; any if 0",
+                    0,
+                ),
                 text("deployment_id", "Only sessions that this deployment made, which are none"),
                 text("memory_store_id", "Only sessions with this memory store, which are none"),
             ])

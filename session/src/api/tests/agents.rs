@@ -84,6 +84,7 @@ async fn what_kubectl_makes_and_edits_is_shown_and_versioned() {
     assert_eq!((&second.body["version"], &second.body["system"]), (&json!(2), &json!("be kind")));
     let then = get(&world, &format!("{AGENTS}/{id}?version=1")).await;
     assert_eq!(then.body, first.body);
+    assert_eq!(get(&world, &format!("{AGENTS}/{id}?version=0")).await.body, second.body, "0 is as good as none");
     // What the wire does not know stays.
     let third = post(&world, &format!("{AGENTS}/{id}"), json!({"name": "other", "version": 2})).await;
     assert_eq!((&third.body["version"], &third.body["system"]), (&json!(3), &json!("be kind")), "{third:?}");
@@ -172,7 +173,7 @@ async fn versions_are_listed_in_pages_the_newest_first() {
 }
 
 #[rstest]
-#[case("GET", "/v1/agents?limit=0", 400, "`limit`")]
+#[case("GET", "/v1/agents?limit=-1", 400, "`limit`")]
 #[case("GET", "/v1/agents?limit=101", 400, "`limit`")]
 #[case("GET", "/v1/agents?page=page", 400, "`page`")]
 #[case("GET", "/v1/agents?created_at[gte]=now", 400, "`created_at[gte]`")]
@@ -181,7 +182,7 @@ async fn versions_are_listed_in_pages_the_newest_first() {
 #[case("GET", "/v1/agents/agent_unknown", 404, "`agent_unknown`")]
 #[case("GET", "/v1/agents/No_Name", 404, "`No_Name`")]
 #[case("GET", "/v1/agents/helper?version=2", 404, "version 2")]
-#[case("GET", "/v1/agents/helper?version=0", 400, "`version`")]
+#[case("GET", "/v1/agents/helper?version=-1", 400, "`version`")]
 #[case("GET", "/v1/agents/helper?version=x", 400, "`version`")]
 #[case("GET", "/v1/agents/helper/versions?page=page", 400, "`page`")]
 #[case("POST", "/v1/agents/nobody", 404, "`nobody`")]

@@ -222,7 +222,7 @@ async fn sessions_are_listed_in_pages() {
     for (query, part) in [
         (format!("order=asc&page={page}"), "order"),
         ("page=page".to_owned(), "`page`"),
-        ("limit=0".to_owned(), "`limit`"),
+        ("limit=201".to_owned(), "`limit`"),
         ("statuses[]=busy".to_owned(), "`statuses[]`"),
     ] {
         let answer = world.call("GET", &format!("/v1/sessions?{query}"), "alice", &Value::Null).await;
@@ -255,6 +255,8 @@ async fn sessions_are_filtered() {
         ("agent_id=helper&order=asc", vec!["a", "c"]),
         ("agent_id=agent_unknown", vec![]),
         ("deployment_id=d", vec![]),
+        // Where nothing can be, no page is looked for.
+        ("deployment_id=d&page=page", vec![]),
         ("created_at[gte]=2026-02-01T00:00:00Z", vec!["b"]),
         ("created_at[lt]=2026-02-01T00:00:00Z", vec!["c", "a"]),
     ] {

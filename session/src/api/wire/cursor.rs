@@ -29,16 +29,11 @@ pub(super) fn decode<P: DeserializeOwned>(page: &str, order: Order) -> Result<P>
         .filter(|page| page.len() <= LONGEST)
         .and_then(|page| URL_SAFE_NO_PAD.decode(page).ok())
         .and_then(|json| serde_json::from_slice(&json).ok());
-    let cursor = cursor.ok_or_else(foreign)?;
+    let cursor = cursor.ok_or_else(|| ApiError::bad_request("`page` is not a cursor of this list"))?;
     if cursor.order != order {
         return Err(ApiError::bad_request("`page` is a cursor of the list in another `order`"));
     }
     Ok(cursor.at)
-}
-
-/// A cursor that this list never gave.
-pub(super) fn foreign() -> ApiError {
-    ApiError::bad_request("`page` is not a cursor of this list")
 }
 
 /// The parameter `order`.

@@ -41,7 +41,7 @@ pub struct SessionPage {
 #[derive(Debug)]
 struct Query {
     order: Order,
-    at: Option<At>,
+    page: Option<String>,
     limit: usize,
     times: TimeRange,
     include_archived: bool,
@@ -57,13 +57,13 @@ impl Query {
         let order = cursor::order(params.one("order")?.as_deref(), Order::Desc)?;
         let query = Self {
             order,
-            at: params.one("page")?.map(|page| cursor::decode(&page, order)).transpose()?,
+            page: params.one("page")?,
             limit: params.limit(PAGE, LONGEST_PAGE)?,
             times: TimeRange::parse(&mut params)?,
             include_archived: params.flag("include_archived")?,
             statuses: threads::statuses(params.list("statuses"))?,
             agent: params.one("agent_id")?,
-            version: params.number("agent_version")?,
+            version: params.positive("agent_version")?,
             nothing: params.one("deployment_id")?.is_some() | params.one("memory_store_id")?.is_some(),
         };
         params.end()?;
@@ -101,8 +101,9 @@ pub async fn list(
     if query.nothing {
         return empty();
     }
+    let begin: Option<At> = query.page.as_deref().map(|page| cursor::decode(page, query.order)).transpose()?;
     let mut found: Vec<(Key, (AgentSession, SessionState))> = Vec::new();
-    let mut at = query.at.clone();
+    let mut at = begin.clone();
     for _ in 0..ROUNDS {
         let candidates = candidates(&app, namespace, &query, at.as_ref(), agent.as_deref()).await?;
         let more = candidates.len() > ROUND;
@@ -111,9 +112,9 @@ pub async fn list(
         if !more || found.len() > query.limit {
             break;
         }
-        at = last.map(|key| if matches!(query.at, Some(At::Before(_))) { At::Before(key) } else { At::After(key) });
+        at = last.map(|key| if matches!(begin, Some(At::Before(_))) { At::Before(key) } else { At::After(key) });
     }
-    page(&app, &query, found).await
+    page(&app, &query, begin, found).await
 }
 
 async fn agent_name(app: &App, namespace: &str, reference: &str) -> Result<Option<String>> {
@@ -182,8 +183,13 @@ async fn look_at(
     Ok(found)
 }
 
-async fn page(app: &App, query: &Query, found: Vec<(Key, (AgentSession, SessionState))>) -> Result<Json<SessionPage>> {
-    let mut selection = Selection::new(query.order, query.at.clone(), query.limit);
+async fn page(
+    app: &App,
+    query: &Query,
+    at: Option<At>,
+    found: Vec<(Key, (AgentSession, SessionState))>,
+) -> Result<Json<SessionPage>> {
+    let mut selection = Selection::new(query.order, at, query.limit);
     for (key, session) in found {
         selection.offer(key, session);
     }
@@ -208,7 +214,6 @@ mod tests {
     #[case(&[("statuses[]", "busy")], "`statuses[]`")]
     #[case(&[("agent_version", "1")], "`agent_id`")]
     #[case(&[("include_archived", "1")], "`include_archived`")]
-    #[case(&[("page", "page")], "`page`")]
     #[case(&[("limit", "201")], "`limit`")]
     #[case(&[("color", "red")], "`color`")]
     fn what_is_wrong_is_named(#[case] query: &[(&str, &str)], #[case] part: &str) {

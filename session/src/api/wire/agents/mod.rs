@@ -87,11 +87,8 @@ pub async fn retrieve(
     path: PathOf,
     mut params: Params,
 ) -> Result<Json<wire::Agent>> {
-    let version = params.number::<u64>("version")?;
+    let version = params.positive::<u64>("version")?;
     params.end()?;
-    if version == Some(0) {
-        return Err(ApiError::bad_request("`version` is 0; the first version is 1"));
-    }
     let namespace = namespace_for(&identity, &path)?;
     app.auth.require(&identity, Access::Kind(AGENTS, "get"), namespace).await?;
     Ok(Json(view(&agents::agent_at(&app, namespace, path.of("agent")?, version).await?)))

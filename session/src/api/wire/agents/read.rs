@@ -150,7 +150,18 @@ pub(crate) fn check(spec: &AgentSpec) -> Result<()> {
         one_to("model.inference_geo", geo, LONGEST_GEO)?;
     }
     metadata(&spec.metadata)?;
-    check_tools(&spec.tools, &spec.mcp_servers)
+    check_tools(&spec.tools, &spec.mcp_servers)?;
+    check_used(&spec.tools, &spec.mcp_servers)
+}
+
+fn check_used(tools: &[ToolSpec], servers: &[McpServerSpec]) -> Result<()> {
+    let used = |server: &&McpServerSpec| tools.iter().any(|tool| tool.mcp_server_name.as_ref() == Some(&server.name));
+    match servers.iter().find(|server| !used(server)) {
+        Some(McpServerSpec { name, .. }) => Err(ApiError::bad_request(format!(
+            "`mcp_servers`: the server `{name}` is named by no tool of type mcp_toolset in `tools`"
+        ))),
+        None => Ok(()),
+    }
 }
 
 fn check_servers(servers: &[McpServerSpec]) -> Result<()> {
@@ -170,7 +181,7 @@ fn check_servers(servers: &[McpServerSpec]) -> Result<()> {
     }
 }
 
-/// Checks tools and the servers that they name.
+/// Checks tools and the servers that they may name.
 pub(in crate::api::wire) fn check_tools(tools: &[ToolSpec], servers: &[McpServerSpec]) -> Result<()> {
     check_servers(servers)?;
     let size = |tool: &ToolSpec| match tool.kind {
@@ -207,12 +218,7 @@ pub(in crate::api::wire) fn check_tools(tools: &[ToolSpec], servers: &[McpServer
     if tools.iter().filter(|tool| tool.kind == ToolKind::AgentToolset).count() > 1 {
         return Err(ApiError::bad_request("`tools` holds agent_toolset_20260401 twice"));
     }
-    match names_of_servers.difference(&used).next() {
-        Some(unused) => Err(ApiError::bad_request(format!(
-            "`mcp_servers`: the server `{unused}` is named by no tool of type mcp_toolset in `tools`"
-        ))),
-        None => Ok(()),
-    }
+    Ok(())
 }
 
 fn check_custom(field: &str, name: &str, tool: &ToolSpec) -> Result<()> {

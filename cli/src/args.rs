@@ -185,6 +185,10 @@ mod tests {
     #[case(&["longhand", "send", "sesn_1", "hi there", "--wait"])]
     #[case(&["longhand", "send", "hello", "-", "-f", "--timeout", "5"])]
     #[case(&["longhand", "run", "-f", "a.yaml", "--context", "c"])]
+    #[case(&["longhand", "fork", "hello", "--at", "12"])]
+    #[case(&["longhand", "export", "hello", "-o", "hello.ndjson"])]
+    #[case(&["longhand", "verify", "hello.ndjson"])]
+    #[case(&["longhand", "import", "hello.ndjson", "-n", "b"])]
     fn what_the_manual_says_is_understood(#[case] words: &[&str]) {
         Args::try_parse_from(words).unwrap();
     }
@@ -196,6 +200,9 @@ mod tests {
     #[case(&["longhand", "send", "hello"])]
     #[case(&["longhand", "run"])]
     #[case(&["longhand", "run", "-f", "a", "--timeout", "0"])]
+    #[case(&["longhand", "fork", "hello", "--at", "-1"])]
+    #[case(&["longhand", "export"])]
+    #[case(&["longhand", "verify"])]
     fn what_is_wrong_is_refused(#[case] words: &[&str]) {
         Args::try_parse_from(words).unwrap_err();
     }

@@ -1,6 +1,7 @@
 //! Etcd over TLS with client certificates, and with users.
 
 use std::path::Path;
+use std::process::{Command, Output};
 use std::time::Duration;
 
 use etcd_client::{Permission, PermissionType};
@@ -10,8 +11,8 @@ use longhand_session_log::wake::{WakeEvent, WakeWatch};
 use longhand_session_log::{SessionStore as _, StoreError};
 
 use crate::conformance::{PATIENCE, assert_err, claim, messages, running, session};
-use crate::support::Server;
 use crate::support::secure::{Authority, tls};
+use crate::support::{Server, tool};
 
 const PASSWORD: &str = "pass word";
 
@@ -142,6 +143,58 @@ async fn the_service_makes_the_users() {
     assert_err!(nosy.enqueue(&id, messages(&["b"])).await, StoreError::Unavailable(reason) if reason.contains("permission denied"));
 
     let stranger = options(tls(dir.path(), "ca", Some(authority.sign("stranger"))));
-    let stranger = EtcdStore::connect(&[endpoint], stranger).await.unwrap();
+    let stranger = EtcdStore::connect(&[endpoint.clone()], stranger).await.unwrap();
     assert_err!(stranger.ping().await, StoreError::Unavailable(_));
+
+    // As with any other client of etcd.
+    let wake = format!("/longhand/wake/{id}");
+    let (may, may_not) = (true, false);
+    for (user, words, allowed) in [
+        ("operator", &["get", "--prefix", "/longhand/wake/"][..], may),
+        ("operator", &["get", &wake], may),
+        ("operator", &["put", &wake, "x"], may_not),
+        ("operator", &["del", &wake], may_not),
+        ("operator", &["get", "--prefix", "/longhand/"], may_not),
+        ("operator", &["get", "--prefix", "/longhand/meta/"], may_not),
+        ("operator", &["get", "--prefix", "/longhand/log/"], may_not),
+        ("operator", &["get", "--prefix", "/longhand/service/"], may_not),
+        ("operator", &["get", "--from-key", "/longhand/wake/"], may_not),
+        ("operator", &["compact", "1"], may_not),
+        ("operator", &["user", "list"], may_not),
+        ("operator", &["role", "grant-permission", "wake-reader", "read", "--prefix", ""], may_not),
+        ("operator", &["auth", "disable"], may_not),
+        ("stranger", &["get", &wake], may_not),
+        ("root", &["get", "--prefix", "/longhand/"], may),
+    ] {
+        let output = etcdctl(dir.path(), user, &endpoint, words);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.success(), allowed, "{user} {words:?}: {said}");
+        assert!(
+            allowed || said.contains("permission denied") || said.contains("user name"),
+            "{user} {words:?}: {said}"
+        );
+    }
+
+    // What only root may do goes on.
+    store.compact(store.revision().await.unwrap()).await.unwrap();
+    assert_eq!(store.space().await.unwrap().members.len(), 1);
+    store.defragment(&endpoint).await.unwrap();
+    store.disarm().await.unwrap();
+    // Nobody is root by saying so.
+    let password_file = dir.path().join("password");
+    std::fs::write(&password_file, "").unwrap();
+    let login = Some(Login { username: "root".to_owned(), password_file });
+    let claimed = EtcdOptions { login, timeout: Duration::from_secs(2), ..EtcdOptions::default() };
+    let claimed = EtcdStore::connect(&[server.endpoint()], claimed).await.unwrap();
+    assert_err!(claimed.ping().await, StoreError::Unavailable(_));
+}
+
+fn etcdctl(dir: &Path, user: &str, endpoint: &str, words: &[&str]) -> Output {
+    let file = |name: String| dir.join(name).to_str().unwrap().to_owned();
+    Command::new(tool("etcdctl"))
+        .args(["--endpoints", endpoint, "--cacert", &file("ca.crt".to_owned())])
+        .args(["--cert", &file(format!("{user}.crt")), "--key", &file(format!("{user}.key"))])
+        .args(words)
+        .output()
+        .unwrap()
 }

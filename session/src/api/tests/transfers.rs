@@ -1,15 +1,25 @@
 //! Sessions that come from others: forks, and files.
 
+use std::sync::Once;
+
 use axum::body::Body;
+use bytes::Bytes;
+use futures::{StreamExt as _, TryStreamExt as _, stream};
 use http::Request;
+use hyper_util::service::TowerToHyperService;
 use longhand_crds::{annotations, labels};
+use longhand_process::http::{Limits, Listener};
 use longhand_protocol::SessionId;
+use longhand_protocol::client::{Server, TokenSource, WireClient};
 use longhand_protocol::event::NewEvent;
-use longhand_protocol::export::{Reader, Verified};
+use longhand_protocol::export::{Broken, LONGEST_LINE, Reader, Verified};
+use longhand_protocol::wire::{Fork, ForkSession};
 use longhand_session_log::store::Parent;
 use longhand_session_log::{SessionStore as _, StoreError};
 use rstest::rstest;
 use serde_json::{Value, json};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 
 use crate::testing::{Answer, World, message, say};
@@ -27,6 +37,17 @@ impl World {
         self.raw("POST", "/v1/sessions/import", &[("authorization", "Bearer alice")], file.into()).await
     }
 
+    /// The client that the command line has, over a connection of its own.
+    async fn client(&self) -> WireClient {
+        static PROVIDER: Once = Once::new();
+        PROVIDER.call_once(|| drop(rustls::crypto::ring::default_provider().install_default()));
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let server = Server::new(format!("http://{}", listener.local_addr().unwrap()));
+        let service = TowerToHyperService::new(self.app.clone().router());
+        tokio::spawn(Listener::plain(listener).serve(service, Limits::default(), CancellationToken::new()));
+        WireClient::new(server, TokenSource::fixed("alice"), Some("team-a".to_owned())).unwrap()
+    }
+
     async fn spoken(&self, name: &str) -> SessionId {
         let id = self.session(name, "pod-1").await;
         let events = ["one", "two", "three"].map(|text| NewEvent::new(message(text))).to_vec();
@@ -35,12 +56,16 @@ impl World {
     }
 }
 
-fn verify(file: &[u8]) -> Verified {
+fn prove(file: &[u8]) -> Result<Verified, Broken> {
     let mut reader = Reader::default();
     for line in file.split_inclusive(|byte| *byte == b'\n') {
-        reader.line(line).unwrap();
+        reader.line(line)?;
     }
-    reader.finish().unwrap()
+    reader.finish()
+}
+
+fn verify(file: &[u8]) -> Verified {
+    prove(file).unwrap()
 }
 
 fn id_of(answer: &Answer) -> SessionId {
@@ -77,10 +102,12 @@ async fn a_session_goes_out_and_comes_in_again() {
 }
 
 #[rstest]
-#[case::cut(|file: &mut Vec<u8>| file.truncate(file.len() - 60), "end is missing")]
-#[case::changed(|file: &mut Vec<u8>| replace(file, "two", "too"), "event 2")]
-#[case::no_export(|file: &mut Vec<u8>| *file = b"{}\n".to_vec(), "header")]
-#[case::empty(Vec::clear, "empty")]
+#[case::cut(|file: &mut Vec<u8>| file.truncate(file.len() - 60), "line 5: the file ends after event 3")]
+#[case::changed(|file: &mut Vec<u8>| replace(file, "two", "too"), "line 4: event 2 is not what event 3")]
+#[case::another_header(|file: &mut Vec<u8>| replace(file, "helper", "keeper"), "line 5: the file was changed")]
+#[case::garbage(|file: &mut Vec<u8>| replace(file, "{\"event\":", "{\"evnt\":"), "line 2: it cannot be read")]
+#[case::no_export(|file: &mut Vec<u8>| *file = b"{}\n".to_vec(), "line 1: it is not the header")]
+#[case::empty(Vec::clear, "line 1: the file is empty")]
 #[tokio::test]
 async fn a_broken_file_leaves_nothing(#[case] harm: fn(&mut Vec<u8>), #[case] reason: &str) {
     let world = World::new();
@@ -99,6 +126,62 @@ async fn a_broken_file_leaves_nothing(#[case] harm: fn(&mut Vec<u8>), #[case] re
 
 fn replace(file: &mut Vec<u8>, from: &str, to: &str) {
     *file = String::from_utf8(file.clone()).unwrap().replacen(from, to, 1).into_bytes();
+}
+
+/// The three commands, as far as they are the client's.
+#[tokio::test]
+async fn a_client_takes_a_session_out_and_in_and_forks_it() {
+    let world = World::new();
+    let (id, client) = (world.spoken("one").await, world.client().await);
+    let parts: Vec<Bytes> = client.export_session(&id).await.unwrap().try_collect().await.unwrap();
+    let file = parts.concat();
+    assert_eq!((verify(&file).events, &file), (3, &world.export(&id).await));
+    let before = world.store.read(&id, 0, 100).await.unwrap().records;
+    world.call("DELETE", &format!("/v1/sessions/{id}"), "alice", &Value::Null).await;
+
+    let parts = |file: &[u8]| {
+        stream::iter(file.chunks(100).map(|part| Ok(Bytes::copy_from_slice(part))).collect::<Vec<std::io::Result<_>>>())
+    };
+    let error = client.import_session(parts(&file[..file.len() - 60])).await.unwrap_err().to_string();
+    assert!(error.contains("line 5: the file ends after event 3"), "{error}");
+    assert_eq!(client.import_session(parts(&file)).await.unwrap().id, id);
+    assert_eq!(world.store.read(&id, 0, 100).await.unwrap().records, before);
+
+    let at = |seq| ForkSession { fork: Fork { session: id.clone(), seq }, title: None };
+    let fork = client.fork_session(&at(Some(2))).await.unwrap().id;
+    assert_eq!(world.store.read(&fork, 0, 100).await.unwrap().records[..2], before[..2]);
+    let whole = client.fork_session(&at(None)).await.unwrap().id;
+    assert_eq!(world.store.state(&whole).await.unwrap().meta.parent, Some(Parent { session: id.clone(), seq: 3 }));
+    let error = client.fork_session(&at(Some(9))).await.unwrap_err();
+    assert_eq!(error.status().map(|status| status.as_u16()), Some(400), "{error}");
+    let parts: Vec<Bytes> = client.export_session(&fork).await.unwrap().try_collect().await.unwrap();
+    assert_eq!(verify(&parts.concat()).events, 2, "a fork goes out as a whole");
+}
+
+#[tokio::test]
+async fn every_byte_of_an_export_is_proved() {
+    let world = World::new();
+    let file = world.export(&world.spoken("one").await).await;
+    for at in 0..file.len() {
+        let mut changed = file.clone();
+        changed[at] ^= 1 << (at % 7);
+        assert!(prove(&changed).is_err(), "byte {at}");
+    }
+}
+
+#[tokio::test]
+async fn a_line_without_an_end_is_refused() {
+    let world = World::new();
+    let id = world.spoken("one").await;
+    let file = world.export(&id).await;
+    world.call("DELETE", &format!("/v1/sessions/{id}"), "alice", &Value::Null).await;
+    let header = file.split_inclusive(|byte| *byte == b'\n').next().unwrap().to_vec();
+    let endless = stream::repeat_with(|| Ok::<_, std::io::Error>(vec![b'x'; 4 * 1024 * 1024]));
+    let answer = world.import(Body::from_stream(stream::iter([Ok(header)]).chain(endless))).await;
+    assert_eq!(answer.status, 400, "{answer:?}");
+    let expected = format!("line 2: it cannot be read: it is longer than {LONGEST_LINE} bytes");
+    assert!(answer.message().contains(&expected), "{}", answer.message());
+    assert!(matches!(world.store.state(&id).await, Err(StoreError::NotFound(_))));
 }
 
 #[tokio::test]

@@ -1,6 +1,7 @@
 //! The whole harness against a session service and a model API on loopback.
 
-use std::sync::Arc;
+use std::path::PathBuf;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use crate::support;
@@ -27,6 +28,13 @@ struct World {
     harness: JoinHandle<Exit>,
 }
 
+/// Written once: a file that is written again is empty for a moment.
+static TOKEN_FILE: LazyLock<PathBuf> = LazyLock::new(|| {
+    let file = std::env::temp_dir().join(format!("longhand-harness-test-{}", std::process::id()));
+    std::fs::write(&file, "the-token\n").unwrap();
+    file
+});
+
 impl World {
     async fn start(store: MemoryStore, turns: impl IntoIterator<Item = Turn>, idle_seconds: u64) -> Self {
         Self::start_with(store, turns, idle_seconds, |_| {}).await
@@ -41,8 +49,7 @@ impl World {
         let (service, log_url) = support::service::serve(store.clone(), idle_seconds).await;
         prepare(&service);
         let (model, model_base_url) = support::model::serve(turns).await;
-        let token_file = std::env::temp_dir().join(format!("longhand-harness-test-{}", std::process::id()));
-        std::fs::write(&token_file, "the-token\n").unwrap();
+        let token_file = TOKEN_FILE.clone();
         let config = Config { session: support::session_id(), log_url, log_ca: None, token_file, model_base_url };
         let harness = Harness::new(&config).unwrap();
         let shutdown = CancellationToken::new();

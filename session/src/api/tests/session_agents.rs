@@ -1,5 +1,6 @@
 //! The agent of a session: with changes for it alone, and changed while it rests.
 
+use jiff::SignedDuration;
 use longhand_protocol::SessionId;
 use longhand_protocol::event::{EventBody, NewEvent, StopReason};
 use longhand_session_log::SessionStore as _;
@@ -133,7 +134,9 @@ async fn a_session_says_for_how_long_it_ran() {
     assert!(shown().await["stats"]["active_seconds"].as_f64().unwrap() >= 0.0);
     let idle = NewEvent::new(EventBody::SessionStatusIdle { stop_reason: StopReason::EndTurn });
     let ended = world.store.append(&id, epoch, 2, vec![idle]).await.unwrap().records.remove(0);
-    let turn = ended.event.processed_at.unwrap().duration_since(begun.event.processed_at.unwrap()).as_secs_f64();
+    let turn = ended.event.processed_at.unwrap().duration_since(begun.event.processed_at.unwrap());
+    // Turns are added up in milliseconds.
+    let turn = SignedDuration::from_millis(turn.as_millis().try_into().unwrap()).as_secs_f64();
     let after = shown().await;
     assert_eq!((&after["stats"]["active_seconds"], &after["usage"]["active_seconds"]), (&json!(turn), &json!(turn)));
     let threads = world.call("GET", &format!("{path}/threads"), "alice", &Value::Null).await.body;

@@ -59,7 +59,9 @@ pub async fn create(
     params.end()?;
     let namespace = namespace_for(&identity, &path)?;
     app.auth.require(&identity, Access::CreateSession, namespace).await?;
-    let mut body: Map<String, Value> = body.parse()?;
+    let Value::Object(mut body) = body.parse()? else {
+        return Err(InvalidField::new("body", "must be an object").into());
+    };
     app.quota.check_session(&*app.store, namespace).await?;
     let seed = seed.as_ref();
     if let Some(fork) = body.remove("fork").filter(|fork| !fork.is_null()) {

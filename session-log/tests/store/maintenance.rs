@@ -121,7 +121,7 @@ async fn what_namespaces_hold_is_counted_and_read_by_all() {
     store.put_holdings(&counted).await.unwrap();
     let held = other.holdings("ns").await.unwrap();
     assert_eq!((held.sessions, held.counted_at), (2, Some(Timestamp::UNIX_EPOCH)));
-    let logs = etcd.bytes(&format!("s/{}/log/", ids[0])).await + etcd.bytes(&format!("s/{}/log/", ids[1])).await;
+    let logs = etcd.bytes(&format!("log/{}/", ids[0])).await + etcd.bytes(&format!("log/{}/", ids[1])).await;
     assert_eq!(held.bytes, u64::try_from(logs).unwrap());
     assert_eq!(other.all_holdings().await.unwrap(), counted);
     counted.remove("of yesterday");

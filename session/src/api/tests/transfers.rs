@@ -147,7 +147,7 @@ async fn a_client_takes_a_session_out_and_in_and_forks_it() {
     assert_eq!(client.import_session(parts(&file)).await.unwrap().id, id);
     assert_eq!(world.store.read(&id, 0, 100).await.unwrap().records, before);
 
-    let at = |seq| ForkSession { fork: Fork { session: id.clone(), seq }, title: None };
+    let at = |seq| ForkSession { fork: Fork { session: id.clone(), seq }, title: None, initial_events: Vec::new() };
     let fork = client.fork_session(&at(Some(2))).await.unwrap().id;
     assert_eq!(world.store.read(&fork, 0, 100).await.unwrap().records[..2], before[..2]);
     let whole = client.fork_session(&at(None)).await.unwrap().id;

@@ -51,9 +51,9 @@ async fn previews(service: &Service, session: &SessionId) -> TestResult<usize> {
 }
 
 async fn serve_together(namespace: &TestNamespace) -> TestResult {
+    let fixture = Fixture::install(namespace, SCRIPT, 60).await?;
     let services = Service::connect_to_each(namespace, 2).await?;
     let [(first_pod, first), (_, second)] = services.as_slice() else { return Err("more than two replicas".into()) };
-    let fixture = Fixture::install(namespace, SCRIPT, 60).await?;
     let options = SessionOptions { sandbox: false, harness_idle_seconds: 60, ..SessionOptions::default() };
     let session = fixture.session("shared", &options).await?;
 

@@ -151,7 +151,7 @@ async fn a_malformed_event_is_a_400_that_says_what_is_wrong() {
             (json!({"events": [{"type": "agent.message", "content": []}]}), "agent.message"),
             (json!({"events": []}), "events"),
             (json!({"event": []}), "event"),
-            (json!("text"), "the body is malformed"),
+            (json!("text"), "must be an object"),
         ];
         for (body, named) in cases {
             let answer = client.post(url.clone()).bearer_auth(&token).json(&body).send().await?;

@@ -230,8 +230,8 @@ fn changed(at: usize, byte: u8) -> (Vec<u8>, u64) {
 #[test]
 fn a_changed_byte_is_noticed_wherever_it_is() {
     let file = lines().concat();
-    for at in 0..file.len() {
-        let (changed, line) = changed(at, file[at] ^ (1 << (at % 8)));
+    for (at, byte) in file.iter().enumerate() {
+        let (changed, line) = changed(at, byte ^ (1 << (at % 8)));
         let broken = verify(&changed).expect_err(&format!("byte {at}"));
         assert!(broken.line >= line, "byte {at} of line {line}: {broken}");
     }

@@ -154,7 +154,7 @@ pub enum NewSession {
     /// A session that shares the history of another one (an extension).
     Fork(ForkSession),
     /// A session that begins.
-    Session(CreateSession),
+    Session(Box<CreateSession>),
 }
 
 /// What a session may spend.

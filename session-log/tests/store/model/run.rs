@@ -189,7 +189,7 @@ impl Run<'_> {
                 {
                     self.look(on, *brain).await;
                 }
-                let Some(request) = self.request(on, act) else { return "nothing to repeat".to_owned() };
+                let Some(request) = self.request(on, &act) else { return "nothing to repeat".to_owned() };
                 self.sessions[on].last = Some(request.clone());
                 return make(&*store, &id, request).await;
             }
@@ -198,8 +198,8 @@ impl Run<'_> {
     }
 
     /// A change as its caller makes it.
-    fn request(&mut self, on: usize, act: Act) -> Option<Request> {
-        Some(match act {
+    fn request(&mut self, on: usize, act: &Act) -> Option<Request> {
+        Some(match *act {
             Act::Enqueue { count, large } => {
                 let text = if large { "q".repeat(LARGE) } else { "queued".to_owned() };
                 Request::Enqueue(self.named_all(vec![message(&text); count]))

@@ -38,7 +38,6 @@ pub(super) fn line(record: &Record) -> String {
 }
 
 /// Everything but times and revisions.
-#[expect(clippy::needless_pass_by_value, reason = "`show` gives away what it shows")]
 pub(super) fn state(state: SessionState) -> String {
     let SessionState {
         meta,

@@ -13,7 +13,7 @@ async fn post(world: &World, path: &str, body: Value) -> Answer {
     world.call("POST", path, "alice", &body).await
 }
 
-fn with_overrides(overrides: Value) -> Value {
+fn with_overrides(overrides: &Value) -> Value {
     let mut agent = json!({"type": "agent_with_overrides", "id": "helper"});
     agent.as_object_mut().unwrap().extend(overrides.as_object().unwrap().clone());
     json!({"agent": agent, "environment_id": "tools"})
@@ -24,7 +24,7 @@ async fn a_session_has_its_agent_with_changes_of_its_own() {
     let world = World::new();
     let custom = json!({"type": "custom", "name": "ask", "description": "d", "input_schema": {"type": "object"}});
     let overrides = json!({"model": {"id": "other", "effort": "low"}, "system": "be brief", "tools": [custom]});
-    let made = post(&world, "/v1/sessions", with_overrides(overrides)).await;
+    let made = post(&world, "/v1/sessions", with_overrides(&overrides)).await;
     assert_eq!(made.status, 200, "{made:?}");
     let agent = &made.body["agent"];
     assert_eq!(
@@ -39,7 +39,7 @@ async fn a_session_has_its_agent_with_changes_of_its_own() {
     let id: SessionId = made.body["id"].as_str().unwrap().parse().unwrap();
     let kept = world.store.state(&id).await.unwrap().meta.agent;
     assert_eq!((kept.model.id.as_str(), kept.model.max_tokens), ("other", 8_192), "and the rest is inherited");
-    let of_version = with_overrides(json!({"version": 1, "tools": null}));
+    let of_version = with_overrides(&json!({"version": 1, "tools": null}));
     assert_eq!(post(&world, "/v1/sessions", of_version).await.body["agent"]["tools"], json!([]));
 }
 
@@ -51,7 +51,7 @@ async fn a_session_has_its_agent_with_changes_of_its_own() {
 #[tokio::test]
 async fn changes_that_cannot_be_make_no_session(#[case] overrides: Value, #[case] status: u16, #[case] part: &str) {
     let world = World::new();
-    let answer = post(&world, "/v1/sessions", with_overrides(overrides)).await;
+    let answer = post(&world, "/v1/sessions", with_overrides(&overrides)).await;
     assert_eq!(answer.status, status, "{answer:?}");
     assert!(answer.message().contains(part), "{}", answer.message());
     assert_eq!(world.cluster.state_counts().1, Vec::<String>::new());

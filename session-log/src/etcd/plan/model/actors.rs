@@ -254,7 +254,7 @@ impl Role {
             Self::Forker { left: 1.. } => options.push(start(Wish::Fork)),
             Self::Importer { stage: 0 } => options.push(start(Wish::ImportBegin { import: format!("import{number}") })),
             Self::Importer { stage: 1 } => {
-                options.push(start(Wish::ImportFinish { import: format!("import{number}") }))
+                options.push(start(Wish::ImportFinish { import: format!("import{number}") }));
             }
             Self::Remover { stage: 0 } => options.push(start(Wish::Close)),
             Self::Remover { stage: 1 } => options.push(Action::RemoveKeys(number)),

@@ -18,8 +18,8 @@ pub(super) fn appended(
     events: &[NewEvent],
     plan: Plan<Extended>,
 ) -> Result<Plan<Extended>> {
-    if let (false, Plan::Write(_, Extended { head: Some((_, after)), .. })) = (caps.are_none(), &plan) {
-        caps.check_append(id, &decode(id, after)?, events)?;
+    if let (false, Plan::Write(_, Extended { head: Some((after, _)), .. })) = (caps.are_none(), &plan) {
+        caps.check_append(id, after, events)?;
     }
     Ok(plan)
 }
@@ -45,20 +45,15 @@ pub(super) fn queued<T>(
     Ok(plan)
 }
 
-fn decode(id: &SessionId, head: &[u8]) -> Result<Head> {
-    serde_json::from_slice(head)
-        .map_err(|error| StoreError::Corrupt { key: format!("the head of {id}"), reason: error.to_string() })
-}
-
 impl EtcdStore {
     /// Has the log say that it comes near to a limit, if this head is the first that does. If that fails, the next append
     /// finds it unsaid.
-    pub(super) async fn warn(&self, id: &SessionId, head: &[u8]) {
+    pub(super) async fn warn(&self, id: &SessionId, head: &Head) {
         let caps = &self.inner.options.caps;
         if caps.are_none() {
             return;
         }
-        let Some(warning) = decode(id, head).ok().and_then(|head| caps.warning(id, &head)) else { return };
+        let Some(warning) = caps.warning(id, head) else { return };
         match self.append_unfenced(id, vec![warning]).await {
             // Another replica was faster.
             Ok(_) | Err(StoreError::Duplicate(_)) => {}

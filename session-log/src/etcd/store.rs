@@ -20,6 +20,7 @@ use super::tail::Tail;
 use super::view::{Kv, Look};
 use super::{EtcdStore, capped};
 use crate::limits;
+use crate::record::Head;
 use crate::store::{
     Appended, CallState, Claimant, End, Export, Exported, FinishFrom, Holdings, Incarnation, Owner, Parent, Query,
     Result, SessionMeta, SessionState, SessionStore, Slice, StoreError, Takeover,
@@ -35,8 +36,8 @@ impl EtcdStore {
         Ok(appended)
     }
 
-    /// Grows a log that has room; also gives its head as it is stored, if it was written now.
-    async fn extend_within(&self, append: Append<'_>) -> Result<(Appended, Option<Vec<u8>>)> {
+    /// Grows a log that has room; also gives its head, if it was written now.
+    async fn extend_within(&self, append: Append<'_>) -> Result<(Appended, Option<Head>)> {
         let id = append.place.id;
         limits::check_append(append.promoted, append.events)?;
         let parcel = self.pack(id, append.events).await?;
@@ -53,22 +54,16 @@ impl EtcdStore {
         };
         let caps = &self.inner.options.caps;
         let plan = |view: &_| capped::appended(caps, id, append.events, append.plan(view, Timestamp::now())?);
-        let (looks, is_assumed) = (append.looks(), assumed.is_some());
-        let carried_out = match self.inner.etcd.carry_out_with(self, &looks, assumed, plan).await {
-            // Who is fenced off has to hear that first, which was only assumed not to be so.
-            Err(StoreError::LimitReached { .. }) if is_assumed => {
-                self.inner.etcd.carry_out_with(self, &looks, None, plan).await
-            }
-            carried_out => carried_out,
-        };
-        let (Extended { mut appended, head }, removed) = carried_out?;
-        if let Some((seq, bytes)) = &head {
-            self.inner.heads.put(id, *seq, bytes.clone());
-        }
+        let (extended, removed) = self.inner.etcd.carry_out_with(self, &append.looks(), assumed, plan).await?;
+        let Extended { mut appended, head } = extended;
+        let head = head.map(|(head, bytes)| {
+            self.inner.heads.put(id, head.seq, bytes);
+            head
+        });
         self.revoke_leases(&removed).await;
         self.confirm(id, &parcel).await;
         self.unpack(id, &mut appended.records, &parcel).await?;
-        Ok((appended, head.map(|(_, bytes)| bytes)))
+        Ok((appended, head))
     }
 
     /// Ends the leases of keys that are gone.

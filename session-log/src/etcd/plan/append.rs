@@ -51,8 +51,8 @@ pub(crate) struct Append<'a> {
 #[derive(Debug)]
 pub(crate) struct Extended {
     pub(crate) appended: Appended,
-    /// The head as it is stored, if this plan wrote it.
-    pub(crate) head: Option<(u64, Vec<u8>)>,
+    /// The head, and as it is stored, if this plan wrote it.
+    pub(crate) head: Option<(Head, Vec<u8>)>,
 }
 
 impl Append<'_> {
@@ -121,7 +121,7 @@ impl Append<'_> {
         let bytes = encode(&head)?;
         write.put(keys.head(id), bytes.clone());
         let appended = Appended { records, head: head.seq };
-        Ok(Plan::Write(write, Extended { appended, head: Some((head.seq, bytes)) }))
+        Ok(Plan::Write(write, Extended { appended, head: Some((head, bytes)) }))
     }
 
     fn epoch(&self) -> u64 {

@@ -48,7 +48,7 @@ impl Cut {
         }
         match &record.event.body {
             EventBody::SessionStatusIdle { .. } => self.turns += 1,
-            EventBody::SessionUsage { usage } if self.usage.is_none() => self.usage = Some(*usage),
+            EventBody::SessionUsage { usage } if self.usage.is_none() => self.usage = Some(usage.tokens),
             body if is_call(body) => {
                 if !self.answered.contains(id) {
                     self.open_calls.push(id.clone());
@@ -67,7 +67,7 @@ impl Cut {
         let id = &record.event.id;
         self.status = status_of(&record.event.body).or(self.status);
         match &record.event.body {
-            EventBody::SessionUsage { usage } => self.usage = Some(*usage),
+            EventBody::SessionUsage { usage } => self.usage = Some(usage.tokens),
             body if is_call(body) => {
                 // More than can be closed are not worth remembering.
                 if self.open_calls.len() <= MOST_OPEN {
@@ -221,7 +221,7 @@ mod tests {
             ("a", EventBody::SessionStatusRunning {}),
             ("b", call()),
             ("c", result("b")),
-            ("d", EventBody::SessionUsage { usage }),
+            ("d", EventBody::SessionUsage { usage: usage.into() }),
             ("e", IDLE),
         ]);
         assert_eq!(closing(&cut), []);
@@ -280,7 +280,7 @@ mod tests {
 
     #[test]
     fn two_turns_are_enough() {
-        let turn = [("u", EventBody::SessionUsage { usage: Usage::default() }), ("i", IDLE)];
+        let turn = [("u", EventBody::SessionUsage { usage: Usage::default().into() }), ("i", IDLE)];
         assert!(!cut(&turn).is_complete());
         assert!(cut(&[turn.clone(), turn].concat()).is_complete());
         assert!(!cut(&[("i", IDLE), ("j", IDLE)]).is_complete(), "the usage is not known yet");

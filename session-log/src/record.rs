@@ -127,7 +127,7 @@ impl Head {
             self.status = Some(status);
         }
         match &record.event.body {
-            EventBody::SessionUsage { usage } => self.usage = *usage,
+            EventBody::SessionUsage { usage } => self.usage = usage.tokens,
             EventBody::SessionNearLimit { .. } => self.warned = true,
             _ => {}
         }
@@ -217,7 +217,7 @@ mod tests {
         let mut head = Head::empty(at(1));
         let events = vec![
             NewEvent::new(EventBody::SessionStatusRunning {}),
-            NewEvent::new(EventBody::SessionUsage { usage: Usage { input_tokens: 7, ..Usage::default() } }),
+            NewEvent::new(EventBody::SessionUsage { usage: Usage { input_tokens: 7, ..Usage::default() }.into() }),
         ];
         let stored = head.extend(3, events, at(2)).unwrap();
         assert_eq!(stored.iter().map(|stored| stored.record.seq).collect::<Vec<_>>(), [1, 2]);

@@ -4,7 +4,7 @@ use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 use kube::ResourceExt as _;
 use longhand_crds::AgentSession;
-use longhand_protocol::event::{EventBody, RetryStatus, StopReason};
+use longhand_protocol::event::{EventBody, RetryStatus, Spent, StopReason};
 use longhand_protocol::wire::NumberedEvent;
 use serde::Serialize;
 use serde_json::Value;

@@ -78,6 +78,9 @@ spec:
         let retried: Vec<&str> = snapshot.on_unknown_outcome.keys().map(String::as_str).collect();
         assert_eq!(retried, ["bash", "glob", "grep", "read", "write"]);
         let prices = snapshot.model.prices.unwrap();
-        assert_eq!((prices.cache_read.as_str(), prices.cache_write.as_str(), prices.currency.as_str()), ("30", "300", "USD"));
+        assert_eq!(
+            (prices.cache_read.as_str(), prices.cache_write.as_str(), prices.currency.as_str()),
+            ("30", "300", "USD")
+        );
     }
 }

@@ -109,9 +109,10 @@ pub(super) fn overflow(span: EventId, usage: Usage, tokens: u64) -> Vec<NewEvent
 
 /// The conversation cannot be made shorter.
 pub(super) fn too_long() -> Vec<NewEvent> {
-    let message = "The conversation is longer than the model's context window, and cannot be made shorter: what is left of \
+    let message =
+        "The conversation is longer than the model's context window, and cannot be made shorter: what is left of \
                    it is too long, or the agent's `context.compaction` is `Off`."
-        .to_owned();
+            .to_owned();
     vec![error(SessionErrorType::CompactionLimitReachedError, message, RetryStatus::Terminal)]
 }
 

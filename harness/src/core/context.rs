@@ -139,12 +139,14 @@ pub(super) fn clearable(items: &[Item], kept: u32) -> impl Iterator<Item = ((usi
         Item::Summary(_) | Item::User(_) => None,
     });
     let answered = calls.flatten().filter(|(_, _, call)| call.seq > 0);
-    answered.skip(usize::try_from(kept).unwrap_or(usize::MAX)).filter_map(move |(at, position, call)| match &call.state {
-        CallState::Answered { content, .. } if call.cleared.is_none() && Some(at) != last => {
-            let bytes = weight(content);
-            (bytes > WORTH_CLEARING).then_some(((at, position), bytes))
+    answered.skip(usize::try_from(kept).unwrap_or(usize::MAX)).filter_map(move |(at, position, call)| {
+        match &call.state {
+            CallState::Answered { content, .. } if call.cleared.is_none() && Some(at) != last => {
+                let bytes = weight(content);
+                (bytes > WORTH_CLEARING).then_some(((at, position), bytes))
+            }
+            _ => None,
         }
-        _ => None,
     })
 }
 

@@ -127,7 +127,6 @@ impl Stop {
     }
 }
 
-
 /// What an image weighs: about 1,600 tokens, whatever its bytes are.
 const IMAGE: u64 = 6_400;
 /// How many characters of an encoded document are as much as one of text.

@@ -63,7 +63,8 @@ fn mark_last_user_block(messages: &mut [Value]) {
 }
 
 fn summary_note(text: &str, recalls: bool) -> String {
-    let how = if recalls { format!(" The tool `{RECALL}` looks up anything in the full record.") } else { String::new() };
+    let how =
+        if recalls { format!(" The tool `{RECALL}` looks up anything in the full record.") } else { String::new() };
     format!(
         "The conversation up to here was left out to save context. This summary of it stands in its place.{how}\n\n\
          <summary>\n{text}\n</summary>"

@@ -61,12 +61,9 @@ impl ToolSet {
             Runner::Sandbox(evaluated_permission) => {
                 EventBody::AgentToolUse { name, input, evaluated_permission, sandbox: None }
             }
-            Runner::Service => EventBody::AgentToolUse {
-                name,
-                input,
-                evaluated_permission: Permission::Allow,
-                sandbox: None,
-            },
+            Runner::Service => {
+                EventBody::AgentToolUse { name, input, evaluated_permission: Permission::Allow, sandbox: None }
+            }
             Runner::Client => EventBody::AgentCustomToolUse { name, input },
         })
     }

@@ -2,9 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use longhand_protocol::event::{
-    EventBody, Permission, RetryStatus, SessionErrorType, StopReason, ToolEvent, Usage,
-};
+use longhand_protocol::event::{EventBody, Permission, RetryStatus, SessionErrorType, StopReason, ToolEvent, Usage};
 use longhand_protocol::{EventId, Record};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};

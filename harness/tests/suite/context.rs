@@ -51,10 +51,8 @@ impl Brain {
             content.push(json!({"type": "tool_use", "id": call.as_str(), "name": "bash", "input": {}}));
             call
         });
-        let tool_event = |call: &EventId| longhand_protocol::event::ToolEvent {
-            model_id: call.to_string(),
-            event_id: call.clone(),
-        };
+        let tool_event =
+            |call: &EventId| longhand_protocol::event::ToolEvent { model_id: call.to_string(), event_id: call.clone() };
         self.push(EventBody::ModelResponse {
             content,
             stop_reason: Some(stop.to_owned()),

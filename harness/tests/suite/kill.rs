@@ -5,9 +5,7 @@ use std::collections::HashMap;
 use longhand_harness::core::{Effect, Input, Moved, Next, State, Transcript, checkpoint, step};
 use longhand_harness::model::{Failure, Reply};
 use longhand_protocol::EventId;
-use longhand_protocol::event::{
-    ClientEvent, EventBody, NewEvent, Permission, SessionErrorType, Usage, Verdict,
-};
+use longhand_protocol::event::{ClientEvent, EventBody, NewEvent, Permission, SessionErrorType, Usage, Verdict};
 use longhand_protocol::harness::HarnessSession;
 use longhand_session_log::memory::MemoryStore;
 use longhand_session_log::store::{CallState, FinishFrom, Query, SessionStore as _, StoreError};
@@ -208,8 +206,11 @@ impl World {
         let incomplete = if stop == "max_tokens" { vec![format!("toolu_{number}_1")] } else { vec![] };
         let words = blocks.iter().map(|(_, block)| block.to_string().matches("ran ").count()).sum::<usize>();
         let input_tokens = length(words + 40 * blocks.len());
-        let usage =
-            if self.script.counts { Usage { input_tokens, output_tokens: 2, ..Usage::default() } } else { Usage::default() };
+        let usage = if self.script.counts {
+            Usage { input_tokens, output_tokens: 2, ..Usage::default() }
+        } else {
+            Usage::default()
+        };
         Ok(Reply { content, stop_reason: Some(stop.to_owned()), usage, incomplete })
     }
 
@@ -220,7 +221,8 @@ impl World {
             if now(self.store.call(&session_id(), call)).unwrap() == CallState::Open {
                 *self.runs.entry(call.clone()).or_default() += 1;
                 let long = log(&self.store).iter().any(|record| {
-                    record.event.id == *call && matches!(&record.event.body, EventBody::AgentToolUse { name, .. } if name == "read")
+                    record.event.id == *call
+                        && matches!(&record.event.body, EventBody::AgentToolUse { name, .. } if name == "read")
                 });
                 let result = crate::support::service::result(call, &"ran ".repeat(if long { 600 } else { 1 }));
                 now(self.store.finish_call(&session_id(), call, &FinishFrom::Open, vec![result])).unwrap();

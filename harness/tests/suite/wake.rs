@@ -85,7 +85,11 @@ async fn read_on_wake(turns: usize) -> (usize, usize) {
     let world = World::start(store, [say("done")], 0).await;
     let (exit, store, service, _) = world.exit().await;
     assert!(matches!(&exit, Exit::Done(_)), "{exit:?}");
-    assert!(matches!(crate::support::last(&log(&store)), EventBody::SessionStatusIdle { .. }), "{:?}", &kinds(&log(&store))[events..]);
+    assert!(
+        matches!(crate::support::last(&log(&store)), EventBody::SessionStatusIdle { .. }),
+        "{:?}",
+        &kinds(&log(&store))[events..]
+    );
     let read = *service.read.lock().unwrap();
     (events, read)
 }

@@ -180,12 +180,7 @@ impl<'a> Call<'a> {
     }
 
     /// Takes the call back from a sandbox that will never say how it ended, if its policy is that it is run again.
-    async fn runs_again(
-        &self,
-        course: &mut Course,
-        from: &Incarnation,
-        cause: &str,
-    ) -> Result<bool, ExecuteError> {
+    async fn runs_again(&self, course: &mut Course, from: &Incarnation, cause: &str) -> Result<bool, ExecuteError> {
         let interrupted = self.interrupted.is_cancelled();
         if !plan::runs_again(&course.meta, &course.intent.tool, course.retried, interrupted) {
             return Ok(false);

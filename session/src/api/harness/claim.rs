@@ -59,7 +59,9 @@ pub async fn claim(
             sandboxes: meta.sandboxes,
             harness_idle_seconds: meta.harness_idle_seconds,
             limits: spec.as_ref().and_then(|spec| spec.limits.as_ref()).map(Into::into).unwrap_or_default(),
-            budget: spec.and_then(|spec| spec.budget).map(|budget| Money { amount: budget.amount, currency: budget.currency }),
+            budget: spec
+                .and_then(|spec| spec.budget)
+                .map(|budget| Money { amount: budget.amount, currency: budget.currency }),
         },
     }))
 }

@@ -4,7 +4,7 @@ use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 use kube::ResourceExt as _;
 use longhand_crds::AgentSession;
-use longhand_protocol::event::{EventBody, RetryStatus, StopReason};
+use longhand_protocol::event::{EventBody, RetryStatus, Spent, StopReason};
 use longhand_protocol::wire::NumberedEvent;
 use serde::Serialize;
 use serde_json::Value;
@@ -52,7 +52,10 @@ fn text(body: &EventBody) -> String {
         EventBody::SessionError { error } => {
             short(&format!("{}: {} ({})", word(&error.kind), error.message, retry(error.retry_status)))
         }
-        EventBody::SessionUsage { usage } => format!("{} tokens in, {} out", usage.input_tokens, usage.output_tokens),
+        EventBody::SessionUsage { usage: Spent { tokens, list_cost } } => {
+            let cost = list_cost.as_ref().map(|cost| format!(", {} {}", cost.amount, cost.currency));
+            format!("{} tokens in, {} out{}", tokens.input_tokens, tokens.output_tokens, cost.unwrap_or_default())
+        }
         EventBody::SpanModelRequestEnd { is_error: true, .. } => "failed".to_owned(),
         EventBody::SpanModelRequestEnd { model_usage, .. } => {
             format!("{} tokens in, {} out", model_usage.input_tokens, model_usage.output_tokens)
@@ -63,10 +66,14 @@ fn text(body: &EventBody) -> String {
         | EventBody::SandboxReady { sandbox, .. }
         | EventBody::SandboxReclaimed { sandbox, .. } => short(sandbox),
         EventBody::SandboxLost { sandbox, cause } => short(&format!("{sandbox}: {cause}")),
-        EventBody::ToolOutcomeUnknown { cause, .. } => short(cause),
+        EventBody::ToolOutcomeUnknown { cause, .. } | EventBody::ToolRetried { cause, .. } => short(cause),
+        EventBody::ContextResultsCleared { kept } => format!("the newest {kept} are kept"),
+        EventBody::ContextOverflow { tokens } => format!("{tokens} tokens"),
         EventBody::ModelResponse { stop_reason, .. } => short(stop_reason.as_deref().unwrap_or_default()),
         EventBody::UserInterrupt { .. }
         | EventBody::AgentThinking {}
+        | EventBody::AgentThreadContextCompacted {}
+        | EventBody::ContextCheckpoint { .. }
         | EventBody::SessionStatusRunning {}
         | EventBody::SessionStatusRescheduled {}
         | EventBody::SessionStatusTerminated {}

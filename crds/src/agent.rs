@@ -7,6 +7,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::agent_context::{ContextSpec, PricesSpec};
 use crate::patterns;
 use crate::sandbox_template::Resources;
 use crate::toolset::ToolSpec;
@@ -67,6 +68,9 @@ pub struct AgentSpec {
     #[schemars(length(max = 20))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
     pub mcp_servers: Vec<McpServerSpec>,
+    /// How much of the conversation the model is sent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub context: Option<ContextSpec>,
     /// Pairs that clients of the wire API keep with the agent.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(schema_with = "crate::metadata_schema")]
@@ -130,6 +134,9 @@ pub struct ModelSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 64))]
     pub inference_geo: Option<String>,
+    /// What its tokens cost. Without, no cost is shown and no session's `budget` is enforced.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prices: Option<PricesSpec>,
 }
 
 /// How hard a model works, in the model API's own words.

@@ -69,6 +69,10 @@ impl AgentOverrides {
     pub fn apply(&self, mut spec: AgentSpec) -> AgentSpec {
         let Self { model, system, tools, mcp_servers } = self.clone();
         if let Some(ModelOverride { id, effort, speed, inference_geo }) = model {
+            if id != spec.model.id {
+                // Another model has other prices, which are not known.
+                spec.model.prices = None;
+            }
             (spec.model.id, spec.model.effort, spec.model.speed) = (id, effort, speed);
             spec.model.inference_geo = inference_geo;
         }
@@ -89,7 +93,7 @@ mod tests {
 
     fn agent() -> Value {
         json!({
-            "model": {"id": "m", "maxTokens": 5, "apiVersion": "v", "effort": "high", "speed": "fast",
+            "model": {"id": "m", "prices": {"input": "1", "output": "2", "currency": "USD"}, "maxTokens": 5, "apiVersion": "v", "effort": "high", "speed": "fast",
                 "credential": {"vault": "v", "name": "c"}},
             "system": "be kind",
             "tools": [{"type": "agent_toolset_20260401"}, {"type": "mcp_toolset", "mcpServerName": "s"}],

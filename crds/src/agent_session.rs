@@ -60,8 +60,11 @@ pub struct AgentSessionSpec {
     #[schemars(length(max = 64))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
     pub resources: Vec<SessionResource>,
-    /// What the session may spend on the model at list prices; no limit if absent. It is kept and shown by the wire API;
-    /// no price is known yet that would stop a session.
+    /// What the session may use in all; more is possible once it is raised.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limits: Option<LimitsSpec>,
+    /// What the session may spend on the model at list prices; no limit if absent. It is enforced where the agent's
+    /// `model.prices` are known and of the same currency.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub budget: Option<Budget>,
     /// How long a harness without work waits for the next message before its pod goes, in seconds.
@@ -97,12 +100,48 @@ pub struct AgentRef {
     pub overrides: Option<AgentOverrides>,
 }
 
+/// What a session may use in all, with the history that a fork shares; no limit where nothing is said. It is looked at when
+/// a harness claims the session and before each request to the model. At a limit the turn ends with the stop reason
+/// `budget_reached`; the session goes on with the next message after the limit was raised.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct LimitsSpec {
+    /// Turns, each from a message to the moment when the session is idle.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1))]
+    pub turns: Option<i64>,
+    /// Tool calls. The model reads of those beyond that they were not run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1))]
+    pub tool_calls: Option<i64>,
+    /// Tokens that the model reads and writes, those of its cache too.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1))]
+    pub tokens: Option<i64>,
+    /// Seconds in which it runs, without those in which it is idle. A request or a tool call that goes on is not cut short.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1))]
+    pub active_seconds: Option<i64>,
+}
+
+impl From<&LimitsSpec> for longhand_protocol::harness::Limits {
+    fn from(spec: &LimitsSpec) -> Self {
+        let limit = |limit: Option<i64>| limit.and_then(|limit| u64::try_from(limit).ok());
+        Self {
+            turns: limit(spec.turns),
+            tool_calls: limit(spec.tool_calls),
+            tokens: limit(spec.tokens),
+            active_seconds: limit(spec.active_seconds),
+        }
+    }
+}
+
 /// An amount of money.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Budget {
     /// How much, as a decimal number in the smallest unit of the currency.
-    #[schemars(length(min = 1, max = 20), regex(pattern = r"^[0-9]+(\.[0-9]+)?$"))]
+    #[schemars(length(min = 1, max = 20), regex(pattern = crate::patterns::DECIMAL))]
     pub amount: String,
     /// The code of the currency.
     #[schemars(length(min = 3, max = 3), regex(pattern = "^[A-Z]{3}$"))]

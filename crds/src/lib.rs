@@ -7,6 +7,7 @@
 #![allow(clippy::duplicated_attributes, reason = "each print column has the same keys")]
 
 pub mod agent;
+pub mod agent_context;
 pub mod agent_overrides;
 pub mod agent_session;
 pub mod agent_version;

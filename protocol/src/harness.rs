@@ -4,10 +4,13 @@
 //! harness's pod. Calls that change the log carry the epoch that [`ClaimResponse`] gave; an older epoch is answered with
 //! 412 and [`Conflict::Fenced`], after which the harness exits at once.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use crate::event::{NewEvent, Record};
 use crate::id::{EventId, SessionId};
+use crate::wire::Money;
 pub use crate::wire::agents::{Effort, McpServer, Speed, Tool};
 
 /// `POST claim`: take the session; from then on only the new epoch may append.
@@ -39,6 +42,29 @@ pub struct HarnessSession {
     pub sandboxes: Vec<String>,
     /// How long a harness without work waits for the next message before it goes, in seconds.
     pub harness_idle_seconds: u64,
+    /// What it may use, as it was when the session was claimed.
+    #[serde(default)]
+    pub limits: Limits,
+    /// What it may spend on the model at list prices; no limit if absent.
+    #[serde(default)]
+    pub budget: Option<Money>,
+}
+
+/// What a session may use in all; no limit where nothing is said. At a limit a turn ends with `budget_reached`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Limits {
+    /// Turns, each from a message to `session.status_idle`.
+    #[serde(default)]
+    pub turns: Option<u64>,
+    /// Tool calls.
+    #[serde(default)]
+    pub tool_calls: Option<u64>,
+    /// Tokens that the model read and wrote, those of its cache too.
+    #[serde(default)]
+    pub tokens: Option<u64>,
+    /// Seconds in which it ran.
+    #[serde(default)]
+    pub active_seconds: Option<u64>,
 }
 
 /// An agent as a session keeps it.
@@ -65,6 +91,64 @@ pub struct AgentSnapshot {
     /// Servers that toolsets may name.
     #[serde(default)]
     pub mcp_servers: Vec<McpServer>,
+    /// How much of the conversation the model is sent.
+    #[serde(default)]
+    pub context: ContextPolicy,
+    /// What becomes of a call whose sandbox was lost, by the name of its tool; [`OutcomePolicy::Report`] if it is not named.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub on_unknown_outcome: BTreeMap<String, OutcomePolicy>,
+}
+
+/// How much of the conversation the model is sent. The log keeps all of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ContextPolicy {
+    /// The most tokens of a request; above that it is made shorter.
+    pub max_tokens: u64,
+    /// How many of the newest tool results are kept when older ones are cleared.
+    pub keep_tool_results: u32,
+    /// What is done where clearing results is not enough.
+    pub compaction: Compaction,
+    /// When the model is offered the tool `recall`.
+    pub recall: Recall,
+}
+
+impl Default for ContextPolicy {
+    fn default() -> Self {
+        Self { max_tokens: 150_000, keep_tool_results: 5, compaction: Compaction::Summary, recall: Recall::WhenTrimmed }
+    }
+}
+
+/// What is done with a conversation that is too long.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Compaction {
+    /// The model writes a summary, which takes its place.
+    Summary,
+    /// Nothing: the turn ends with `compaction_limit_reached_error`.
+    Off,
+}
+
+/// When the model is offered the tool `recall`, which looks things up in the session's log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Recall {
+    /// Once something was left out of what it is sent.
+    WhenTrimmed,
+    /// From the beginning.
+    Always,
+    /// Never.
+    Never,
+}
+
+/// What becomes of a tool call whose sandbox was lost, so that nobody knows whether it took effect.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OutcomePolicy {
+    /// The model is told so.
+    #[default]
+    Report,
+    /// It is run again in a fresh sandbox, twice at most: for tools whose repetition does no harm.
+    Retry,
 }
 
 /// A model and how it is called.
@@ -85,7 +169,28 @@ pub struct Model {
     /// Where it is run.
     #[serde(default)]
     pub inference_geo: Option<String>,
+    /// What its tokens cost, if that is known.
+    #[serde(default)]
+    pub prices: Option<Prices>,
 }
+
+/// List prices of a million tokens each, as decimal numbers in the smallest unit of the currency.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Prices {
+    /// Read by the model.
+    pub input: String,
+    /// Written by the model.
+    pub output: String,
+    /// Read from a cache.
+    pub cache_read: String,
+    /// Written to a cache.
+    pub cache_write: String,
+    /// The code of the currency.
+    pub currency: String,
+}
+
+/// The tool by which the model looks things up in its session's log. The session service answers it.
+pub const RECALL: &str = "recall";
 
 /// The tools of the agent toolset that a sandbox has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

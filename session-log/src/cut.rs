@@ -2,8 +2,8 @@
 
 use std::collections::HashSet;
 
-use longhand_protocol::event::{EventBody, NewEvent, StopReason, Usage};
-use longhand_protocol::wire::SessionStatus;
+use longhand_protocol::event::{EventBody, NewEvent, Spent, StopReason, Usage};
+use longhand_protocol::wire::{Money, SessionStatus};
 use longhand_protocol::{EventId, Record, SessionId};
 use serde_json::json;
 use sha2::{Digest as _, Sha256};
@@ -30,7 +30,7 @@ pub(crate) enum Cause {
 #[derive(Debug, Default)]
 pub(crate) struct Cut {
     status: Option<SessionStatus>,
-    usage: Option<Usage>,
+    usage: Option<Spent>,
     turns: usize,
     answered: HashSet<EventId>,
     /// The last one first.
@@ -48,7 +48,7 @@ impl Cut {
         }
         match &record.event.body {
             EventBody::SessionStatusIdle { .. } => self.turns += 1,
-            EventBody::SessionUsage { usage } if self.usage.is_none() => self.usage = Some(*usage),
+            EventBody::SessionUsage { usage } if self.usage.is_none() => self.usage = Some(usage.clone()),
             body if is_call(body) => {
                 if !self.answered.contains(id) {
                     self.open_calls.push(id.clone());
@@ -67,7 +67,7 @@ impl Cut {
         let id = &record.event.id;
         self.status = status_of(&record.event.body).or(self.status);
         match &record.event.body {
-            EventBody::SessionUsage { usage } => self.usage = Some(*usage),
+            EventBody::SessionUsage { usage } => self.usage = Some(usage.clone()),
             body if is_call(body) => {
                 // More than can be closed are not worth remembering.
                 if self.open_calls.len() <= MOST_OPEN {
@@ -107,7 +107,12 @@ impl Cut {
 
     /// As the last usage event says.
     pub(crate) fn usage(&self) -> Usage {
-        self.usage.unwrap_or_default()
+        self.usage.as_ref().map(|spent| spent.tokens).unwrap_or_default()
+    }
+
+    /// What that costs, as the same event says.
+    pub(crate) fn list_cost(&self) -> Option<Money> {
+        self.usage.as_ref().and_then(|spent| spent.list_cost.clone())
     }
 
     /// The events after which nothing is open in the history of `session`: the same each time, with the same
@@ -221,7 +226,7 @@ mod tests {
             ("a", EventBody::SessionStatusRunning {}),
             ("b", call()),
             ("c", result("b")),
-            ("d", EventBody::SessionUsage { usage }),
+            ("d", EventBody::SessionUsage { usage: usage.into() }),
             ("e", IDLE),
         ]);
         assert_eq!(closing(&cut), []);
@@ -280,7 +285,7 @@ mod tests {
 
     #[test]
     fn two_turns_are_enough() {
-        let turn = [("u", EventBody::SessionUsage { usage: Usage::default() }), ("i", IDLE)];
+        let turn = [("u", EventBody::SessionUsage { usage: Usage::default().into() }), ("i", IDLE)];
         assert!(!cut(&turn).is_complete());
         assert!(cut(&[turn.clone(), turn].concat()).is_complete());
         assert!(!cut(&[("i", IDLE), ("j", IDLE)]).is_complete(), "the usage is not known yet");

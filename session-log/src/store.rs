@@ -7,7 +7,7 @@ use futures::stream::BoxStream;
 use jiff::Timestamp;
 use longhand_protocol::event::{NewEvent, Record, Usage};
 use longhand_protocol::harness::{AgentSnapshot, Inbox, InboxItem};
-use longhand_protocol::wire::SessionStatus;
+use longhand_protocol::wire::{Money, SessionStatus};
 use longhand_protocol::{EventId, SessionId};
 use serde::{Deserialize, Serialize};
 
@@ -257,6 +257,8 @@ pub struct SessionState {
     pub status: SessionStatus,
     /// As the last usage event says.
     pub usage: Usage,
+    /// What that costs, as the same event says.
+    pub list_cost: Option<Money>,
     /// For how long it ran.
     pub active: Active,
     /// When the log last grew, or the session was made.

@@ -5,12 +5,21 @@ use longhand_protocol::event::{EventBody, NewEvent, RetryStatus, SessionError, S
 use serde_json::{Value, json};
 
 use super::MAX_ATTEMPTS;
+use super::context::MAX_COMPACTIONS;
+use super::conversation::length;
 use super::tools::ToolSet;
 use super::transcript::Stop;
 use crate::model::{Failure, Reply};
 
-/// An answer: message, tool calls, the raw answer, the end of the request.
-pub(super) fn reply(tools: &ToolSet, max_tokens: u32, span: EventId, message: EventId, reply: Reply) -> Vec<NewEvent> {
+/// An answer: message, tool calls, of which there may be `calls_left`, the raw answer, the end of the request.
+pub(super) fn reply(
+    tools: &ToolSet,
+    max_tokens: u32,
+    calls_left: u64,
+    span: EventId,
+    message: EventId,
+    reply: Reply,
+) -> Vec<NewEvent> {
     let Reply { content, stop_reason, usage, incomplete } = reply;
     let stop = Stop::parse(stop_reason.as_deref());
     let mut events = Vec::new();
@@ -27,18 +36,23 @@ pub(super) fn reply(tools: &ToolSet, max_tokens: u32, span: EventId, message: Ev
         events.push(NewEvent { id: message, body: EventBody::AgentMessage { content: texts } });
     }
     let mut tool_events = Vec::new();
+    let mut limited = false;
     for block in content.iter().filter(|block| block["type"] == "tool_use" && stop.permits_tools()) {
         let (Some(model_id), Some(name)) = (block["id"].as_str(), block["name"].as_str()) else { continue };
         if incomplete.iter().any(|id| id == model_id) {
             continue;
         }
         let Some(body) = tools.call(name, block["input"].clone()) else { continue };
+        if length(tool_events.len()) >= calls_left {
+            limited = true;
+            break;
+        }
         let event = NewEvent::new(body);
         tool_events.push(ToolEvent { model_id: model_id.to_owned(), event_id: event.id.clone() });
         events.push(event);
     }
     let no_calls = !content.iter().any(|block| block["type"] == "tool_use");
-    events.push(NewEvent::new(EventBody::ModelResponse { content, stop_reason, tool_events }));
+    events.push(NewEvent::new(EventBody::ModelResponse { content, stop_reason, tool_events, limited }));
     events.push(span_end(span, false, usage));
     let complaint = match stop {
         Stop::MaxTokens if no_calls => Some(format!(
@@ -68,6 +82,38 @@ pub(super) fn failure(span: EventId, failures: u32, failure: Failure) -> Vec<New
         events.push(NewEvent::new(EventBody::SessionStatusRescheduled {}));
     }
     events
+}
+
+/// A summary has come; the checkpoint that holds it follows.
+pub(super) fn summary(span: EventId, usage: Usage) -> Vec<NewEvent> {
+    vec![span_end(span, false, usage)]
+}
+
+/// There is no summary. `tries` were made before without an answer of the model in between.
+pub(super) fn no_summary(span: EventId, tries: u32, usage: Usage, reason: &str) -> Vec<NewEvent> {
+    let exhausted = tries.saturating_add(1) >= MAX_COMPACTIONS;
+    let retry_status = if exhausted { RetryStatus::Exhausted } else { RetryStatus::Retrying };
+    let message = format!("The conversation is too long, and the model gave no summary of it: {reason}");
+    let mut events =
+        vec![span_end(span, true, usage), error(SessionErrorType::CompactionLimitReachedError, message, retry_status)];
+    if !exhausted {
+        events.push(NewEvent::new(EventBody::SessionStatusRescheduled {}));
+    }
+    events
+}
+
+/// The model takes less than it was sent.
+pub(super) fn overflow(span: EventId, usage: Usage, tokens: u64) -> Vec<NewEvent> {
+    vec![span_end(span, true, usage), NewEvent::new(EventBody::ContextOverflow { tokens })]
+}
+
+/// The conversation cannot be made shorter.
+pub(super) fn too_long() -> Vec<NewEvent> {
+    let message =
+        "The conversation is longer than the model's context window, and cannot be made shorter: what is left of \
+                   it is too long, or the agent's `context.compaction` is `Off`."
+            .to_owned();
+    vec![error(SessionErrorType::CompactionLimitReachedError, message, RetryStatus::Terminal)]
 }
 
 /// An answer that the log does not take.

@@ -4,13 +4,20 @@
 //! never more than one effect at a time, and everything that must survive is in the log before the next one is decided,
 //! so a brain that is killed between any two of them is replaced by one that reads the log and goes on.
 
+pub mod checkpoint;
 mod commit;
+mod context;
+mod conversation;
+mod cost;
+mod limits;
 mod request;
 mod state;
 mod step;
+mod summary;
 pub mod tools;
 pub mod transcript;
 
+pub use limits::Used;
 pub use state::{Effect, Input, Moved, Next, Rest, State};
 pub use step::{has_interrupt, step};
 pub use transcript::Transcript;

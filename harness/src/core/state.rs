@@ -8,6 +8,7 @@ use longhand_protocol::harness::{HarnessSession, Inbox};
 use longhand_protocol::{EventId, Record};
 use serde_json::Value;
 
+use super::checkpoint;
 use super::tools::ToolSet;
 use super::transcript::Transcript;
 use crate::model::{Failure, Reply};
@@ -30,13 +31,26 @@ pub struct State {
     pub(super) rest: Option<Rest>,
     /// Calls that the service cannot answer, or not in time.
     pub(super) abandoned: HashSet<EventId>,
+    /// The log is long and was not read: the newest checkpoint is looked for first.
+    pub(super) lost: bool,
+    /// After so many records a checkpoint is due.
+    pub(super) interval: u64,
 }
 
 /// A model request of this brain.
 #[derive(Clone, Debug)]
 pub(super) struct OwnRequest {
     pub(super) span: EventId,
-    pub(super) message: EventId,
+    pub(super) purpose: Purpose,
+}
+
+/// What a model is asked for.
+#[derive(Clone, Debug)]
+pub(super) enum Purpose {
+    /// The next message, of this identifier.
+    Answer(EventId),
+    /// A summary of the conversation.
+    Summary,
 }
 
 /// Events that must be appended before anything else is done.
@@ -44,6 +58,8 @@ pub(super) struct OwnRequest {
 pub(super) struct Uncommitted {
     pub(super) span: EventId,
     pub(super) events: Vec<NewEvent>,
+    /// What a checkpoint after them says of the conversation, and the checkpoint's identifier.
+    pub(super) summary: Option<(EventId, String)>,
     /// Whether they already replace an answer that the log did not take.
     pub(super) replaced: bool,
 }
@@ -62,6 +78,8 @@ pub struct Rest {
 pub enum Input {
     /// The session is claimed.
     Claimed,
+    /// The newest checkpoint of the log, if there is one.
+    Checkpoint(Option<Box<Record>>),
     /// Records that were read or appended, and the last sequence number of the log.
     Records {
         /// In order.
@@ -111,6 +129,8 @@ pub enum Moved {
 /// What a brain does.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Effect {
+    /// Look for the newest record of type [`super::checkpoint::KIND`]: [`Input::Checkpoint`].
+    Restore,
     /// Read the log: [`Input::Records`].
     Read {
         /// From here on.
@@ -147,8 +167,8 @@ pub enum Effect {
     CallModel {
         /// The body of the request.
         body: Value,
-        /// The identifier of the `agent.message` that previews announce.
-        message: EventId,
+        /// The identifier of the `agent.message` that previews announce; nothing is shown without.
+        message: Option<EventId>,
     },
     /// Run tool calls: [`Input::Executed`] or [`Input::Interrupted`].
     Execute {
@@ -192,7 +212,23 @@ impl State {
             uncommitted: None,
             rest: None,
             abandoned: HashSet::new(),
+            lost: false,
+            interval: checkpoint::INTERVAL,
         }
+    }
+
+    /// The log ends with this record, as the claim says.
+    #[must_use]
+    pub fn with_head(mut self, head: u64) -> Self {
+        self.lost = head.saturating_sub(self.log.head()) > self.interval;
+        self
+    }
+
+    /// After so many records, from 1, a checkpoint is due.
+    #[must_use]
+    pub fn with_interval(mut self, records: u64) -> Self {
+        self.interval = records.max(1);
+        self
     }
 
     /// What the log says as far as it was read.

@@ -1,12 +1,14 @@
 //! The decisions of a brain.
 
-use longhand_protocol::event::{EventBody, NewEvent, Usage};
-use longhand_protocol::harness::{Inbox, InboxItem};
+use longhand_protocol::event::{Event, EventBody, NewEvent, Spent, StopReason, Usage};
+use longhand_protocol::harness::{Inbox, InboxItem, Recall};
 use longhand_protocol::{EventId, Record};
 
-use super::state::{Effect, Input, Moved, Next, OwnRequest, Rest, State, Uncommitted};
-use super::transcript::Status;
-use super::{commit, request};
+use super::context::Trim;
+use super::state::{Effect, Input, Moved, Next, OwnRequest, Purpose, Rest, State, Uncommitted};
+use super::tools::ToolSet;
+use super::transcript::{Status, Transcript};
+use super::{commit, context, request, summary};
 use crate::model::{Failure, Reply};
 
 /// What is taken up at once. A session store's transaction takes a little more than this, of events and of bytes.
@@ -18,6 +20,12 @@ const MAX_PROMOTED_BYTES: usize = 1_000_000;
 pub fn step(mut state: State, input: Input) -> (State, Next) {
     match input {
         Input::Claimed => {}
+        Input::Checkpoint(found) => {
+            state.lost = false;
+            // One that is not newer than what is known says nothing new.
+            let restored = found.filter(|record| record.seq > state.log.head());
+            state.log = restored.and_then(|record| Transcript::restored(&record)).unwrap_or(state.log);
+        }
         Input::Records { records, head } => state.absorb(&records, head),
         Input::Released { records } => {
             let head = records.last().map_or(state.log.head(), |record| record.seq);
@@ -99,18 +107,34 @@ impl State {
 
     fn take_outcome(&mut self, outcome: Result<Reply, Failure>) {
         self.inbox = None;
-        let Some(OwnRequest { span, message }) = self.request.take() else { return };
-        let events = match outcome {
-            Ok(reply) => {
+        let Some(OwnRequest { span, purpose }) = self.request.take() else { return };
+        let mut checkpoint = None;
+        let events = match (outcome, purpose) {
+            (Ok(reply), Purpose::Answer(message)) => {
                 let max_tokens = self.session.agent.model.max_tokens;
-                commit::reply(&self.tools, max_tokens, span.clone(), message, reply)
+                let calls_left = self.log.used().calls_left(&self.session.limits);
+                commit::reply(&self.offered(), max_tokens, calls_left, span.clone(), message, reply)
             }
-            Err(failure) => {
+            (Ok(reply), Purpose::Summary) => match summary::take(&reply) {
+                Ok(text) => {
+                    checkpoint = Some((EventId::generate(), text));
+                    commit::summary(span.clone(), reply.usage)
+                }
+                Err(reason) => commit::no_summary(span.clone(), self.log.compactions(), reply.usage, reason),
+            },
+            (Err(failure), Purpose::Answer(_)) if failure.is_too_long() => {
+                let tokens = self.log.gauge().estimate(self.overhead());
+                commit::overflow(span.clone(), failure.usage, tokens)
+            }
+            (Err(failure), Purpose::Summary) if failure.is_too_long() => {
+                commit::no_summary(span.clone(), self.log.compactions(), failure.usage, &failure.message)
+            }
+            (Err(failure), _) => {
                 self.rest = Some(Rest { failures: 0, at_least: failure.retry_after });
                 commit::failure(span.clone(), self.log.failures(), failure)
             }
         };
-        self.uncommitted = Some(Uncommitted { span, events, replaced: false });
+        self.uncommitted = Some(Uncommitted { span, events, summary: checkpoint, replaced: false });
     }
 
     /// An answer that the log does not take, or a request that it does not let begin, is replaced by an error that says so,
@@ -121,7 +145,7 @@ impl State {
             (None, Some(own)) if self.log.open_span() != Some(&own.span) => (own.span, commit::not_begun(&reason)),
             _ => return Err(reason),
         };
-        self.uncommitted = Some(Uncommitted { span, events, replaced: true });
+        self.uncommitted = Some(Uncommitted { span, events, summary: None, replaced: true });
         Ok(())
     }
 
@@ -135,11 +159,14 @@ impl State {
 
     /// The next effect; none when there is nothing left to do.
     fn decide(&mut self) -> Option<Effect> {
+        if self.lost {
+            return Some(Effect::Restore);
+        }
         if self.behind {
             return Some(Effect::Read { after: self.log.head() });
         }
         if let Some(batch) = &self.uncommitted {
-            return Some(self.append(batch.events.clone()));
+            return Some(self.append(self.with_summary(batch)));
         }
         let Some(inbox) = &self.inbox else { return Some(Effect::Look) };
         let wake_revision = inbox.wake_revision;
@@ -151,10 +178,7 @@ impl State {
         }
         if let Some(end) = close_span {
             return Some(match &self.request {
-                Some(own) if self.log.open_span() == Some(&own.span) => Effect::CallModel {
-                    body: request::build(&self.session.agent, &self.tools, &self.log),
-                    message: own.message.clone(),
-                },
+                Some(own) if self.log.open_span() == Some(&own.span) => self.call_model(&own.purpose),
                 _ => self.append(vec![end]),
             });
         }
@@ -169,10 +193,10 @@ impl State {
         if !queued.is_empty() {
             return Some(self.promote(queued, self.running().into_iter().collect()));
         }
-        if self.log.must_call_model() {
+        if self.log.must_call_model() && !self.has_used_all() {
             return Some(match self.rest {
                 Some(rest) if self.log.failures() > 0 => Effect::Rest(rest),
-                _ => self.begin_request(),
+                _ => self.ask(),
             });
         }
         // Without a wake key the session was given up already.
@@ -191,16 +215,76 @@ impl State {
         (self.log.status() != Status::Running).then(|| NewEvent::new(EventBody::SessionStatusRunning {}))
     }
 
-    fn begin_request(&mut self) -> Effect {
+    /// The events of a batch, and a checkpoint of what the log says after them, as it is now.
+    fn with_summary(&self, batch: &Uncommitted) -> Vec<NewEvent> {
+        let mut events = batch.events.clone();
+        if let Some((id, text)) = &batch.summary {
+            let mut log = self.log.clone();
+            for event in &events {
+                let event = Event { id: event.id.clone(), body: event.body.clone(), processed_at: None };
+                let record = Record { seq: log.head() + 1, epoch: 0, prev_hash: String::new(), event };
+                if log.apply(&record).is_err() {
+                    break;
+                }
+            }
+            log.compact(text.clone());
+            events.extend(log.checkpoint().map(|body| NewEvent { id: id.clone(), body }));
+            events.push(NewEvent::new(EventBody::AgentThreadContextCompacted {}));
+        }
+        events
+    }
+
+    /// The tools that the model is offered now.
+    fn offered(&self) -> ToolSet {
+        let tools = self.tools.clone();
+        let recalls = self.session.agent.context.recall == Recall::WhenTrimmed && self.log.trimmed();
+        if recalls { tools.with_recall() } else { tools }
+    }
+
+    fn overhead(&self) -> u64 {
+        request::overhead(&self.session.agent, &self.offered())
+    }
+
+    fn has_used_all(&self) -> bool {
+        self.log.used().is_all(&self.session)
+    }
+
+    fn call_model(&self, purpose: &Purpose) -> Effect {
+        let (agent, tools) = (&self.session.agent, self.offered());
+        match purpose {
+            Purpose::Answer(message) => {
+                Effect::CallModel { body: request::build(agent, &tools, &self.log), message: Some(message.clone()) }
+            }
+            Purpose::Summary => Effect::CallModel { body: summary::build(agent, &tools, &self.log), message: None },
+        }
+    }
+
+    /// What comes before the model's next answer: the conversation is made shorter, or the request begins.
+    fn ask(&mut self) -> Effect {
+        match context::plan(&self.session.agent.context, &self.log, self.overhead()) {
+            Trim::Nothing => self.begin_request(Purpose::Answer(EventId::generate())),
+            Trim::Compact => self.begin_request(Purpose::Summary),
+            Trim::Clear { kept } => self.append(vec![
+                NewEvent::new(EventBody::ContextResultsCleared { kept }),
+                NewEvent::new(EventBody::AgentThreadContextCompacted {}),
+            ]),
+            Trim::Exhausted => self.append(commit::too_long()),
+        }
+    }
+
+    fn begin_request(&mut self, purpose: Purpose) -> Effect {
         let start = NewEvent::new(EventBody::SpanModelRequestStart {});
-        self.request = Some(OwnRequest { span: start.id.clone(), message: EventId::generate() });
-        self.append(self.running().into_iter().chain([start]).collect())
+        self.request = Some(OwnRequest { span: start.id.clone(), purpose });
+        let checkpoint = self.log.due_checkpoint(self.interval);
+        self.append(checkpoint.into_iter().chain(self.running()).chain([start]).collect())
     }
 
     fn last_events(&self) -> Vec<NewEvent> {
-        vec![
-            NewEvent::new(EventBody::SessionUsage { usage: self.log.usage() }),
-            NewEvent::new(EventBody::SessionStatusIdle { stop_reason: self.log.stop_reason() }),
-        ]
+        let limited = self.log.must_call_model() && self.has_used_all();
+        let stop_reason = if limited { StopReason::BudgetReached } else { self.log.stop_reason() };
+        let (tokens, list_cost) = (self.log.used().tokens, self.log.used().list_cost(&self.session));
+        let usage = NewEvent::new(EventBody::SessionUsage { usage: Spent { tokens, list_cost } });
+        let idle = NewEvent::new(EventBody::SessionStatusIdle { stop_reason });
+        self.log.due_checkpoint(self.interval).into_iter().chain([usage, idle]).collect()
     }
 }

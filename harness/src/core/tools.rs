@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use longhand_protocol::event::{EventBody, Permission};
-use longhand_protocol::harness::{HarnessSession, SandboxTool, Tool};
+use longhand_protocol::harness::{HarnessSession, RECALL, Recall, SandboxTool, Tool};
 use serde_json::{Value, json};
 
 /// The tools of a session, by name, so that a request lists them in the same order every time.
@@ -15,6 +15,8 @@ pub struct ToolSet(BTreeMap<String, (Runner, Value)>);
 enum Runner {
     /// A sandbox, through the session service.
     Sandbox(Permission),
+    /// The session service itself.
+    Service,
     /// The client.
     Client,
 }
@@ -39,7 +41,15 @@ impl ToolSet {
                 }
             }
         }
-        Self(tools)
+        let tools = Self(tools);
+        if session.agent.context.recall == Recall::Always { tools.with_recall() } else { tools }
+    }
+
+    /// These, and the one that looks things up in the log, unless the agent has its own of that name.
+    #[must_use]
+    pub fn with_recall(mut self) -> Self {
+        self.0.entry(RECALL.to_owned()).or_insert_with(|| (Runner::Service, recall_tool()));
+        self
     }
 
     /// The event of a call of the tool of this name, if there is one.
@@ -51,6 +61,9 @@ impl ToolSet {
             Runner::Sandbox(evaluated_permission) => {
                 EventBody::AgentToolUse { name, input, evaluated_permission, sandbox: None }
             }
+            Runner::Service => {
+                EventBody::AgentToolUse { name, input, evaluated_permission: Permission::Allow, sandbox: None }
+            }
             Runner::Client => EventBody::AgentCustomToolUse { name, input },
         })
     }
@@ -60,6 +73,24 @@ impl ToolSet {
     pub fn definitions(&self) -> Vec<Value> {
         self.0.values().map(|(_, definition)| definition.clone()).collect()
     }
+}
+
+fn recall_tool() -> Value {
+    json!({
+        "name": RECALL,
+        "description": "Looks things up in the complete record of this session: messages, your answers, tool calls and \
+            their results, those too that are not in the conversation any more. Gives the newest matches first, each with \
+            its number; long entries are cut around the match. To read one in full, ask for its number alone by `after` \
+            and `before`.",
+        "input_schema": {"type": "object", "properties": {
+            "query": {"type": "string", "description": "Only entries that contain this text; upper and lower case are the same."},
+            "types": {"type": "array", "items": {"type": "string"},
+                "description": "Only entries of these types, such as `user.message`, `agent.message`, `agent.tool_use`, `agent.tool_result`; `agent.*` is a family."},
+            "after": {"type": "integer", "minimum": 0, "description": "Only entries with a higher number."},
+            "before": {"type": "integer", "minimum": 1, "description": "Only entries with a lower number."},
+            "limit": {"type": "integer", "minimum": 1, "maximum": 100, "description": "At most so many entries; 20 unless given."},
+        }, "required": []},
+    })
 }
 
 fn sandbox_tool(tool: SandboxTool) -> Value {

@@ -56,6 +56,21 @@ impl Failure {
         }
     }
 
+    /// Whether the model API says that it was sent more than the model's context window holds. There is no code for that
+    /// that every API has, so that their words are known here.
+    #[must_use]
+    pub fn is_too_long(&self) -> bool {
+        const WORDS: [&str; 6] = [
+            "prompt is too long",
+            "context_length_exceeded",
+            "maximum context length",
+            "exceed context limit",
+            "exceeds the available context size",
+            "exceed_context_size_error",
+        ];
+        !self.retryable && WORDS.iter().any(|words| self.message.contains(words))
+    }
+
     /// An `error` event in the middle of an answer.
     #[must_use]
     pub fn event(error: &Value) -> Self {
@@ -118,6 +133,17 @@ mod tests {
     fn an_error_event_says_whether_to_try_again(#[case] class: &str, #[case] kind: Kind, #[case] retryable: bool) {
         let failure = Failure::event(&json!({"type": class, "message": "m"}));
         assert_eq!((failure.kind, failure.retryable), (kind, retryable));
+    }
+
+    #[rstest]
+    #[case(400, "prompt is too long: 210000 tokens > 200000 maximum", true)]
+    #[case(400, "This model's maximum context length is 8192 tokens.", true)]
+    #[case(400, "max_tokens: must be positive", false)]
+    #[case(500, "prompt is too long", false)]
+    fn a_prompt_that_is_too_long_is_known(#[case] status: u16, #[case] message: &str, #[case] expected: bool) {
+        let body = json!({"type": "error", "error": {"type": "invalid_request_error", "message": message}}).to_string();
+        let failure = Failure::status(StatusCode::from_u16(status).unwrap(), body.as_bytes(), None);
+        assert_eq!(failure.is_too_long(), expected);
     }
 
     #[test]

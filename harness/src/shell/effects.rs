@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use super::deltas::Previews;
 use super::inbox;
 use super::service::{CallError, End, Service, classify};
-use crate::core::{Effect, Input};
+use crate::core::{Effect, Input, checkpoint};
 use crate::model::anthropic::Messages;
 use crate::model::{Failure, Reply};
 
@@ -37,6 +37,10 @@ pub(super) async fn perform(
 ) -> Result<Input, End> {
     let (epoch, client) = (service.epoch, &service.client);
     match effect {
+        Effect::Restore => {
+            let found = service.settle(|| client.newest(checkpoint::KIND)).await;
+            found.map(|record| Input::Checkpoint(record.map(Box::new))).or_else(input)
+        }
         Effect::Read { after } => {
             let page = service.settle(|| client.events(after, PAGE)).await;
             page.map(|page| Input::Records { records: page.records, head: page.head }).or_else(input)
@@ -111,11 +115,18 @@ async fn call_model(
     model: &Messages,
     api_version: &str,
     body: &Value,
-    message: EventId,
+    message: Option<EventId>,
 ) -> Result<Reply, Failure> {
-    let previews = Previews::of(service.clone(), message);
-    let outcome = model.call(api_version, body, |delta| previews.show(delta)).await;
-    previews.finish().await;
+    let previews = message.map(|message| Previews::of(service.clone(), message));
+    let show = |delta| {
+        if let Some(previews) = &previews {
+            previews.show(delta);
+        }
+    };
+    let outcome = model.call(api_version, body, show).await;
+    if let Some(previews) = previews {
+        previews.finish().await;
+    }
     match &outcome {
         Ok(reply) => tracing::info!(
             stop_reason = reply.stop_reason.as_deref(),

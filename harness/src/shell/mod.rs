@@ -135,7 +135,7 @@ impl Harness {
         let mut lease = lease::keep(self.client.clone(), claim.epoch, Duration::from_secs(claim.lease_ttl_seconds));
         let api_version = claim.session.agent.model.api_version.clone();
         let mut out_of_time = std::pin::pin!(stopped(shutdown));
-        let (mut state, mut next) = step(State::claimed(claim.session, log), Input::Claimed);
+        let (mut state, mut next) = step(State::claimed(claim.session, log).with_head(claim.head), Input::Claimed);
         loop {
             let effect = match next {
                 // An answer that was waited for is put on record before the end.

@@ -85,6 +85,7 @@ fn answer(stop_reason: &str, calls: &[u64]) -> EventBody {
             .iter()
             .map(|call| ToolEvent { model_id: model_id(call), event_id: id(&call.to_string()) })
             .collect(),
+        limited: false,
     }
 }
 
@@ -130,6 +131,7 @@ fn brief(next: &Next) -> String {
     match next {
         Next::Done => "done".to_owned(),
         Next::Fail { .. } => "fail".to_owned(),
+        Next::Do(Effect::Restore) => "restore".to_owned(),
         Next::Do(Effect::Read { after }) => format!("read {after}"),
         Next::Do(Effect::Look) => "look".to_owned(),
         Next::Do(Effect::Append { events, .. }) => format!("append {}", kinds(events)),

@@ -1,9 +1,12 @@
-//! The harness as its neighbours see it: what it decides ([`core`]), what survives a kill ([`kill`]), and the whole process
+//! The harness as its neighbours see it: what it decides ([`core`]), what is left out of a
+//! long conversation ([`context`]), what survives a kill ([`kill`]), how a long log is woken ([`wake`]), and the whole process
 //! against servers on loopback ([`shell`]).
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on fails")]
 
+mod context;
 mod core;
 mod kill;
 mod shell;
 mod support;
+mod wake;

@@ -17,6 +17,8 @@ use crate::id::SessionId;
 const CLAIM_DEADLINE: Duration = Duration::from_secs(30);
 /// How long one request for a tool's result stays open before it is sent again.
 const EXECUTE_POLL: Duration = Duration::from_secs(90);
+/// A search for the newest record of a type ends after so many pages, of 8,192 records each.
+const NEWEST_PAGES: usize = 8;
 /// A late preview helps nobody.
 const DELTAS_DEADLINE: Duration = Duration::from_secs(2);
 
@@ -65,6 +67,25 @@ impl HarnessClient {
     pub async fn events(&self, after: u64, limit: usize) -> Result<EventsPage> {
         let path = self.path("events");
         self.transport.send(Call::get(&path).query("after", after).query("limit", limit)).await
+    }
+
+    /// The newest record of this type, if the service finds it within as many pages as it may look through.
+    ///
+    /// # Errors
+    /// See [`super::Error`].
+    pub async fn newest(&self, kind: &str) -> Result<Option<Record>> {
+        let path = self.path("events");
+        let mut before = None;
+        for _ in 0..NEWEST_PAGES {
+            let call = Call::get(&path).query("types[]", kind).query("order", "desc").query("limit", 1);
+            let page: EventsPage = self.transport.send(call.maybe_query("before", before)).await?;
+            let record = page.records.into_iter().next();
+            if record.is_some() || page.next.is_none() {
+                return Ok(record);
+            }
+            before = page.next;
+        }
+        Ok(None)
     }
 
     /// What is queued now.

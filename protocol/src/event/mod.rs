@@ -7,8 +7,8 @@ mod preview;
 
 pub use client::{ClientEvent, MOST_EVENTS};
 pub use parts::{
-    Capped, ModelUsage, Permission, RetryStatus, Rubric, SessionError, SessionErrorType, StopReason, ToolEvent, Usage,
-    Verdict,
+    Capped, ModelUsage, Permission, RetryStatus, Rubric, SessionError, SessionErrorType, Spent, StopReason, ToolEvent,
+    Usage, Verdict,
 };
 pub use preview::{Delta, DeltaContent, Preview, PreviewEvent};
 
@@ -164,6 +164,8 @@ bodies! {
     },
     /// The agent thinks; what it thinks stays with the model.
     AgentThinking "agent.thinking" {},
+    /// The conversation that the model is sent was made shorter; the log was not.
+    AgentThreadContextCompacted "agent.thread_context_compacted" {},
     /// The agent wants a tool of its sandbox to run.
     AgentToolUse "agent.tool_use" {
         /// The tool.
@@ -223,9 +225,7 @@ bodies! {
     /// Tokens so far.
     SessionUsage "session.usage" {
         /// Since the session began.
-        #[serde(with = "parts::snapshot")]
-        #[schemars(with = "crate::wire::SessionUsage")]
-        usage: Usage,
+        usage: Spent,
     },
     /// The model is being called.
     SpanModelRequestStart "span.model_request_start" {},
@@ -247,6 +247,26 @@ bodies! {
         /// For each `tool_use` block in order: the event that stands for it.
         #[serde(default)]
         tool_events: Vec<ToolEvent>,
+        /// Calls have no event because the session had made as many as it may.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        limited: bool,
+    },
+    /// Private: what a brain knows of the log so far, so that the next one need not read what came before.
+    ContextCheckpoint "x.context.checkpoint" {
+        /// How the state is written; a brain ignores what it does not know.
+        version: u32,
+        /// The state, which only the harness that wrote it reads.
+        state: Value,
+    },
+    /// Older tool results are not sent to the model any more.
+    ContextResultsCleared "x.context.results_cleared" {
+        /// How many of the newest results are still sent.
+        kept: u32,
+    },
+    /// The model's context window is smaller than what was sent.
+    ContextOverflow "x.context.overflow" {
+        /// What was sent, in tokens, as far as it is known.
+        tokens: u64,
     },
     /// A harness claimed the session.
     SessionWoken "x.session.woken" {
@@ -290,6 +310,13 @@ bodies! {
         /// Its name in the session.
         sandbox: String,
         /// Why, as far as it is known.
+        cause: String,
+    },
+    /// The sandbox died under a tool call, which is run again as its policy says.
+    ToolRetried "x.tool.retried" {
+        /// The tool call.
+        tool_use_id: EventId,
+        /// Why.
         cause: String,
     },
     /// A tool call began and nobody knows how it ended.

@@ -1,9 +1,12 @@
 //! What events are made of.
 
-use schemars::JsonSchema;
+use std::borrow::Cow;
+
+use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::{Deserialize, Serialize};
 
 use crate::id::EventId;
+use crate::wire::{CacheCreation, Money, SessionUsage};
 
 /// Which log event stands for which of the model's `tool_use` blocks.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -109,6 +112,8 @@ pub enum SessionErrorType {
     ModelRequestFailedError,
     /// The credential's upstream could not be reached.
     CredentialHostUnreachableError,
+    /// The conversation is too long for the model, and cannot be made shorter.
+    CompactionLimitReachedError,
 }
 
 /// What happens after an error.
@@ -176,26 +181,47 @@ impl std::ops::AddAssign for Usage {
     }
 }
 
-/// Tokens in the shape that `session.usage` has.
-pub(super) mod snapshot {
-    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+/// What a session has used so far, in the shape that `session.usage` has.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "SessionUsage", into = "SessionUsage")]
+pub struct Spent {
+    /// Tokens.
+    pub tokens: Usage,
+    /// What they cost at list prices, if the agent knows prices.
+    pub list_cost: Option<Money>,
+}
 
-    use super::Usage;
-    use crate::wire::{CacheCreation, SessionUsage};
+impl From<Usage> for Spent {
+    fn from(tokens: Usage) -> Self {
+        Self { tokens, list_cost: None }
+    }
+}
 
-    pub(in crate::event) fn serialize<S: Serializer>(usage: &Usage, serializer: S) -> Result<S::Ok, S::Error> {
-        SessionUsage::from(*usage).serialize(serializer)
+impl From<Spent> for SessionUsage {
+    fn from(spent: Spent) -> Self {
+        Self { list_cost: spent.list_cost, ..spent.tokens.into() }
+    }
+}
+
+impl From<SessionUsage> for Spent {
+    fn from(usage: SessionUsage) -> Self {
+        let CacheCreation { ephemeral_5m_input_tokens, ephemeral_1h_input_tokens } = usage.cache_creation;
+        let tokens = Usage {
+            input_tokens: usage.input_tokens,
+            output_tokens: usage.output_tokens,
+            cache_read_input_tokens: usage.cache_read_input_tokens,
+            cache_creation_input_tokens: ephemeral_5m_input_tokens.saturating_add(ephemeral_1h_input_tokens),
+        };
+        Self { tokens, list_cost: usage.list_cost }
+    }
+}
+
+impl JsonSchema for Spent {
+    fn schema_name() -> Cow<'static, str> {
+        SessionUsage::schema_name()
     }
 
-    pub(in crate::event) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Usage, D::Error> {
-        SessionUsage::deserialize(deserializer).map(|usage| {
-            let CacheCreation { ephemeral_5m_input_tokens, ephemeral_1h_input_tokens } = usage.cache_creation;
-            Usage {
-                input_tokens: usage.input_tokens,
-                output_tokens: usage.output_tokens,
-                cache_read_input_tokens: usage.cache_read_input_tokens,
-                cache_creation_input_tokens: ephemeral_5m_input_tokens.saturating_add(ephemeral_1h_input_tokens),
-            }
-        })
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        SessionUsage::json_schema(generator)
     }
 }

@@ -77,6 +77,7 @@ impl Session {
             wake_revision: self.wake,
             status: self.head.shown_status(self.wake.is_some()),
             usage: self.head.usage,
+            list_cost: self.head.list_cost.clone(),
             active: self.head.active,
             updated_at: self.head.updated_at,
             size: self.head.size(),

@@ -2,6 +2,7 @@
 
 mod hosted;
 mod plan;
+mod recall;
 mod reclaim;
 mod run;
 pub mod sandboxes;
@@ -279,5 +280,7 @@ async fn see_through(registered: Registered, entry: Arc<Running>, sender: watch:
     sender.send_replace(Some(outcome));
 }
 
+#[cfg(test)]
+mod policy_tests;
 #[cfg(test)]
 mod tests;

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use futures::FutureExt as _;
 use longhand_protocol::event::{ClientEvent, EventBody, NewEvent};
-use longhand_protocol::harness::{AgentSnapshot, HarnessSession, Model, Tool};
+use longhand_protocol::harness::{AgentSnapshot, HarnessSession, Limits, Model, Tool};
 use longhand_protocol::wire::toolsets::{BuiltinConfig, BuiltinTool, PermissionPolicy, WebOptions};
 use longhand_protocol::{Record, SessionId};
 use longhand_session_log::caps::Caps;
@@ -57,7 +57,14 @@ fn toolset() -> Tool {
 }
 
 pub(crate) fn session() -> HarnessSession {
-    HarnessSession { id: session_id(), agent: agent(), sandboxes: vec!["main".to_owned()], harness_idle_seconds: 0 }
+    HarnessSession {
+        id: session_id(),
+        agent: agent(),
+        sandboxes: vec!["main".to_owned()],
+        harness_idle_seconds: 0,
+        limits: Limits::default(),
+        budget: None,
+    }
 }
 
 /// A store that holds the session of [`session`].

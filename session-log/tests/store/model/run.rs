@@ -258,7 +258,7 @@ impl Run<'_> {
             (What::Large, _) => return message(&"x".repeat(LARGE)),
             (What::Rescheduled, _) => EventBody::SessionStatusRescheduled {},
             (What::Terminated, _) => EventBody::SessionStatusTerminated {},
-            (What::Usage, _) => EventBody::SessionUsage { usage: usage(self.ids) },
+            (What::Usage, _) => EventBody::SessionUsage { usage: usage(self.ids).into() },
             (What::Span, None) => EventBody::SpanModelRequestStart {},
             (What::Span, Some(start)) => EventBody::SpanModelRequestEnd {
                 model_request_start_id: start.clone(),

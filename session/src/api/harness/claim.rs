@@ -5,6 +5,7 @@ use std::time::Duration;
 use axum::Json;
 use axum::extract::State;
 use longhand_protocol::harness::{ClaimRequest, ClaimResponse, HarnessSession};
+use longhand_protocol::wire::Money;
 use longhand_session_log::store::{Claimant, Takeover};
 use tokio::time::{Instant, sleep};
 
@@ -46,6 +47,8 @@ pub async fn claim(
     metrics::claim("granted");
     tracing::info!(epoch, harness = claimant.pod_name, "session claimed");
     let meta = state.meta;
+    // Limits may change while the session lives, unlike the agent: they are as they are now.
+    let spec = app.resources.session(&meta.namespace, &meta.name).await?.map(|resource| resource.spec);
     Ok(Json(ClaimResponse {
         epoch,
         head: woken.seq,
@@ -55,6 +58,10 @@ pub async fn claim(
             agent: meta.agent,
             sandboxes: meta.sandboxes,
             harness_idle_seconds: meta.harness_idle_seconds,
+            limits: spec.as_ref().and_then(|spec| spec.limits.as_ref()).map(Into::into).unwrap_or_default(),
+            budget: spec
+                .and_then(|spec| spec.budget)
+                .map(|budget| Money { amount: budget.amount, currency: budget.currency }),
         },
     }))
 }

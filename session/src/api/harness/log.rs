@@ -163,6 +163,10 @@ fn is_brains(body: &EventBody) -> bool {
     match body {
         EventBody::AgentMessage { .. }
         | EventBody::AgentThinking {}
+        | EventBody::AgentThreadContextCompacted {}
+        | EventBody::ContextCheckpoint { .. }
+        | EventBody::ContextResultsCleared { .. }
+        | EventBody::ContextOverflow { .. }
         | EventBody::AgentToolUse { .. }
         | EventBody::AgentCustomToolUse { .. }
         | EventBody::SessionStatusRunning {}
@@ -190,6 +194,7 @@ fn is_brains(body: &EventBody) -> bool {
         | EventBody::SandboxReady { .. }
         | EventBody::SandboxReclaimed { .. }
         | EventBody::SandboxLost { .. }
+        | EventBody::ToolRetried { .. }
         | EventBody::ToolOutcomeUnknown { .. } => false,
     }
 }

@@ -152,6 +152,7 @@ impl Session {
             effort: None,
             speed: None,
             inference_geo: None,
+            prices: None,
         };
         let agent = AgentSnapshot {
             id: "agent_1".into(),
@@ -162,6 +163,8 @@ impl Session {
             system: None,
             tools: vec![],
             mcp_servers: vec![],
+            context: longhand_protocol::harness::ContextPolicy::default(),
+            on_unknown_outcome: std::collections::BTreeMap::new(),
         };
         let meta = SessionMeta {
             id: id.clone(),

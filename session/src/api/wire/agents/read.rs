@@ -52,6 +52,7 @@ pub(super) fn created(body: CreateAgent) -> Result<AgentSpec> {
         tools: tools.into_iter().flatten().map(Into::into).collect(),
         mcp_servers: mcp_servers.into_iter().flatten().map(Into::into).collect(),
         metadata: metadata.unwrap_or_default(),
+        context: None,
         harness: None,
     };
     check(&spec)?;
@@ -116,8 +117,11 @@ fn new_model(model: ModelParam) -> Result<ModelSpec> {
     Ok(spec)
 }
 
-/// Effort stays unless it is given; the rest is replaced.
+/// Effort stays unless it is given; the rest is replaced. Prices are those of the model.
 fn set_model(spec: &mut ModelSpec, model: ModelParam) {
+    if spec.id != model.id {
+        spec.prices = None;
+    }
     spec.id = model.id;
     spec.effort = model.effort.map(Into::into).or(spec.effort);
     spec.speed = model.speed.map(Into::into);

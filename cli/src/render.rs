@@ -65,6 +65,7 @@ fn text(body: &EventBody) -> String {
         EventBody::SandboxLost { sandbox, cause } => short(&format!("{sandbox}: {cause}")),
         EventBody::ToolOutcomeUnknown { cause, .. } => short(cause),
         EventBody::ModelResponse { stop_reason, .. } => short(stop_reason.as_deref().unwrap_or_default()),
+        EventBody::ModelFallback { model, .. } => short(model),
         EventBody::UserInterrupt { .. }
         | EventBody::AgentThinking {}
         | EventBody::SessionStatusRunning {}

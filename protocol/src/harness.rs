@@ -5,9 +5,11 @@
 //! 412 and [`Conflict::Fenced`], after which the harness exits at once.
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::event::{NewEvent, Record};
 use crate::id::{EventId, SessionId};
+pub use crate::model::{FallbackModel, ModelApi, Thinking};
 pub use crate::wire::agents::{Effort, McpServer, Speed, Tool};
 
 /// `POST claim`: take the session; from then on only the new epoch may append.
@@ -85,6 +87,21 @@ pub struct Model {
     /// Where it is run.
     #[serde(default)]
     pub inference_geo: Option<String>,
+    /// Which API is spoken to it.
+    #[serde(default)]
+    pub api: ModelApi,
+    /// How long it thinks.
+    #[serde(default)]
+    pub thinking: Option<Thinking>,
+    /// What the API does to a context that grows, `context_management.edits`.
+    #[serde(default)]
+    pub context_edits: Vec<Value>,
+    /// Further values of the `anthropic-beta` header.
+    #[serde(default)]
+    pub betas: Vec<String>,
+    /// What is asked when it fails, in order.
+    #[serde(default)]
+    pub fallbacks: Vec<FallbackModel>,
 }
 
 /// The tools of the agent toolset that a sandbox has.

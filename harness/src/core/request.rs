@@ -3,21 +3,24 @@
 //! The same log gives the same bytes, and a longer log gives a body that begins with the same messages, so that the
 //! model API's cache is hit.
 
-use longhand_protocol::harness::AgentSnapshot;
+use longhand_protocol::harness::{AgentSnapshot, Model};
 use serde_json::{Value, json};
 
 use super::tools::ToolSet;
 use super::transcript::{Answer, CallState, Item, Transcript};
 
-/// The body of `POST /v1/messages`.
-pub(super) fn build(agent: &AgentSnapshot, tools: &ToolSet, transcript: &Transcript) -> Value {
-    let mut messages = messages(transcript.items());
+/// The body of `POST /v1/messages` to this model, which is one of the agent's.
+pub(super) fn build(agent: &AgentSnapshot, model: &Model, tools: &ToolSet, transcript: &Transcript) -> Value {
+    let mut messages = messages(transcript.items(), &model.id);
     mark_last_user_block(&mut messages);
     let mut body = json!({
-        "model": agent.model.id,
-        "max_tokens": agent.model.max_tokens,
+        "model": model.id,
+        "max_tokens": model.max_tokens,
         "stream": true,
     });
+    for (name, value) in model.parameters() {
+        body[name] = value;
+    }
     if let Some(system) = agent.system.as_deref().filter(|system| !system.is_empty()) {
         let mut block = json!({"type": "text", "text": system});
         mark(&mut block);
@@ -46,18 +49,29 @@ fn mark_last_user_block(messages: &mut [Value]) {
     }
 }
 
-fn messages(items: &[Item]) -> Vec<Value> {
+fn messages(items: &[Item], model: &str) -> Vec<Value> {
     let mut messages = Messages::default();
     for item in items {
         match item {
             Item::User(content) => messages.push("user", content.iter().cloned()),
             Item::Answer(answer) => {
-                messages.push("assistant", answer.content.iter().filter(|block| !is_empty_text(block)).cloned());
+                let own = answer.model.as_deref().is_none_or(|of| of == model);
+                let taken = |block: &&Value| !is_empty_text(block) && (!is_thinking(block) || own && is_signed(block));
+                messages.push("assistant", answer.content.iter().filter(taken).cloned());
                 messages.push("user", results(answer));
             }
         }
     }
     messages.0.into_iter().map(|(role, content)| json!({"role": role, "content": content})).collect()
+}
+
+/// The model API takes no thinking but that which it has signed itself.
+fn is_thinking(block: &Value) -> bool {
+    matches!(block["type"].as_str(), Some("thinking" | "redacted_thinking"))
+}
+
+fn is_signed(block: &Value) -> bool {
+    block["type"] == "redacted_thinking" || block["signature"].as_str().is_some_and(|signature| !signature.is_empty())
 }
 
 /// The model API gives blocks without text and takes none.

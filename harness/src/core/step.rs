@@ -1,13 +1,13 @@
 //! The decisions of a brain.
 
 use longhand_protocol::event::{EventBody, NewEvent, Usage};
-use longhand_protocol::harness::{Inbox, InboxItem};
+use longhand_protocol::harness::{Inbox, InboxItem, Model};
 use longhand_protocol::{EventId, Record};
 
 use super::state::{Effect, Input, Moved, Next, OwnRequest, Rest, State, Uncommitted};
 use super::transcript::Status;
 use super::{commit, request};
-use crate::model::{Failure, Reply};
+use crate::model::{Failure, Reply, Target};
 
 /// What is taken up at once. A session store's transaction takes a little more than this, of events and of bytes.
 const MAX_PROMOTED: usize = 32;
@@ -101,13 +101,10 @@ impl State {
         self.inbox = None;
         let Some(OwnRequest { span, message }) = self.request.take() else { return };
         let events = match outcome {
-            Ok(reply) => {
-                let max_tokens = self.session.agent.model.max_tokens;
-                commit::reply(&self.tools, max_tokens, span.clone(), message, reply)
-            }
+            Ok(reply) => commit::reply(&self.tools, self.model(), span.clone(), message, reply),
             Err(failure) => {
                 self.rest = Some(Rest { failures: 0, at_least: failure.retry_after });
-                commit::failure(span.clone(), self.log.failures(), failure)
+                commit::failure(span.clone(), self.log.failures(), failure, self.next_model())
             }
         };
         self.uncommitted = Some(Uncommitted { span, events, replaced: false });
@@ -151,10 +148,14 @@ impl State {
         }
         if let Some(end) = close_span {
             return Some(match &self.request {
-                Some(own) if self.log.open_span() == Some(&own.span) => Effect::CallModel {
-                    body: request::build(&self.session.agent, &self.tools, &self.log),
-                    message: own.message.clone(),
-                },
+                Some(own) if self.log.open_span() == Some(&own.span) => {
+                    let model = self.model();
+                    Effect::CallModel {
+                        target: Target::of(&model),
+                        body: request::build(&self.session.agent, &model, &self.tools, &self.log),
+                        message: own.message.clone(),
+                    }
+                }
                 _ => self.append(vec![end]),
             });
         }
@@ -189,6 +190,18 @@ impl State {
 
     fn running(&self) -> Option<NewEvent> {
         (self.log.status() != Status::Running).then(|| NewEvent::new(EventBody::SessionStatusRunning {}))
+    }
+
+    /// The model that is asked now.
+    fn model(&self) -> Model {
+        self.session.agent.model.at(usize::try_from(self.log.model_position()).unwrap_or(usize::MAX))
+    }
+
+    /// The model that is asked when that one is given up, and its position.
+    fn next_model(&self) -> Option<(String, u32)> {
+        let position = self.log.model_position();
+        let next = self.session.agent.model.fallbacks.get(usize::try_from(position).ok()?)?;
+        Some((next.id.clone(), position + 1))
     }
 
     fn begin_request(&mut self) -> Effect {

@@ -6,8 +6,11 @@ use longhand_protocol::event::{EventBody, Permission, RetryStatus, StopReason, T
 use longhand_protocol::{EventId, Record};
 use serde_json::{Value, json};
 
+use super::MAX_CALLS;
+
 /// The model reads this in place of a result that never came.
 const INTERRUPTED: &str = "This call was interrupted before it had a result. Whether it took effect is not known.";
+const TOO_MANY: &str = "This call was not run: an answer may have 32 calls. Make it again if it is still needed.";
 const CUT_OFF: &str = "This call was not run: the answer reached its token limit before the input was complete.";
 const NOT_RUNNABLE: &str = "This call was not run: there is no such tool, or its input is not a JSON object.";
 
@@ -22,6 +25,7 @@ pub struct Transcript {
     open_span: Option<EventId>,
     usage: Usage,
     failures: u32,
+    model_position: u32,
     gave_up: bool,
     interrupted: bool,
 }
@@ -52,6 +56,8 @@ pub enum Item {
 pub struct Answer {
     /// Content blocks as they came.
     pub content: Vec<Value>,
+    /// The model that gave it, if the log says so.
+    pub model: Option<String>,
     /// Why it ended.
     pub stop: Stop,
     /// Its `tool_use` blocks, in order.
@@ -127,6 +133,8 @@ pub enum Stop {
     MaxTokens,
     /// It refused.
     Refusal,
+    /// The conversation does not fit into its context window any more.
+    ContextWindowExceeded,
     /// Something that this build does not know.
     Other(String),
 }
@@ -138,9 +146,11 @@ impl Stop {
         match reason {
             Some("end_turn" | "stop_sequence") => Self::EndTurn,
             Some("tool_use") => Self::ToolUse,
-            Some("pause_turn") => Self::PauseTurn,
+            // After a compaction it waits to be asked again, as after a pause.
+            Some("pause_turn" | "compaction") => Self::PauseTurn,
             Some("max_tokens") => Self::MaxTokens,
             Some("refusal") => Self::Refusal,
+            Some("model_context_window_exceeded") => Self::ContextWindowExceeded,
             other => Self::Other(other.unwrap_or("none").to_owned()),
         }
     }
@@ -148,7 +158,7 @@ impl Stop {
     /// Whether tools of such an answer may run.
     #[must_use]
     pub const fn permits_tools(&self) -> bool {
-        !matches!(self, Self::Refusal | Self::Other(_))
+        !matches!(self, Self::Refusal | Self::ContextWindowExceeded | Self::Other(_))
     }
 }
 
@@ -203,6 +213,12 @@ impl Transcript {
         self.failures
     }
 
+    /// Which of the agent's models is asked: 0 is the first, and each turn begins with it.
+    #[must_use]
+    pub const fn model_position(&self) -> u32 {
+        self.model_position
+    }
+
     /// Whether the client stopped the turn.
     #[must_use]
     pub const fn interrupted(&self) -> bool {
@@ -249,15 +265,22 @@ impl Transcript {
             EventBody::AgentToolUse { evaluated_permission: Permission::Ask, .. } => {
                 self.asking.insert(id.clone(), Awaits::Confirmation);
             }
-            EventBody::ModelResponse { content, stop_reason, tool_events } => {
+            EventBody::ModelResponse { content, stop_reason, model, tool_events } => {
                 let answer = self.answer(content, Stop::parse(stop_reason.as_deref()), tool_events);
-                self.items.push(Item::Answer(answer));
+                self.items.push(Item::Answer(Answer { model: model.clone(), ..answer }));
                 self.asking.clear();
                 self.failures = 0;
             }
             EventBody::SessionStatusRunning {} => self.status = Status::Running,
             EventBody::SessionStatusRescheduled {} => self.status = Status::Rescheduled,
-            EventBody::SessionStatusIdle { .. } => self.status = Status::Idle,
+            EventBody::SessionStatusIdle { .. } => {
+                self.status = Status::Idle;
+                self.model_position = 0;
+            }
+            EventBody::ModelFallback { position, .. } => {
+                self.model_position = *position;
+                self.failures = 0;
+            }
             EventBody::SessionError { error } => match error.retry_status {
                 RetryStatus::Retrying => self.failures = self.failures.saturating_add(1),
                 RetryStatus::Exhausted | RetryStatus::Terminal => self.gave_up = true,
@@ -290,14 +313,18 @@ impl Transcript {
                         CallState::Open { event, awaits }
                     }
                     None => {
-                        let reason = if stop == Stop::MaxTokens { CUT_OFF } else { NOT_RUNNABLE };
+                        let reason = match stop {
+                            Stop::MaxTokens | Stop::ContextWindowExceeded => CUT_OFF,
+                            _ if tool_events.len() >= MAX_CALLS => TOO_MANY,
+                            _ => NOT_RUNNABLE,
+                        };
                         CallState::Answered { content: text(reason), is_error: true }
                     }
                 };
                 Call { model_id: model_id.to_owned(), state }
             })
             .collect();
-        Answer { content: content.to_vec(), stop, calls }
+        Answer { content: content.to_vec(), model: None, stop, calls }
     }
 
     /// The last answer; calls of earlier ones were settled when it was asked for.
@@ -389,7 +416,7 @@ impl Transcript {
             Some(Item::Answer(answer)) => match answer.stop {
                 Stop::PauseTurn => true,
                 Stop::EndTurn | Stop::ToolUse | Stop::MaxTokens => !answer.calls.is_empty(),
-                Stop::Refusal | Stop::Other(_) => false,
+                Stop::Refusal | Stop::ContextWindowExceeded | Stop::Other(_) => false,
             },
         }
     }
@@ -415,7 +442,9 @@ impl Transcript {
         }
         match self.items.last() {
             Some(Item::Answer(Answer { stop: Stop::Refusal, .. })) => StopReason::Refusal,
-            Some(Item::Answer(Answer { stop: Stop::Other(_), .. })) => StopReason::RetriesExhausted,
+            Some(Item::Answer(Answer { stop: Stop::ContextWindowExceeded | Stop::Other(_), .. })) => {
+                StopReason::RetriesExhausted
+            }
             _ => StopReason::EndTurn,
         }
     }

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use tokio::process::{Child, Command};
 
 use crate::models::{chats, errors, says, session_of};
-use crate::support::raw::{run_against, serve};
+use crate::support::raw::{TOKEN, run_against, serve};
 use crate::support::{kinds, last, store, text};
 
 /// It loads much of Python before it answers.
@@ -19,7 +19,7 @@ const START: Duration = Duration::from_secs(180);
 struct LiteLlm {
     base: String,
     folder: PathBuf,
-    _process: Child,
+    process: Child,
 }
 
 impl LiteLlm {
@@ -49,6 +49,7 @@ impl LiteLlm {
             ])
             .current_dir(&folder)
             .env("HOME", &folder)
+            .env("LITELLM_MASTER_KEY", TOKEN)
             // Nothing is asked of the network.
             .env("LITELLM_LOCAL_MODEL_COST_MAP", "True")
             .stdout(std::fs::File::create(folder.join("log")).unwrap())
@@ -56,15 +57,16 @@ impl LiteLlm {
             .kill_on_drop(true)
             .spawn()
             .unwrap();
-        let litellm = Self { base: format!("http://127.0.0.1:{port}"), folder, _process: process };
+        let mut litellm = Self { base: format!("http://127.0.0.1:{port}"), folder, process };
         litellm.ready().await;
         litellm
     }
 
-    async fn ready(&self) {
+    async fn ready(&mut self) {
         let http = reqwest::Client::builder().no_proxy().build().unwrap();
         let until = Instant::now() + START;
         loop {
+            assert_eq!(self.process.try_wait().unwrap(), None, "LiteLLM has ended; see {}", self.folder.display());
             match http.get(format!("{}/health/liveliness", self.base)).timeout(Duration::from_secs(5)).send().await {
                 Ok(response) if response.status().is_success() => return,
                 other => {
@@ -133,7 +135,7 @@ async fn litellm_serves_both_apis_from_models_of_both_kinds() {
     let upstream = |model: &str, base: &str| json!({"model": model, "api_base": base, "api_key": "key"});
     let litellm = LiteLlm::start(&[
         ("claude", upstream("anthropic/scripted", &anthropic_url)),
-        ("qwen", upstream("openai/scripted", &format!("{openai_url}/v1"))),
+        ("qwen", upstream("hosted_vllm/scripted", &format!("{openai_url}/v1"))),
         ("mock", json!({"model": "openai/mock", "api_key": "key", "mock_response": "Hello from a mock."})),
     ])
     .await;

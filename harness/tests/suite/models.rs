@@ -8,7 +8,7 @@ use longhand_protocol::{EventId, Record};
 use rstest::rstest;
 use serde_json::{Value, json};
 
-use crate::support::raw::{Answer, Asked, run};
+use crate::support::raw::{Answer, Asked, TOKEN, run};
 use crate::support::{agent, check_request, kinds, last, session, store, text};
 
 pub(crate) fn session_of(model: &Value) -> HarnessSession {
@@ -79,7 +79,8 @@ async fn a_chat_completions_server_serves_a_turn_with_tools() {
     assert_eq!(asked.len(), 2);
     for asked in &asked {
         assert_eq!(asked.path, "/model/v1/chat/completions");
-        assert_eq!((header(asked, "authorization"), header(asked, "x-api-key")), ("Bearer the-token", ""));
+        let bearer = format!("Bearer {TOKEN}");
+        assert_eq!((header(asked, "authorization"), header(asked, "x-api-key")), (bearer.as_str(), ""));
         assert_eq!((&asked.body["model"], &asked.body["reasoning_effort"]), (&json!("qwen"), &json!("low")));
         assert_eq!(asked.body["messages"][0], json!({"role": "system", "content": "Be brief."}));
     }

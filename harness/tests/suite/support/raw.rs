@@ -9,7 +9,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::extract::State;
-use axum::http::{HeaderMap, Uri};
+use axum::http::{HeaderMap, Method, Uri};
 use axum::response::Response;
 use futures::{StreamExt as _, stream};
 use longhand_harness::{Config, Exit, Harness};
@@ -21,6 +21,9 @@ use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
 use super::service::Service;
+
+/// The token of the harness; a server that wants a key that cannot be guessed takes it.
+pub(crate) const TOKEN: &str = "sk-0c7f2e9b4d81a6538e1f70b2c94da3561f8e7d0b9a2c4e6f";
 
 /// Nothing takes longer, except on a machine that is very busy.
 const LIMIT: Duration = Duration::from_secs(60);
@@ -132,11 +135,21 @@ pub(crate) async fn run_against(
 
 static TOKEN_FILE: LazyLock<PathBuf> = LazyLock::new(|| {
     let file = std::env::temp_dir().join(format!("longhand-harness-test-raw-{}", std::process::id()));
-    std::fs::write(&file, "the-token\n").unwrap();
+    std::fs::write(&file, format!("{TOKEN}\n")).unwrap();
     file
 });
 
-async fn answer(State(server): State<Arc<Server>>, uri: Uri, headers: HeaderMap, body: Bytes) -> Response {
+async fn answer(
+    State(server): State<Arc<Server>>,
+    method: Method,
+    uri: Uri,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Response {
+    // A server in between may look around.
+    if method != Method::POST {
+        return Response::builder().status(404).body(Body::empty()).unwrap();
+    }
     let body = serde_json::from_slice(&body).unwrap();
     server.asked.lock().unwrap().push(Asked { path: uri.path().to_owned(), headers, body });
     let Some(answer) = server.answers.lock().unwrap().pop_front() else {

@@ -287,6 +287,33 @@ fn which_model_is_asked(#[case] log: Vec<EventBody>, #[case] expected: &str, #[c
     assert_eq!((body["model"].as_str(), target.api), (Some(expected), api));
 }
 
+/// Thinking goes back to the model that signed it, and to no other; what has no signature goes to none.
+#[rstest]
+#[case::its_own(Some("first"), 0, &["thinking", "redacted_thinking", "text"])]
+#[case::of_another(Some("first"), 1, &["text"])]
+#[case::of_one_that_was_not_noted(None, 1, &["thinking", "redacted_thinking", "text"])]
+fn thinking_is_for_the_model_that_signed_it(#[case] by: Option<&str>, #[case] position: u32, #[case] sent: &[&str]) {
+    let answer = EventBody::ModelResponse {
+        content: vec![
+            json!({"type": "thinking", "thinking": "hm", "signature": "s"}),
+            json!({"type": "thinking", "thinking": "of a chat"}),
+            json!({"type": "redacted_thinking", "data": "d"}),
+            json!({"type": "text", "text": "a"}),
+        ],
+        stop_reason: Some("end_turn".to_owned()),
+        model: by.map(ToOwned::to_owned),
+        tool_events: vec![],
+    };
+    let model = json!({"id": "first", "fallbacks": [{"id": "second"}]});
+    let log = vec![user(), EventBody::SessionStatusRunning {}, answer, user(), fallback(position)];
+    let (state, next) = brain(&model, log);
+    let (_, next) = appended(state, next);
+    let Next::Do(Effect::CallModel { body, .. }) = next else { panic!("{next:?}") };
+    let content = body["messages"][1]["content"].as_array().unwrap();
+    let kinds: Vec<&str> = content.iter().map(|block| block["type"].as_str().unwrap()).collect();
+    assert_eq!(kinds, sent);
+}
+
 /// After so many failures in a row: what is said when another comes.
 #[rstest]
 #[case::again(0, true, 0, "retrying", None)]

@@ -4,8 +4,10 @@ use longhand_protocol::harness as snapshot;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use sha2::{Digest as _, Sha256};
 
-use crate::agent::{Effort, ModelSpec};
+use crate::agent::{CredentialRef, Effort, ModelSpec};
+use crate::patterns;
 
 /// The API that a model server speaks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -17,7 +19,7 @@ pub enum ModelApi {
     OpenAI,
 }
 
-/// A model that is asked when those before it fail, at the same base URL and with the same credential.
+/// A model that is asked when those before it fail.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct FallbackSpec {
@@ -34,6 +36,27 @@ pub struct FallbackSpec {
     /// How hard it works; as the first model does if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub effort: Option<Effort>,
+    /// Where the model API is. If absent, where `credential` says if that is given, else where the first model is.
+    #[serde(default, rename = "baseURL", skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 8, max = 512), regex(pattern = patterns::BASE_URL))]
+    pub base_url: Option<String>,
+    /// The credential that the proxy puts into each request; that of the first model if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub credential: Option<CredentialRef>,
+}
+
+impl FallbackSpec {
+    /// The name of the proxy's route to it; `None` if it is reached as the first model is. It follows from where the route leads
+    /// alone: a session keeps it, and must not be led elsewhere by another version of its agent.
+    #[must_use]
+    pub fn route(&self) -> Option<String> {
+        if self.base_url.is_none() && self.credential.is_none() {
+            return None;
+        }
+        let credential = self.credential.as_ref().map(|reference| (&reference.vault, &reference.name));
+        let digest = Sha256::digest(serde_json::json!([self.base_url, credential]).to_string());
+        Some(digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect())
+    }
 }
 
 /// How long a model thinks, in the Messages API's own words.
@@ -105,6 +128,7 @@ impl ModelSpec {
             speed: self.speed.map(Into::into),
             inference_geo: self.inference_geo.clone(),
             api: self.api.unwrap_or_default().into(),
+            route: None,
             thinking: self.thinking.map(Into::into),
             context_edits: self.context_management.as_ref().map(|context| context.edits.clone()).unwrap_or_default(),
             betas: self.betas.clone(),
@@ -133,6 +157,7 @@ impl From<&FallbackSpec> for snapshot::FallbackModel {
             api: fallback.api.map(Into::into),
             max_tokens: fallback.max_tokens.map(tokens),
             effort: fallback.effort.map(Into::into),
+            route: fallback.route(),
         }
     }
 }
@@ -152,6 +177,7 @@ impl From<ThinkingSpec> for snapshot::Thinking {
 mod tests {
     use serde_json::json;
 
+    use super::FallbackSpec;
     use crate::agent::ModelSpec;
 
     #[test]
@@ -169,6 +195,23 @@ mod tests {
             "fallbacks": [{"id": "n", "api": "openai", "max_tokens": 7, "effort": "max"}, {"id": "o"}],
         });
         assert_eq!(serde_json::to_value(spec.snapshot()).unwrap(), expected);
+    }
+
+    #[test]
+    fn a_route_follows_from_where_it_leads() {
+        let route = |fields: serde_json::Value| serde_json::from_value::<FallbackSpec>(fields).unwrap().route();
+        let (url, credential) = ("https://a.test", json!({"vault": "v", "name": "c"}));
+        assert_eq!(route(json!({"id": "m"})), None);
+        let all = [
+            route(json!({"id": "m", "baseURL": url})),
+            route(json!({"id": "m", "credential": credential})),
+            route(json!({"id": "m", "baseURL": url, "credential": credential})),
+            route(json!({"id": "m", "baseURL": url, "credential": {"vault": "w", "name": "c"}})),
+        ];
+        let distinct: std::collections::HashSet<_> = all.iter().flatten().collect();
+        assert_eq!(distinct.len(), all.len());
+        assert_eq!(route(json!({"id": "n", "api": "OpenAI", "baseURL": url})), all[0]);
+        assert!(all.iter().flatten().all(|route| route.len() == 16));
     }
 
     #[test]

@@ -90,6 +90,9 @@ pub struct Model {
     /// Which API is spoken to it.
     #[serde(default)]
     pub api: ModelApi,
+    /// Its route of the credential proxy, if it has one of its own; see [`crate::model::FALLBACK_ROUTES`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub route: Option<String>,
     /// How long it thinks.
     #[serde(default)]
     pub thinking: Option<Thinking>,

@@ -30,7 +30,13 @@ pub struct FallbackModel {
     /// How hard it works.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub effort: Option<Effort>,
+    /// Its route of the credential proxy; that of the first model if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub route: Option<String>,
 }
+
+/// What follows the first model's base URL in that of a model with a route of its own; the route is the next segment.
+pub const FALLBACK_ROUTES: &str = "-fallbacks";
 
 /// How long a model thinks, in the Messages API's own words.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -59,6 +65,7 @@ impl Model {
         let same = api == self.api;
         Self {
             id: fallback.id.clone(),
+            route: fallback.route.clone(),
             api,
             max_tokens: fallback.max_tokens.unwrap_or(self.max_tokens),
             effort: fallback.effort.or(self.effort),
@@ -145,11 +152,12 @@ mod tests {
     fn a_fallback_is_asked_as_the_first_model_is(#[case] position: usize, #[case] expected: Value) {
         let model = model(&json!({
             "effort": "low", "speed": "fast", "thinking": {"type": "adaptive"}, "betas": ["b"], "context_edits": [{"type": "x"}],
-            "fallbacks": [{"id": "second", "effort": "high"}, {"id": "third", "api": "openai", "max_tokens": 5}],
+            "fallbacks": [{"id": "second", "effort": "high"}, {"id": "third", "api": "openai", "max_tokens": 5, "route": "r"}],
         }));
         let asked = model.at(position);
         assert!(asked.fallbacks.is_empty());
         let thinking = asked.thinking.is_some();
+        assert_eq!(asked.route.as_deref(), (!thinking).then_some("r"));
         assert_eq!((asked.betas.is_empty(), asked.context_edits.is_empty()), (!thinking, !thinking));
         let found = json!({
             "id": asked.id, "api": asked.api, "max_tokens": asked.max_tokens, "effort": asked.effort, "speed": asked.speed,

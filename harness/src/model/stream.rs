@@ -7,6 +7,7 @@ use eventsource_stream::{EventStreamError, Eventsource as _};
 use futures::{Stream, StreamExt as _, stream};
 use longhand_protocol::client::{self, TokenSource, retry_after};
 use longhand_protocol::event::Usage;
+use longhand_protocol::model::FALLBACK_ROUTES;
 use reqwest::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderValue};
 use reqwest::{Client, RequestBuilder, Response, StatusCode, Url};
 
@@ -81,32 +82,44 @@ impl Size {
     }
 }
 
-/// Where an API is, and the token that is sent to it as the key.
+/// Where model APIs are, and the token that is sent to them as the key.
 #[derive(Clone, Debug)]
 pub(super) struct Endpoint {
     http: Client,
-    url: Url,
+    base: Url,
     token: TokenSource,
 }
 
 impl Endpoint {
-    /// The path `path` under `base`.
-    pub(super) fn new(base: &str, path: &[&str], token: TokenSource) -> client::Result<Self> {
-        let (http, mut url) = client::Server::new(base).connect()?;
-        url.path_segments_mut()
-            .map_err(|()| client::Error::BaseUrl { url: base.to_owned() })?
-            .pop_if_empty()
-            .extend(path);
-        Ok(Self { http, url, token })
+    /// The APIs under `base`.
+    pub(super) fn new(base: &str, token: TokenSource) -> client::Result<Self> {
+        let (http, base) = client::Server::new(base).connect()?;
+        if base.cannot_be_a_base() {
+            return Err(client::Error::BaseUrl { url: base.into() });
+        }
+        Ok(Self { http, base, token })
     }
 
-    /// A request, and the key as a header's value after `prefix`.
-    pub(super) async fn request(&self, prefix: &str) -> Result<(RequestBuilder, HeaderValue), Failure> {
+    /// A request to this path under the base URL, or under that of a fallback's route, and the key as a header's value after
+    /// `prefix`.
+    pub(super) async fn request(
+        &self,
+        route: Option<&str>,
+        path: &[&str],
+        prefix: &str,
+    ) -> Result<(RequestBuilder, HeaderValue), Failure> {
+        let mut url = self.base.clone();
+        if let Some(route) = route {
+            url.set_path(&format!("{}{FALLBACK_ROUTES}/{route}", self.base.path().trim_end_matches('/')));
+        }
+        if let Ok(mut segments) = url.path_segments_mut() {
+            segments.pop_if_empty().extend(path);
+        }
         let token = self.token.get().await.map_err(|error| Failure::transport(error.to_string()))?;
         let mut key = HeaderValue::from_str(&format!("{prefix}{token}"))
             .map_err(|_| Failure::protocol("The session token has characters that a header may not have."))?;
         key.set_sensitive(true);
-        Ok((self.http.post(self.url.clone()).header("accept", "text/event-stream"), key))
+        Ok((self.http.post(url).header("accept", "text/event-stream"), key))
     }
 }
 

@@ -210,6 +210,15 @@ async fn the_next_model_is_asked_until_the_end_of_the_turn() {
     ));
 }
 
+#[tokio::test]
+async fn a_fallback_with_an_address_of_its_own_is_asked_by_its_route() {
+    let answers = [Answer::status(404, "no such model"), says(&[json!({"type": "text", "text": "hi"})], "end_turn")];
+    let session = session_of(&json!({"id": "first", "fallbacks": [{"id": "second", "route": "0a1b"}]}));
+    let outcome = run(store(), session, [text("go")], answers).await;
+    let paths: Vec<String> = outcome.server.asked.lock().unwrap().iter().map(|asked| asked.path.clone()).collect();
+    assert_eq!(paths, ["/model/v1/messages", "/model-fallbacks/0a1b/v1/messages"]);
+}
+
 /// Each is a log of these events, with the identifiers `sevt_1`, `sevt_2` and so on.
 fn brain(model: &Value, bodies: Vec<EventBody>) -> (State, Next) {
     let record = |(index, body): (usize, EventBody)| {

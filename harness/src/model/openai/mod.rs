@@ -3,34 +3,22 @@
 pub mod answer;
 pub mod request;
 
-use longhand_protocol::client::{self, TokenSource};
 use serde_json::Value;
 
 use self::answer::Answer;
 use super::stream::{self, Endpoint};
-use super::{Failure, Reply, TextDelta};
+use super::{Failure, Reply, Target, TextDelta};
 
-/// A client of a chat completions API.
-#[derive(Clone, Debug)]
-pub struct ChatCompletions(Endpoint);
-
-impl ChatCompletions {
-    /// A client of the API under `base`, to which `token` is sent as the key.
-    ///
-    /// # Errors
-    /// When `base` is not an `http` or `https` URL.
-    pub fn new(base: &str, token: TokenSource) -> client::Result<Self> {
-        Endpoint::new(base, &["v1", "chat", "completions"], token).map(Self)
-    }
-
-    /// Sends a request in the shape of the Messages API and gives the whole answer in that shape; `show` sees its text as it
-    /// comes.
-    ///
-    /// # Errors
-    /// See [`Failure`].
-    pub async fn call(&self, body: &Value, show: impl FnMut(TextDelta)) -> Result<Reply, Failure> {
-        let (request, key) = self.0.request("Bearer ").await?;
-        let request = request.header("authorization", key).json(&request::translate(body));
-        stream::call(request, &mut Answer::default(), show).await
-    }
+/// Sends a request in the shape of the Messages API and gives the whole answer in that shape; `show` sees its text as it
+/// comes.
+pub(super) async fn call(
+    endpoint: &Endpoint,
+    target: &Target,
+    body: &Value,
+    show: impl FnMut(TextDelta),
+) -> Result<Reply, Failure> {
+    let path = ["v1", "chat", "completions"];
+    let (request, key) = endpoint.request(target.route.as_deref(), &path, "Bearer ").await?;
+    let request = request.header("authorization", key).json(&request::translate(body));
+    stream::call(request, &mut Answer::default(), show).await
 }

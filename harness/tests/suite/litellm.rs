@@ -70,7 +70,7 @@ impl LiteLlm {
             match http.get(format!("{}/health/liveliness", self.base)).timeout(Duration::from_secs(5)).send().await {
                 Ok(response) if response.status().is_success() => return,
                 other => {
-                    assert!(Instant::now() < until, "LiteLLM is not ready: {other:?}; see {}", self.folder.display())
+                    assert!(Instant::now() < until, "LiteLLM is not ready: {other:?}; see {}", self.folder.display());
                 }
             }
             tokio::time::sleep(Duration::from_millis(200)).await;

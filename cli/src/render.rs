@@ -70,6 +70,7 @@ fn text(body: &EventBody) -> String {
         EventBody::ContextResultsCleared { kept } => format!("the newest {kept} are kept"),
         EventBody::ContextOverflow { tokens } => format!("{tokens} tokens"),
         EventBody::ModelResponse { stop_reason, .. } => short(stop_reason.as_deref().unwrap_or_default()),
+        EventBody::ModelFallback { model, .. } => short(model),
         EventBody::UserInterrupt { .. }
         | EventBody::AgentThinking {}
         | EventBody::AgentThreadContextCompacted {}

@@ -8,6 +8,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::agent_context::{ContextSpec, PricesSpec};
+use crate::model::{ContextManagement, FallbackSpec, ModelApi, ThinkingSpec};
 use crate::patterns;
 use crate::sandbox_template::Resources;
 use crate::toolset::ToolSpec;
@@ -102,13 +103,22 @@ pub struct McpServerSpec {
 }
 
 /// A model and how it is called.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[x_kube(
+    validation = Rule::new("!has(self.api) || self.api == 'Anthropic' || !(has(self.thinking) || has(self.contextManagement) || has(self.betas))")
+        .message("thinking, contextManagement and betas are for models of the Anthropic API"),
+    validation = Rule::new("!has(self.thinking) || (self.thinking.type == 'enabled') == has(self.thinking.budgetTokens)")
+        .message("thinking.budgetTokens is given with type enabled, and with no other"),
+)]
 #[serde(rename_all = "camelCase")]
 pub struct ModelSpec {
     /// The name that the model API knows.
     #[schemars(length(min = 1, max = 256))]
     pub id: String,
-    /// Where the model API is, without `/v1/messages`. If absent, where the credential says; if that says nothing either, where
+    /// Which API is spoken to it; `Anthropic` if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub api: Option<ModelApi>,
+    /// Where the model API is, without `/v1/messages` or `/v1/chat/completions`. If absent, where the credential says; if that says nothing either, where
     /// the installation's default model is for an agent without a credential of its own, else `https://api.anthropic.com`.
     #[serde(default, rename = "baseURL", skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 8, max = 512), regex(pattern = patterns::BASE_URL))]
@@ -137,6 +147,20 @@ pub struct ModelSpec {
     /// What its tokens cost. Without, no cost is shown and no session's `budget` is enforced.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prices: Option<PricesSpec>,
+    /// How long it thinks; as the model has it if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub thinking: Option<ThinkingSpec>,
+    /// What the model API does to a context that grows; nothing if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub context_management: Option<ContextManagement>,
+    /// Values of the `anthropic-beta` header, beside those that the fields here need.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(schema_with = "crate::model::betas")]
+    pub betas: Vec<String>,
+    /// Models that are asked when this one fails, in order. Each turn begins with this one.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 4))]
+    pub fallbacks: Vec<FallbackSpec>,
 }
 
 /// How hard a model works, in the model API's own words.

@@ -14,6 +14,7 @@ pub mod agent_version;
 mod agent_wire;
 pub mod default_model;
 mod environment_wire;
+pub mod model;
 pub mod patterns;
 pub mod sandbox;
 pub mod sandbox_template;

@@ -1,6 +1,6 @@
 //! An agent as a session keeps it.
 
-use longhand_protocol::harness::{AgentSnapshot, Model};
+use longhand_protocol::harness::AgentSnapshot;
 
 use crate::agent::Agent;
 use crate::toolset::ToolSpec;
@@ -17,21 +17,12 @@ impl Agent {
     /// The agent as a session that begins now keeps it, if this is its version.
     #[must_use]
     pub fn snapshot(&self, version: u64) -> AgentSnapshot {
-        let model = &self.spec.model;
         AgentSnapshot {
             id: wire_id(prefix::AGENT, &self.metadata),
             name: self.display_name().to_owned(),
             version,
             description: self.spec.description.clone(),
-            model: Model {
-                id: model.id.clone(),
-                max_tokens: u32::try_from(model.max_tokens).unwrap_or(1),
-                api_version: model.api_version.clone(),
-                effort: model.effort.map(Into::into),
-                speed: model.speed.map(Into::into),
-                inference_geo: model.inference_geo.clone(),
-                prices: model.prices.as_ref().map(Into::into),
-            },
+            model: self.spec.model.snapshot(),
             system: self.spec.system.clone(),
             tools: self.spec.tools.iter().map(Into::into).collect(),
             mcp_servers: self.spec.mcp_servers.iter().map(Into::into).collect(),

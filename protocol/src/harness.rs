@@ -7,10 +7,12 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::event::{NewEvent, Record};
 use crate::id::{EventId, SessionId};
 use crate::wire::Money;
+pub use crate::model::{FallbackModel, ModelApi, Thinking};
 pub use crate::wire::agents::{Effort, McpServer, Speed, Tool};
 
 /// `POST claim`: take the session; from then on only the new epoch may append.
@@ -172,6 +174,24 @@ pub struct Model {
     /// What its tokens cost, if that is known.
     #[serde(default)]
     pub prices: Option<Prices>,
+    /// Which API is spoken to it.
+    #[serde(default)]
+    pub api: ModelApi,
+    /// Its route of the credential proxy, if it has one of its own; see [`crate::model::FALLBACK_ROUTES`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub route: Option<String>,
+    /// How long it thinks.
+    #[serde(default)]
+    pub thinking: Option<Thinking>,
+    /// What the API does to a context that grows, `context_management.edits`.
+    #[serde(default)]
+    pub context_edits: Vec<Value>,
+    /// Further values of the `anthropic-beta` header.
+    #[serde(default)]
+    pub betas: Vec<String>,
+    /// What is asked when it fails, in order.
+    #[serde(default)]
+    pub fallbacks: Vec<FallbackModel>,
 }
 
 /// List prices of a million tokens each, as decimal numbers in the smallest unit of the currency.

@@ -11,6 +11,7 @@ pub mod fields;
 pub mod harness;
 pub mod id;
 pub mod internal;
+pub mod model;
 mod schema;
 pub mod secret;
 pub mod wire;

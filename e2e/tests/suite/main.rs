@@ -6,6 +6,7 @@ mod gitops;
 mod idle;
 mod killed_harness;
 mod lost_sandbox;
+mod models;
 mod quickstart;
 mod sdks;
 mod secrets;

@@ -20,6 +20,8 @@ pub enum Item {
 pub struct Answer {
     /// Content blocks as they came.
     pub content: Vec<Value>,
+    /// The model that gave it, if the log says so.
+    pub model: Option<String>,
     /// Why it ended.
     pub stop: Stop,
     /// Its `tool_use` blocks, in order.
@@ -112,7 +114,8 @@ impl Stop {
         match reason {
             Some("end_turn" | "stop_sequence") => Self::EndTurn,
             Some("tool_use") => Self::ToolUse,
-            Some("pause_turn") => Self::PauseTurn,
+            // After a compaction it waits to be asked again, as after a pause.
+            Some("pause_turn" | "compaction") => Self::PauseTurn,
             Some("max_tokens") => Self::MaxTokens,
             Some("model_context_window_exceeded") => Self::ContextWindowExceeded,
             Some("refusal") => Self::Refusal,

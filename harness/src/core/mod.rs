@@ -22,5 +22,8 @@ pub use state::{Effect, Input, Moved, Next, Rest, State};
 pub use step::{has_interrupt, step};
 pub use transcript::Transcript;
 
-/// How often a model request is tried before the turn is given up.
+/// How often a model is asked before the next one is, or the turn is given up.
 pub const MAX_ATTEMPTS: u32 = 5;
+
+/// How many tool calls of one answer are run: they are put on record in one transaction of the log.
+pub const MAX_CALLS: usize = 32;

@@ -3,7 +3,7 @@
 //! The same log gives the same bytes, and a longer log gives a body that begins with the same messages, so that the
 //! model API's cache is hit.
 
-use longhand_protocol::harness::{AgentSnapshot, RECALL, Recall};
+use longhand_protocol::harness::{AgentSnapshot, Model, RECALL, Recall};
 use serde_json::{Value, json};
 
 use super::context::text_weight;
@@ -11,12 +11,12 @@ use super::conversation::json_weight;
 use super::tools::ToolSet;
 use super::transcript::{Answer, Call, CallState, Item, Transcript};
 
-/// The body of `POST /v1/messages`.
-pub(super) fn build(agent: &AgentSnapshot, tools: &ToolSet, transcript: &Transcript) -> Value {
+/// The body of `POST /v1/messages` to this model, which is one of the agent's.
+pub(super) fn build(agent: &AgentSnapshot, model: &Model, tools: &ToolSet, transcript: &Transcript) -> Value {
     let recalls = agent.context.recall != Recall::Never;
-    let mut messages = Messages::default();
+    let mut messages = Messages::to(&model.id);
     transcript.items().iter().for_each(|item| messages.take(item, recalls));
-    frame(agent, tools, messages)
+    frame(agent, model, tools, messages)
 }
 
 /// Bytes of every request that are not of the conversation.
@@ -26,14 +26,17 @@ pub(super) fn overhead(agent: &AgentSnapshot, tools: &ToolSet) -> u64 {
 }
 
 /// A request with these messages.
-pub(super) fn frame(agent: &AgentSnapshot, tools: &ToolSet, messages: Messages) -> Value {
+pub(super) fn frame(agent: &AgentSnapshot, model: &Model, tools: &ToolSet, messages: Messages<'_>) -> Value {
     let mut messages = messages.into_json();
     mark_last_user_block(&mut messages);
     let mut body = json!({
-        "model": agent.model.id,
-        "max_tokens": agent.model.max_tokens,
+        "model": model.id,
+        "max_tokens": model.max_tokens,
         "stream": true,
     });
+    for (name, value) in model.parameters() {
+        body[name] = value;
+    }
     if let Some(system) = agent.system.as_deref().filter(|system| !system.is_empty()) {
         let mut block = json!({"type": "text", "text": system});
         mark(&mut block);
@@ -69,6 +72,15 @@ fn summary_note(text: &str, recalls: bool) -> String {
         "The conversation up to here was left out to save context. This summary of it stands in its place.{how}\n\n\
          <summary>\n{text}\n</summary>"
     )
+}
+
+/// The model API takes no thinking but that which it has signed itself.
+fn is_thinking(block: &Value) -> bool {
+    matches!(block["type"].as_str(), Some("thinking" | "redacted_thinking"))
+}
+
+fn is_signed(block: &Value) -> bool {
+    block["type"] == "redacted_thinking" || block["signature"].as_str().is_some_and(|signature| !signature.is_empty())
 }
 
 /// The model API gives blocks without text and takes none.
@@ -108,10 +120,18 @@ fn results(answer: &Answer, recalls: bool) -> impl Iterator<Item = Value> + '_ {
 }
 
 /// Messages whose roles alternate.
-#[derive(Default)]
-pub(super) struct Messages(Vec<(&'static str, Vec<Value>)>);
+pub(super) struct Messages<'a> {
+    /// The model that they are for.
+    model: &'a str,
+    parts: Vec<(&'static str, Vec<Value>)>,
+}
 
-impl Messages {
+impl<'a> Messages<'a> {
+    /// None yet, for this model.
+    pub(super) const fn to(model: &'a str) -> Self {
+        Self { model, parts: Vec::new() }
+    }
+
     /// Takes the next part of the conversation; `recalls` says that the model may be told of `recall`.
     pub(super) fn take(&mut self, item: &Item, recalls: bool) {
         match item {
@@ -120,7 +140,9 @@ impl Messages {
             }
             Item::User(content) => self.push("user", content.iter().cloned()),
             Item::Answer(answer) => {
-                self.push("assistant", answer.content.iter().filter(|block| !is_empty_text(block)).cloned());
+                let own = answer.model.as_deref().is_none_or(|of| of == self.model);
+                let taken = |block: &&Value| !is_empty_text(block) && (!is_thinking(block) || own && is_signed(block));
+                self.push("assistant", answer.content.iter().filter(taken).cloned());
                 self.push("user", results(answer, recalls));
             }
         }
@@ -132,7 +154,7 @@ impl Messages {
     }
 
     fn into_json(self) -> Vec<Value> {
-        self.0.into_iter().map(|(role, content)| json!({"role": role, "content": content})).collect()
+        self.parts.into_iter().map(|(role, content)| json!({"role": role, "content": content})).collect()
     }
 
     fn push(&mut self, role: &'static str, blocks: impl Iterator<Item = Value>) {
@@ -140,9 +162,9 @@ impl Messages {
         if blocks.peek().is_none() {
             return;
         }
-        match self.0.last_mut() {
+        match self.parts.last_mut() {
             Some((last, content)) if *last == role => content.extend(blocks),
-            _ => self.0.push((role, blocks.collect())),
+            _ => self.parts.push((role, blocks.collect())),
         }
     }
 }

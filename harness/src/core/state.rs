@@ -11,7 +11,7 @@ use serde_json::Value;
 use super::checkpoint;
 use super::tools::ToolSet;
 use super::transcript::Transcript;
-use crate::model::{Failure, Reply};
+use crate::model::{Failure, Reply, Target};
 
 /// What a brain knows. All of it but the transcript may be lost at any time.
 #[derive(Clone, Debug)]
@@ -165,6 +165,8 @@ pub enum Effect {
     },
     /// Call the model: [`Input::Model`] or [`Input::Interrupted`].
     CallModel {
+        /// How it is sent.
+        target: Target,
         /// The body of the request.
         body: Value,
         /// The identifier of the `agent.message` that previews announce; nothing is shown without.

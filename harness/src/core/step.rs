@@ -1,7 +1,7 @@
 //! The decisions of a brain.
 
 use longhand_protocol::event::{Event, EventBody, NewEvent, Spent, StopReason, Usage};
-use longhand_protocol::harness::{Inbox, InboxItem, Recall};
+use longhand_protocol::harness::{Inbox, InboxItem, Model, Recall};
 use longhand_protocol::{EventId, Record};
 
 use super::context::Trim;
@@ -9,7 +9,7 @@ use super::state::{Effect, Input, Moved, Next, OwnRequest, Purpose, Rest, State,
 use super::tools::ToolSet;
 use super::transcript::{Status, Transcript};
 use super::{commit, context, request, summary};
-use crate::model::{Failure, Reply};
+use crate::model::{Failure, Reply, Target};
 
 /// What is taken up at once. A session store's transaction takes a little more than this, of events and of bytes.
 const MAX_PROMOTED: usize = 32;
@@ -111,9 +111,8 @@ impl State {
         let mut checkpoint = None;
         let events = match (outcome, purpose) {
             (Ok(reply), Purpose::Answer(message)) => {
-                let max_tokens = self.session.agent.model.max_tokens;
                 let calls_left = self.log.used().calls_left(&self.session.limits);
-                commit::reply(&self.offered(), max_tokens, calls_left, span.clone(), message, reply)
+                commit::reply(&self.offered(), self.model(), calls_left, span.clone(), message, reply)
             }
             (Ok(reply), Purpose::Summary) => match summary::take(&reply) {
                 Ok(text) => {
@@ -131,7 +130,7 @@ impl State {
             }
             (Err(failure), _) => {
                 self.rest = Some(Rest { failures: 0, at_least: failure.retry_after });
-                commit::failure(span.clone(), self.log.failures(), failure)
+                commit::failure(span.clone(), self.log.failures(), failure, self.next_model())
             }
         };
         self.uncommitted = Some(Uncommitted { span, events, summary: checkpoint, replaced: false });
@@ -250,13 +249,12 @@ impl State {
     }
 
     fn call_model(&self, purpose: &Purpose) -> Effect {
-        let (agent, tools) = (&self.session.agent, self.offered());
-        match purpose {
-            Purpose::Answer(message) => {
-                Effect::CallModel { body: request::build(agent, &tools, &self.log), message: Some(message.clone()) }
-            }
-            Purpose::Summary => Effect::CallModel { body: summary::build(agent, &tools, &self.log), message: None },
-        }
+        let (agent, model, tools) = (&self.session.agent, self.model(), self.offered());
+        let (body, message) = match purpose {
+            Purpose::Answer(message) => (request::build(agent, &model, &tools, &self.log), Some(message.clone())),
+            Purpose::Summary => (summary::build(agent, &model, &tools, &self.log), None),
+        };
+        Effect::CallModel { target: Target::of(&model), body, message }
     }
 
     /// What comes before the model's next answer: the conversation is made shorter, or the request begins.
@@ -270,6 +268,18 @@ impl State {
             ]),
             Trim::Exhausted => self.append(commit::too_long()),
         }
+    }
+
+    /// The model that is asked now.
+    fn model(&self) -> Model {
+        self.session.agent.model.at(usize::try_from(self.log.model_position()).unwrap_or(usize::MAX))
+    }
+
+    /// The model that is asked when that one is given up, and its position.
+    fn next_model(&self) -> Option<(String, u32)> {
+        let position = self.log.model_position();
+        let next = self.session.agent.model.fallbacks.get(usize::try_from(position).ok()?)?;
+        Some((next.id.clone(), position + 1))
     }
 
     fn begin_request(&mut self, purpose: Purpose) -> Effect {

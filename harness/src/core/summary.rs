@@ -1,6 +1,6 @@
 //! The request for a summary of the conversation, and what is taken from its answer.
 
-use longhand_protocol::harness::AgentSnapshot;
+use longhand_protocol::harness::{AgentSnapshot, Model};
 use serde_json::{Value, json};
 
 use super::context::{MAX_COMPACTIONS, split, tail};
@@ -28,11 +28,11 @@ Answer with the summary alone, and call no tools.";
 const LEFT_OUT: &str = "Earlier parts of this conversation are left out.";
 
 /// The body of the request; after each try that failed it is about half as long.
-pub(super) fn build(agent: &AgentSnapshot, tools: &ToolSet, log: &Transcript) -> Value {
+pub(super) fn build(agent: &AgentSnapshot, model: &Model, tools: &ToolSet, log: &Transcript) -> Value {
     let items = log.items().get(..split(log.items()).0).unwrap_or_default();
     let tokens = agent.context.max_tokens >> log.compactions().min(MAX_COMPACTIONS);
     let begin = tail(items, tokens, ITEM_BYTES);
-    let mut messages = Messages::default();
+    let mut messages = Messages::to(&model.id);
     if begin > 0 {
         messages.say(LEFT_OUT);
     }
@@ -40,7 +40,7 @@ pub(super) fn build(agent: &AgentSnapshot, tools: &ToolSet, log: &Transcript) ->
         messages.take(&shortened(item), false);
     }
     messages.say(TASK);
-    let mut body = frame(agent, tools, messages);
+    let mut body = frame(agent, model, tools, messages);
     // Calls in the messages need definitions of tools, but none is to be called now.
     if body.get("tools").is_some() {
         body["tool_choice"] = json!({"type": "none"});

@@ -7,6 +7,7 @@ use longhand_protocol::{EventId, Record};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use super::MAX_CALLS;
 use super::context::{self, Gauge};
 pub use super::conversation::{Answer, Awaits, Call, CallState, Item, Stop};
 use super::conversation::{length, weight};
@@ -14,6 +15,7 @@ use super::limits::Used;
 
 /// The model reads this in place of a result that never came.
 const INTERRUPTED: &str = "This call was interrupted before it had a result. Whether it took effect is not known.";
+const TOO_MANY: &str = "This call was not run: an answer may have 32 calls. Make it again if it is still needed.";
 const CUT_OFF: &str = "This call was not run: the answer reached its token limit before the input was complete.";
 const OVER_LIMIT: &str = "This call was not run: the session has made as many tool calls as it may.";
 const NOT_RUNNABLE: &str = "This call was not run: there is no such tool, or its input is not a JSON object.";
@@ -38,6 +40,7 @@ pub struct Transcript {
     /// How often the conversation was made shorter, or that failed, since the model last came to an end.
     compactions: u32,
     failures: u32,
+    model_position: u32,
     gave_up: bool,
     interrupted: bool,
 }
@@ -125,6 +128,12 @@ impl Transcript {
         self.failures
     }
 
+    /// Which of the agent's models is asked: 0 is the first, and each turn begins with it.
+    #[must_use]
+    pub const fn model_position(&self) -> u32 {
+        self.model_position
+    }
+
     /// Whether the client stopped the turn.
     #[must_use]
     pub const fn interrupted(&self) -> bool {
@@ -177,14 +186,14 @@ impl Transcript {
             EventBody::AgentToolUse { evaluated_permission: Permission::Ask, .. } => {
                 self.asking.insert(id.clone(), Awaits::Confirmation);
             }
-            EventBody::ModelResponse { content, stop_reason, tool_events, limited } => {
+            EventBody::ModelResponse { content, stop_reason, model, tool_events, limited } => {
                 let stop = Stop::parse(stop_reason.as_deref());
                 if stop != Stop::ContextWindowExceeded {
                     self.compactions = 0;
                 }
                 self.gauge.add(weight(content));
                 let answer = self.answer(content, stop, tool_events, *limited);
-                self.items.push(Item::Answer(answer));
+                self.items.push(Item::Answer(Answer { model: model.clone(), ..answer }));
                 self.asking.clear();
                 self.failures = 0;
             }
@@ -193,7 +202,14 @@ impl Transcript {
             EventBody::SessionUpdated { agent: Some(_), .. } => self.gauge.forget_ceiling(),
             EventBody::SessionStatusRunning {} => self.status = Status::Running,
             EventBody::SessionStatusRescheduled {} => self.status = Status::Rescheduled,
-            EventBody::SessionStatusIdle { .. } => self.status = Status::Idle,
+            EventBody::SessionStatusIdle { .. } => {
+                self.status = Status::Idle;
+                self.model_position = 0;
+            }
+            EventBody::ModelFallback { position, .. } => {
+                self.model_position = *position;
+                self.failures = 0;
+            }
             EventBody::SessionError { error } => {
                 if error.kind == SessionErrorType::CompactionLimitReachedError {
                     self.compactions = self.compactions.saturating_add(1);
@@ -269,6 +285,7 @@ impl Transcript {
                         let reason = match stop {
                             _ if limited => OVER_LIMIT,
                             Stop::MaxTokens | Stop::ContextWindowExceeded => CUT_OFF,
+                            _ if tool_events.len() >= MAX_CALLS => TOO_MANY,
                             _ => NOT_RUNNABLE,
                         };
                         CallState::Answered { content: text(reason), is_error: true }
@@ -277,7 +294,7 @@ impl Transcript {
                 Call { model_id: model_id.to_owned(), state, seq: 0, cleared: None }
             })
             .collect();
-        Answer { content: content.to_vec(), stop, calls }
+        Answer { content: content.to_vec(), model: None, stop, calls }
     }
 
     /// The last answer; calls of earlier ones were settled when it was asked for.
@@ -400,7 +417,9 @@ impl Transcript {
         }
         match self.items.last() {
             Some(Item::Answer(Answer { stop: Stop::Refusal, .. })) => StopReason::Refusal,
-            Some(Item::Answer(Answer { stop: Stop::Other(_), .. })) => StopReason::RetriesExhausted,
+            Some(Item::Answer(Answer { stop: Stop::ContextWindowExceeded | Stop::Other(_), .. })) => {
+                StopReason::RetriesExhausted
+            }
             _ => StopReason::EndTurn,
         }
     }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use futures::future::join_all;
+use futures::{StreamExt as _, stream};
 use longhand_protocol::EventId;
 use longhand_protocol::client::Backoff;
 use longhand_protocol::harness::{AppendRequest, AppendResponse, ExecuteRequest, IdleRequest, PromoteRequest};
@@ -13,13 +13,14 @@ use super::deltas::Previews;
 use super::inbox;
 use super::service::{CallError, End, Service, classify};
 use crate::core::{Effect, Input, checkpoint};
-use crate::model::anthropic::Messages;
-use crate::model::{Failure, Reply};
+use crate::model::{Failure, Models, Reply, Target};
 
 /// Records of one page.
 const PAGE: usize = 500;
 /// Longer than any tool is allowed to run; the service and the sandbox have limits of their own.
 const EXECUTE_DEADLINE: Duration = Duration::from_secs(3_600);
+/// So many calls are asked for at once; the others wait.
+const MAX_PARALLEL: usize = 16;
 /// The turn of a client that has stopped it ends after this, whatever its tool calls do.
 const STOP_DEADLINE: Duration = Duration::from_secs(5);
 const FIRST_REST: Duration = Duration::from_secs(1);
@@ -30,8 +31,7 @@ const MAX_ASKED_REST: Duration = Duration::from_secs(600);
 /// Does what was decided; `wake` is the revision of the wake key at the last look.
 pub(super) async fn perform(
     service: &Service,
-    model: &Messages,
-    api_version: &str,
+    models: &Models,
     wake: Option<i64>,
     effect: Effect,
 ) -> Result<Input, End> {
@@ -59,8 +59,8 @@ pub(super) async fn perform(
             let released = service.settle(|| client.idle(&request)).await;
             released.map(|response| Input::Released { records: response.records }).or_else(input)
         }
-        Effect::CallModel { body, message } => {
-            let call = call_model(service, model, api_version, &body, message);
+        Effect::CallModel { target, body, message } => {
+            let call = call_model(service, models, &target, &body, message);
             Ok(unless_interrupted(service, wake, async { Input::Model(call.await) }).await)
         }
         Effect::Execute { calls } => {
@@ -112,8 +112,8 @@ async fn unless_interrupted(service: &Service, wake: Option<i64>, work: impl Fut
 
 async fn call_model(
     service: &Service,
-    model: &Messages,
-    api_version: &str,
+    models: &Models,
+    target: &Target,
     body: &Value,
     message: Option<EventId>,
 ) -> Result<Reply, Failure> {
@@ -123,7 +123,7 @@ async fn call_model(
             previews.show(delta);
         }
     };
-    let outcome = model.call(api_version, body, show).await;
+    let outcome = models.call(target, body, show).await;
     if let Some(previews) = previews {
         previews.finish().await;
     }
@@ -139,10 +139,10 @@ async fn call_model(
     outcome
 }
 
-/// Runs all calls at once; gives those for which there is no result in time.
+/// Runs the calls, many at once; gives those for which there is no result in time.
 async fn execute(service: &Service, calls: &[EventId], patience: Duration) -> Result<Vec<EventId>, End> {
     let deadline = Instant::now() + patience;
-    let results = calls.iter().map(|call| async move {
+    let results = calls.iter().cloned().map(|call| async move {
         let request = ExecuteRequest { epoch: service.epoch, tool_use_id: call.clone() };
         match service.client.execute(&request, deadline).await {
             Ok(_) => Ok(None),
@@ -153,10 +153,11 @@ async fn execute(service: &Service, calls: &[EventId], patience: Duration) -> Re
                     return Err(end);
                 }
                 tracing::error!(call = %call, %error, "a tool call has no result");
-                Ok(Some(call.clone()))
+                Ok(Some(call))
             }
         }
     });
-    let results: Result<Vec<_>, End> = join_all(results).await.into_iter().collect();
+    let results: Vec<Result<_, End>> = stream::iter(results).buffered(MAX_PARALLEL).collect().await;
+    let results: Result<Vec<_>, End> = results.into_iter().collect();
     Ok(results?.into_iter().flatten().collect())
 }

@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use self::service::{End, PATIENCE, Service};
 use crate::config::{Config, ConfigError};
 use crate::core::{Effect, Input, Next, State, Transcript, step};
-use crate::model::anthropic::Messages;
+use crate::model::Models;
 
 /// The kubelet kills the process ten seconds after it has asked it to stop.
 const STOP_GRACE: Duration = Duration::from_secs(7);
@@ -42,7 +42,7 @@ pub enum Exit {
 #[derive(Debug)]
 pub struct Harness {
     client: HarnessClient,
-    model: Messages,
+    models: Models,
 }
 
 /// How the time between a claim and its end ended.
@@ -71,7 +71,7 @@ impl Harness {
         let wrong = |variable| move |source: client::Error| ConfigError::Url { variable, source };
         Ok(Self {
             client: HarnessClient::new(log, config.session.clone(), token.clone()).map_err(wrong("LOG_URL"))?,
-            model: Messages::new(&config.model_base_url, token).map_err(wrong("MODEL_BASE_URL"))?,
+            models: Models::new(&config.model_base_url, token).map_err(wrong("MODEL_BASE_URL"))?,
         })
     }
 
@@ -133,7 +133,6 @@ impl Harness {
     async fn serve(&self, claim: ClaimResponse, log: Transcript, shutdown: &CancellationToken) -> Turn {
         let service = Service::new(self.client.clone(), claim.epoch);
         let mut lease = lease::keep(self.client.clone(), claim.epoch, Duration::from_secs(claim.lease_ttl_seconds));
-        let api_version = claim.session.agent.model.api_version.clone();
         let mut out_of_time = std::pin::pin!(stopped(shutdown));
         let (mut state, mut next) = step(State::claimed(claim.session, log).with_head(claim.head), Input::Claimed);
         loop {
@@ -156,7 +155,7 @@ impl Harness {
                 }
                 () = &mut out_of_time => return Turn::Stopped,
                 () = shutdown.cancelled(), if ends_at_once => return Turn::Stopped,
-                input = effects::perform(&service, &self.model, &api_version, state.wake_revision(), effect) => input,
+                input = effects::perform(&service, &self.models, state.wake_revision(), effect) => input,
             };
             match input {
                 Ok(input) => (state, next) = step(state, input),

@@ -56,6 +56,7 @@ impl Brain {
         self.push(EventBody::ModelResponse {
             content,
             stop_reason: Some(stop.to_owned()),
+            model: None,
             tool_events: call.iter().map(tool_event).collect(),
             limited: false,
         });
@@ -125,7 +126,7 @@ fn small(max_tokens: u64) -> HarnessSession {
 }
 
 fn body(next: &Next) -> (&Value, bool) {
-    let Next::Do(Effect::CallModel { body, message }) = next else { panic!("{next:?}") };
+    let Next::Do(Effect::CallModel { body, message, .. }) = next else { panic!("{next:?}") };
     check_request(body);
     (body, message.is_some())
 }

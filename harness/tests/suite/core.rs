@@ -81,6 +81,7 @@ fn answer(stop_reason: &str, calls: &[u64]) -> EventBody {
     EventBody::ModelResponse {
         content: std::iter::once(said).chain(blocks).collect(),
         stop_reason: Some(stop_reason.to_owned()),
+        model: None,
         tool_events: calls
             .iter()
             .map(|call| ToolEvent { model_id: model_id(call), event_id: id(&call.to_string()) })

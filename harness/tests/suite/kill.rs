@@ -299,7 +299,7 @@ impl World {
                     other => other,
                 }
             }
-            Effect::CallModel { body, message } => {
+            Effect::CallModel { body, message, .. } => {
                 let blocks = check_request(&body);
                 if message.is_some() {
                     self.requests.push((count(&self.store, "agent.thread_context_compacted"), blocks.clone()));

@@ -1,12 +1,15 @@
-//! The harness as its neighbours see it: what it decides ([`core`]), what is left out of a
-//! long conversation ([`context`]), what survives a kill ([`kill`]), how a long log is woken ([`wake`]), and the whole process
-//! against servers on loopback ([`shell`]).
+//! The harness as its neighbours see it: what it decides ([`core`]), what is left out of a long conversation ([`context`]), what
+//! survives a kill ([`kill`]), how a long log is woken ([`wake`]), and the whole process against servers on loopback ([`shell`]),
+//! with models of several kinds ([`models`]) and with hostile ones ([`hostile`]).
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on fails")]
 
 mod context;
 mod core;
+mod hostile;
 mod kill;
+mod litellm;
+mod models;
 mod shell;
 mod support;
 mod wake;

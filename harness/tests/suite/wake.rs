@@ -28,6 +28,7 @@ fn long(turns: usize) -> MemoryStore {
         let answer = EventBody::ModelResponse {
             content: vec![json!({"type": "text", "text": format!("answer {turn}")})],
             stop_reason: Some("end_turn".to_owned()),
+            model: None,
             tool_events: vec![],
             limited: false,
         };

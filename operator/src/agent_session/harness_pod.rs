@@ -10,10 +10,12 @@ use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::{Resource as _, ResourceExt as _};
+use longhand_crds::vault::CredentialSpec;
 use longhand_crds::{AgentSession, labels, session_id};
 
 use super::observe::References;
 use super::proxy_config::{self, CREDENTIALS, MODEL_PREFIX};
+use crate::agent::fallbacks::FallbackAccess;
 use crate::context::Context;
 use crate::hardening::{self, env, mount};
 
@@ -74,11 +76,7 @@ pub(super) fn build(context: &Context, session: &AgentSession, references: &Refe
             termination_grace_period_seconds: Some(10),
             init_containers: Some(vec![proxy(context, references)]),
             containers: vec![harness(context, session, references)],
-            volumes: Some(vec![
-                token_volume(),
-                credential_volume(references),
-                hardening::empty_dir("tmp", Quantity(TMP_SIZE.to_owned())),
-            ]),
+            volumes: Some(volumes(references)),
             ..PodSpec::default()
         }),
         status: None,
@@ -119,7 +117,17 @@ fn environment(context: &Context, session: &AgentSession) -> Vec<EnvVar> {
 
 fn proxy(context: &Context, references: &References) -> Container {
     let credential = &references.credential;
-    let config = proxy_config::config(&references.base_url, credential);
+    let config = proxy_config::config(&references.base_url, credential, &references.fallbacks);
+    let mut volume_mounts = vec![
+        mount("token", TOKEN_FOLDER, true),
+        mount("credential", format!("{CREDENTIALS}/{}", credential.name), true),
+    ];
+    volume_mounts.extend(
+        references
+            .fallbacks
+            .iter()
+            .map(|fallback| mount(&fallback_volume(fallback), proxy_config::fallback_folder(fallback), true)),
+    );
     Container {
         name: PROXY.to_owned(),
         image: Some(context.images.proxy.clone()),
@@ -140,10 +148,7 @@ fn proxy(context: &Context, references: &References) -> Container {
         )),
         security_context: Some(hardening::container()),
         termination_message_policy: Some("FallbackToLogsOnError".to_owned()),
-        volume_mounts: Some(vec![
-            mount("token", TOKEN_FOLDER, true),
-            mount("credential", format!("{CREDENTIALS}/{}", credential.name), true),
-        ]),
+        volume_mounts: Some(volume_mounts),
         ..Container::default()
     }
 }
@@ -176,11 +181,27 @@ fn token_volume() -> Volume {
     }
 }
 
+fn volumes(references: &References) -> Vec<Volume> {
+    let mut volumes = vec![
+        token_volume(),
+        credential_volume("credential", &references.credential),
+        hardening::empty_dir("tmp", Quantity(TMP_SIZE.to_owned())),
+    ];
+    let fallbacks = &references.fallbacks;
+    volumes
+        .extend(fallbacks.iter().map(|fallback| credential_volume(&fallback_volume(fallback), &fallback.credential)));
+    volumes
+}
+
+fn fallback_volume(fallback: &FallbackAccess) -> String {
+    format!("fallback-{}", fallback.route)
+}
+
 /// Optional, so that the proxy runs and says what is missing; and only the key that the vault names.
-fn credential_volume(references: &References) -> Volume {
-    let secret = &references.credential.secret_ref;
+fn credential_volume(name: &str, credential: &CredentialSpec) -> Volume {
+    let secret = &credential.secret_ref;
     Volume {
-        name: "credential".to_owned(),
+        name: name.to_owned(),
         secret: Some(SecretVolumeSource {
             secret_name: Some(secret.name.clone()),
             optional: Some(true),
@@ -196,12 +217,21 @@ mod tests {
     use rstest::rstest;
 
     use super::{HARNESS, build, generation, name};
+    use crate::agent::fallbacks::FallbackAccess;
     use crate::agent_session::observe::References;
     use crate::fixtures;
     use crate::testing::context;
 
     fn references() -> References {
         References::fixture()
+    }
+
+    fn with_fallback() -> References {
+        let credential = References::fixture().credential;
+        let base_url = "http://other.test".to_owned();
+        let fallbacks =
+            vec![FallbackAccess { route: "0a1b".to_owned(), base_url, credential, vault: "other".to_owned() }];
+        References { fallbacks, ..References::fixture() }
     }
 
     #[tokio::test]
@@ -212,9 +242,9 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn only_the_proxy_mounts_the_secret() {
+    async fn only_the_proxy_mounts_secrets() {
         let (context, _server) = context();
-        let spec = build(&context, &fixtures::session(), &references(), "x").spec.unwrap();
+        let spec = build(&context, &fixtures::session(), &with_fallback(), "x").spec.unwrap();
         let secrets: Vec<_> = spec
             .volumes
             .unwrap()
@@ -222,6 +252,9 @@ mod tests {
             .filter(|volume| volume.secret.is_some())
             .map(|volume| volume.name)
             .collect();
+        assert_eq!(secrets, ["credential", "fallback-0a1b"]);
+        let proxy = &spec.init_containers.as_ref().unwrap()[0];
+        assert!(secrets.iter().all(|name| proxy.volume_mounts.iter().flatten().any(|mount| mount.name == *name)));
         let harness = spec.containers.iter().find(|container| container.name == HARNESS).unwrap();
         assert!(harness.volume_mounts.iter().flatten().all(|mount| !secrets.contains(&mount.name)));
         assert_eq!(spec.containers.len(), 1);

@@ -12,6 +12,7 @@ use longhand_crds::{Agent, AgentSession, labels, session_id};
 use super::Sessions;
 use super::harness_pod::{self, HARNESS};
 use super::proxy_health::Credentials;
+use crate::agent::fallbacks::{self, FallbackAccess};
 use crate::agent::references::{self, Missing};
 use crate::context::lookup;
 use crate::error::Error;
@@ -44,6 +45,22 @@ pub(super) struct References {
     pub(super) vault: String,
     /// Where the model API is.
     pub(super) base_url: String,
+    /// Models that are reached otherwise.
+    pub(super) fallbacks: Vec<FallbackAccess>,
+}
+
+impl References {
+    /// Every credential with its vault, once.
+    pub(super) fn credentials(&self) -> Vec<(&str, &CredentialSpec)> {
+        let mut all = vec![(self.vault.as_str(), &self.credential)];
+        for fallback in &self.fallbacks {
+            let one = (fallback.vault.as_str(), &fallback.credential);
+            if !all.contains(&one) {
+                all.push(one);
+            }
+        }
+        all
+    }
 }
 
 #[cfg(test)]
@@ -55,6 +72,7 @@ impl References {
             credential: crate::fixtures::vault().spec.credentials.remove(0),
             vault: "models".to_owned(),
             base_url: "http://model.test:8080".to_owned(),
+            fallbacks: Vec::new(),
         }
     }
 }
@@ -117,15 +135,16 @@ fn references(session: &AgentSession, sessions: &Sessions, namespace: &str) -> R
     let default = sessions.context.default_model.as_ref();
     let vault = references::vault_of(&agent, default);
     let vault = vault.and_then(|vault| lookup(&sessions.vaults, namespace, vault));
-    match references::credential(&agent, vault.as_ref(), default) {
-        Ok((access, credential)) => Ok(References {
-            credential: credential.clone(),
-            vault: access.credential.vault.clone(),
-            base_url: access.base_url(credential).to_owned(),
-            agent: agent.clone(),
-        }),
-        Err(missing) => Err(Unresolved::Reference { agent: name.clone(), missing }),
-    }
+    let unresolved = |missing| Unresolved::Reference { agent: name.clone(), missing };
+    let (access, credential) = references::credential(&agent, vault.as_ref(), default).map_err(unresolved)?;
+    let fallbacks = fallbacks::access(&agent, default, |vault| lookup(&sessions.vaults, namespace, vault));
+    Ok(References {
+        credential: credential.clone(),
+        vault: access.credential.vault.clone(),
+        base_url: access.base_url(credential).to_owned(),
+        fallbacks: fallbacks.map_err(unresolved)?,
+        agent: agent.clone(),
+    })
 }
 
 fn missing_templates(session: &AgentSession, sessions: &Sessions, namespace: &str) -> Vec<String> {

@@ -4,6 +4,7 @@ use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::ResourceExt as _;
 use longhand_crds::agent_session::{AgentSessionStatus, HarnessStatus, UsageStatus};
+use longhand_crds::vault::CredentialSpec;
 use longhand_protocol::internal::{LimitNotice, LimitOf, Limited, SessionSummary};
 use longhand_protocol::wire::SessionStatus;
 
@@ -114,8 +115,9 @@ fn credentials_ready(observed: &Observed) -> Option<Observation> {
 
 fn describe(observed: &Observed, unusable: &Unusable) -> String {
     let namespace = observed.session.namespace().unwrap_or_default();
-    let known = observed.references.as_ref().ok().filter(|known| known.credential.name == unusable.credential);
-    let Some(References { credential, vault, .. }) = known else {
+    let named = |(_, credential): &(&str, &CredentialSpec)| credential.name == unusable.credential;
+    let known: Vec<_> = observed.references.iter().flat_map(References::credentials).filter(named).collect();
+    let [(vault, credential)] = known.as_slice() else {
         return format!("credential {}: {}", unusable.credential, unusable.detail);
     };
     let secret = &credential.secret_ref;

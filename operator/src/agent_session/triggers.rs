@@ -7,6 +7,7 @@ use kube::runtime::watcher;
 use longhand_crds::default_model::DefaultModel;
 use longhand_crds::{Agent, AgentSession, SandboxTemplate, Vault};
 
+use crate::agent::fallbacks;
 use crate::agent::references::vault_of;
 use crate::context::{Guarded, GuardedStore};
 
@@ -29,8 +30,10 @@ pub(super) fn by_vault(
 ) -> impl Stream<Item = ObjectRef<Root>> + Send + 'static {
     concerned(sessions, vaults, move |session, vault| {
         let namespace = session.namespace().unwrap_or_default();
-        crate::context::lookup(&agents, &namespace, &session.spec.agent_ref.name)
-            .is_some_and(|agent| vault_of(&agent, default.as_ref()) == Some(vault))
+        crate::context::lookup(&agents, &namespace, &session.spec.agent_ref.name).is_some_and(|agent| {
+            let default = default.as_ref();
+            vault_of(&agent, default) == Some(vault) || fallbacks::uses(&agent, default, vault)
+        })
     })
 }
 

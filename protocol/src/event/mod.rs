@@ -244,6 +244,9 @@ bodies! {
         content: Vec<Value>,
         /// As the model API gave it.
         stop_reason: Option<String>,
+        /// The model that gave it; its thinking is for no other.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        model: Option<String>,
         /// For each `tool_use` block in order: the event that stands for it.
         #[serde(default)]
         tool_events: Vec<ToolEvent>,
@@ -267,6 +270,13 @@ bodies! {
     ContextOverflow "x.context.overflow" {
         /// What was sent, in tokens, as far as it is known.
         tokens: u64,
+    },
+    /// The model has failed; until the end of the turn this one is asked.
+    ModelFallback "x.model.fallback" {
+        /// The name that the model API knows.
+        model: String,
+        /// Which of the agent's models: 0 for the first, 1 for the first fallback.
+        position: u32,
     },
     /// A harness claimed the session.
     SessionWoken "x.session.woken" {

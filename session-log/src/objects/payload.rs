@@ -95,7 +95,7 @@ mod tests {
     #[case(EventBody::AgentMessage { content: text(INLINE_BYTES) })]
     #[case(EventBody::AgentToolUse { name: "write".into(), input: json!({"text": "x".repeat(INLINE_BYTES)}), evaluated_permission: Permission::Allow, sandbox: None })]
     #[case(EventBody::AgentToolResult { tool_use_id: EventId::generate(), content: Some(text(INLINE_BYTES)), is_error: Some(false) })]
-    #[case(EventBody::ModelResponse { content: text(INLINE_BYTES), stop_reason: None, tool_events: vec![], limited: false })]
+    #[case(EventBody::ModelResponse { content: text(INLINE_BYTES), stop_reason: None, model: None, tool_events: vec![], limited: false })]
     #[case(EventBody::Other { kind: "x.other".into(), fields: json!({"a": "x".repeat(INLINE_BYTES)}).as_object().unwrap().clone() })]
     #[case(EventBody::Other { kind: "x.forged".into(), fields: json!({FIELD: {"sha256": "0", "bytes": 1}}).as_object().unwrap().clone() })]
     fn a_large_body_comes_back(#[case] body: EventBody) {

@@ -82,6 +82,7 @@ async fn recall_answers_from_the_log_without_a_sandbox() {
         NewEvent::new(EventBody::ModelResponse {
             content: vec![json!({"type": "thinking", "thinking": "the answer, I think"})],
             stop_reason: None,
+            model: None,
             tool_events: vec![],
             limited: false,
         }),

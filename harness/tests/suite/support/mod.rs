@@ -1,6 +1,7 @@
 //! What the tests of the harness share: a session in memory, and checks of what a model is sent.
 
 pub(crate) mod model;
+pub(crate) mod raw;
 pub(crate) mod service;
 
 use std::time::Duration;

@@ -175,7 +175,8 @@ fn is_brains(body: &EventBody) -> bool {
         | EventBody::SessionUsage { .. }
         | EventBody::SpanModelRequestStart {}
         | EventBody::SpanModelRequestEnd { .. }
-        | EventBody::ModelResponse { .. } => true,
+        | EventBody::ModelResponse { .. }
+        | EventBody::ModelFallback { .. } => true,
         EventBody::Other { kind, .. } => kind.starts_with("span."),
         EventBody::UserMessage { .. }
         | EventBody::UserInterrupt { .. }

@@ -200,7 +200,13 @@ async fn a_brain_reads_any_slice(#[case] query: &str, #[case] seqs: &[u64], #[ca
     let id = world.session("one", "pod-1").await;
     let epoch = world.claim(&id, "pod-1").await;
     let body = |seq: u64| match seq % 2 {
-        0 => EventBody::ModelResponse { content: vec![], stop_reason: None, tool_events: vec![], limited: false },
+        0 => EventBody::ModelResponse {
+            content: vec![],
+            stop_reason: None,
+            model: None,
+            tool_events: vec![],
+            limited: false,
+        },
         _ => EventBody::AgentThinking {},
     };
     let named = |seq: u64| longhand_protocol::NewEvent { id: format!("sevt_{seq}").parse().unwrap(), body: body(seq) };

@@ -145,15 +145,7 @@ pub(super) struct Session {
 impl Session {
     pub(super) fn new() -> Self {
         let id: SessionId = "sesn_1".parse().unwrap();
-        let model = Model {
-            id: "m".into(),
-            max_tokens: 1,
-            api_version: "v".into(),
-            effort: None,
-            speed: None,
-            inference_geo: None,
-            prices: None,
-        };
+        let model = Model { id: "m".into(), max_tokens: 1, api_version: "v".into(), ..Model::default() };
         let agent = AgentSnapshot {
             id: "agent_1".into(),
             name: "a".into(),

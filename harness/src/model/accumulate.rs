@@ -63,7 +63,7 @@ impl Accumulator {
             }
             Some("message_delta") => {
                 if let Some(reason) = frame["delta"]["stop_reason"].as_str() {
-                    self.stop_reason = Some(reason.to_owned());
+                    self.stop_reason = Some(word(reason));
                 }
                 self.count(&frame["usage"]);
                 Ok(Progress::Quiet)
@@ -157,7 +157,7 @@ impl Accumulator {
             // A block that is sent back without a part of it would be refused, or mean something else.
             other => Err(Failure::protocol(format!(
                 "The model API sent a `{}` that this harness does not know.",
-                other.unwrap_or("delta without type")
+                word(other.unwrap_or("delta without type"))
             ))),
         }
     }
@@ -225,6 +225,11 @@ impl Block {
         self.value["input"] = Value::Object(input.unwrap_or_default());
         complete
     }
+}
+
+/// What may be shown of a foreign word.
+fn word(text: &str) -> String {
+    text.chars().take(100).collect()
 }
 
 /// The input of a tool call, if it is a JSON object that may run. What the model did not mean to write is not run.

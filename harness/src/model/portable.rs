@@ -34,6 +34,14 @@ const fn is_plain_byte(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-')
 }
 
+/// The name of a tool as APIs take it; a model may have called one that does not exist.
+pub(super) fn name(name: &Value) -> String {
+    let name = name.as_str().unwrap_or_default();
+    let plain = |letter: char| if letter.is_ascii_alphanumeric() || letter == '-' { letter } else { '_' };
+    let name: String = name.chars().take(MAX_NAME).map(plain).collect();
+    if name.is_empty() { "_".to_owned() } else { name }
+}
+
 fn renamed(mut body: Value) -> Value {
     let mut seen: HashSet<String> = HashSet::new();
     let mut calls = 0_usize;
@@ -55,13 +63,7 @@ fn renamed(mut body: Value) -> Value {
                     block["id"] = json!(new);
                     renamed.insert(id, new);
                 }
-                let name = block["name"].as_str().unwrap_or_default();
-                if !is_plain(name, MAX_NAME) {
-                    let plain =
-                        |letter: char| if letter.is_ascii_alphanumeric() || letter == '-' { letter } else { '_' };
-                    let name: String = name.chars().take(MAX_NAME).map(plain).collect();
-                    block["name"] = json!(if name.is_empty() { "_" } else { &name });
-                }
+                block["name"] = json!(name(&block["name"]));
             } else if let Some(new) = block["tool_use_id"].as_str().and_then(|id| renamed.get(id)) {
                 block["tool_use_id"] = json!(new);
             }

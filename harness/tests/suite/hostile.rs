@@ -115,6 +115,15 @@ async fn a_call_that_cannot_run_is_answered(#[case] answer: Answer) {
 #[case::a_block_out_of_order(
     Answer::events(event(&json!({"type": "content_block_start", "index": 7, "content_block": {"type": "text"}}))), "out of order")]
 #[case::a_delta_of_tomorrow(Answer::events(started(&json!({})) + &delta(&json!({"type": "of_tomorrow"}))), "`of_tomorrow`")]
+#[case::a_delta_of_a_long_name(
+    Answer::events(started(&json!({})) + &delta(&json!({"type": "x".repeat(1_000_000)}))),
+    "xxx"
+)]
+#[case::a_long_reason(block(&json!({"type": "text", "text": "a"}), "", &"x".repeat(1_000_000)), "xxx")]
+#[case::an_error_of_a_long_name(
+    Answer::events(event(&json!({"type": "error", "error": {"type": "invalid_request_error", "message": "x".repeat(1_000_000)}}))),
+    "xxx"
+)]
 #[case::a_call_without_identifier(
     block(&json!({"type": "tool_use", "name": "bash", "input": {}}), "", "tool_use"), "without an identifier")]
 #[case::a_packed_body(Answer::events("\u{1f}\u{8b}\u{8}").header("content-encoding", "gzip"), "content-encoding: gzip")]

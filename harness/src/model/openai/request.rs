@@ -5,6 +5,8 @@
 
 use serde_json::{Map, Value, json};
 
+use crate::model::portable;
+
 /// What takes the place of a result that has no text; some chat templates fail on an empty one.
 const NO_OUTPUT: &str = "(no output)";
 /// There is no `is_error` in this API.
@@ -72,7 +74,7 @@ fn assistant(blocks: &[Value]) -> Option<Value> {
 }
 
 fn call(block: &Value) -> Value {
-    let function = json!({"name": block["name"], "arguments": block["input"].to_string()});
+    let function = json!({"name": portable::name(&block["name"]), "arguments": block["input"].to_string()});
     json!({"id": block["id"], "type": "function", "function": function})
 }
 
@@ -182,6 +184,10 @@ mod tests {
         json!([{"type": "tool_use", "id": "c1", "name": "bash", "input": {}}]),
         json!([{"role": "assistant", "content": null, "tool_calls": [
             {"id": "c1", "type": "function", "function": {"name": "bash", "arguments": "{}"}}]}]))]
+    #[case::a_name_that_servers_refuse(
+        json!([{"type": "tool_use", "id": "c1", "name": "ba sh<|x|>", "input": {}}]),
+        json!([{"role": "assistant", "content": null, "tool_calls": [
+            {"id": "c1", "type": "function", "function": {"name": "ba_sh__x__", "arguments": "{}"}}]}]))]
     fn what_the_model_said(#[case] content: Value, #[case] expected: Value) {
         assert_eq!(messages(&json!([{"role": "assistant", "content": content}])), expected);
     }

@@ -185,9 +185,7 @@ pub(crate) fn is_remembered(body: &EventBody) -> bool {
 /// Whether a stored record is what this author wanted to append under this identifier; a body that is not given is that
 /// of an event that was queued.
 pub(crate) fn is_repeated(stored: &Record, epoch: u64, id: &EventId, body: Option<&EventBody>) -> bool {
-    stored.event.id == *id
-        && stored.epoch == epoch
-        && body.is_none_or(|body| same_body(&stored.event.body, body))
+    stored.event.id == *id && stored.epoch == epoch && body.is_none_or(|body| same_body(&stored.event.body, body))
 }
 
 /// Which of `events` is the result of `call`, counted from 0.

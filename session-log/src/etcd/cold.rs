@@ -3,8 +3,8 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use longhand_protocol::event::Record;
 use longhand_protocol::SessionId;
+use longhand_protocol::event::Record;
 
 use super::EtcdStore;
 use super::client::Again;

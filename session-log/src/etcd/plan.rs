@@ -91,7 +91,14 @@ impl Place<'_> {
 
     /// The records of a brain's append that is repeated, if it is one: the events are in the session's own log, as given,
     /// right after the record that the brain has read up to.
-    fn repeated_after(&self, view: &View, head: &Head, epoch: u64, read: u64, events: &[Given<'_>]) -> Result<Repeated> {
+    fn repeated_after(
+        &self,
+        view: &View,
+        head: &Head,
+        epoch: u64,
+        read: u64,
+        events: &[Given<'_>],
+    ) -> Result<Repeated> {
         let last = read.saturating_add(u64::try_from(events.len()).unwrap_or(u64::MAX));
         if events.is_empty() || read < head.inherited || last > head.seq {
             return Ok(Repeated::No);

@@ -369,10 +369,8 @@ impl Session {
         let given: Vec<_> = queued.chain(events.iter().map(|event| (&event.id, Some(&event.body)))).collect();
         let after = usize::try_from(fence.expected_head).ok().filter(|_| fence.expected_head >= self.head.inherited)?;
         let records = self.log.get(after..after.checked_add(given.len())?)?.to_vec();
-        let same = records
-            .iter()
-            .zip(given)
-            .all(|(stored, (id, body))| record::is_repeated(stored, fence.epoch, id, body));
+        let same =
+            records.iter().zip(given).all(|(stored, (id, body))| record::is_repeated(stored, fence.epoch, id, body));
         let head = records.last()?.seq;
         same.then_some(Appended { records, head })
     }

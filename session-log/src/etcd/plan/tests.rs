@@ -205,7 +205,10 @@ fn an_append_relies_on_the_head_and_on_new_identifiers_that_are_remembered() {
     let opened = keys.call(id, &"sevt_2".parse().unwrap());
     assert_eq!(put(&write), [keys.log(id, 3), keys.log(id, 4), remembered, opened, keys.head(id)]);
     let write = world.append(&[], &[running("sevt_1")], Effect::Nothing).unwrap();
-    assert_eq!((write.guards.as_slice(), put(&write)), ([world.head()].as_slice(), vec![keys.log(id, 3), keys.head(id)]));
+    assert_eq!(
+        (write.guards.as_slice(), put(&write)),
+        ([world.head()].as_slice(), vec![keys.log(id, 3), keys.head(id)])
+    );
     let write = world.append_as(Author::Service, &[], &[running("sevt_1")], Effect::Nothing).unwrap();
     assert_eq!(write.guards, [world.head(), world.new_event("sevt_1")]);
 }

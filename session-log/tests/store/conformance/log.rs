@@ -7,8 +7,8 @@ use longhand_session_log::{SessionStore, StoreError};
 use sha2::{Digest as _, Sha256};
 
 use super::{
-    Fixture, assert_err, claim, custom_tool_use, idle_event, kinds, message, messages, meta, running, session, tool_result,
-    tool_use,
+    Fixture, assert_err, claim, custom_tool_use, idle_event, kinds, message, messages, meta, running, session,
+    tool_result, tool_use,
 };
 
 pub(crate) async fn records_are_dense_and_chained(fixture: &dyn Fixture) {

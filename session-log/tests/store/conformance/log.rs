@@ -1,6 +1,5 @@
 //! How a log grows.
 
-use longhand_protocol::SessionId;
 use longhand_protocol::event::NewEvent;
 use longhand_session_log::store::{FinishFrom, Parent};
 use longhand_session_log::{SessionStore, StoreError};
@@ -118,7 +117,8 @@ pub(crate) async fn a_repetition_is_found_by_its_place(fixture: &dyn Fixture) {
 /// The records of a fork's brain are its own, also if those of its parent look like them.
 pub(crate) async fn a_fork_has_repeated_nothing(fixture: &dyn Fixture) {
     let store = fixture.store();
-    let (id, fork) = (session(&*store).await, SessionId::generate());
+    let id = session(&*store).await;
+    let fork = store.fork_id(&id);
     let (epoch, head) = claim(&*store, &id, "a").await;
     let events = vec![running(), idle_event()];
     let appended = store.append(&id, epoch, head, events.clone()).await.unwrap();

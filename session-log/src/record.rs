@@ -183,6 +183,19 @@ pub(crate) fn status_of(body: &EventBody) -> Option<SessionStatus> {
     }
 }
 
+/// Whether the identifier of a brain's event is remembered apart from the log: a call is answered by its identifier, so
+/// it may not be opened twice.
+pub(crate) fn is_remembered(body: &EventBody) -> bool {
+    // By its name: the body of a large one is elsewhere.
+    matches!(body.kind(), "agent.tool_use" | "agent.custom_tool_use")
+}
+
+/// Whether a stored record is what this author wanted to append under this identifier; a body that is not given is that
+/// of an event that was queued.
+pub(crate) fn is_repeated(stored: &Record, epoch: u64, id: &EventId, body: Option<&EventBody>) -> bool {
+    stored.event.id == *id && stored.epoch == epoch && body.is_none_or(|body| same_body(&stored.event.body, body))
+}
+
 /// Which of `events` is the result of `call`, counted from 0.
 pub(crate) fn result_of(call: &EventId, events: &[NewEvent]) -> Option<usize> {
     events.iter().position(|event| payload::answered(&event.body).as_ref() == Some(call))

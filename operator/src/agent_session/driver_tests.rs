@@ -110,6 +110,7 @@ fn known(pod_uid: Option<&str>) -> AgentSessionStatus {
             generation: 1,
             pod_name: pod_uid.map(|_| POD.to_owned()),
             pod_uid: pod_uid.map(ToOwned::to_owned),
+            warm: false,
             failures: 0,
         }),
         ..AgentSessionStatus::default()

@@ -107,6 +107,7 @@ impl Case {
                 generation: self.generation,
                 pod_name: self.named.map(|named| format!("quickstart-harness-3e8f1a-{named}")),
                 pod_uid: self.named.map(|named| format!("pod-{named}")),
+                warm: false,
                 failures: self.failures,
             }),
             conditions: conditions.unwrap_or_default(),

@@ -54,7 +54,7 @@ fn with_pod(stage: Stage) -> Observed {
     let pod = PodView { name: "h-1".into(), uid: "pod-1".into(), ip: None, created: at(1), stage };
     let mut observed = Observed { pods: vec![HarnessPod { pod, generation: 1 }], ..observed() };
     let harness =
-        HarnessStatus { generation: 1, pod_name: Some("h-1".into()), pod_uid: Some("pod-1".into()), failures: 0 };
+        HarnessStatus { generation: 1, pod_name: Some("h-1".into()), pod_uid: Some("pod-1".into()), warm: false, failures: 0 };
     let old =
         AgentSessionStatus { harness: Some(harness), session_id: Some("s".into()), ..AgentSessionStatus::default() };
     Arc::make_mut(&mut observed.session).status = Some(old);

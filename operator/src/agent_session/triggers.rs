@@ -1,7 +1,11 @@
 //! Which sessions a change elsewhere concerns.
 
-use futures::{Stream, StreamExt as _, stream};
-use kube::ResourceExt as _;
+use std::collections::HashMap;
+
+use futures::channel::mpsc::{UnboundedReceiver, unbounded};
+use futures::{Stream, StreamExt as _, TryStreamExt as _, stream};
+use k8s_openapi::api::core::v1::Pod;
+use kube::{Resource as _, ResourceExt as _};
 use kube::runtime::reflector::ObjectRef;
 use kube::runtime::watcher;
 use longhand_crds::default_model::DefaultModel;
@@ -15,9 +19,83 @@ type Root = Guarded<AgentSession>;
 /// Sessions of an agent that appeared, changed or went.
 pub(super) fn by_agent(
     sessions: GuardedStore<AgentSession>,
+    store: GuardedStore<Agent>,
     agents: impl Stream<Item = watcher::Result<Guarded<Agent>>> + Send + 'static,
 ) -> impl Stream<Item = ObjectRef<Root>> + Send + 'static {
-    concerned(sessions, agents, |session, agent| session.spec.agent_ref.name == agent)
+    let mut known = HashMap::new();
+    let changed = agents.filter(move |agent| {
+        let news = agent.as_ref().map_or(true, |agent| is_news(&mut known, &store, agent));
+        std::future::ready(news)
+    });
+    concerned(sessions, changed, |session, agent| session.spec.agent_ref.name == agent)
+}
+
+type Generation = (Option<String>, Option<i64>);
+
+/// Whether sessions need to know: the status of an agent with pods that are ready changes often, and no session is made of it.
+fn is_news(
+    known: &mut HashMap<ObjectRef<Guarded<Agent>>, Generation>,
+    agents: &GuardedStore<Agent>,
+    agent: &Guarded<Agent>,
+) -> bool {
+    let (name, meta) = (ObjectRef::from_obj(agent), agent.meta());
+    if agents.get(&name).is_none() {
+        known.remove(&name);
+        return true;
+    }
+    let now = (meta.uid.clone(), meta.generation);
+    known.insert(name, now.clone()) != Some(now)
+}
+
+/// Sessions whose pod appeared, changed or went: the one that a pod was made for, or those that one serves that was made for
+/// none.
+pub(super) fn by_pod(
+    sessions: GuardedStore<AgentSession>,
+    pods: impl Stream<Item = watcher::Result<Pod>> + Send + 'static,
+) -> impl Stream<Item = ObjectRef<Root>> + Send + 'static {
+    pods.filter_map(async |pod| pod.ok()).flat_map(move |pod| {
+        let namespace = pod.namespace();
+        let owner = pod.owner_references().iter().find(|owner| owner.controller == Some(true));
+        let concerned: Vec<ObjectRef<Root>> = match owner {
+            Some(owner) if owner.kind == AgentSession::kind(&()) => {
+                vec![ObjectRef::new(&owner.name).within(namespace.as_deref().unwrap_or_default())]
+            }
+            _ => {
+                let serves = |session: &Guarded<AgentSession>| {
+                    let harness = session.0.as_ref().ok().and_then(|session| session.status.as_ref()?.harness.as_ref());
+                    session.namespace() == namespace
+                        && harness.is_some_and(|harness| harness.warm && harness.pod_uid == pod.metadata.uid)
+                };
+                sessions.state_filter(serves).iter().map(|session| ObjectRef::from_obj(&**session)).collect()
+            }
+        };
+        stream::iter(concerned)
+    })
+}
+
+/// The agents of which a pod that was not made for a session was taken or given back, once the store of sessions has it.
+pub(super) fn taken(
+    sessions: impl Stream<Item = watcher::Result<Root>> + Send + 'static,
+) -> (UnboundedReceiver<ObjectRef<Guarded<Agent>>>, impl Stream<Item = watcher::Result<Root>> + Send + 'static) {
+    let (tell, taken) = unbounded();
+    let mut before = HashMap::new();
+    let sessions = sessions.inspect_ok(move |session: &Root| {
+        let Ok(session) = &session.0 else { return };
+        let harness = session.status.as_ref().and_then(|status| status.harness.as_ref());
+        let serving = harness.filter(|harness| harness.warm).and_then(|harness| harness.pod_uid.clone());
+        let uid = session.uid().unwrap_or_default();
+        let deleted = session.metadata.deletion_timestamp.is_some();
+        let was = match serving.clone().filter(|_| !deleted) {
+            Some(pod) => before.insert(uid, pod),
+            None => before.remove(&uid),
+        };
+        if was != serving || deleted {
+            let agent = ObjectRef::new(&session.spec.agent_ref.name);
+            // An error says that the controller of agents has ended.
+            let _ = tell.unbounded_send(agent.within(&session.namespace().unwrap_or_default()));
+        }
+    });
+    (taken, sessions)
 }
 
 /// Sessions whose agent's model is called with a credential of a vault that appeared, changed or went.

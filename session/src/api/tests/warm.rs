@@ -130,12 +130,15 @@ async fn one_that_is_to_go_is_told_at_once() {
     let world = World::new();
     name_pods(&world, &[("pod-1", "Parked"), ("pod-2", "Parked")]).await;
     let id = session(&world, "one").await;
-    let (told, stays, ()) = tokio::join!(park(&world, "pod-1", 20), park(&world, "pod-2", 20), async {
+    let (told, ()) = tokio::join!(park(&world, "pod-1", 20), async {
         until_parked(&world, &id).await;
         name_pods(&world, &[("pod-1", "Retiring"), ("pod-2", "Parked")]).await;
-        send(&world, &id).await;
     });
     assert_eq!(told.body, json!({"offer": "retire"}), "{told:?}");
+    let (stays, ()) = tokio::join!(park(&world, "pod-2", 20), async {
+        until_parked(&world, &id).await;
+        send(&world, &id).await;
+    });
     assert_eq!(stays.body["session"], json!(id), "{stays:?}");
 }
 

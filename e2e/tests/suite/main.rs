@@ -9,4 +9,5 @@ mod lost_sandbox;
 mod quickstart;
 mod sdks;
 mod secrets;
+mod warm;
 mod without_tools;

@@ -179,6 +179,9 @@ fn plan(
 }
 
 #[cfg(test)]
+mod driver_tests;
+
+#[cfg(test)]
 mod tests {
     use jiff::Timestamp;
     use longhand_crds::AgentStatus;

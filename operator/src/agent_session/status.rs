@@ -62,7 +62,7 @@ pub(super) fn status(observed: &Observed, plan: &Plan, outcome: &Outcome<'_>, no
 /// The status as it was, but for the harness: written before anything else, since only the pod that it names may claim.
 pub(super) fn with_harness(observed: &Observed, harness: HarnessStatus) -> AgentSessionStatus {
     let mut status = observed.session.status.clone().unwrap_or_default();
-    status.harness = (harness.generation > 0).then_some(harness);
+    status.harness = (harness.generation > 0 || harness.warm).then_some(harness);
     status
 }
 

@@ -16,6 +16,7 @@ use crate::agent::references::Missing;
 use crate::agent_session::observe::{HarnessPod, Observed, References, Unresolved};
 use crate::agent_session::plan::plan;
 use crate::agent_session::proxy_health::{Credentials, Unusable};
+use crate::agent_session::warm::Warm;
 use crate::conditions::find;
 use crate::error::Error;
 use crate::fixtures;
@@ -33,6 +34,8 @@ fn observed() -> Observed {
         wake_since: None,
         pods: Vec::new(),
         credentials: Credentials::Unknown,
+            warm: Warm::default(),
+            worked: None,
     }
 }
 

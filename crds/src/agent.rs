@@ -80,8 +80,7 @@ pub struct AgentSpec {
     /// The brain.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub harness: Option<HarnessSpec>,
-    /// How many harness pods are kept ready for the next message to any session of the agent that has no vaults and no
-    /// overrides of its own. To change it makes no new version.
+    /// How many harness pods are kept ready for sessions that have no vaults and no overrides of their own.
     #[serde(default)]
     #[schemars(range(min = 0, max = 100))]
     pub warm: i32,
@@ -195,8 +194,7 @@ pub struct HarnessSpec {
     /// What the harness container needs and may use.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resources: Option<Resources>,
-    /// How many sessions one of the pods that `warm` keeps ready serves at once. They share a process, and each has a claim
-    /// of its own.
+    /// How many sessions one of the pods that `warm` keeps ready serves at once.
     #[serde(default = "default_sessions_per_pod", skip_serializing_if = "is_default_sessions_per_pod")]
     #[schemars(range(min = 1, max = 64))]
     pub sessions_per_pod: i32,
@@ -227,20 +225,20 @@ pub struct AgentStatus {
     /// Counts the changes of the spec, from 1. Each is kept as a ControllerRevision.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub version: Option<i64>,
-    /// How many harness pods are ready and have room for another session.
+    /// How many of `warmPods` have room for another session.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub warm_ready: i32,
     /// Selects the pods of `warmPods`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub selector: Option<String>,
-    /// The harness pods that belong to no session. Only these may take sessions of the agent that they were not made for.
+    /// The only pods that may take sessions of the agent that they were not made for.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 256))]
     pub warm_pods: Vec<WarmPod>,
-    /// How many such pods there have been; the next one's name is made from it.
+    /// How many there have been.
     #[serde(default, skip_serializing_if = "is_zero_64")]
     pub warm_generation: i64,
-    /// Those that failed in a row before one was ready.
+    /// Those that failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub warm_failures: Option<WarmFailures>,
     /// `Ready`, and `WarmReady` if `spec.warm` was ever set.
@@ -265,7 +263,7 @@ const fn is_zero_64(count: &i64) -> bool {
 pub struct WarmPod {
     /// Its name.
     pub name: String,
-    /// Its UID, by which the session service knows it.
+    /// Its UID.
     pub uid: String,
     /// What it does.
     pub state: WarmState,

@@ -8,9 +8,7 @@ use kube::api::{DeleteParams, ListParams, Patch, PatchParams};
 use longhand_crds::agent::WarmState;
 use longhand_crds::{Agent, AgentSession, labels};
 use longhand_e2e::cluster::log::{assert_sound, messages};
-use longhand_e2e::cluster::{
-    Fixture, SessionOptions, TestNamespace, TestResult, eventually, in_namespace, wait_for,
-};
+use longhand_e2e::cluster::{Fixture, SessionOptions, TestNamespace, TestResult, eventually, in_namespace, wait_for};
 use longhand_protocol::SessionId;
 use longhand_protocol::event::EventBody;
 

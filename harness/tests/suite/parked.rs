@@ -136,9 +136,15 @@ fn respond<T: Serialize>(result: Result<T, StoreError>) -> Response {
         Ok(body) => answer(200, &body),
         Err(StoreError::Fenced { current, .. }) => {
             let details = json!({"conflict": "fenced", "epoch": current});
-            answer(412, &json!({"type": "error", "error": {"type": "invalid_request_error", "message": "fenced", "details": details}}))
+            answer(
+                412,
+                &json!({"type": "error", "error": {"type": "invalid_request_error", "message": "fenced", "details": details}}),
+            )
         }
-        Err(error) => answer(409, &json!({"type": "error", "error": {"type": "invalid_request_error", "message": error.to_string()}})),
+        Err(error) => answer(
+            409,
+            &json!({"type": "error", "error": {"type": "invalid_request_error", "message": error.to_string()}}),
+        ),
     }
 }
 
@@ -219,7 +225,8 @@ async fn it_serves_one_session_after_another_and_keeps_nothing() {
 
 #[tokio::test]
 async fn it_serves_several_at_once_and_the_end_of_one_is_not_that_of_others() {
-    let turns = [Turn::Wait(say("late"), "end_turn"), Turn::Say(say("soon"), "end_turn"), Turn::Say(say("x"), "end_turn")];
+    let turns =
+        [Turn::Wait(say("late"), "end_turn"), Turn::Say(say("soon"), "end_turn"), Turn::Say(say("x"), "end_turn")];
     let run = start(2, turns).await;
     let (slow, quick) = (run.session("slow", "alpha").await, run.session("quick", "beta").await);
     run.offer_session(&slow);

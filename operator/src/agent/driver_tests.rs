@@ -35,11 +35,8 @@ fn agent(warm: i32, pods: Vec<WarmPod>) -> Arc<Agent> {
 fn world(pods: Vec<Pod>, taken: Option<&str>) -> (Arc<Agents>, Server) {
     let (context, server) = context();
     let mut session = fixtures::session();
-    session.status.get_or_insert_default().harness = taken.map(|uid| HarnessStatus {
-        pod_uid: Some(uid.to_owned()),
-        warm: true,
-        ..HarnessStatus::default()
-    });
+    session.status.get_or_insert_default().harness =
+        taken.map(|uid| HarnessStatus { pod_uid: Some(uid.to_owned()), warm: true, ..HarnessStatus::default() });
     let agents = Agents {
         context,
         vaults: store([DeserializeGuard(Ok(fixtures::vault()))]),
@@ -98,7 +95,8 @@ async fn a_pod_that_a_session_has_got_is_replaced() {
     let (mut agents, server) = world(vec![], Some("w-1"));
     let pods = [pod(&agents, 1), pod(&agents, 2)];
     let listed = |uid: &str| -> WarmPod {
-        serde_json::from_value(json!({ "name": "", "uid": uid, "state": "Parked", "since": "1970-01-01T00:00:02Z" })).unwrap()
+        serde_json::from_value(json!({ "name": "", "uid": uid, "state": "Parked", "since": "1970-01-01T00:00:02Z" }))
+            .unwrap()
     };
     Arc::get_mut(&mut agents).unwrap().pods = store(pods);
     let server = server.expect([("POST", PODS, 201, made(3)), ("PATCH", STATUS, 200, written())]);
@@ -163,6 +161,9 @@ async fn a_surplus_is_looked_at_again() {
     let server = server.expect([("PATCH", STATUS, 200, written())]);
     let action = reconcile(agent(1, vec![listed("w-1"), listed("w-2")]), agents.clone()).await.unwrap();
     assert_ne!(action, Action::await_change());
-    assert!(format!("{action:?}").contains("requeue") || action == Action::requeue(Duration::from_secs(60)), "{action:?}");
+    assert!(
+        format!("{action:?}").contains("requeue") || action == Action::requeue(Duration::from_secs(60)),
+        "{action:?}"
+    );
     server.nothing_else(agents).await;
 }

@@ -51,8 +51,14 @@ pub async fn run(
     let client = &context.client;
     let (agents, agent_stream) = drive::watch::<Guarded<Agent>>(Api::all(client.clone()), watcher::Config::default());
     let (vaults, vault_stream) = drive::watch::<Guarded<Vault>>(Api::all(client.clone()), watcher::Config::default());
-    let warm =
-        format!("{}={},{}={},{}", labels::MANAGED_BY, labels::LONGHAND, labels::ROLE, labels::HARNESS, labels::AGENT_UID);
+    let warm = format!(
+        "{}={},{}={},{}",
+        labels::MANAGED_BY,
+        labels::LONGHAND,
+        labels::ROLE,
+        labels::HARNESS,
+        labels::AGENT_UID
+    );
     let (pods, pod_stream) = drive::watch::<Pod>(Api::all(client.clone()), watcher::Config::default().labels(&warm));
     let users = agents.clone();
     let default = context.default_model.clone();

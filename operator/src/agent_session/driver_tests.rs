@@ -288,7 +288,8 @@ async fn the_ready_harness_that_took_it_is_named_and_given_back() {
     let server = server.expect([("PATCH", STATUS, 200, written())]);
     reconcile(session(None), first.clone()).await.unwrap();
     let sent = server.nothing_else(first).await;
-    let harness = json!({ "generation": 0, "podName": "coder-warm-3e8f1a-1", "podUID": "w", "warm": true, "failures": 0 });
+    let harness =
+        json!({ "generation": 0, "podName": "coder-warm-3e8f1a-1", "podUID": "w", "warm": true, "failures": 0 });
     assert_eq!(sent[0]["status"]["harness"], harness);
 
     let status = serde_json::from_value(sent[0]["status"].clone()).unwrap();

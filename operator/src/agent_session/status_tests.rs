@@ -34,8 +34,8 @@ fn observed() -> Observed {
         wake_since: None,
         pods: Vec::new(),
         credentials: Credentials::Unknown,
-            warm: Warm::default(),
-            worked: None,
+        warm: Warm::default(),
+        worked: None,
     }
 }
 
@@ -56,8 +56,13 @@ fn summary(status: SessionStatus) -> SessionSummary {
 fn with_pod(stage: Stage) -> Observed {
     let pod = PodView { name: "h-1".into(), uid: "pod-1".into(), ip: None, created: at(1), stage };
     let mut observed = Observed { pods: vec![HarnessPod { pod, generation: 1 }], ..observed() };
-    let harness =
-        HarnessStatus { generation: 1, pod_name: Some("h-1".into()), pod_uid: Some("pod-1".into()), warm: false, failures: 0 };
+    let harness = HarnessStatus {
+        generation: 1,
+        pod_name: Some("h-1".into()),
+        pod_uid: Some("pod-1".into()),
+        warm: false,
+        failures: 0,
+    };
     let old =
         AgentSessionStatus { harness: Some(harness), session_id: Some("s".into()), ..AgentSessionStatus::default() };
     Arc::make_mut(&mut observed.session).status = Some(old);

@@ -5,9 +5,9 @@ use std::collections::HashMap;
 use futures::channel::mpsc::{UnboundedReceiver, unbounded};
 use futures::{Stream, StreamExt as _, TryStreamExt as _, stream};
 use k8s_openapi::api::core::v1::Pod;
-use kube::{Resource as _, ResourceExt as _};
 use kube::runtime::reflector::ObjectRef;
 use kube::runtime::watcher;
+use kube::{Resource as _, ResourceExt as _};
 use longhand_crds::default_model::DefaultModel;
 use longhand_crds::{Agent, AgentSession, SandboxTemplate, Vault};
 

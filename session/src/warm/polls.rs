@@ -76,7 +76,7 @@ fn tidy(waiting: &mut HashMap<Pool, VecDeque<Poll>>) {
 mod tests {
     use longhand_protocol::SessionId;
 
-    use super::{Pool, Polls};
+    use super::{Polls, Pool};
 
     fn pool(agent: &str) -> Pool {
         Pool { namespace: "team-a".to_owned(), agent: agent.to_owned() }

@@ -190,7 +190,8 @@ fn refill(observed: &Observed, members: &[Member<'_>], plan: &mut Plan, now: Tim
         no(&word(&cause.reason), format!("pod {name} cannot start: {}", cause.message))
     } else if missing > 0 && !waits.is_zero() {
         let count = plan.failures.as_ref().map_or(0, |failures| failures.count);
-        let last = plan.lost.last().map_or_else(String::new, |(name, cause)| format!(", {name} last: {}", cause.message));
+        let last =
+            plan.lost.last().map_or_else(String::new, |(name, cause)| format!(", {name} last: {}", cause.message));
         no("BackingOff", format!("{count} pods failed in a row{last}; the next is made later"))
     } else if missing > 0 && members.len() >= MOST {
         no("TooManyPods", format!("{MOST} pods serve sessions of the agent; no more are made"))

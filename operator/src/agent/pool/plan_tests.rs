@@ -19,8 +19,7 @@ fn running() -> Stage {
 }
 
 fn pod(number: i64, stage: Stage) -> Seen {
-    let pod =
-        PodView { name: format!("w-{number}"), uid: format!("u-{number}"), ip: None, created: at(1), stage };
+    let pod = PodView { name: format!("w-{number}"), uid: format!("u-{number}"), ip: None, created: at(1), stage };
     Seen { pod, number, digest: Some("now".into()), serving: 0 }
 }
 
@@ -117,15 +116,14 @@ fn a_surplus_goes_after_a_while_the_longest_idle_first() {
 
 #[test]
 fn none_are_wanted_and_all_go_that_are_idle() {
-    let all = Observed { wanted: 0, ..observed(vec![serving(1, 1), pod(2, running()), pod(3, Stage::Pending(Pending::Starting))]) };
+    let all = Observed {
+        wanted: 0,
+        ..observed(vec![serving(1, 1), pod(2, running()), pod(3, Stage::Pending(Pending::Starting))])
+    };
     let plan = decide(&all);
     assert_eq!(
         states(&plan),
-        [
-            ("w-1".into(), WarmState::Taken),
-            ("w-2".into(), WarmState::Retiring),
-            ("w-3".into(), WarmState::Retiring)
-        ]
+        [("w-1".into(), WarmState::Taken), ("w-2".into(), WarmState::Retiring), ("w-3".into(), WarmState::Retiring)]
     );
     assert_eq!(removed(&plan), ["w-3"], "one that never ran serves nothing");
     assert_eq!((plan.condition.reason.as_str(), plan.make.len()), ("NotWanted", 0));

@@ -124,6 +124,8 @@ pub(super) fn released(observed: &Observed) -> (HarnessStatus, Option<Cause>) {
         Some(Stage::Running { .. } | Stage::Succeeded | Stage::Pending(_)) => None,
         Some(Stage::Terminating { .. }) | None => Some(Cause::new("Deleted", "the pod was deleted")),
     };
+    // Without its agent's credential it is not known which pods there are.
+    let cause = cause.filter(|_| observed.references.is_ok());
     (HarnessStatus { pod_name: None, pod_uid: None, warm: false, ..named }, cause)
 }
 

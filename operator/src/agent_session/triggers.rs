@@ -139,3 +139,73 @@ where
         stream::iter(users.into_iter().map(|session| ObjectRef::from_obj(&*session)).collect::<Vec<_>>())
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use futures::{StreamExt as _, stream};
+    use k8s_openapi::api::core::v1::Pod;
+    use kube::core::DeserializeGuard;
+    use longhand_crds::agent_session::HarnessStatus;
+    use longhand_crds::{Agent, AgentSession, AgentStatus};
+    use serde_json::json;
+
+    use super::{Root, by_agent, by_pod, taken};
+    use crate::context::Guarded;
+    use crate::fixtures;
+    use crate::testing::store;
+
+    fn session(warm: Option<&str>) -> Root {
+        let mut session = fixtures::session();
+        session.status.get_or_insert_default().harness =
+            warm.map(|uid| HarnessStatus { pod_uid: Some(uid.to_owned()), warm: true, ..HarnessStatus::default() });
+        DeserializeGuard(Ok(session))
+    }
+
+    fn pod(kind: &str, owner: &str, uid: &str) -> Pod {
+        let owner = json!({ "apiVersion": "longhand.dev/v1alpha1", "kind": kind, "name": owner, "uid": "u", "controller": true });
+        serde_json::from_value(
+            json!({ "metadata": { "name": "p", "namespace": "team", "uid": uid, "ownerReferences": [owner] } }),
+        )
+        .unwrap()
+    }
+
+    #[tokio::test]
+    async fn an_agent_is_told_when_a_session_gets_a_ready_pod_and_gives_it_back() {
+        let seen = [None, Some("w"), Some("w"), Some("v"), None, None];
+        let (told, sessions) = taken(stream::iter(seen.map(|pod| Ok(session(pod)))));
+        // To each change belongs one that is told.
+        assert_eq!(sessions.count().await, seen.len());
+        let told: Vec<String> = told.map(|agent| agent.name).collect().await;
+        assert_eq!(told, ["coder", "coder", "coder"]);
+    }
+
+    #[tokio::test]
+    async fn a_pod_concerns_the_session_that_it_was_made_for_or_those_that_it_serves() {
+        let sessions = store([session(Some("w"))]);
+        let pods = [
+            pod("AgentSession", "another", "own"),
+            pod("Agent", "coder", "w"),
+            pod("Agent", "coder", "v"),
+            pod("Agent", "coder", "w"),
+        ];
+        let concerned: Vec<String> =
+            by_pod(sessions, stream::iter(pods.map(Ok))).map(|session| session.name).collect().await;
+        assert_eq!(concerned, ["another", "quickstart", "quickstart"]);
+    }
+
+    #[tokio::test]
+    async fn what_an_agent_s_pods_do_is_no_news_to_its_sessions() {
+        let agent = |generation: i64, ready: i32| -> Guarded<Agent> {
+            let mut agent = fixtures::agent();
+            agent.metadata.generation = Some(generation);
+            agent.status = Some(AgentStatus { warm_ready: ready, ..AgentStatus::default() });
+            DeserializeGuard(Ok(agent))
+        };
+        let sessions = store([DeserializeGuard(Ok::<AgentSession, _>(fixtures::session()))]);
+        let seen = [agent(1, 0), agent(1, 1), agent(2, 1), agent(2, 0)];
+        let told = by_agent(sessions.clone(), store([agent(1, 0)]), stream::iter(seen.clone().map(Ok)));
+        assert_eq!(told.count().await, 2);
+        let gone = by_agent(sessions, store([]), stream::iter(seen.map(Ok)));
+        assert_eq!(gone.count().await, 4, "one that is gone is always told");
+    }
+}

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -22,8 +22,14 @@ use crate::toolset::ToolSpec;
     namespaced,
     status = "AgentStatus",
     category = "longhand",
+    scale(
+        spec_replicas_path = ".spec.warm",
+        status_replicas_path = ".status.warmReady",
+        label_selector_path = ".status.selector"
+    ),
     printcolumn(name = "Model", type_ = "string", json_path = ".spec.model.id"),
     printcolumn(name = "Version", type_ = "integer", json_path = ".status.version"),
+    printcolumn(name = "Warm", type_ = "integer", json_path = ".status.warmReady"),
     printcolumn(name = "Ready", type_ = "string", json_path = ".status.conditions[?(@.type=='Ready')].status"),
     printcolumn(name = "Reason", type_ = "string", json_path = ".status.conditions[?(@.type=='Ready')].reason"),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
@@ -79,6 +85,10 @@ pub struct AgentSpec {
     /// The brain.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub harness: Option<HarnessSpec>,
+    /// How many harness pods are kept ready for sessions that have no vaults and no overrides of their own.
+    #[serde(default)]
+    #[schemars(range(min = 0, max = 100))]
+    pub warm: i32,
 }
 
 /// The outer loop is over names, since the cost of the loops multiplies.
@@ -205,7 +215,7 @@ pub struct CredentialRef {
 }
 
 /// The brain.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct HarnessSpec {
     /// Image of the harness; the built-in one if absent.
@@ -215,6 +225,25 @@ pub struct HarnessSpec {
     /// What the harness container needs and may use.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resources: Option<Resources>,
+    /// How many sessions one of the pods that `warm` keeps ready serves at once.
+    #[serde(default = "default_sessions_per_pod", skip_serializing_if = "is_default_sessions_per_pod")]
+    #[schemars(range(min = 1, max = 64))]
+    pub sessions_per_pod: i32,
+}
+
+impl Default for HarnessSpec {
+    fn default() -> Self {
+        Self { image: None, resources: None, sessions_per_pod: default_sessions_per_pod() }
+    }
+}
+
+const fn default_sessions_per_pod() -> i32 {
+    1
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it with a reference")]
+const fn is_default_sessions_per_pod(sessions: &i32) -> bool {
+    *sessions == default_sessions_per_pod()
 }
 
 /// What is known of an agent.
@@ -227,8 +256,71 @@ pub struct AgentStatus {
     /// Counts the changes of the spec, from 1. Each is kept as a ControllerRevision.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub version: Option<i64>,
-    /// `Ready`.
+    /// How many of `warmPods` have room for another session.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub warm_ready: i32,
+    /// Selects the pods of `warmPods`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub selector: Option<String>,
+    /// The only pods that may take sessions of the agent that they were not made for.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 256))]
+    pub warm_pods: Vec<WarmPod>,
+    /// How many there have been.
+    #[serde(default, skip_serializing_if = "is_zero_64")]
+    pub warm_generation: i64,
+    /// Those that failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub warm_failures: Option<WarmFailures>,
+    /// `Ready`, and `WarmReady` if `spec.warm` was ever set.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "crate::conditions_schema")]
     pub conditions: Vec<Condition>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it with a reference")]
+const fn is_zero(count: &i32) -> bool {
+    *count == 0
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it with a reference")]
+const fn is_zero_64(count: &i64) -> bool {
+    *count == 0
+}
+
+/// A harness pod that belongs to no session.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct WarmPod {
+    /// Its name.
+    pub name: String,
+    /// Its UID.
+    pub uid: String,
+    /// What it does.
+    pub state: WarmState,
+    /// Since when.
+    pub since: Time,
+}
+
+/// What a harness pod does that belongs to no session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum WarmState {
+    /// It does not run yet.
+    Starting,
+    /// It waits for a session.
+    Parked,
+    /// It serves at least one.
+    Taken,
+    /// It gets no more sessions and goes when it serves none.
+    Retiring,
+}
+
+/// Harness pods that failed before one was ready.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct WarmFailures {
+    /// How many in a row.
+    pub count: i64,
+    /// When the last one was seen.
+    pub at: Time,
 }

@@ -232,9 +232,12 @@ pub struct HarnessStatus {
     /// The pod that there is, if any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pod_name: Option<String>,
-    /// Its UID: only this pod may claim the session.
+    /// Its UID: only this pod may claim the session, or any of the agent's `warmPods` if it is one.
     #[serde(default, rename = "podUID", skip_serializing_if = "Option::is_none")]
     pub pod_uid: Option<String>,
+    /// Whether it is one of the agent's `warmPods`.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub warm: bool,
     /// How many pods in a row failed before they did any work.
     #[serde(default)]
     pub failures: i64,

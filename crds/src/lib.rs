@@ -54,7 +54,7 @@ pub mod labels {
     pub const SESSION_UID: &str = "longhand.dev/session-uid";
     /// UID of the `Sandbox`.
     pub const SANDBOX_UID: &str = "longhand.dev/sandbox-uid";
-    /// UID of the `Agent` that a ControllerRevision is a version of.
+    /// UID of the `Agent` that a ControllerRevision is a version of, or that a harness pod without a session belongs to.
     pub const AGENT_UID: &str = "longhand.dev/agent-uid";
     /// The identifier by which the wire API knows the object, see [`crate::wire_id`].
     pub const ID: &str = "longhand.dev/id";
@@ -72,6 +72,8 @@ pub mod annotations {
     /// Where the log of an `AgentSession` comes from: `import`, or `fork` and what of. The wire API makes such a log; it is
     /// never made empty.
     pub const LOG_FROM: &str = "longhand.dev/log-from";
+    /// Of what a harness pod without a session was made: one of another digest is not what its agent needs.
+    pub const POD_DIGEST: &str = "longhand.dev/pod-digest";
 }
 
 /// An object of the same namespace, by name.

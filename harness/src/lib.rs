@@ -9,5 +9,5 @@ pub mod core;
 pub mod model;
 pub mod shell;
 
-pub use config::Config;
-pub use shell::{Exit, Harness};
+pub use config::{Config, ParkedConfig};
+pub use shell::{Exit, Harness, Parked};

@@ -32,6 +32,10 @@ pub enum Happened {
     SandboxReclaimed,
     /// A session, or its namespace, is nearly full, or is.
     LimitNear,
+    /// A harness pod that belongs to no session ended although nobody told it to.
+    WarmHarnessLost,
+    /// Harness pods that shall be ready cannot be had.
+    WarmBlocked,
 }
 
 impl Happened {
@@ -43,6 +47,8 @@ impl Happened {
             Self::SandboxLost => (EventType::Warning, "SandboxLost", "ReplacePod"),
             Self::SandboxReclaimed => (EventType::Normal, "SandboxReclaimed", "DeleteSandbox"),
             Self::LimitNear => (EventType::Warning, "LimitNear", "Watch"),
+            Self::WarmHarnessLost => (EventType::Warning, "WarmHarnessLost", "ReplacePod"),
+            Self::WarmBlocked => (EventType::Warning, "WarmBlocked", "CreatePod"),
         }
     }
 }

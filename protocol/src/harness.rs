@@ -11,8 +11,8 @@ use serde_json::Value;
 
 use crate::event::{NewEvent, Record};
 use crate::id::{EventId, SessionId};
-use crate::wire::Money;
 pub use crate::model::{FallbackModel, ModelApi, Thinking};
+use crate::wire::Money;
 pub use crate::wire::agents::{Effort, McpServer, Speed, Tool};
 
 /// `POST claim`: take the session; from then on only the new epoch may append.
@@ -246,6 +246,32 @@ impl SandboxTool {
             Self::Write => "write",
         }
     }
+}
+
+/// `POST /harness/v1/parked`: a harness pod that belongs to no session waits for one of its agent.
+///
+/// The session that it is offered is claimed like any other. Several pods may be offered the same: the claim is refused to
+/// all but one, with 409, and the others ask again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ParkRequest {
+    /// How long the call is held open, in seconds (at most 30).
+    pub wait_seconds: u64,
+}
+
+/// The answer to a harness pod that waits for a session.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "offer", rename_all = "snake_case")]
+pub enum Offer {
+    /// Work is open in this session: claim it.
+    Session {
+        /// The session.
+        session: SessionId,
+    },
+    /// There is none so far: ask again.
+    Nothing,
+    /// The pod gets no more sessions: end when those are served that it has.
+    Retire,
 }
 
 /// `POST lease`: the harness lives. 412 when another epoch has claimed the session.

@@ -3,12 +3,13 @@
 use std::time::{Duration, Instant};
 
 use futures::StreamExt as _;
+use longhand_crds::Agent;
 use longhand_protocol::SessionId;
 use longhand_protocol::client::sse::{StreamItem, StreamOptions};
 use longhand_protocol::event::{EventBody, Preview};
 
 use super::{Figure, Goal, Report, Samples};
-use crate::cluster::{Fixture, SessionOptions, TestNamespace, TestResult, session_manifest};
+use crate::cluster::{Fixture, SessionOptions, TestNamespace, TestResult, session_manifest, wait_for};
 
 const SESSIONS: usize = 30;
 const DEADLINE: Duration = Duration::from_secs(120);
@@ -27,7 +28,8 @@ const METHOD: &str = "30 sessions each, decoupled and coupled in turn, one at a 
     answer to `POST events` to the first `event_delta` at an SSE client; no harness is running before, and the scripted model \
     answers without delay. Decoupled: the built-in harness. Coupled: the same harness binary in one image with the sandbox's \
     tools, which clones a repository of 50 MB (from a bare repository in the image, which is kind to it: no network) before \
-    the harness starts. Both images are on the node.";
+    the harness starts. Both images are on the node. A ready harness: the same sessions, then, of an agent that keeps two pods ready, \
+    which serve up to 16 sessions each.";
 
 /// Runs it in `namespace`.
 ///
@@ -41,6 +43,11 @@ pub async fn run(namespace: &TestNamespace) -> TestResult<Report> {
         namespace.name
     );
     namespace.apply(&coupled).await?;
+    let ready = format!(
+        "apiVersion: longhand.dev/v1alpha1\nkind: Agent\nmetadata: {{name: ready}}\nspec:\n  model: {{id: scripted-1, baseURL: 'http://scripted-model.{}.svc', credential: {{vault: model, name: api-key}}}}\n  system: You are a test.\n  tools: [{{type: agent_toolset_20260401}}]\n  warm: 2\n  harness: {{sessionsPerPod: 16}}\n",
+        namespace.name
+    );
+    namespace.apply(&ready).await?;
     // One of each is not counted: it fills the caches of the node.
     first_token(&fixture, "warm-up-decoupled", "agent", "hello").await?;
     first_token(&fixture, "warm-up-coupled", "coupled", "hello").await?;
@@ -56,9 +63,22 @@ pub async fn run(namespace: &TestNamespace) -> TestResult<Report> {
             "time to first token, ms"
         );
     }
+    wait_for(namespace.api::<Agent>(), "ready", "status.warmReady is 2", DEADLINE, |agent| {
+        (agent?.status.as_ref()?.warm_ready == 2).then_some(())
+    })
+    .await?;
+    first_token(&fixture, "warm-up-ready", "ready", "hello").await?;
+    let mut at_once = Samples::default();
+    for number in 0..SESSIONS {
+        let text = if number % 3 == 0 { "use a tool" } else { "just answer" };
+        at_once.ours.push(first_token(&fixture, &format!("ready-{number}"), "ready", text).await?);
+        tracing::info!(number, ready = at_once.ours[number], "time to first token, ms");
+    }
     let results = vec![
         Figure::percentile("time to first token, p50", "ms", &samples, 50.0, Goal::None),
         Figure::percentile("time to first token, p95", "ms", &samples, 95.0, Goal::None),
+        Figure::percentile("time to first token of a ready harness, p50", "ms", &at_once, 50.0, Goal::Below(15.0)),
+        Figure::percentile("time to first token of a ready harness, p95", "ms", &at_once, 95.0, Goal::Below(40.0)),
     ];
     Ok(Report { date: jiff::Timestamp::now().to_string(), method: METHOD.to_owned(), results })
 }

@@ -10,4 +10,5 @@ mod models;
 mod quickstart;
 mod sdks;
 mod secrets;
+mod warm;
 mod without_tools;

@@ -4,6 +4,7 @@ mod deltas;
 mod effects;
 mod inbox;
 mod lease;
+mod parked;
 mod service;
 
 use std::time::Duration;
@@ -13,6 +14,7 @@ use longhand_protocol::harness::ClaimResponse;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+pub use self::parked::Parked;
 use self::service::{End, PATIENCE, Service};
 use crate::config::{Config, ConfigError};
 use crate::core::{Effect, Input, Next, State, Transcript, step};
@@ -45,6 +47,15 @@ pub struct Harness {
     models: Models,
 }
 
+/// What a brain does when its session has nothing left to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Rest {
+    /// It waits for as long as the session's grace.
+    Wait,
+    /// It forgets the session.
+    Leave,
+}
+
 /// How the time between a claim and its end ended.
 enum Turn {
     /// Nothing is left to do.
@@ -64,11 +75,7 @@ impl Harness {
     /// When a URL cannot be used.
     pub fn new(config: &Config) -> Result<Self, ConfigError> {
         let token = TokenSource::file(&config.token_file);
-        let log = match &config.log_ca {
-            Some(authorities) => Server::new(&config.log_url).trusting(authorities.as_str()),
-            None => Server::new(&config.log_url),
-        };
-        let wrong = |variable| move |source: client::Error| ConfigError::Url { variable, source };
+        let log = server(&config.log_url, config.log_ca.as_deref());
         Ok(Self {
             client: HarnessClient::new(log, config.session.clone(), token.clone()).map_err(wrong("LOG_URL"))?,
             models: Models::new(&config.model_base_url, token).map_err(wrong("MODEL_BASE_URL"))?,
@@ -77,6 +84,10 @@ impl Harness {
 
     /// Serves the session until there is nothing to do for as long as the session's grace, or `shutdown`.
     pub async fn run(&self, shutdown: &CancellationToken) -> Exit {
+        self.serve_all(shutdown, Rest::Wait).await
+    }
+
+    async fn serve_all(&self, shutdown: &CancellationToken, rest: Rest) -> Exit {
         let mut log = Transcript::default();
         loop {
             let claim = match self.claim(shutdown).await {
@@ -85,6 +96,7 @@ impl Harness {
             };
             let grace = Duration::from_secs(claim.session.harness_idle_seconds);
             log = match self.serve(claim, log, shutdown).await {
+                Turn::Idle(_) if rest == Rest::Leave => return Exit::Done("the session rests".to_owned()),
                 Turn::Idle(log) => match self.wait_for_work(grace, shutdown).await {
                     Some(exit) => return exit,
                     None => log,
@@ -173,6 +185,17 @@ impl Harness {
             }
         }
     }
+}
+
+fn server(url: &str, authorities: Option<&str>) -> Server {
+    match authorities {
+        Some(authorities) => Server::new(url).trusting(authorities),
+        None => Server::new(url),
+    }
+}
+
+fn wrong(variable: &'static str) -> impl Fn(client::Error) -> ConfigError {
+    move |source| ConfigError::Url { variable, source }
 }
 
 async fn stopped(shutdown: &CancellationToken) {

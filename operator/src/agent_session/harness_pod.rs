@@ -11,7 +11,8 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::{Resource as _, ResourceExt as _};
 use longhand_crds::vault::CredentialSpec;
-use longhand_crds::{AgentSession, labels, session_id};
+use longhand_crds::{AgentSession, annotations, labels, session_id};
+use sha2::{Digest as _, Sha256};
 
 use super::observe::References;
 use super::proxy_config::{self, CREDENTIALS, MODEL_PREFIX};
@@ -20,7 +21,7 @@ use crate::context::Context;
 use crate::hardening::{self, env, mount};
 
 /// Name of the main container.
-pub(super) const HARNESS: &str = "harness";
+pub(crate) const HARNESS: &str = "harness";
 /// Name of the sidecar.
 const PROXY: &str = "credential-proxy";
 /// Where the proxy answers probes, and the operator.
@@ -41,56 +42,97 @@ const NAME_PART: usize = 40;
 
 /// The name of a session's pod of this generation.
 pub(super) fn name(session: &str, uid: &str, generation: i64) -> String {
-    let part: String = session.chars().take(NAME_PART).collect();
+    named(session, "harness", uid, generation)
+}
+
+fn named(owner: &str, what: &str, uid: &str, generation: i64) -> String {
+    let part: String = owner.chars().take(NAME_PART).collect();
     let part = part.trim_end_matches(|last: char| !last.is_ascii_alphanumeric());
     let uid: String = uid.chars().filter(char::is_ascii_hexdigit).take(6).collect();
-    format!("{part}-harness-{uid}-{generation}")
+    format!("{part}-{what}-{uid}-{generation}")
 }
 
 /// The generation in a pod's name.
-pub(super) fn generation(name: &str) -> Option<i64> {
+pub(crate) fn generation(name: &str) -> Option<i64> {
     name.rsplit_once('-').and_then(|(_, generation)| generation.parse().ok())
+}
+
+/// The name of the pod with this number that an agent keeps ready.
+pub(crate) fn warm_name(agent: &str, uid: &str, number: i64) -> String {
+    named(agent, "warm", uid, number)
 }
 
 /// The pod of this name for `session`.
 pub(super) fn build(context: &Context, session: &AgentSession, references: &References, name: &str) -> Pod {
-    let uid = session.uid().unwrap_or_default();
-    let labels = BTreeMap::from(
-        [(labels::MANAGED_BY, labels::LONGHAND), (labels::ROLE, labels::HARNESS), (labels::SESSION_UID, uid.as_str())]
-            .map(|(key, value)| (key.to_owned(), value.to_owned())),
-    );
-    Pod {
-        metadata: ObjectMeta {
-            name: Some(name.to_owned()),
-            namespace: session.namespace(),
-            labels: Some(labels),
-            owner_references: session.controller_owner_ref(&()).map(|owner| vec![owner]),
-            ..ObjectMeta::default()
-        },
-        spec: Some(PodSpec {
-            service_account_name: Some("default".to_owned()),
-            automount_service_account_token: Some(false),
-            enable_service_links: Some(false),
-            restart_policy: Some("OnFailure".to_owned()),
-            security_context: Some(hardening::pod(USER)),
-            termination_grace_period_seconds: Some(10),
-            init_containers: Some(vec![proxy(context, references)]),
-            containers: vec![harness(context, session, references)],
-            volumes: Some(volumes(references)),
-            ..PodSpec::default()
-        }),
-        status: None,
+    let metadata = ObjectMeta {
+        name: Some(name.to_owned()),
+        namespace: session.namespace(),
+        labels: Some(labels(labels::SESSION_UID, session.uid())),
+        owner_references: session.controller_owner_ref(&()).map(|owner| vec![owner]),
+        ..ObjectMeta::default()
+    };
+    let own = env("SESSION_ID", session_id(&session.metadata));
+    Pod { metadata, spec: Some(spec(context, references, own)), status: None }
+}
+
+/// The pod of this name for no session yet. It is like one that is made for a session of the agent.
+pub(crate) fn build_warm(context: &Context, references: &References, name: &str) -> Pod {
+    let agent = &references.agent;
+    let sessions = agent.spec.harness.as_ref().map_or(1, |harness| harness.sessions_per_pod);
+    let spec = spec(context, references, env("SESSIONS_PER_POD", sessions.to_string()));
+    let metadata = ObjectMeta {
+        name: Some(name.to_owned()),
+        namespace: agent.namespace(),
+        labels: Some(labels(labels::AGENT_UID, agent.uid())),
+        annotations: Some(BTreeMap::from([(annotations::POD_DIGEST.to_owned(), digest_of(&spec))])),
+        owner_references: agent.controller_owner_ref(&()).map(|owner| vec![owner]),
+        ..ObjectMeta::default()
+    };
+    Pod { metadata, spec: Some(spec), status: None }
+}
+
+/// What a pod that [`build_warm`] gives is made of.
+pub(crate) fn digest(pod: &Pod) -> String {
+    pod.annotations().get(annotations::POD_DIGEST).cloned().unwrap_or_default()
+}
+
+fn digest_of(spec: &PodSpec) -> String {
+    let mut value = serde_json::to_value(spec).unwrap_or_default();
+    value.sort_all_objects();
+    Sha256::digest(value.to_string().as_bytes()).iter().take(16).map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn labels(key: &str, uid: Option<String>) -> BTreeMap<String, String> {
+    let uid = uid.unwrap_or_default();
+    [(labels::MANAGED_BY, labels::LONGHAND), (labels::ROLE, labels::HARNESS), (key, uid.as_str())]
+        .map(|(key, value)| (key.to_owned(), value.to_owned()))
+        .into()
+}
+
+/// The same but for `own`, the variable by which a harness knows whom it serves.
+fn spec(context: &Context, references: &References, own: EnvVar) -> PodSpec {
+    PodSpec {
+        service_account_name: Some("default".to_owned()),
+        automount_service_account_token: Some(false),
+        enable_service_links: Some(false),
+        restart_policy: Some("OnFailure".to_owned()),
+        security_context: Some(hardening::pod(USER)),
+        termination_grace_period_seconds: Some(10),
+        init_containers: Some(vec![proxy(context, references)]),
+        containers: vec![harness(context, own, references)],
+        volumes: Some(volumes(references)),
+        ..PodSpec::default()
     }
 }
 
-fn harness(context: &Context, session: &AgentSession, references: &References) -> Container {
+fn harness(context: &Context, own: EnvVar, references: &References) -> Container {
     let spec = references.agent.spec.harness.as_ref();
     let image = spec.and_then(|spec| spec.image.clone()).unwrap_or_else(|| context.images.harness.clone());
     Container {
         name: HARNESS.to_owned(),
         image: Some(image),
         image_pull_policy: Some(context.images.pull_policy.clone()),
-        env: Some(environment(context, session)),
+        env: Some(environment(context, own)),
         resources: Some(hardening::resources(
             spec.and_then(|spec| spec.resources.as_ref()),
             &[("cpu", "20m"), ("memory", "32Mi"), ("ephemeral-storage", "16Mi")],
@@ -103,9 +145,9 @@ fn harness(context: &Context, session: &AgentSession, references: &References) -
     }
 }
 
-fn environment(context: &Context, session: &AgentSession) -> Vec<EnvVar> {
+fn environment(context: &Context, own: EnvVar) -> Vec<EnvVar> {
     let mut variables = vec![
-        env("SESSION_ID", session_id(&session.metadata)),
+        own,
         env("LOG_URL", &context.session_url),
         env("SESSION_TOKEN_FILE", TOKEN_FILE),
         env("MODEL_BASE_URL", format!("http://127.0.0.1:8081{MODEL_PREFIX}")),
@@ -216,7 +258,7 @@ fn credential_volume(name: &str, credential: &CredentialSpec) -> Volume {
 mod tests {
     use rstest::rstest;
 
-    use super::{HARNESS, build, generation, name};
+    use super::{HARNESS, build, build_warm, digest, generation, name};
     use crate::agent::fallbacks::FallbackAccess;
     use crate::agent_session::observe::References;
     use crate::fixtures;
@@ -239,6 +281,39 @@ mod tests {
         let (context, _server) = context();
         let pod = build(&context, &fixtures::session(), &references(), "quickstart-harness-3e8f1a-1");
         insta::assert_yaml_snapshot!(pod);
+    }
+
+    #[tokio::test]
+    async fn a_pod_without_a_session_is_the_same_but_for_whom_it_serves() {
+        let (context, _server) = context();
+        let own = build(&context, &fixtures::session(), &references(), "x");
+        let warm = build_warm(&context, &references(), "coder-warm-3e8f1a-1");
+        insta::assert_yaml_snapshot!(warm.metadata);
+        let without = |pod: &super::Pod| {
+            let mut spec = pod.spec.clone().unwrap();
+            let env = spec.containers[0].env.as_mut().unwrap();
+            let own = env.remove(0);
+            (own.name, spec)
+        };
+        let (named, parked) = (without(&own), without(&warm));
+        assert_eq!((named.0.as_str(), parked.0.as_str()), ("SESSION_ID", "SESSIONS_PER_POD"));
+        assert_eq!(named.1, parked.1);
+    }
+
+    #[tokio::test]
+    async fn a_digest_changes_with_what_a_pod_is_made_of() {
+        let (context, _server) = context();
+        let of = |change: fn(&mut References)| {
+            let mut references = references();
+            change(&mut references);
+            digest(&build_warm(&context, &references, "x"))
+        };
+        let same = of(|_| {});
+        assert_eq!(same, of(|references| references.agent.spec.system = Some("Be kind.".to_owned())));
+        assert_eq!(same, of(|references| references.agent.spec.warm = 7));
+        assert_ne!(same, of(|references| references.base_url = "http://other.test".to_owned()));
+        assert_ne!(same, of(|references| references.credential.secret_ref.name = "other".to_owned()));
+        assert_ne!(same, of(|references| references.credential.allow.hosts.push("other.test".to_owned())));
     }
 
     #[tokio::test]

@@ -6,15 +6,17 @@ use std::time::Duration;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt as _;
+use longhand_crds::default_model::DefaultModel;
 use longhand_crds::vault::CredentialSpec;
-use longhand_crds::{Agent, AgentSession, labels, session_id};
+use longhand_crds::{Agent, AgentSession, Vault, labels, session_id};
 
 use super::Sessions;
 use super::harness_pod::{self, HARNESS};
 use super::proxy_health::Credentials;
+use super::warm::{self, Warm};
 use crate::agent::fallbacks::{self, FallbackAccess};
 use crate::agent::references::{self, Missing};
-use crate::context::lookup;
+use crate::context::{GuardedStore, lookup};
 use crate::error::Error;
 use crate::pods::{self, Pending, PodView, Stage, elapsed, is_controlled_by};
 
@@ -34,22 +36,45 @@ pub(super) struct Observed {
     pub(super) pods: Vec<HarnessPod>,
     /// What the proxy of a pod that does not start says.
     pub(super) credentials: Credentials,
+    /// The agent's pods that were not made for a session.
+    pub(super) warm: Warm,
+    /// That work was done since the status was written, as far as is known: the last time of it.
+    pub(super) worked: Option<u64>,
 }
 
 /// What a harness pod is made from.
 #[derive(Clone, Debug)]
-pub(super) struct References {
-    pub(super) agent: Agent,
-    pub(super) credential: CredentialSpec,
+pub(crate) struct References {
+    pub(crate) agent: Agent,
+    pub(crate) credential: CredentialSpec,
     /// The vault that holds it.
-    pub(super) vault: String,
+    pub(crate) vault: String,
     /// Where the model API is.
-    pub(super) base_url: String,
+    pub(crate) base_url: String,
     /// Models that are reached otherwise.
-    pub(super) fallbacks: Vec<FallbackAccess>,
+    pub(crate) fallbacks: Vec<FallbackAccess>,
 }
 
 impl References {
+    /// What an agent names, as far as it is in these vaults of its namespace.
+    ///
+    /// # Errors
+    /// [`Missing`], which names what is not there.
+    pub(crate) fn resolve(
+        agent: Agent,
+        default: Option<&DefaultModel>,
+        vaults: &GuardedStore<Vault>,
+    ) -> Result<Self, Missing> {
+        let namespace = agent.namespace().unwrap_or_default();
+        let vault = references::vault_of(&agent, default);
+        let vault = vault.and_then(|vault| lookup(vaults, &namespace, vault));
+        let (access, credential) = references::credential(&agent, vault.as_ref(), default)?;
+        let fallbacks = fallbacks::access(&agent, default, |vault| lookup(vaults, &namespace, vault))?;
+        let (credential, vault) = (credential.clone(), access.credential.vault.clone());
+        let base_url = access.base_url(&credential).to_owned();
+        Ok(Self { credential, vault, base_url, fallbacks, agent })
+    }
+
     /// Every credential with its vault, once.
     pub(super) fn credentials(&self) -> Vec<(&str, &CredentialSpec)> {
         let mut all = vec![(self.vault.as_str(), &self.credential)];
@@ -66,7 +91,7 @@ impl References {
 #[cfg(test)]
 impl References {
     /// What the fixtures resolve to.
-    pub(super) fn fixture() -> Self {
+    pub(crate) fn fixture() -> Self {
         Self {
             agent: crate::fixtures::agent(),
             credential: crate::fixtures::vault().spec.credentials.remove(0),
@@ -121,30 +146,22 @@ pub(super) async fn observe(
     let missing_templates = missing_templates(&session, sessions, &namespace);
     let pods = pods(&session, sessions, &namespace, &uid).await?;
     let references = references(&session, sessions, &namespace);
+    let warm = warm::observe(&session, references.as_ref().ok(), sessions).await?;
     let credentials = match waiting_proxy(&pods, now) {
         Some(address) => sessions.proxies.credentials(address).await,
         None => Credentials::Unknown,
     };
-    let wake_since = sessions.wakes.open_since(&session_id(&session.metadata));
-    Ok(Observed { session, references, missing_templates, wake_since, pods, credentials })
+    let id = session_id(&session.metadata);
+    let (wake_since, worked) = (sessions.wakes.open_since(&id), sessions.wakes.worked(&id));
+    Ok(Observed { session, references, missing_templates, wake_since, pods, credentials, warm, worked })
 }
 
 fn references(session: &AgentSession, sessions: &Sessions, namespace: &str) -> Result<References, Unresolved> {
     let name = &session.spec.agent_ref.name;
     let agent = lookup(&sessions.agents, namespace, name).ok_or_else(|| Unresolved::Agent(name.clone()))?;
     let default = sessions.context.default_model.as_ref();
-    let vault = references::vault_of(&agent, default);
-    let vault = vault.and_then(|vault| lookup(&sessions.vaults, namespace, vault));
-    let unresolved = |missing| Unresolved::Reference { agent: name.clone(), missing };
-    let (access, credential) = references::credential(&agent, vault.as_ref(), default).map_err(unresolved)?;
-    let fallbacks = fallbacks::access(&agent, default, |vault| lookup(&sessions.vaults, namespace, vault));
-    Ok(References {
-        credential: credential.clone(),
-        vault: access.credential.vault.clone(),
-        base_url: access.base_url(credential).to_owned(),
-        fallbacks: fallbacks.map_err(unresolved)?,
-        agent: agent.clone(),
-    })
+    References::resolve(agent, default, &sessions.vaults)
+        .map_err(|missing| Unresolved::Reference { agent: name.clone(), missing })
 }
 
 fn missing_templates(session: &AgentSession, sessions: &Sessions, namespace: &str) -> Vec<String> {
@@ -168,7 +185,7 @@ async fn pods(
             && is_controlled_by(pod, uid)
     };
     let mut pods: Vec<HarnessPod> = sessions.pods.state_filter(ours).iter().map(|pod| HarnessPod::of(pod)).collect();
-    let named = session.status.as_ref().and_then(|status| status.harness.as_ref());
+    let named = session.status.as_ref().and_then(|status| status.harness.as_ref()).filter(|named| !named.warm);
     if let Some((name, pod_uid)) = named.and_then(|named| named.pod_name.as_ref().zip(named.pod_uid.as_ref()))
         && pods.iter().all(|seen| &seen.pod.uid != pod_uid)
     {

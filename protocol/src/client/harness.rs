@@ -9,7 +9,7 @@ use super::{Backoff, Result, Server, TokenSource};
 use crate::event::Record;
 use crate::harness::{
     AppendRequest, AppendResponse, ClaimRequest, ClaimResponse, DeltasRequest, EventsPage, ExecuteRequest,
-    ExecuteResponse, IdleRequest, Inbox, LeaseRequest, PromoteRequest,
+    ExecuteResponse, IdleRequest, Inbox, LeaseRequest, Offer, ParkRequest, PromoteRequest,
 };
 use crate::id::SessionId;
 
@@ -21,6 +21,38 @@ const EXECUTE_POLL: Duration = Duration::from_secs(90);
 const NEWEST_PAGES: usize = 8;
 /// A late preview helps nobody.
 const DELTAS_DEADLINE: Duration = Duration::from_secs(2);
+
+/// The harness API of a pod that belongs to no session.
+#[derive(Clone, Debug)]
+pub struct ParkedClient {
+    transport: Transport,
+}
+
+impl ParkedClient {
+    /// A client of the service at `server`.
+    ///
+    /// # Errors
+    /// When the URL or the authorities of `server` cannot be used.
+    pub fn new(server: impl Into<Server>, token: TokenSource) -> Result<Self> {
+        Ok(Self { transport: Transport::new(server, token)? })
+    }
+
+    /// Waits up to `wait` (at most 30 s) for a session.
+    ///
+    /// # Errors
+    /// 403 when the pod is not known as one that waits for sessions.
+    pub async fn park(&self, wait: Duration) -> Result<Offer> {
+        let path = ["harness", "v1", "parked"];
+        let request = ParkRequest { wait_seconds: wait.as_secs().min(30) };
+        self.transport.send_json(Call::post(&path).deadline(wait + DEADLINE), &request).await
+    }
+
+    /// The API of a session, over the same connections.
+    #[must_use]
+    pub fn session(&self, session: SessionId) -> HarnessClient {
+        HarnessClient { transport: self.transport.clone(), session }
+    }
+}
 
 /// The harness API of one session.
 #[derive(Clone, Debug)]

@@ -14,4 +14,5 @@ mod sessions;
 mod stream;
 mod transfers;
 mod vaults;
+mod warm;
 mod work;

@@ -54,6 +54,7 @@ pub(super) fn created(body: CreateAgent) -> Result<AgentSpec> {
         metadata: metadata.unwrap_or_default(),
         context: None,
         harness: None,
+        warm: 0,
     };
     check(&spec)?;
     Ok(spec)

@@ -11,6 +11,7 @@ pub mod fields;
 pub mod harness;
 pub mod id;
 pub mod internal;
+mod sandbox_tools;
 mod schema;
 pub mod secret;
 pub mod wire;

@@ -3,4 +3,5 @@
 pub mod access;
 pub mod claim;
 pub mod log;
+pub mod mcp;
 pub mod tools;

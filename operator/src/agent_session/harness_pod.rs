@@ -106,9 +106,12 @@ fn harness(context: &Context, session: &AgentSession, references: &References) -
 }
 
 fn environment(context: &Context, session: &AgentSession) -> Vec<EnvVar> {
+    let id = session_id(&session.metadata);
+    let url = context.session_url.trim_end_matches('/');
     let mut variables = vec![
-        env("SESSION_ID", session_id(&session.metadata)),
+        env("SESSION_ID", id.clone()),
         env("LOG_URL", &context.session_url),
+        env("MCP_URL", format!("{url}/harness/v1/sessions/{id}/mcp")),
         env("SESSION_TOKEN_FILE", TOKEN_FILE),
         env("MODEL_BASE_URL", format!("http://127.0.0.1:8081{MODEL_PREFIX}")),
     ];

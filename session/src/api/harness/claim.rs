@@ -46,15 +46,12 @@ pub async fn claim(
     metrics::claim("granted");
     tracing::info!(epoch, harness = claimant.pod_name, "session claimed");
     let meta = state.meta;
-    Ok(Json(ClaimResponse {
-        epoch,
-        head: woken.seq,
-        lease_ttl_seconds: LEASE.as_secs(),
-        session: HarnessSession {
-            id: meta.id,
-            agent: meta.agent,
-            sandboxes: meta.sandboxes,
-            harness_idle_seconds: meta.harness_idle_seconds,
-        },
-    }))
+    let session = HarnessSession {
+        id: meta.id,
+        agent: meta.agent,
+        sandboxes: meta.sandboxes,
+        harness_idle_seconds: meta.harness_idle_seconds,
+    };
+    let tools = session.offered_tools();
+    Ok(Json(ClaimResponse { epoch, head: woken.seq, lease_ttl_seconds: LEASE.as_secs(), session, tools }))
 }

@@ -56,7 +56,18 @@ def in_order(lines: list[Line]) -> list[Line]:
 
 
 def essence(lines: list[Line]) -> list[Line]:
-    return in_order([line for line in lines if not line.startswith(REPEATED)])
+    """What was said and done; calls before their results, whether they ran at once or one by one."""
+    found: list[Line] = []
+    calls: list[Line] = []
+    for line in [*(line for line in lines if not line.startswith(REPEATED)), ""]:
+        if line.startswith("agent.tool_"):
+            calls.append(line)
+            continue
+        uses = [call for call in calls if call.startswith("agent.tool_use")]
+        results = sorted(call for call in calls if not call.startswith("agent.tool_use"))
+        found += [*uses, *results, line]
+        calls = []
+    return found[:-1]
 
 
 def same(found: list[Line], expected: list[Line], *, exact: bool) -> bool:

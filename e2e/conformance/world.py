@@ -45,14 +45,15 @@ def eventually(what: str, condition: Callable[[], object], seconds: float = SOON
 class World:
     """What all sessions share."""
 
-    def __init__(self, stack: Stack, programs: dict[str, str], harness: list[str], script: Path) -> None:
-        self.stack, self.programs, self.harness = stack, programs, harness
+    def __init__(self, stack: Stack, programs: dict[str, str], harness: list[str], script: str, *, essence: bool) -> None:
+        self.stack, self.programs, self.harness, self.essence = stack, programs, harness, essence
         self.api_objects = f"{GROUP}/namespaces/{NAMESPACE}"
         self.processes: list[subprocess.Popen[bytes]] = []
         self.model_key = stack.folder / "model-key"
         self.model_key.write_text("a key that no harness sees")
         self.model_port = free_ports(1)[0]
-        self._model(script)
+        (stack.folder / "script.yaml").write_text(script)
+        self._model(stack.folder / "script.yaml")
         self._objects()
 
     def _model(self, script: Path) -> None:

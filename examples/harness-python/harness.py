@@ -295,15 +295,14 @@ def work_comes(seconds):
     return False
 
 
-def main():
+def main(log, turn):
     signal.signal(signal.SIGTERM, lambda *_: leave(0, "asked to stop"))
-    log = Log()
     while True:
         claim = call("claim", {})
-        Turn(claim, log).serve()
+        turn(claim, log).serve()
         if not work_comes(claim["session"]["harness_idle_seconds"]):
             leave(0, "nothing is left to do")
 
 
 if __name__ == "__main__":
-    main()
+    main(Log(), Turn)

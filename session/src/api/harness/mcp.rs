@@ -2,7 +2,8 @@
 //!
 //! Every request stands for itself: there are no MCP sessions, so that any replica answers any of them. A `tools/call`
 //! becomes an `agent.tool_use` of the epoch that the calling pod owns, and then runs as every other call does: its result
-//! is in the log also when nobody waits for it any more. A repeated `tools/call` is another call.
+//! is in the log also when nobody waits for it any more. A repeated `tools/call` is another call, unless it says by an
+//! identifier of its own that it is the same ([`TOOL_USE_ID`]).
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -34,6 +35,8 @@ use crate::execute::ExecuteError;
 
 /// The tool that says which sandbox another tool is for.
 const EXECUTE: &str = "execute";
+/// In `_meta` of a `tools/call`: the identifier that its `agent.tool_use` shall have. The same identifier is the same call.
+const TOOL_USE_ID: &str = "longhand.dev/tool-use-id";
 /// The most bytes of a request.
 const MAX_BODY: usize = 4 * 1024 * 1024;
 /// The log may grow under an append so many times in a row.
@@ -73,6 +76,7 @@ struct Hands {
 
 /// What a caller wants to run.
 struct Wanted {
+    id: EventId,
     tool: String,
     input: Value,
     sandbox: Option<String>,
@@ -90,11 +94,11 @@ impl Hands {
     }
 
     /// What is called, or what the model is told why it is not.
-    fn wanted(&self, name: &str, arguments: JsonObject) -> std::result::Result<Wanted, String> {
+    fn wanted(&self, id: EventId, name: &str, arguments: JsonObject) -> std::result::Result<Wanted, String> {
         let wanted = if name == EXECUTE {
-            execute_arguments(arguments)?
+            execute_arguments(id, arguments)?
         } else {
-            Wanted { tool: name.to_owned(), input: Value::Object(arguments), sandbox: None }
+            Wanted { id, tool: name.to_owned(), input: Value::Object(arguments), sandbox: None }
         };
         let named = |tools: Vec<SandboxTool>| tools.iter().any(|tool| tool.name() == wanted.tool);
         if let Some(sandbox) = &wanted.sandbox
@@ -132,13 +136,9 @@ impl Hands {
     }
 
     async fn intend(&self, wanted: Wanted) -> std::result::Result<EventId, ErrorData> {
-        let Wanted { tool, input, sandbox } = wanted;
-        let event = NewEvent::new(EventBody::AgentToolUse {
-            name: tool,
-            input,
-            evaluated_permission: Permission::Allow,
-            sandbox,
-        });
+        let Wanted { id, tool, input, sandbox } = wanted;
+        let body = EventBody::AgentToolUse { name: tool, input, evaluated_permission: Permission::Allow, sandbox };
+        let event = NewEvent { id, body };
         let mut head = self.app.store.state(&self.meta.id).await.map_err(refused)?.head;
         for _ in 0..APPENDS {
             match self.app.store.append(&self.meta.id, self.epoch, head, vec![event.clone()]).await {
@@ -174,9 +174,14 @@ impl ServerHandler for Hands {
     async fn call_tool(
         &self,
         request: CallToolRequestParams,
-        _: RequestContext<RoleServer>,
+        context: RequestContext<RoleServer>,
     ) -> std::result::Result<CallToolResponse, ErrorData> {
-        let result = match self.wanted(&request.name, request.arguments.unwrap_or_default()) {
+        let id = match context.meta.get(TOOL_USE_ID) {
+            None => EventId::generate(),
+            Some(id) => serde_json::from_value(id.clone())
+                .map_err(|error| ErrorData::invalid_params(format!("`_meta.{TOOL_USE_ID}`: {error}"), None))?,
+        };
+        let result = match self.wanted(id, &request.name, request.arguments.unwrap_or_default()) {
             Ok(wanted) => answer(self.run(wanted).await?),
             Err(reason) => CallToolResult::error(vec![ContentBlock::text(reason)]),
         };
@@ -202,7 +207,7 @@ fn execute(tools: &[SandboxTool], sandboxes: &[String]) -> Tool {
     definition(EXECUTE, "Runs a tool in the sandbox that is named.", schema)
 }
 
-fn execute_arguments(mut arguments: JsonObject) -> std::result::Result<Wanted, String> {
+fn execute_arguments(id: EventId, mut arguments: JsonObject) -> std::result::Result<Wanted, String> {
     let tool = match arguments.remove("tool") {
         Some(Value::String(tool)) => tool,
         _ => return Err("`tool` must be the name of a tool.".to_owned()),
@@ -213,7 +218,7 @@ fn execute_arguments(mut arguments: JsonObject) -> std::result::Result<Wanted, S
         Some(_) => return Err("`sandbox` must be the name of a sandbox.".to_owned()),
     };
     match arguments.remove("input") {
-        Some(input @ Value::Object(_)) => Ok(Wanted { tool, input, sandbox }),
+        Some(input @ Value::Object(_)) => Ok(Wanted { id, tool, input, sandbox }),
         _ => Err("`input` must be an object.".to_owned()),
     }
 }

@@ -136,6 +136,30 @@ async fn a_call_is_on_record_before_it_runs_and_so_is_its_result(#[case] tool: &
     assert_eq!(result["tool_use_id"], json!(intent.event.id));
 }
 
+/// Also by another replica, after the first has died in the middle.
+#[tokio::test]
+async fn a_call_that_names_itself_runs_once() {
+    let world = World::new();
+    let id = session(&world, &["default"]).await;
+    let hands = with_hands(&world).await;
+    let body = |name: &str| {
+        json!({"jsonrpc": "2.0", "id": 7, "method": "tools/call", "params": {"name": "bash",
+        "arguments": {"command": "echo run >> runs"}, "_meta": {"longhand.dev/tool-use-id": name}}})
+        .to_string()
+    };
+    for replica in [&world, &world.replica(), &world] {
+        let (_, answer) = rpc(replica, &id, "pod-1", &body("sevt_1")).await;
+        assert_eq!(answer["result"]["isError"], false, "{answer}");
+    }
+    assert_eq!(hands.runs(), 1);
+    rpc(&world, &id, "pod-1", &body("sevt_2")).await;
+    assert_eq!(hands.runs(), 2);
+    let (_, answer) = rpc(&world, &id, "pod-1", &body("toolu_1")).await;
+    assert!(answer["error"]["message"].as_str().unwrap().contains("longhand.dev/tool-use-id"), "{answer}");
+    let kinds = world.kinds(&id).await;
+    assert_eq!(kinds.iter().filter(|kind| *kind == "agent.tool_use").count(), 2);
+}
+
 #[tokio::test]
 async fn parallel_calls_all_run() {
     let world = World::new();

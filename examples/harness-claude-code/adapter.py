@@ -19,6 +19,7 @@ CONVERSATION = str(uuid.uuid5(uuid.NAMESPACE_URL, os.environ["SESSION_ID"]))
 HOME = Path(tempfile.gettempdir()).resolve() / "claude-code"
 TRANSCRIPT = HOME / ".claude" / "projects" / re.sub("[^a-zA-Z0-9]", "-", str(HOME)) / f"{CONVERSATION}.jsonl"
 SERVER, KIND, GO_ON = "longhand", "x.harness.transcript", "Go on where you were interrupted."
+QUIET = {"CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1", "DISABLE_AUTOUPDATER": "1", "MCP_TOOL_TIMEOUT": "3600000"}
 CHUNK, KEEP_ALIVE_SECONDS, PATIENCE_SECONDS = 80_000, 10, 600
 
 
@@ -41,8 +42,10 @@ class Mirror(Log):
 
     def take(self, body):
         super().take(body)
+        if self.given and body["type"] in ("user.message", "user.interrupt"):
+            self.asked, self.given = [], False  # It is in the transcript, and is not asked again.
         if body["type"] == "user.message":
-            self.asked.append("\n".join(block.get("text", f"({block['type']} left out)") for block in body["content"]))
+            self.asked += body["content"]
         elif body["type"] == "agent.tool_use":
             self.intended.add(body["id"])
         elif body["type"] == KIND:
@@ -62,10 +65,9 @@ class Mirror(Log):
 
     def has_answered(self):
         """Whether the last word of the transcript is the agent's, and ends its turn."""
-        spoken = [line for line in self.lines if line["type"] in ("assistant", "user")]
-        last = [line for line in spoken if line["type"] == "assistant"][-1:]
-        return self.given and any(line["message"].get("stop_reason") not in (None, "tool_use", "pause_turn") for line in last) and not any(
-            line["parentUuid"] == last[0]["uuid"] for line in spoken)
+        last = [line for line in self.lines if line["type"] in ("assistant", "user")][-1:]
+        ended = any(line["message"].get("stop_reason") not in (None, "tool_use", "pause_turn") and blocks(line, "text") for line in last)
+        return self.given and last[0]["type"] == "assistant" and ended
 
     def wants_model(self):
         return bool(self.asked) and not self.interrupted and not self.gave_up
@@ -138,7 +140,7 @@ class ClaudeTurn(Turn):
 
     def __init__(self, claim, log):
         super().__init__(claim, log)
-        self.changed, self.process, self.current = threading.Condition(), None, None
+        self.changed, self.process, self.current, self.stopped = threading.Condition(), None, None, None
 
     def insist(self, events):
         """Appends, whatever else is appended meanwhile; all events have identifiers of their own."""
@@ -148,23 +150,28 @@ class ClaudeTurn(Turn):
             except Moved:
                 self.read()
 
-    def mirror(self, run):
+    def mirror(self, run, *, ended=False):
         """Puts what is new in the transcript on record, with what the agent says in it, unless the run is over."""
         with self.changed:
             if run is self.current:
-                self.mirror_new()
+                self.mirror_new(ended)
                 self.changed.notify_all()
 
-    def mirror_new(self):
+    def mirror_new(self, ended):
         text = TRANSCRIPT.read_text() if TRANSCRIPT.exists() else ""
         new = text[len(self.log.text) : text.rfind("\n") + 1]
+        lines = [json.loads(line) for line in new.split("\n") if line]
+        known = {line.get("uuid") for line in [*self.log.lines, *lines]} | {None}
+        # Lines are not written in their order: half of them would be no conversation.
+        if not ended and (any(line.get("parentUuid") not in known for line in lines) or not any("message" in line for line in lines)):
+            return
         while new:
             cut = new.rfind("\n", 0, CHUNK) + 1 or new.find("\n") + 1
             part, new = new[:cut], new[cut:]
             events = [event(KIND, text=part)]
             for line in map(json.loads, filter(None, part.split("\n"))):
                 said = [{"type": "text", "text": block["text"]} for block in blocks(line, "text") if block["text"]]
-                if line["type"] == "assistant" and said and not line.get("isApiErrorMessage"):
+                if line["type"] == "assistant" and said and line["message"].get("model") != "<synthetic>":
                     events.append({"id": "sevt_" + uuid.UUID(line["uuid"]).hex, "type": "agent.message", "content": said})
             self.insist(events)
 
@@ -203,7 +210,7 @@ class ClaudeTurn(Turn):
                 made = {"parentUuid": line["uuid"], "type": "user", "message": {"role": "user", "content": [said]}, "uuid": str(uuid.uuid4()),
                         "timestamp": time.strftime("%Y-%m-%dT%H:%M:%S.000Z", time.gmtime()), "sourceToolAssistantUUID": line["uuid"]}
                 file.write(json.dumps(kept | made) + "\n")
-        self.mirror(run)
+        self.mirror(run, ended=True)
 
     def request(self, wake, running):
         self.change("append", events=[*running, event("span.model_request_start")])
@@ -211,10 +218,11 @@ class ClaudeTurn(Turn):
         outcome = self.unless_interrupted(wake, lambda: self.run(run))
         if outcome is not None:
             return self.insist(outcome)
+        self.stopped = run
         if self.process:
             self.process.kill()
             self.process.wait()
-        self.mirror(run)
+        self.mirror(run, ended=True)
         self.current = None
 
     def run(self, run):
@@ -225,7 +233,7 @@ class ClaudeTurn(Turn):
             return [self.span_end(is_error=False)]
         relay = Relay(lambda body: self.call_tool(body, run))
         try:
-            return self.converse(run, GO_ON if given else "\n".join(self.log.asked), relay.server_address[1])
+            return self.converse(run, [] if given else self.log.asked, relay.server_address[1])
         finally:
             relay.shutdown()
             relay.server_close()
@@ -235,14 +243,17 @@ class ClaudeTurn(Turn):
         servers.write_text(json.dumps({"mcpServers": {SERVER: {"type": "http", "url": f"http://127.0.0.1:{port}/mcp"}}}))
         known = "--resume" if self.log.lines else "--session-id"
         command = [
-            CLAUDE, "-p", "--bare", "--output-format", "stream-json", "--verbose", "--tools", "", "--strict-mcp-config", "--mcp-config",
+            CLAUDE, "-p", "--bare", "--input-format", "stream-json", "--output-format", "stream-json", "--verbose", "--tools", "", "--strict-mcp-config", "--mcp-config",
             str(servers), "--allowedTools", f"mcp__{SERVER}", "--model", self.agent["model"]["id"], known, CONVERSATION,
             "--settings", json.dumps({"apiKeyHelper": f"cat '{os.environ['SESSION_TOKEN_FILE']}'"}),
             *(["--system-prompt", self.agent["system"]] if self.agent.get("system") else []),
         ]  # fmt: skip
-        quiet = {"CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1", "DISABLE_AUTOUPDATER": "1", "MCP_TOOL_TIMEOUT": "3600000"}
-        environment = {**os.environ, **quiet, "HOME": str(HOME), "ANTHROPIC_BASE_URL": os.environ["MODEL_BASE_URL"]}
+        environment = {**os.environ, **QUIET, "HOME": str(HOME), "ANTHROPIC_BASE_URL": os.environ["MODEL_BASE_URL"]}
+        if not prompt:
+            environment |= {"CLAUDE_CODE_RESUME_INTERRUPTED_TURN": "1", "CLAUDE_CODE_RESUME_PROMPT": GO_ON}
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=HOME, env=environment)
+        if self.stopped is run:  # An interrupt came before there was anything to end.
+            self.process.kill()
         result = {}
 
         def listen():
@@ -252,12 +263,13 @@ class ClaudeTurn(Turn):
 
         listener = threading.Thread(target=listen, daemon=True)
         listener.start()
-        self.process.stdin.write(prompt)
+        if prompt:
+            json.dump({"type": "user", "message": {"role": "user", "content": prompt}}, self.process.stdin)
         self.process.stdin.close()
         while self.process.poll() is None:
             self.mirror(run)
             time.sleep(0.02)
-        self.mirror(run)
+        self.mirror(run, ended=True)
         listener.join(5)
         if result.get("subtype") == "success" and not result.get("is_error"):
             return [self.span_end(is_error=False, usage=result.get("usage"))]

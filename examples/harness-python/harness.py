@@ -297,6 +297,7 @@ def work_comes(seconds):
 
 def main(log, turn):
     signal.signal(signal.SIGTERM, lambda *_: leave(0, "asked to stop"))
+    threading.excepthook = lambda failed: leave(1, f"{failed.exc_type.__name__}: {failed.exc_value}")
     while True:
         claim = call("claim", {})
         turn(claim, log).serve()

@@ -142,7 +142,8 @@ impl Hands {
         let mut head = self.app.store.state(&self.meta.id).await.map_err(refused)?.head;
         for _ in 0..APPENDS {
             match self.app.store.append(&self.meta.id, self.epoch, head, vec![event.clone()]).await {
-                Ok(_) => return Ok(event.id),
+                // Or an earlier epoch has said it already, and its call is joined.
+                Ok(_) | Err(StoreError::Duplicate(_)) => return Ok(event.id),
                 Err(StoreError::HeadMoved { head: moved }) => head = moved,
                 Err(error) => return Err(refused(error)),
             }

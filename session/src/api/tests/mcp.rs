@@ -151,6 +151,10 @@ async fn a_call_that_names_itself_runs_once() {
         let (_, answer) = rpc(replica, &id, "pod-1", &body("sevt_1")).await;
         assert_eq!(answer["result"]["isError"], false, "{answer}");
     }
+    // Also when the harness was killed and has claimed again.
+    world.claim(&id, "pod-1").await;
+    let (_, answer) = rpc(&world, &id, "pod-1", &body("sevt_1")).await;
+    assert_eq!(answer["result"]["isError"], false, "{answer}");
     assert_eq!(hands.runs(), 1);
     rpc(&world, &id, "pod-1", &body("sevt_2")).await;
     assert_eq!(hands.runs(), 2);

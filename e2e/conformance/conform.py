@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "sdk"))
 from door import Door, Fault, Step, killed_at  # noqa: E402
 from local import Client, Stack, manifests  # noqa: E402
 from transcript import Line, public, same, shown  # noqa: E402
-from world import Failed, Session, World, end, eventually  # noqa: E402
+from world import Failed, Session, World, eventually  # noqa: E402
 
 AT_ONCE = 4
 # A client that stops the turn waits no longer than this; it has one core less than it would like.

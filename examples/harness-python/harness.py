@@ -156,8 +156,11 @@ class Turn:
                     call("lease", {"epoch": self.epoch})
 
     def read(self):
-        while (page := call(f"events?after={self.log.head}&limit=500"))["records"]:
+        behind = True
+        while behind:
+            page = call(f"events?after={self.log.head}&limit=500")
             self.take(page["records"])
+            behind = self.log.head < page["head"]
 
     def take(self, records):
         for record in records:

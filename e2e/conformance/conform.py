@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "sdk"))
 
 from door import Door, Fault, Step, killed_at  # noqa: E402
 from local import Client, Stack, manifests  # noqa: E402
-from transcript import Line, public, same, shown  # noqa: E402
+from transcript import Line, essence, public, same, shown  # noqa: E402
 from world import Failed, Session, World, eventually  # noqa: E402
 
 AT_ONCE = 4
@@ -75,6 +75,16 @@ def tools_in_parallel(session: Session) -> None:
     session.until_done()
     expect(session, COMMANDS)
     ran_once(session)
+
+
+def a_long_result(session: Session) -> None:
+    session.say("print much")
+    session.until_done()
+    result = session.until("agent.tool_result")["content"][0]["text"]
+    if len(result) < 20_000 or set(result[:20_000]) != {'"'}:
+        raise Failed(f"the result has {len(result)} characters and begins with {result[:80]}")
+    if essence(public(session.events()))[-2:] != essence(["agent.message That was much.", *idle()]):
+        raise Failed(f"the turn ends otherwise: {session.events()[-4:]}")
 
 
 def ran_once(session: Session) -> None:
@@ -286,7 +296,7 @@ def the_next_message_finds_the_same_process(session: Session) -> None:
 
 
 ONE_BY_ONE = {
-    "turn": [a_plain_turn, tools_in_parallel, the_next_message_finds_the_same_process, messages_are_queued],
+    "turn": [a_plain_turn, tools_in_parallel, a_long_result, the_next_message_finds_the_same_process, messages_are_queued],
     "clients": [the_client_runs_a_tool, a_person_confirms_and_denies, an_unknown_tool],
     "interrupt": [interrupted_while_the_model_speaks, interrupted_while_a_tool_runs],
     "log": [the_head_moves, a_message_comes_at_the_end, answers_are_lost, another_harness_takes_over],

@@ -20,7 +20,7 @@ HOME = Path(tempfile.gettempdir()).resolve() / "claude-code"
 TRANSCRIPT = HOME / ".claude" / "projects" / re.sub("[^a-zA-Z0-9]", "-", str(HOME)) / f"{CONVERSATION}.jsonl"
 SERVER, KIND, GO_ON = "longhand", "x.harness.transcript", "Go on where you were interrupted."
 QUIET = {"CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1", "DISABLE_AUTOUPDATER": "1", "MCP_TOOL_TIMEOUT": "3600000"}
-CHUNK, KEEP_ALIVE_SECONDS, PATIENCE_SECONDS = 80_000, 10, 600
+CHUNK, FLUSH_SECONDS, KEEP_ALIVE_SECONDS, PATIENCE_SECONDS = 80_000, 5, 10, 600
 
 
 def tool_use_id(model_id):
@@ -38,7 +38,7 @@ class Mirror(Log):
 
     def __init__(self):
         super().__init__()
-        self.text, self.lines, self.asked, self.given, self.intended = "", [], [], False, set()
+        self.text, self.rest, self.lines, self.asked, self.given, self.intended = "", "", [], [], False, set()
 
     def take(self, body):
         super().take(body)
@@ -49,11 +49,11 @@ class Mirror(Log):
         elif body["type"] == "agent.tool_use":
             self.intended.add(body["id"])
         elif body["type"] == KIND:
-            *whole, rest = (self.text.rpartition("\n")[2] + body["text"]).split("\n")
-            assert not rest, "lines are mirrored whole"
             self.text += body["text"]
-            self.lines += [json.loads(line) for line in whole if line]
-            self.given = self.given or any(line["type"] == "user" and not blocks(line, "tool_result") for line in self.lines[-len(whole) :])
+            *whole, self.rest = (self.rest + body["text"]).split("\n")
+            lines = [json.loads(line) for line in whole if line]
+            self.lines += lines
+            self.given = self.given or any(line["type"] == "user" and not blocks(line, "tool_result") for line in lines)
         elif body["type"] == "span.model_request_end" and not body["is_error"]:
             self.asked, self.given = [], False
 
@@ -140,7 +140,7 @@ class ClaudeTurn(Turn):
 
     def __init__(self, claim, log):
         super().__init__(claim, log)
-        self.changed, self.process, self.current, self.stopped = threading.Condition(), None, None, None
+        self.changed, self.process, self.current, self.stopped, self.size = threading.Condition(), None, None, None, 0
 
     def insist(self, events):
         """Appends, whatever else is appended meanwhile; all events have identifiers of their own."""
@@ -158,7 +158,10 @@ class ClaudeTurn(Turn):
                 self.changed.notify_all()
 
     def mirror_new(self, ended):
-        text = TRANSCRIPT.read_text() if TRANSCRIPT.exists() else ""
+        size = TRANSCRIPT.stat().st_size if TRANSCRIPT.exists() else 0
+        if size == self.size and not ended:
+            return
+        self.size, text = size, TRANSCRIPT.read_text() if size else ""
         new = text[len(self.log.text) : text.rfind("\n") + 1]
         lines = [json.loads(line) for line in new.split("\n") if line]
         known = {line.get("uuid") for line in [*self.log.lines, *lines]} | {None}
@@ -168,7 +171,7 @@ class ClaudeTurn(Turn):
         while new:
             cut = new.rfind("\n", 0, CHUNK) + 1 or new.find("\n") + 1
             part, new = new[:cut], new[cut:]
-            events = [event(KIND, text=part)]
+            events = [event(KIND, text=part[at : at + CHUNK]) for at in range(0, len(part), CHUNK)]
             for line in map(json.loads, filter(None, part.split("\n"))):
                 said = [{"type": "text", "text": block["text"]} for block in blocks(line, "text") if block["text"]]
                 if line["type"] == "assistant" and said and line["message"].get("model") != "<synthetic>":
@@ -243,8 +246,8 @@ class ClaudeTurn(Turn):
         servers.write_text(json.dumps({"mcpServers": {SERVER: {"type": "http", "url": f"http://127.0.0.1:{port}/mcp"}}}))
         known = "--resume" if self.log.lines else "--session-id"
         command = [
-            CLAUDE, "-p", "--bare", "--input-format", "stream-json", "--output-format", "stream-json", "--verbose", "--tools", "", "--strict-mcp-config", "--mcp-config",
-            str(servers), "--allowedTools", f"mcp__{SERVER}", "--model", self.agent["model"]["id"], known, CONVERSATION,
+            CLAUDE, "-p", "--bare", "--input-format", "stream-json", "--output-format", "stream-json", "--verbose", "--tools", "",
+            "--strict-mcp-config", "--mcp-config", str(servers), "--allowedTools", f"mcp__{SERVER}", "--model", self.agent["model"]["id"], known, CONVERSATION,
             "--settings", json.dumps({"apiKeyHelper": f"cat '{os.environ['SESSION_TOKEN_FILE']}'"}),
             *(["--system-prompt", self.agent["system"]] if self.agent.get("system") else []),
         ]  # fmt: skip
@@ -254,26 +257,36 @@ class ClaudeTurn(Turn):
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=HOME, env=environment)
         if self.stopped is run:  # An interrupt came before there was anything to end.
             self.process.kill()
-        result = {}
+        result, spoken = {}, set()
 
         def listen():
             for line in self.process.stdout:
-                if (said := json.loads(line)).get("type") == "result":
-                    result.update(said)
+                said = json.loads(line)
+                if said.get("type") == "assistant":
+                    spoken.add(said["uuid"])
+                elif said.get("type") == "result":
+                    result.update(said, deadline=time.monotonic() + FLUSH_SECONDS)
 
-        listener = threading.Thread(target=listen, daemon=True)
-        listener.start()
+        threading.Thread(target=listen, daemon=True).start()
         if prompt:
             json.dump({"type": "user", "message": {"role": "user", "content": prompt}}, self.process.stdin)
-        self.process.stdin.close()
+            self.process.stdin.write("\n")
+            self.process.stdin.flush()
         while self.process.poll() is None:
             self.mirror(run)
+            written = result and spoken <= {line.get("uuid") for line in self.log.lines}
+            if written or time.monotonic() > result.get("deadline", float("inf")):  # It ends without writing what is left to write.
+                self.process.stdin.close()
+                break
             time.sleep(0.02)
+        try:
+            self.process.wait(FLUSH_SECONDS)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
         self.mirror(run, ended=True)
-        listener.join(5)
         if result.get("subtype") == "success" and not result.get("is_error"):
             return [self.span_end(is_error=False, usage=result.get("usage"))]
-        why = str(result.get("result") or result or f"Claude Code ended with {self.process.returncode}")[:1000]
+        why = str(result.get("result") or f"Claude Code ended with {self.process.returncode}")[:1000]
         error = {"type": "model_request_failed_error", "message": why, "retry_status": {"type": "exhausted"}}
         return [self.span_end(is_error=True), event("session.error", error=error)]
 

@@ -209,9 +209,8 @@ fn execute(tools: &[SandboxTool], sandboxes: &[String]) -> Tool {
 }
 
 fn execute_arguments(id: EventId, mut arguments: JsonObject) -> std::result::Result<Wanted, String> {
-    let tool = match arguments.remove("tool") {
-        Some(Value::String(tool)) => tool,
-        _ => return Err("`tool` must be the name of a tool.".to_owned()),
+    let Some(Value::String(tool)) = arguments.remove("tool") else {
+        return Err("`tool` must be the name of a tool.".to_owned());
     };
     let sandbox = match arguments.remove("sandbox") {
         None | Some(Value::Null) => None,
@@ -232,11 +231,11 @@ fn answer(record: Record) -> CallToolResult {
         }
         other => (vec![json!({"type": "text", "text": format!("The call has ended with {}.", other.kind())})], true),
     };
-    let content = content.into_iter().map(block).collect();
+    let content = content.iter().map(block).collect();
     if is_error { CallToolResult::error(content) } else { CallToolResult::success(content) }
 }
 
-fn block(block: Value) -> ContentBlock {
+fn block(block: &Value) -> ContentBlock {
     let source = &block["source"];
     match (block["type"].as_str(), source["data"].as_str(), source["media_type"].as_str()) {
         (Some("text"), _, _) => ContentBlock::text(block["text"].as_str().unwrap_or_default()),

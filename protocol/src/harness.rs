@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::event::{NewEvent, Record};
+use crate::event::{NewEvent, Permission, Record};
 use crate::id::{EventId, SessionId};
 pub use crate::model::{FallbackModel, ModelApi, Thinking};
 use crate::wire::Money;
@@ -31,6 +31,23 @@ pub struct ClaimResponse {
     pub lease_ttl_seconds: u64,
     /// What the harness needs to know of the session.
     pub session: HarnessSession,
+    /// [`HarnessSession::offered_tools`], for harnesses that do not know the agent toolset themselves.
+    #[serde(default)]
+    pub tools: Vec<OfferedTool>,
+}
+
+/// A tool as a model API takes it, and how a call of it is put on record.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct OfferedTool {
+    /// The name that the model uses.
+    pub name: String,
+    /// What the tool does.
+    pub description: String,
+    /// JSON schema of its input.
+    pub input_schema: serde_json::Value,
+    /// Of the `agent.tool_use` that a call becomes; null for a tool of the client, a call of which is an
+    /// `agent.custom_tool_use`.
+    pub evaluated_permission: Option<Permission>,
 }
 
 /// A session as its harness sees it.
@@ -67,6 +84,35 @@ pub struct Limits {
     /// Seconds in which it ran.
     #[serde(default)]
     pub active_seconds: Option<u64>,
+}
+
+impl HarnessSession {
+    /// The tools of the agent toolset, if there is a sandbox for them, and those of the client, sorted by name.
+    #[must_use]
+    pub fn offered_tools(&self) -> Vec<OfferedTool> {
+        let mut tools = Vec::new();
+        for tool in &self.agent.tools {
+            match tool {
+                Tool::AgentToolset { .. } if !self.sandboxes.is_empty() => {
+                    tools.extend(tool.sandbox_tools().into_iter().map(|(tool, policy)| OfferedTool {
+                        name: tool.name().to_owned(),
+                        description: tool.description().to_owned(),
+                        input_schema: tool.input_schema(),
+                        evaluated_permission: Some(policy.permission()),
+                    }));
+                }
+                Tool::AgentToolset { .. } | Tool::McpToolset { .. } => {}
+                Tool::Custom { name, description, input_schema } => tools.push(OfferedTool {
+                    name: name.clone(),
+                    description: description.clone(),
+                    input_schema: input_schema.clone(),
+                    evaluated_permission: None,
+                }),
+            }
+        }
+        tools.sort_by(|one, other| one.name.cmp(&other.name));
+        tools
+    }
 }
 
 /// An agent as a session keeps it.

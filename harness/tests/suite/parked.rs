@@ -202,7 +202,7 @@ async fn claim(store: &MemoryStore, session: &SessionId) -> Result<ClaimResponse
         limits: longhand_protocol::harness::Limits::default(),
         budget: None,
     };
-    Ok(ClaimResponse { epoch, head: record.seq, lease_ttl_seconds: 1, session })
+    Ok(ClaimResponse { epoch, head: record.seq, lease_ttl_seconds: 1, session, tools: Vec::new() })
 }
 
 fn say(words: &str) -> Vec<Value> {

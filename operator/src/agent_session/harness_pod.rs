@@ -71,7 +71,10 @@ pub(super) fn build(context: &Context, session: &AgentSession, references: &Refe
         owner_references: session.controller_owner_ref(&()).map(|owner| vec![owner]),
         ..ObjectMeta::default()
     };
-    let own = env("SESSION_ID", session_id(&session.metadata));
+    let id = session_id(&session.metadata);
+    let url = context.session_url.trim_end_matches('/');
+    let tools = env("MCP_URL", format!("{url}/harness/v1/sessions/{id}/mcp"));
+    let own = vec![env("SESSION_ID", id), tools];
     Pod { metadata, spec: Some(spec(context, references, own)), status: None }
 }
 
@@ -79,7 +82,7 @@ pub(super) fn build(context: &Context, session: &AgentSession, references: &Refe
 pub(crate) fn build_warm(context: &Context, references: &References, name: &str) -> Pod {
     let agent = &references.agent;
     let sessions = agent.spec.harness.as_ref().map_or(1, |harness| harness.sessions_per_pod);
-    let spec = spec(context, references, env("SESSIONS_PER_POD", sessions.to_string()));
+    let spec = spec(context, references, vec![env("SESSIONS_PER_POD", sessions.to_string())]);
     let metadata = ObjectMeta {
         name: Some(name.to_owned()),
         namespace: agent.namespace(),
@@ -109,8 +112,8 @@ fn labels(key: &str, uid: Option<String>) -> BTreeMap<String, String> {
         .into()
 }
 
-/// The same but for `own`, the variable by which a harness knows whom it serves.
-fn spec(context: &Context, references: &References, own: EnvVar) -> PodSpec {
+/// The same but for `own`, the variables by which a harness knows whom it serves.
+fn spec(context: &Context, references: &References, own: Vec<EnvVar>) -> PodSpec {
     PodSpec {
         service_account_name: Some("default".to_owned()),
         automount_service_account_token: Some(false),
@@ -125,7 +128,7 @@ fn spec(context: &Context, references: &References, own: EnvVar) -> PodSpec {
     }
 }
 
-fn harness(context: &Context, own: EnvVar, references: &References) -> Container {
+fn harness(context: &Context, own: Vec<EnvVar>, references: &References) -> Container {
     let spec = references.agent.spec.harness.as_ref();
     let image = spec.and_then(|spec| spec.image.clone()).unwrap_or_else(|| context.images.harness.clone());
     Container {
@@ -145,13 +148,13 @@ fn harness(context: &Context, own: EnvVar, references: &References) -> Container
     }
 }
 
-fn environment(context: &Context, own: EnvVar) -> Vec<EnvVar> {
-    let mut variables = vec![
-        own,
+fn environment(context: &Context, own: Vec<EnvVar>) -> Vec<EnvVar> {
+    let mut variables = own;
+    variables.extend([
         env("LOG_URL", &context.session_url),
         env("SESSION_TOKEN_FILE", TOKEN_FILE),
         env("MODEL_BASE_URL", format!("http://127.0.0.1:8081{MODEL_PREFIX}")),
-    ];
+    ]);
     // No secret; and what lies in the operator's namespace cannot be mounted in another.
     variables.extend(context.session_ca.as_ref().map(|authorities| env("LOG_CA", authorities)));
     variables
@@ -289,14 +292,13 @@ mod tests {
         let own = build(&context, &fixtures::session(), &references(), "x");
         let warm = build_warm(&context, &references(), "coder-warm-3e8f1a-1");
         insta::assert_yaml_snapshot!(warm.metadata);
-        let without = |pod: &super::Pod| {
+        let without = |pod: &super::Pod, count: usize| {
             let mut spec = pod.spec.clone().unwrap();
-            let env = spec.containers[0].env.as_mut().unwrap();
-            let own = env.remove(0);
-            (own.name, spec)
+            let own = spec.containers[0].env.as_mut().unwrap().drain(..count);
+            (own.map(|variable| variable.name).collect::<Vec<_>>(), spec)
         };
-        let (named, parked) = (without(&own), without(&warm));
-        assert_eq!((named.0.as_str(), parked.0.as_str()), ("SESSION_ID", "SESSIONS_PER_POD"));
+        let (named, parked) = (without(&own, 2), without(&warm, 1));
+        assert_eq!((named.0.join(" "), parked.0.join(" ")), ("SESSION_ID MCP_URL".into(), "SESSIONS_PER_POD".into()));
         assert_eq!(named.1, parked.1);
     }
 

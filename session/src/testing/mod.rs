@@ -246,6 +246,18 @@ impl World {
         Answer { status: parts.status, headers: parts.headers, body }
     }
 
+    /// An answer that need not be JSON.
+    pub(crate) async fn text(&self, method: &str, path: &str, headers: &[(&str, &str)], body: Body) -> (u16, String) {
+        let mut request = Request::builder().method(method).uri(path).header("host", "longhand.test");
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let response = self.send(request.body(body).unwrap()).await;
+        let status = response.status().as_u16();
+        let bytes = timeout(SOON, axum::body::to_bytes(response.into_body(), usize::MAX)).await.unwrap().unwrap();
+        (status, String::from_utf8(bytes.to_vec()).unwrap())
+    }
+
     pub(crate) async fn stream(&self, path: &str, token: &str, headers: &[(&str, &str)]) -> Frames {
         let mut request = Request::get(path).header("authorization", format!("Bearer {token}"));
         for (name, value) in headers {

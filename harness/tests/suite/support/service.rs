@@ -178,7 +178,13 @@ impl Service {
         let claimant = Claimant { pod_uid: "pod".to_owned(), pod_name: "pod".to_owned() };
         let ttl = Duration::from_secs(5);
         let (epoch, record) = self.store.claim(&session_id(), &claimant, Takeover::Always, ttl).await?;
-        Ok(ClaimResponse { epoch, head: record.seq, lease_ttl_seconds: 1, session: self.session.clone() })
+        Ok(ClaimResponse {
+            epoch,
+            head: record.seq,
+            lease_ttl_seconds: 1,
+            session: self.session.clone(),
+            tools: vec![],
+        })
     }
 
     async fn idle(&self, request: IdleRequest) -> Result<Appended, StoreError> {

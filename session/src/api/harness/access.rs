@@ -5,6 +5,7 @@ use std::time::Duration;
 use longhand_crds::AgentSession;
 use longhand_protocol::SessionId;
 use longhand_protocol::harness::Conflict;
+use longhand_session_log::store::SessionState;
 
 use crate::api::error::{ApiError, Result};
 use crate::app::App;
@@ -46,6 +47,19 @@ pub(super) async fn require(app: &App, identity: &Identity, session: &SessionId,
         return Ok(());
     }
     Err(denied(&pod, session))
+}
+
+/// The session as its owner sees it, whose epoch is then the session's. Everybody else is refused: whoever was the owner by
+/// 412, as by every other call.
+pub(super) async fn owned(app: &App, identity: &Identity, session: &SessionId) -> Result<SessionState> {
+    let pod = pod_of(identity)?;
+    require(app, identity, session, None).await?;
+    let state = app.store.state(session).await?;
+    if state.owner.as_ref().is_some_and(|owner| owner.claimant.pod_uid == pod.uid) {
+        return Ok(state);
+    }
+    let message = format!("pod {}/{} has not claimed session {session}", pod.namespace, pod.name);
+    Err(ApiError::log_conflict(Conflict::Fenced { epoch: state.epoch }, message))
 }
 
 /// Whether the operator has named the pod as the session's harness.

@@ -25,6 +25,10 @@ use crate::metrics;
 const PAGE: usize = 500;
 const LONGEST_PAGE: usize = 1_000;
 const LONGEST_WAIT: u64 = 30;
+/// What events are called that mean something to one harness only.
+const NOTES: &str = "x.harness.";
+/// The most bytes of such an event. A harness cuts what is longer into several.
+const LONGEST_NOTE: usize = 512 * 1024;
 
 /// `POST lease`.
 pub async fn lease(
@@ -149,14 +153,22 @@ fn answer(appended: Appended) -> Json<AppendResponse> {
 
 /// Refuses what is not a brain's to say: results and the fate of sandboxes are the service's.
 fn check(events: &[NewEvent]) -> Result<()> {
-    match events.iter().find(|event| !is_brains(&event.body)) {
-        None => Ok(()),
-        Some(event) => Err(ApiError::bad_request(format!(
-            "a harness may not append `{}` here (event {})",
-            event.body.kind(),
-            event.id
-        ))),
+    for NewEvent { id, body } in events {
+        if !is_brains(body) {
+            return Err(ApiError::bad_request(format!("a harness may not append `{}` here (event {id})", body.kind())));
+        }
+        if let EventBody::Other { kind, fields } = body
+            && kind.starts_with(NOTES)
+        {
+            let size = serde_json::to_vec(fields).map_or(usize::MAX, |text| text.len());
+            if size > LONGEST_NOTE {
+                return Err(ApiError::bad_request(format!(
+                    "`{kind}` has {size} bytes, and may have {LONGEST_NOTE} (event {id})"
+                )));
+            }
+        }
     }
+    Ok(())
 }
 
 fn is_brains(body: &EventBody) -> bool {
@@ -177,7 +189,7 @@ fn is_brains(body: &EventBody) -> bool {
         | EventBody::SpanModelRequestEnd { .. }
         | EventBody::ModelResponse { .. }
         | EventBody::ModelFallback { .. } => true,
-        EventBody::Other { kind, .. } => kind.starts_with("span."),
+        EventBody::Other { kind, .. } => kind.starts_with("span.") || kind.starts_with(NOTES),
         EventBody::UserMessage { .. }
         | EventBody::UserInterrupt { .. }
         | EventBody::UserToolConfirmation { .. }

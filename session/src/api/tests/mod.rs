@@ -7,6 +7,7 @@ mod fuzz;
 mod harness;
 mod internal;
 mod limits;
+mod mcp;
 mod network;
 mod once;
 mod session_agents;

@@ -98,7 +98,12 @@ fn custom_result(call: u64) -> EventBody {
 
 fn failed(retry_status: RetryStatus) -> EventBody {
     let error =
-        SessionError { kind: SessionErrorType::ModelRequestFailedError, message: "no".to_owned(), retry_status };
+        SessionError {
+        kind: SessionErrorType::ModelRequestFailedError,
+        mcp_server_name: None,
+        message: "no".to_owned(),
+        retry_status,
+    };
     EventBody::SessionError { error }
 }
 

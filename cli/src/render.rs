@@ -38,7 +38,8 @@ fn text(body: &EventBody) -> String {
         EventBody::AgentMcpToolUse { mcp_server_name, name, input, .. } => {
             short(&format!("{mcp_server_name} {name}: {}", tool_input(input)))
         }
-        EventBody::AgentToolResult { content, is_error, .. } | EventBody::AgentMcpToolResult { content, is_error, .. } => {
+        EventBody::AgentToolResult { content, is_error, .. }
+        | EventBody::AgentMcpToolResult { content, is_error, .. } => {
             let result = blocks(content.as_deref().unwrap_or_default());
             short(&if *is_error == Some(true) { format!("error: {result}") } else { result })
         }
@@ -63,7 +64,9 @@ fn text(body: &EventBody) -> String {
         EventBody::McpCatalog { mcp_server_name, problem: Some(problem), .. } => {
             short(&format!("{mcp_server_name}: {problem}"))
         }
-        EventBody::McpCatalog { mcp_server_name, tools, .. } => short(&format!("{mcp_server_name}: {} tools", tools.len())),
+        EventBody::McpCatalog { mcp_server_name, tools, .. } => {
+            short(&format!("{mcp_server_name}: {} tools", tools.len()))
+        }
         EventBody::SessionWoken { epoch, harness } => short(&format!("epoch {epoch}, pod {harness}")),
         EventBody::SessionNearLimit { what, used, limit } => format!("{used} of {limit} {what}"),
         EventBody::SandboxProvisioning { sandbox, .. }

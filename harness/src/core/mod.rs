@@ -5,6 +5,7 @@
 //! so a brain that is killed between any two of them is replaced by one that reads the log and goes on.
 
 mod commit;
+pub mod mcp;
 mod request;
 mod state;
 mod step;

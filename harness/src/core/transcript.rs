@@ -6,6 +6,8 @@ use longhand_protocol::event::{EventBody, Permission, RetryStatus, StopReason, T
 use longhand_protocol::{EventId, Record};
 use serde_json::{Value, json};
 
+use super::mcp::Ledger;
+
 /// The model reads this in place of a result that never came.
 const INTERRUPTED: &str = "This call was interrupted before it had a result. Whether it took effect is not known.";
 const CUT_OFF: &str = "This call was not run: the answer reached its token limit before the input was complete.";
@@ -24,6 +26,7 @@ pub struct Transcript {
     failures: u32,
     gave_up: bool,
     interrupted: bool,
+    mcp: Ledger,
 }
 
 /// The last status event.
@@ -112,6 +115,8 @@ pub enum Awaits {
     Confirmation,
     /// The client, who runs it.
     Client,
+    /// An MCP server.
+    Mcp,
 }
 
 /// Why an answer ended.
@@ -203,6 +208,12 @@ impl Transcript {
         self.failures
     }
 
+    /// What it says of MCP servers.
+    #[must_use]
+    pub const fn mcp(&self) -> &Ledger {
+        &self.mcp
+    }
+
     /// Whether the client stopped the turn.
     #[must_use]
     pub const fn interrupted(&self) -> bool {
@@ -226,6 +237,7 @@ impl Transcript {
     }
 
     fn take_in(&mut self, id: &EventId, body: &EventBody) {
+        self.mcp.take_in(id, body);
         match body {
             EventBody::UserMessage { content } => {
                 self.items.push(Item::User(content.clone()));
@@ -240,14 +252,19 @@ impl Transcript {
             EventBody::UserToolConfirmation { tool_use_id: call, .. } => self.confirm(call),
             EventBody::UserCustomToolResult { custom_tool_use_id: call, content, is_error }
             | EventBody::UserToolResult { tool_use_id: call, content, is_error }
-            | EventBody::AgentToolResult { tool_use_id: call, content, is_error } => {
+            | EventBody::AgentToolResult { tool_use_id: call, content, is_error }
+            | EventBody::AgentMcpToolResult { mcp_tool_use_id: call, content, is_error } => {
                 self.answer_call(call, content.as_deref().unwrap_or_default(), is_error.unwrap_or(false));
             }
             EventBody::AgentCustomToolUse { .. } => {
                 self.asking.insert(id.clone(), Awaits::Client);
             }
-            EventBody::AgentToolUse { evaluated_permission: Permission::Ask, .. } => {
+            EventBody::AgentToolUse { evaluated_permission: Permission::Ask, .. }
+            | EventBody::AgentMcpToolUse { evaluated_permission: Permission::Ask, .. } => {
                 self.asking.insert(id.clone(), Awaits::Confirmation);
+            }
+            EventBody::AgentMcpToolUse { .. } => {
+                self.asking.insert(id.clone(), Awaits::Mcp);
             }
             EventBody::ModelResponse { content, stop_reason, tool_events } => {
                 let answer = self.answer(content, Stop::parse(stop_reason.as_deref()), tool_events);
@@ -258,6 +275,8 @@ impl Transcript {
             EventBody::SessionStatusRunning {} => self.status = Status::Running,
             EventBody::SessionStatusRescheduled {} => self.status = Status::Rescheduled,
             EventBody::SessionStatusIdle { .. } => self.status = Status::Idle,
+            // The turn goes on.
+            EventBody::SessionError { error } if error.kind.is_partial() => {}
             EventBody::SessionError { error } => match error.retry_status {
                 RetryStatus::Retrying => self.failures = self.failures.saturating_add(1),
                 RetryStatus::Exhausted | RetryStatus::Terminal => self.gave_up = true,
@@ -331,11 +350,12 @@ impl Transcript {
 
     /// The client has said whether a call may run. Both are told to the service, which knows what it has said.
     fn confirm(&mut self, id: &EventId) {
+        let runner = if self.mcp.has(id) { Awaits::Mcp } else { Awaits::Sandbox };
         for call in self.last_calls_mut() {
             if let CallState::Open { event, awaits: awaits @ Awaits::Confirmation } = &mut call.state
                 && event == id
             {
-                *awaits = Awaits::Sandbox;
+                *awaits = runner;
             }
         }
     }
@@ -376,7 +396,9 @@ impl Transcript {
     /// Calls of a turn that the client has stopped whose results the service gives.
     pub fn stopped(&self) -> impl Iterator<Item = &EventId> {
         self.last_calls().iter().filter_map(|call| match &call.state {
-            CallState::Stopped { event, awaits: Awaits::Sandbox | Awaits::Confirmation } => Some(event),
+            CallState::Stopped { event, awaits: Awaits::Sandbox | Awaits::Confirmation } if !self.mcp.has(event) => {
+                Some(event)
+            }
             _ => None,
         })
     }

@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use self::service::{End, PATIENCE, Service};
 use crate::config::{Config, ConfigError};
 use crate::core::{Effect, Input, Next, State, Transcript, step};
+use crate::mcp::Servers;
 use crate::model::anthropic::Messages;
 
 /// The kubelet kills the process ten seconds after it has asked it to stop.
@@ -43,6 +44,7 @@ pub enum Exit {
 pub struct Harness {
     client: HarnessClient,
     model: Messages,
+    mcp: Servers,
 }
 
 /// How the time between a claim and its end ended.
@@ -71,7 +73,8 @@ impl Harness {
         let wrong = |variable| move |source: client::Error| ConfigError::Url { variable, source };
         Ok(Self {
             client: HarnessClient::new(log, config.session.clone(), token.clone()).map_err(wrong("LOG_URL"))?,
-            model: Messages::new(&config.model_base_url, token).map_err(wrong("MODEL_BASE_URL"))?,
+            model: Messages::new(&config.model_base_url, token.clone()).map_err(wrong("MODEL_BASE_URL"))?,
+            mcp: Servers::new(config.mcp_base_url.as_deref(), token).map_err(wrong("MCP_BASE_URL"))?,
         })
     }
 
@@ -134,6 +137,7 @@ impl Harness {
         let service = Service::new(self.client.clone(), claim.epoch);
         let mut lease = lease::keep(self.client.clone(), claim.epoch, Duration::from_secs(claim.lease_ttl_seconds));
         let api_version = claim.session.agent.model.api_version.clone();
+        let mut mcp = self.mcp.open();
         let mut out_of_time = std::pin::pin!(stopped(shutdown));
         let (mut state, mut next) = step(State::claimed(claim.session, log), Input::Claimed);
         loop {
@@ -145,7 +149,10 @@ impl Harness {
                 Next::Fail { reason } => return Turn::Failed(reason),
             };
             // A tool call goes on without us and a wait is worth nothing; an answer of the model is worth waiting for.
-            let ends_at_once = matches!(effect, Effect::Execute { .. } | Effect::Stop { .. } | Effect::Rest(_));
+            let ends_at_once = matches!(
+                effect,
+                Effect::Execute { .. } | Effect::Stop { .. } | Effect::Rest(_) | Effect::Discover { .. }
+            );
             // Idling gives the claim up, which must not look like its loss; it is fenced by itself.
             let gives_up = matches!(effect, Effect::Idle { .. });
             let input = tokio::select! {
@@ -156,8 +163,9 @@ impl Harness {
                 }
                 () = &mut out_of_time => return Turn::Stopped,
                 () = shutdown.cancelled(), if ends_at_once => return Turn::Stopped,
-                input = effects::perform(&service, &self.model, &api_version, state.wake_revision(), effect) => input,
+                input = effects::perform(&service, &self.model, &mut mcp, &api_version, state.wake_revision(), effect) => input,
             };
+            state.note_changed(mcp.take_changed());
             match input {
                 Ok(input) => (state, next) = step(state, input),
                 Err(end) => return Turn::Ended(end, state.into_transcript()),

@@ -97,8 +97,7 @@ fn custom_result(call: u64) -> EventBody {
 }
 
 fn failed(retry_status: RetryStatus) -> EventBody {
-    let error =
-        SessionError {
+    let error = SessionError {
         kind: SessionErrorType::ModelRequestFailedError,
         mcp_server_name: None,
         message: "no".to_owned(),

@@ -7,8 +7,8 @@ mod preview;
 
 pub use client::{ClientEvent, MOST_EVENTS};
 pub use parts::{
-    Capped, McpTool, ModelUsage, Permission, RetryStatus, Rubric, SessionError, SessionErrorType, StopReason, ToolEvent, Usage,
-    Verdict,
+    Capped, McpTool, ModelUsage, Permission, RetryStatus, Rubric, SessionError, SessionErrorType, StopReason,
+    ToolEvent, Usage, Verdict,
 };
 pub use preview::{Delta, DeltaContent, Preview, PreviewEvent};
 

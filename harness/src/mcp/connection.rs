@@ -24,14 +24,9 @@ use tokio_util::sync::CancellationToken;
 use super::content;
 use super::definitions::{self, MOST_TOOLS};
 use super::http::{Http, HttpError};
+use super::servers::Patience;
 use crate::core::mcp::{Answer, Unreachable};
 
-/// How long a server may take to say who it is and which tools it has.
-pub(super) const READY_DEADLINE: Duration = Duration::from_secs(10);
-/// How long a call may take without a word of progress.
-const CALL_SILENCE: Duration = Duration::from_secs(15 * 60);
-/// How long a call may take, however much it says.
-const CALL_DEADLINE: Duration = Duration::from_secs(60 * 60);
 /// How long a server is told that a call is cancelled.
 const FAREWELL: Duration = Duration::from_millis(100);
 /// Pages of tools that are read.
@@ -46,6 +41,7 @@ const LAST_RECONNECT: Duration = Duration::from_secs(10);
 pub(super) struct Connection {
     service: RunningService<RoleClient, Handler>,
     changed: Arc<AtomicBool>,
+    patience: Patience,
 }
 
 /// Hears what a server says of itself, and refuses what it asks for: no model, no files and no person is at its service.
@@ -67,7 +63,7 @@ impl ClientHandler for Handler {
 
 impl Connection {
     /// Sets a session up with the server behind `url`.
-    pub(super) async fn open(http: Http, url: &str) -> Result<Self, Unreachable> {
+    pub(super) async fn open(http: Http, url: &str, patience: Patience) -> Result<Self, Unreachable> {
         let mut config = StreamableHttpClientTransportConfig::with_uri(url);
         let mut again = ExponentialBackoff::default();
         again.max_times = Some(RECONNECTS);
@@ -77,10 +73,10 @@ impl Connection {
         let changed = Arc::new(AtomicBool::new(false));
         let handler = Handler { changed: Arc::clone(&changed) };
         let opening = handler.serve(StreamableHttpClientTransport::with_client(http, config));
-        match tokio::time::timeout(READY_DEADLINE, opening).await {
-            Ok(Ok(service)) => Ok(Self { service, changed }),
+        match tokio::time::timeout(patience.ready, opening).await {
+            Ok(Ok(service)) => Ok(Self { service, changed, patience }),
             Ok(Err(error)) => Err(not_opened(&error)),
-            Err(_) => Err(silent()),
+            Err(_) => Err(silent(patience)),
         }
     }
 
@@ -96,8 +92,8 @@ impl Connection {
 
     /// The server's tools, as far as a model can be offered them.
     pub(super) async fn tools(&self, server: &str) -> Result<Vec<McpTool>, Unreachable> {
-        let pages = tokio::time::timeout(READY_DEADLINE, self.pages()).await;
-        let listed = pages.unwrap_or_else(|_| Err(silent()))?;
+        let pages = tokio::time::timeout(self.patience.ready, self.pages()).await;
+        let listed = pages.unwrap_or_else(|_| Err(silent(self.patience)))?;
         let (tools, left_out) = definitions::tools(listed);
         if left_out > 0 {
             tracing::warn!(server, left_out, "tools of an MCP server cannot be offered to a model");
@@ -133,9 +129,9 @@ impl Connection {
             params = params.with_arguments(arguments);
         }
         let request = CallToolRequest::new(params);
-        let options = PeerRequestOptions::with_timeout(CALL_SILENCE)
+        let options = PeerRequestOptions::with_timeout(self.patience.silence)
             .reset_timeout_on_progress()
-            .with_max_total_timeout(CALL_DEADLINE);
+            .with_max_total_timeout(self.patience.call);
         let peer = self.service.peer();
         let sent = peer.send_request_with_option(ClientRequest::CallToolRequest(request), options).await;
         let handle = match sent {
@@ -173,8 +169,8 @@ async fn say_cancelled(peer: &Peer<RoleClient>, request: RequestId) {
     drop(tokio::time::timeout(FAREWELL, peer.send_notification(notification.into())).await);
 }
 
-fn silent() -> Unreachable {
-    let message = format!("The MCP server was not ready within {} seconds.", READY_DEADLINE.as_secs());
+fn silent(patience: Patience) -> Unreachable {
+    let message = format!("The MCP server was not ready within {} seconds.", patience.ready.as_secs());
     Unreachable { refused: false, message }
 }
 

@@ -20,6 +20,24 @@ use crate::core::mcp::{Answer, Call, Discovery, Outcome, Unreachable};
 /// How long cancelled calls may take to end.
 const LAST_WORDS: Duration = Duration::from_millis(150);
 
+/// How long a server is waited for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Patience {
+    /// Until it has said who it is, and again until it has listed its tools.
+    pub(crate) ready: Duration,
+    /// Until a call has an answer, or a word of progress.
+    pub(crate) silence: Duration,
+    /// Until a call has an answer, however much it says.
+    pub(crate) call: Duration,
+}
+
+impl Default for Patience {
+    fn default() -> Self {
+        let minutes = |minutes: u64| Duration::from_secs(minutes * 60);
+        Self { ready: Duration::from_secs(10), silence: minutes(15), call: minutes(60) }
+    }
+}
+
 /// The MCP servers behind the proxy.
 #[derive(Clone, Debug)]
 pub(crate) struct Servers {
@@ -40,7 +58,13 @@ impl Servers {
 
     /// No connection and no call yet.
     pub(crate) fn open(&self) -> Session {
-        Session { servers: self.clone(), slots: BTreeMap::new(), calls: JoinSet::new(), running: BTreeMap::new() }
+        self.open_with(Patience::default())
+    }
+
+    /// The same, with this patience.
+    pub(crate) fn open_with(&self, patience: Patience) -> Session {
+        let (calls, running) = (JoinSet::new(), BTreeMap::new());
+        Session { servers: self.clone(), patience, slots: BTreeMap::new(), calls, running }
     }
 
     fn http(&self, server: &McpServer) -> Result<(Http, String), Unreachable> {
@@ -62,6 +86,7 @@ impl Servers {
 #[derive(Debug)]
 pub(crate) struct Session {
     servers: Servers,
+    patience: Patience,
     /// By route.
     slots: BTreeMap<String, Arc<Slot>>,
     calls: JoinSet<Outcome>,
@@ -73,6 +98,7 @@ pub(crate) struct Session {
 struct Slot {
     server: McpServer,
     address: Result<(Http, String), Unreachable>,
+    patience: Patience,
     state: Mutex<State>,
 }
 
@@ -90,7 +116,7 @@ impl Slot {
         if let Some(connection) = state.connection.as_ref().filter(|connection| !connection.is_closed()) {
             return Ok(Arc::clone(connection));
         }
-        let connection = Arc::new(Connection::open(http, &url).await?);
+        let connection = Arc::new(Connection::open(http, &url, self.patience).await?);
         *state = State { connection: Some(Arc::clone(&connection)), unseen: !looks };
         Ok(connection)
     }
@@ -133,7 +159,12 @@ impl Slot {
 
 impl Session {
     fn slot(&mut self, server: &McpServer) -> Arc<Slot> {
-        let make = || Slot { server: server.clone(), address: self.servers.http(server), state: Mutex::default() };
+        let make = || Slot {
+            server: server.clone(),
+            address: self.servers.http(server),
+            patience: self.patience,
+            state: Mutex::default(),
+        };
         let slot = self.slots.entry(mcp_route(server.name(), server.url())).or_insert_with(|| Arc::new(make()));
         Arc::clone(slot)
     }

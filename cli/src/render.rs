@@ -80,7 +80,8 @@ fn text(body: &EventBody) -> String {
         | EventBody::SessionStatusRunning {}
         | EventBody::SessionStatusRescheduled {}
         | EventBody::SessionStatusTerminated {}
-        | EventBody::SpanModelRequestStart {} => String::new(),
+        | EventBody::SpanModelRequestStart {}
+        | EventBody::ToolStarted { .. } => String::new(),
         EventBody::Other { fields, .. } => short(&Value::Object(fields.clone()).to_string()),
     }
 }

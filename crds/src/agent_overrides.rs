@@ -23,10 +23,15 @@ pub struct AgentOverrides {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "tools")]
     pub tools: Option<Vec<ToolSpec>>,
-    /// Other servers of tools; empty for none.
+    /// Other servers of tools; empty for none. One that the agent has too, by name and URL, is called as the agent says; a
+    /// credential for another is taken from the session's vaults.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 20))]
-    #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
+    #[x_kube(
+        merge_strategy = ListMerge::Map(vec!["name".into()]),
+        validation = Rule::new("self.all(s, !has(s.credential) && !has(s.privateAddresses))")
+            .message("credential and privateAddresses of an MCP server belong to the Agent"),
+    )]
     pub mcp_servers: Option<Vec<McpServerSpec>>,
 }
 
@@ -74,7 +79,9 @@ impl AgentOverrides {
         }
         spec.system = system.or(spec.system).filter(|text| !text.is_empty());
         spec.tools = tools.unwrap_or(spec.tools);
-        spec.mcp_servers = mcp_servers.unwrap_or(spec.mcp_servers);
+        if let Some(servers) = mcp_servers {
+            spec.mcp_servers = McpServerSpec::completed(servers, &spec.mcp_servers);
+        }
         spec
     }
 }

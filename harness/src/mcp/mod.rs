@@ -10,7 +10,7 @@ mod definitions;
 mod http;
 mod servers;
 
-pub(crate) use servers::{Patience, Servers, Session};
+pub(crate) use servers::{Servers, Session};
 
 #[cfg(test)]
 mod tests;

@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 
 use self::fake::{Fault, Mcp, tool};
 use super::http::{MAX_MESSAGE, MAX_STREAM};
-use super::{Patience, Servers, Session};
+use super::servers::{Patience, Servers, Session};
 use crate::core::mcp::{Answer, Call, Unreachable};
 
 /// Nothing here takes longer, except on a machine that is very busy.

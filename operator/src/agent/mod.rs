@@ -1,5 +1,6 @@
-//! `Agent`: ready when the credential that its model is called with exists and may go there. Its versions are recorded.
+//! `Agent`: ready when the credentials that its model and its MCP servers are called with exist and may go there. Its versions are recorded.
 
+pub mod mcp;
 pub mod references;
 mod versions;
 
@@ -40,7 +41,7 @@ pub async fn run(context: Arc<Context>, token: CancellationToken) {
     drive::run(controller, Arc::new(Agents { context, vaults }), token, reconcile).await;
 }
 
-/// The agents whose model is called with a credential of this vault.
+/// The agents that name a credential of this vault.
 fn users_of(
     agents: &GuardedStore<Agent>,
     vault: &Guarded<Vault>,
@@ -48,8 +49,7 @@ fn users_of(
 ) -> Vec<ObjectRef<Guarded<Agent>>> {
     let (namespace, name) = (vault.namespace(), vault.name_any());
     let uses = |agent: &Guarded<Agent>| {
-        agent.namespace() == namespace
-            && agent.0.as_ref().is_ok_and(|agent| references::vault_of(agent, default) == Some(name.as_str()))
+        agent.namespace() == namespace && agent.0.as_ref().is_ok_and(|agent| references::uses(agent, default, &name))
     };
     agents.state_filter(uses).iter().map(|agent| ObjectRef::from_obj(&**agent)).collect()
 }
@@ -63,7 +63,9 @@ async fn reconcile(agent: Arc<Agent>, agents: Arc<Agents>) -> Result<Action, Err
     let namespace = agent.namespace().unwrap_or_default();
     let vault = references::vault_of(&agent, default_model.as_ref());
     let vault = vault.and_then(|vault| lookup(&agents.vaults, &namespace, vault));
-    let ready = references::credential(&agent, vault.as_ref(), default_model.as_ref()).map(|_| ());
+    let servers = || mcp::access(&agent.spec.mcp_servers, &[], |vault| lookup(&agents.vaults, &namespace, vault));
+    let ready =
+        references::credential(&agent, vault.as_ref(), default_model.as_ref()).and_then(|_| servers()).map(|_| ());
     let recorded = if is_recorded(&agent) { Ok(None) } else { versions::ensure(client, &agent).await };
     let new = plan(&agent, &ready, recorded.as_ref(), Timestamp::now());
     status::write(client, &*agent, agent.status.as_ref(), &new).await?;

@@ -10,10 +10,11 @@ use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::{Resource as _, ResourceExt as _};
+use longhand_crds::vault::CredentialSpec;
 use longhand_crds::{AgentSession, labels, session_id};
 
 use super::observe::References;
-use super::proxy_config::{self, CREDENTIALS, MODEL_PREFIX};
+use super::proxy_config::{self, MCP_PREFIX, MODEL_PREFIX};
 use crate::context::Context;
 use crate::hardening::{self, env, mount};
 
@@ -74,11 +75,7 @@ pub(super) fn build(context: &Context, session: &AgentSession, references: &Refe
             termination_grace_period_seconds: Some(10),
             init_containers: Some(vec![proxy(context, references)]),
             containers: vec![harness(context, session, references)],
-            volumes: Some(vec![
-                token_volume(),
-                credential_volume(references),
-                hardening::empty_dir("tmp", Quantity(TMP_SIZE.to_owned())),
-            ]),
+            volumes: Some(volumes(references)),
             ..PodSpec::default()
         }),
         status: None,
@@ -111,6 +108,7 @@ fn environment(context: &Context, session: &AgentSession) -> Vec<EnvVar> {
         env("LOG_URL", &context.session_url),
         env("SESSION_TOKEN_FILE", TOKEN_FILE),
         env("MODEL_BASE_URL", format!("http://127.0.0.1:8081{MODEL_PREFIX}")),
+        env("MCP_BASE_URL", format!("http://127.0.0.1:8081{MCP_PREFIX}")),
     ];
     // No secret; and what lies in the operator's namespace cannot be mounted in another.
     variables.extend(context.session_ca.as_ref().map(|authorities| env("LOG_CA", authorities)));
@@ -119,7 +117,11 @@ fn environment(context: &Context, session: &AgentSession) -> Vec<EnvVar> {
 
 fn proxy(context: &Context, references: &References) -> Container {
     let credential = &references.credential;
-    let config = proxy_config::config(&references.base_url, credential);
+    let config = proxy_config::config(&references.base_url, credential, &references.mcp);
+    let model = mount("credential", proxy_config::folder(&credential.name), true);
+    let with_credential = references.mcp.iter().filter(|server| server.credential.is_some());
+    let servers =
+        with_credential.map(|server| mount(&proxy_config::mcp_volume(server), proxy_config::mcp_folder(server), true));
     Container {
         name: PROXY.to_owned(),
         image: Some(context.images.proxy.clone()),
@@ -140,10 +142,7 @@ fn proxy(context: &Context, references: &References) -> Container {
         )),
         security_context: Some(hardening::container()),
         termination_message_policy: Some("FallbackToLogsOnError".to_owned()),
-        volume_mounts: Some(vec![
-            mount("token", TOKEN_FOLDER, true),
-            mount("credential", format!("{CREDENTIALS}/{}", credential.name), true),
-        ]),
+        volume_mounts: Some([mount("token", TOKEN_FOLDER, true), model].into_iter().chain(servers).collect()),
         ..Container::default()
     }
 }
@@ -176,11 +175,25 @@ fn token_volume() -> Volume {
     }
 }
 
+fn volumes(references: &References) -> Vec<Volume> {
+    let mut volumes = vec![
+        token_volume(),
+        credential_volume("credential", &references.credential),
+        hardening::empty_dir("tmp", Quantity(TMP_SIZE.to_owned())),
+    ];
+    volumes.extend(
+        references.mcp.iter().filter_map(|server| {
+            Some(credential_volume(&proxy_config::mcp_volume(server), server.credential.as_ref()?))
+        }),
+    );
+    volumes
+}
+
 /// Optional, so that the proxy runs and says what is missing; and only the key that the vault names.
-fn credential_volume(references: &References) -> Volume {
-    let secret = &references.credential.secret_ref;
+fn credential_volume(name: &str, credential: &CredentialSpec) -> Volume {
+    let secret = &credential.secret_ref;
     Volume {
-        name: "credential".to_owned(),
+        name: name.to_owned(),
         secret: Some(SecretVolumeSource {
             secret_name: Some(secret.name.clone()),
             optional: Some(true),
@@ -193,9 +206,12 @@ fn credential_volume(references: &References) -> Volume {
 
 #[cfg(test)]
 mod tests {
+    use k8s_openapi::api::core::v1::Container;
+    use longhand_crds::vault::PrivateAddresses;
     use rstest::rstest;
 
     use super::{HARNESS, build, generation, name};
+    use crate::agent::mcp::McpAccess;
     use crate::agent_session::observe::References;
     use crate::fixtures;
     use crate::testing::context;
@@ -211,10 +227,23 @@ mod tests {
         insta::assert_yaml_snapshot!(pod);
     }
 
+    /// With two MCP servers, of which one has a credential.
+    fn with_servers() -> References {
+        let server = |name: &str, credential| McpAccess {
+            name: name.to_owned(),
+            url: format!("http://model.test:8080/{name}"),
+            upstream: format!("http://model.test:8080/{name}"),
+            private_addresses: PrivateAddresses::Refuse,
+            credential,
+        };
+        let credential = Some(References::fixture().credential);
+        References { mcp: vec![server("open", None), server("bound", credential)], ..References::fixture() }
+    }
+
     #[tokio::test]
-    async fn only_the_proxy_mounts_the_secret() {
+    async fn only_the_proxy_mounts_secrets() {
         let (context, _server) = context();
-        let spec = build(&context, &fixtures::session(), &references(), "x").spec.unwrap();
+        let spec = build(&context, &fixtures::session(), &with_servers(), "x").spec.unwrap();
         let secrets: Vec<_> = spec
             .volumes
             .unwrap()
@@ -222,9 +251,19 @@ mod tests {
             .filter(|volume| volume.secret.is_some())
             .map(|volume| volume.name)
             .collect();
+        assert_eq!(secrets.len(), 2);
+        let mounts = |container: &Container| -> Vec<String> {
+            container.volume_mounts.iter().flatten().map(|mount| mount.name.clone()).collect()
+        };
         let harness = spec.containers.iter().find(|container| container.name == HARNESS).unwrap();
-        assert!(harness.volume_mounts.iter().flatten().all(|mount| !secrets.contains(&mount.name)));
+        assert!(mounts(harness).iter().all(|mount| !secrets.contains(mount)));
         assert_eq!(spec.containers.len(), 1);
+        let proxy = &spec.init_containers.unwrap()[0];
+        assert!(secrets.iter().all(|secret| mounts(proxy).contains(secret)));
+        let mut paths: Vec<_> = proxy.volume_mounts.iter().flatten().map(|mount| mount.mount_path.clone()).collect();
+        paths.sort();
+        paths.dedup();
+        assert_eq!(paths.len(), 3, "each in a folder of its own: {paths:?}");
     }
 
     #[rstest]

@@ -7,11 +7,12 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt as _;
 use longhand_crds::vault::CredentialSpec;
-use longhand_crds::{Agent, AgentSession, labels, session_id};
+use longhand_crds::{Agent, AgentSession, Vault, labels, session_id};
 
 use super::Sessions;
 use super::harness_pod::{self, HARNESS};
 use super::proxy_health::Credentials;
+use crate::agent::mcp::{self, McpAccess};
 use crate::agent::references::{self, Missing};
 use crate::context::lookup;
 use crate::error::Error;
@@ -44,6 +45,8 @@ pub(super) struct References {
     pub(super) vault: String,
     /// Where the model API is.
     pub(super) base_url: String,
+    /// The MCP servers of the session, and how they are called.
+    pub(super) mcp: Vec<McpAccess>,
 }
 
 #[cfg(test)]
@@ -55,6 +58,7 @@ impl References {
             credential: crate::fixtures::vault().spec.credentials.remove(0),
             vault: "models".to_owned(),
             base_url: "http://model.test:8080".to_owned(),
+            mcp: Vec::new(),
         }
     }
 }
@@ -117,14 +121,28 @@ fn references(session: &AgentSession, sessions: &Sessions, namespace: &str) -> R
     let default = sessions.context.default_model.as_ref();
     let vault = references::vault_of(&agent, default);
     let vault = vault.and_then(|vault| lookup(&sessions.vaults, namespace, vault));
-    match references::credential(&agent, vault.as_ref(), default) {
-        Ok((access, credential)) => Ok(References {
-            credential: credential.clone(),
-            vault: access.credential.vault.clone(),
-            base_url: access.base_url(credential).to_owned(),
-            agent: agent.clone(),
-        }),
-        Err(missing) => Err(Unresolved::Reference { agent: name.clone(), missing }),
+    let unresolved = |missing| Unresolved::Reference { agent: name.clone(), missing };
+    let (access, credential) = references::credential(&agent, vault.as_ref(), default).map_err(unresolved)?;
+    Ok(References {
+        credential: credential.clone(),
+        vault: access.credential.vault.clone(),
+        base_url: access.base_url(credential).to_owned(),
+        mcp: mcp_servers(session, &agent, sessions, namespace).map_err(unresolved)?,
+        agent: agent.clone(),
+    })
+}
+
+fn mcp_servers(
+    session: &AgentSession,
+    agent: &Agent,
+    sessions: &Sessions,
+    namespace: &str,
+) -> Result<Vec<McpAccess>, Missing> {
+    let vault = |name: &str| lookup(&sessions.vaults, namespace, name);
+    let session_vaults: Vec<Vault> = session.spec.vault_refs.iter().filter_map(|named| vault(&named.name)).collect();
+    match &session.spec.agent_ref.overrides {
+        None => mcp::access(&agent.spec.mcp_servers, &session_vaults, vault),
+        Some(overrides) => mcp::access(&overrides.apply(agent.spec.clone()).mcp_servers, &session_vaults, vault),
     }
 }
 

@@ -7,7 +7,7 @@ use kube::runtime::watcher;
 use longhand_crds::default_model::DefaultModel;
 use longhand_crds::{Agent, AgentSession, SandboxTemplate, Vault};
 
-use crate::agent::references::vault_of;
+use crate::agent::references;
 use crate::context::{Guarded, GuardedStore};
 
 type Root = Guarded<AgentSession>;
@@ -20,7 +20,7 @@ pub(super) fn by_agent(
     concerned(sessions, agents, |session, agent| session.spec.agent_ref.name == agent)
 }
 
-/// Sessions whose agent's model is called with a credential of a vault that appeared, changed or went.
+/// Sessions that name a vault that appeared, changed or went, or whose agent does.
 pub(super) fn by_vault(
     sessions: GuardedStore<AgentSession>,
     agents: GuardedStore<Agent>,
@@ -30,7 +30,8 @@ pub(super) fn by_vault(
     concerned(sessions, vaults, move |session, vault| {
         let namespace = session.namespace().unwrap_or_default();
         crate::context::lookup(&agents, &namespace, &session.spec.agent_ref.name)
-            .is_some_and(|agent| vault_of(&agent, default.as_ref()) == Some(vault))
+            .is_some_and(|agent| references::uses(&agent, default.as_ref(), vault))
+            || session.spec.vault_refs.iter().any(|named| named.name == vault)
     })
 }
 

@@ -14,8 +14,9 @@ const MAX_STARTS: u32 = 3;
 /// What goes on record at once. A session store's transaction takes a little more than this, of events and of bytes.
 const MAX_EVENTS: usize = 40;
 const MAX_BYTES: usize = 1_000_000;
-/// The bytes of a larger event are stored elsewhere.
+/// The bytes of a larger event are stored elsewhere, but sent all the same.
 const INLINE_BYTES: usize = 64 * 1024;
+const MAX_SENT: usize = 4_000_000;
 /// Why nobody knows how a call ended.
 const BRAIN_LOST: &str = "the harness that had sent it was lost";
 
@@ -93,11 +94,14 @@ pub struct Unreachable {
 impl Work {
     /// What must be appended now: as much as one transaction surely takes, but at least one group.
     pub(in crate::core) fn pending(&self) -> Option<Vec<NewEvent>> {
-        let (mut events, mut bytes) = (Vec::new(), 0);
+        let (mut events, mut stored, mut sent) = (Vec::new(), 0, 0);
         for group in &self.pending {
-            let size = |event: &NewEvent| serde_json::to_vec(event).map_or(0, |text| text.len().min(INLINE_BYTES));
-            bytes += group.iter().map(size).sum::<usize>();
-            if !events.is_empty() && (events.len() + group.len() > MAX_EVENTS || bytes > MAX_BYTES) {
+            for event in group {
+                let bytes = serde_json::to_vec(event).map_or(0, |text| text.len());
+                (stored, sent) = (stored + bytes.min(INLINE_BYTES), sent + bytes);
+            }
+            let fits = events.len() + group.len() <= MAX_EVENTS && stored <= MAX_BYTES && sent <= MAX_SENT;
+            if !events.is_empty() && !fits {
                 break;
             }
             events.extend(group.iter().cloned());

@@ -167,7 +167,7 @@ async fn handle(State(server): State<Arc<Mcp>>, method: Method, uri: Uri, header
         Some(result) => json!({"jsonrpc": "2.0", "id": id, "result": result}),
         None => json!({"jsonrpc": "2.0", "id": id, "error": {"code": -32601, "message": "no such method"}}),
     };
-    if asked == "tools/call" && !["echo", "look"].contains(&params["name"].as_str().unwrap()) {
+    if asked == "tools/call" && !["ask", "echo", "look"].contains(&params["name"].as_str().unwrap()) {
         response = json!({"jsonrpc": "2.0", "id": id, "error": {"code": -32602, "message": "no such tool"}});
     }
     // Both forms of an answer are used.

@@ -54,9 +54,14 @@ pub(crate) struct Service {
 
 /// Serves the store until the test ends; gives the base URL.
 pub(crate) async fn serve(store: MemoryStore, idle_seconds: u64) -> (Arc<Service>, String) {
+    serve_session(store, HarnessSession { harness_idle_seconds: idle_seconds, ..session() }).await
+}
+
+/// The same with a session that brains are told of.
+pub(crate) async fn serve_session(store: MemoryStore, session: HarnessSession) -> (Arc<Service>, String) {
     let service = Arc::new(Service {
         store,
-        session: HarnessSession { harness_idle_seconds: idle_seconds, ..session() },
+        session,
         faults: Mutex::default(),
         previews: Mutex::default(),
         runs: Mutex::default(),

@@ -100,7 +100,7 @@ mod tests {
                 "credential": {"vault": "v", "name": "c"}},
             "system": "be kind",
             "tools": [{"type": "agent_toolset_20260401"}, {"type": "mcp_toolset", "mcpServerName": "s"}],
-            "mcpServers": [{"name": "s", "url": "https://s.test"}],
+            "mcpServers": [{"name": "s", "url": "https://s.test", "credential": {"vault": "v", "name": "s"}}],
         })
     }
 
@@ -114,6 +114,13 @@ mod tests {
         &[("system", Value::Null), ("tools", Value::Null), ("mcpServers", Value::Null)])]
     #[case(json!({"tools": [{"type": "mcp_toolset", "mcpServerName": "s"}]}),
         &[("tools", json!([{"type": "mcp_toolset", "mcpServerName": "s"}]))])]
+    #[case(json!({"mcpServers": [{"name": "s", "url": "https://s.test"}, {"name": "t", "url": "https://t.test"}]}),
+        &[("mcpServers", json!([
+            {"name": "s", "url": "https://s.test", "credential": {"vault": "v", "name": "s"}},
+            {"name": "t", "url": "https://t.test"},
+        ]))])]
+    #[case(json!({"mcpServers": [{"name": "s", "url": "https://other.test"}]}),
+        &[("mcpServers", json!([{"name": "s", "url": "https://other.test"}]))])]
     fn what_is_given_replaces_what_the_agent_has(#[case] overrides: Value, #[case] changes: &[(&str, Value)]) {
         let overrides: AgentOverrides = serde_json::from_value(overrides).unwrap();
         let spec: AgentSpec = serde_json::from_value(agent()).unwrap();

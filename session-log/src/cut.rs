@@ -264,6 +264,23 @@ mod tests {
     }
 
     #[test]
+    fn a_call_of_an_mcp_server_is_closed_by_a_result_of_its_kind() {
+        let mcp_call = || EventBody::AgentMcpToolUse {
+            mcp_server_name: "s".into(),
+            name: "t".into(),
+            input: serde_json::Value::Null,
+            evaluated_permission: Permission::Allow,
+        };
+        let mcp_result =
+            |call: &str| EventBody::AgentMcpToolResult { mcp_tool_use_id: event(call), content: None, is_error: None };
+        let cut = cut(&[("a", mcp_call()), ("b", mcp_call()), ("c", call()), ("d", mcp_result("a"))]);
+        let closing = closing(&cut);
+        assert_eq!(closing.len(), 2);
+        assert!(matches!(&closing[0].body, EventBody::AgentMcpToolResult { mcp_tool_use_id, is_error: Some(true), .. } if *mcp_tool_use_id == event("b")));
+        assert!(matches!(&closing[1].body, EventBody::AgentToolResult { tool_use_id, .. } if *tool_use_id == event("c")));
+    }
+
+    #[test]
     fn a_call_that_is_known_to_be_open_is_closed_once() {
         let mut cut = cut(&[("b", call()), ("c", call()), ("d", result("c"))]);
         cut.take_open(event("b"));

@@ -13,4 +13,6 @@ mod servers;
 pub(crate) use servers::{Servers, Session};
 
 #[cfg(test)]
+mod everything;
+#[cfg(test)]
 mod tests;

@@ -1,5 +1,7 @@
 //! An MCP server over streamable HTTP that can be told to misbehave.
 
+#![allow(dead_code, reason = "the tests of the client and those of the whole harness each use a part")]
+
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};

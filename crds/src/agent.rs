@@ -96,11 +96,10 @@ pub struct McpServerSpec {
     /// Where it is.
     #[schemars(length(min = 8, max = 2_048), regex(pattern = "^https?://[^ ]+$"))]
     pub url: String,
-    /// The credential that the proxy puts into each request; none if absent, unless a vault of the session has one for this URL.
+    /// What the proxy puts into each request, unless a vault of the session has a credential for this URL.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub credential: Option<CredentialRef>,
-    /// Whether a server that is called without a credential may have a private address, as a service of the cluster has. With
-    /// one, its vault says so.
+    /// Whether it may have a private address where it is called without a credential; with one, the vault says so.
     #[serde(default, skip_serializing_if = "PrivateAddresses::are_refused")]
     pub private_addresses: PrivateAddresses,
 }

@@ -26,12 +26,7 @@ pub struct AgentOverrides {
     /// Other servers of tools; empty for none. One that the agent has too, by name and URL, is called as the agent says; a
     /// credential for another is taken from the session's vaults.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 20))]
-    #[x_kube(
-        merge_strategy = ListMerge::Map(vec!["name".into()]),
-        validation = Rule::new("self.all(s, !has(s.credential) && !has(s.privateAddresses))")
-            .message("credential and privateAddresses of an MCP server belong to the Agent"),
-    )]
+    #[schemars(schema_with = "servers")]
     pub mcp_servers: Option<Vec<McpServerSpec>>,
 }
 
@@ -64,6 +59,24 @@ fn tools(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
             "required": ["type"],
             "properties": { "type": { "type": "string", "enum": ["agent_toolset_20260401", "mcp_toolset", "custom"] } },
             "x-kubernetes-preserve-unknown-fields": true,
+        },
+    })
+}
+
+/// How a server is called is the Agent's to say: who makes a session cannot name a credential here.
+fn servers(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+    schemars::json_schema!({
+        "type": "array",
+        "maxItems": 20,
+        "x-kubernetes-list-type": "map",
+        "x-kubernetes-list-map-keys": ["name"],
+        "items": {
+            "type": "object",
+            "required": ["name", "url"],
+            "properties": {
+                "name": { "type": "string", "minLength": 1, "maxLength": 255 },
+                "url": { "type": "string", "minLength": 8, "maxLength": 2048, "pattern": "^https?://[^ ]+$" },
+            },
         },
     })
 }

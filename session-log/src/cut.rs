@@ -276,8 +276,12 @@ mod tests {
         let cut = cut(&[("a", mcp_call()), ("b", mcp_call()), ("c", call()), ("d", mcp_result("a"))]);
         let closing = closing(&cut);
         assert_eq!(closing.len(), 2);
-        assert!(matches!(&closing[0].body, EventBody::AgentMcpToolResult { mcp_tool_use_id, is_error: Some(true), .. } if *mcp_tool_use_id == event("b")));
-        assert!(matches!(&closing[1].body, EventBody::AgentToolResult { tool_use_id, .. } if *tool_use_id == event("c")));
+        assert!(
+            matches!(&closing[0].body, EventBody::AgentMcpToolResult { mcp_tool_use_id, is_error: Some(true), .. } if *mcp_tool_use_id == event("b"))
+        );
+        assert!(
+            matches!(&closing[1].body, EventBody::AgentToolResult { tool_use_id, .. } if *tool_use_id == event("c"))
+        );
     }
 
     #[test]

@@ -22,7 +22,7 @@ use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
 use super::content;
-use super::definitions::{self, MOST_TOOLS};
+use super::definitions::{self, Listing};
 use super::http::{Http, HttpError};
 use super::servers::Patience;
 use crate::core::mcp::{Answer, Unreachable};
@@ -93,16 +93,16 @@ impl Connection {
     /// The server's tools, as far as a model can be offered them.
     pub(super) async fn tools(&self, server: &str) -> Result<Vec<McpTool>, Unreachable> {
         let pages = tokio::time::timeout(self.patience.ready, self.pages()).await;
-        let listed = pages.unwrap_or_else(|_| Err(silent(self.patience)))?;
-        let (tools, left_out) = definitions::tools(listed);
+        let listing = pages.unwrap_or_else(|_| Err(silent(self.patience)))?;
+        let (tools, left_out) = listing.finish();
         if left_out > 0 {
             tracing::warn!(server, left_out, "tools of an MCP server cannot be offered to a model");
         }
         Ok(tools)
     }
 
-    async fn pages(&self) -> Result<Vec<rmcp::model::Tool>, Unreachable> {
-        let mut tools = Vec::new();
+    async fn pages(&self) -> Result<Listing, Unreachable> {
+        let mut listing = Listing::default();
         let mut cursor = None;
         for _ in 0..MOST_PAGES {
             let params = cursor.map(|cursor| PaginatedRequestParams::default().with_cursor(Some(cursor)));
@@ -113,13 +113,13 @@ impl Connection {
                 Ok(_) => return Err(broken("it answered tools/list with something else")),
                 Err(error) => return Err(not_listed(&error)),
             };
-            tools.extend(page.tools);
+            listing.add(page.tools);
             cursor = page.next_cursor;
-            if cursor.is_none() || tools.len() > MOST_TOOLS {
+            if cursor.is_none() || listing.is_full() {
                 break;
             }
         }
-        Ok(tools)
+        Ok(listing)
     }
 
     /// Calls a tool; says whether the session is worth keeping, too.

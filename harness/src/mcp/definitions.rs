@@ -5,7 +5,7 @@ use rmcp::model::Tool;
 use serde_json::{Map, Value};
 
 /// The most tools of a server.
-pub(super) const MOST_TOOLS: usize = 256;
+const MOST_TOOLS: usize = 256;
 /// The most bytes of all definitions of a server.
 const MOST_BYTES: usize = 1024 * 1024;
 /// The largest schema of one tool.
@@ -17,21 +17,40 @@ const LONGEST_NAME: usize = 256;
 /// What the model API does not take at the top of a schema. The server checks its input itself.
 const NOT_AT_TOP: [&str; 3] = ["anyOf", "oneOf", "allOf"];
 
-/// The tools that a model can be offered, sorted by name, and how many are left out.
-pub(super) fn tools(listed: Vec<Tool>) -> (Vec<McpTool>, usize) {
-    let count = listed.len();
-    let mut tools: Vec<McpTool> = listed.into_iter().filter_map(definition).collect();
-    tools.sort_by(|a, b| a.name.cmp(&b.name));
-    tools.dedup_by(|a, b| a.name == b.name);
-    tools.truncate(MOST_TOOLS);
-    let mut bytes = 0;
-    let fits = tools.iter().take_while(|tool| {
-        bytes += tool.name.len() + tool.description.len() + size(&tool.input_schema);
-        bytes <= MOST_BYTES
-    });
-    let fitting = fits.count();
-    tools.truncate(fitting);
-    (tools, count - fitting)
+/// What a server has listed so far: no more than a model can be offered, however much it is.
+#[derive(Debug, Default)]
+pub(super) struct Listing {
+    tools: Vec<McpTool>,
+    bytes: usize,
+    left_out: usize,
+}
+
+impl Listing {
+    /// Takes the tools of a page.
+    pub(super) fn add(&mut self, page: Vec<Tool>) {
+        for tool in page {
+            let fitting = definition(tool).filter(|tool| {
+                let bytes = tool.name.len() + tool.description.len() + size(&tool.input_schema);
+                let new = self.tools.iter().all(|known| known.name != tool.name);
+                let fits = new && !self.is_full() && self.bytes + bytes <= MOST_BYTES;
+                self.bytes += if fits { bytes } else { 0 };
+                fits
+            });
+            self.left_out += usize::from(fitting.is_none());
+            self.tools.extend(fitting);
+        }
+    }
+
+    /// Whether more pages would change nothing.
+    pub(super) const fn is_full(&self) -> bool {
+        self.tools.len() >= MOST_TOOLS
+    }
+
+    /// The tools, sorted by name, and how many are left out.
+    pub(super) fn finish(mut self) -> (Vec<McpTool>, usize) {
+        self.tools.sort_by(|a, b| a.name.cmp(&b.name));
+        (self.tools, self.left_out)
+    }
 }
 
 fn size(schema: &Value) -> usize {
@@ -78,7 +97,15 @@ mod tests {
     use rstest::rstest;
     use serde_json::{Value, json};
 
-    use super::{LONGEST_DESCRIPTION, MOST_BYTES, MOST_TOOLS, tools};
+    use super::{LONGEST_DESCRIPTION, Listing, MOST_BYTES, MOST_TOOLS, McpTool};
+
+    fn tools(listed: Vec<Tool>) -> (Vec<McpTool>, usize) {
+        let mut listing = Listing::default();
+        for tool in listed {
+            listing.add(vec![tool]);
+        }
+        listing.finish()
+    }
 
     fn tool(name: &str, schema: &Value) -> Tool {
         serde_json::from_value(json!({"name": name, "description": "d", "inputSchema": schema})).unwrap()

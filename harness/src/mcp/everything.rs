@@ -40,7 +40,8 @@ async fn within<T>(future: impl Future<Output = T>) -> T {
 
 /// Starts the server and waits until it listens.
 async fn start(port: u16) -> Child {
-    let folder = std::env::var("MCP_EVERYTHING").unwrap_or_else(|_| panic!("MCP_EVERYTHING is the folder that hack/mcp-servers prints"));
+    let folder = std::env::var("MCP_EVERYTHING")
+        .unwrap_or_else(|_| panic!("MCP_EVERYTHING is the folder that hack/mcp-servers prints"));
     let script = PathBuf::from(folder).join("node_modules/@modelcontextprotocol/server-everything/dist/index.js");
     let mut child = Command::new("node")
         .arg(script)

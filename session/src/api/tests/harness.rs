@@ -180,7 +180,8 @@ async fn a_brain_appends_what_becomes_of_calls_of_mcp_servers() {
     let catalog = event("x.mcp.catalog", json!({"mcp_server_name": "s", "url": "https://s.test", "tools": []}));
     let (call, other) = (mcp_use("allow"), mcp_use("allow"));
     let started = event("x.tool.started", json!({"tool_use_ids": [call["id"], other["id"]]}));
-    let result = event("agent.mcp_tool_result", json!({"mcp_tool_use_id": call["id"], "content": [], "is_error": true}));
+    let result =
+        event("agent.mcp_tool_result", json!({"mcp_tool_use_id": call["id"], "content": [], "is_error": true}));
     let unknown = |call: &Value| event("x.tool.outcome_unknown", json!({"tool_use_id": call["id"], "cause": "c"}));
     let append = |events: Value| json!({"epoch": epoch, "expected_head": 1, "events": events});
     let foreign = append(json!([unknown(&other), result]));

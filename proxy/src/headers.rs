@@ -138,7 +138,7 @@ mod tests {
             ("anthropic-version", "2023-06-01"),
         ]);
         let placement = HeaderName::from_static("x-goog-api-key");
-        prepare_request(&mut headers, Some((placement.clone(), HeaderValue::from_static("real"))));
+        prepare_request(&mut headers, Some((placement, HeaderValue::from_static("real"))));
         assert_eq!(headers, map(&[("anthropic-version", "2023-06-01"), ("x-goog-api-key", "real")]));
     }
 

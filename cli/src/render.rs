@@ -35,7 +35,11 @@ fn text(body: &EventBody) -> String {
         EventBody::AgentToolUse { name, input, .. } | EventBody::AgentCustomToolUse { name, input } => {
             short(&format!("{name}: {}", tool_input(input)))
         }
-        EventBody::AgentToolResult { content, is_error, .. } => {
+        EventBody::AgentMcpToolUse { mcp_server_name, name, input, .. } => {
+            short(&format!("{mcp_server_name} {name}: {}", tool_input(input)))
+        }
+        EventBody::AgentToolResult { content, is_error, .. }
+        | EventBody::AgentMcpToolResult { content, is_error, .. } => {
             let result = blocks(content.as_deref().unwrap_or_default());
             short(&if *is_error == Some(true) { format!("error: {result}") } else { result })
         }
@@ -60,6 +64,12 @@ fn text(body: &EventBody) -> String {
         EventBody::SpanModelRequestEnd { model_usage, .. } => {
             format!("{} tokens in, {} out", model_usage.input_tokens, model_usage.output_tokens)
         }
+        EventBody::McpCatalog { mcp_server_name, problem: Some(problem), .. } => {
+            short(&format!("{mcp_server_name}: {problem}"))
+        }
+        EventBody::McpCatalog { mcp_server_name, tools, .. } => {
+            short(&format!("{mcp_server_name}: {} tools", tools.len()))
+        }
         EventBody::SessionWoken { epoch, harness } => short(&format!("epoch {epoch}, pod {harness}")),
         EventBody::SessionNearLimit { what, used, limit } => format!("{used} of {limit} {what}"),
         EventBody::SandboxProvisioning { sandbox, .. }
@@ -78,7 +88,8 @@ fn text(body: &EventBody) -> String {
         | EventBody::SessionStatusRunning {}
         | EventBody::SessionStatusRescheduled {}
         | EventBody::SessionStatusTerminated {}
-        | EventBody::SpanModelRequestStart {} => String::new(),
+        | EventBody::SpanModelRequestStart {}
+        | EventBody::ToolStarted { .. } => String::new(),
         EventBody::Other { fields, .. } => short(&Value::Object(fields.clone()).to_string()),
     }
 }

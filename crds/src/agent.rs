@@ -12,6 +12,7 @@ use crate::model::{ContextManagement, FallbackSpec, ModelApi, ThinkingSpec};
 use crate::patterns;
 use crate::sandbox_template::Resources;
 use crate::toolset::ToolSpec;
+use crate::vault::PrivateAddresses;
 
 /// Which model, with which instructions and tools. A running session keeps the agent as it was when the session began.
 #[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -110,6 +111,30 @@ pub struct McpServerSpec {
     /// Where it is.
     #[schemars(length(min = 8, max = 2_048), regex(pattern = "^https?://[^ ]+$"))]
     pub url: String,
+    /// What the proxy puts into each request, unless a vault of the session has a credential for this URL.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub credential: Option<CredentialRef>,
+    /// Whether it may have a private address where it is called without a credential; with one, the vault says so.
+    #[serde(default, skip_serializing_if = "PrivateAddresses::are_refused")]
+    pub private_addresses: PrivateAddresses,
+}
+
+impl McpServerSpec {
+    /// A server at a public address, called without a credential.
+    #[must_use]
+    pub const fn new(name: String, url: String) -> Self {
+        Self { name, url, credential: None, private_addresses: PrivateAddresses::Refuse }
+    }
+
+    /// These servers, each with what `known` has for the same name and URL: what the wire API does not show is kept.
+    #[must_use]
+    pub fn completed(servers: Vec<Self>, known: &[Self]) -> Vec<Self> {
+        let complete = |server: Self| {
+            let same = known.iter().find(|known| known.name == server.name && known.url == server.url);
+            same.cloned().unwrap_or(Self::new(server.name, server.url))
+        };
+        servers.into_iter().map(complete).collect()
+    }
 }
 
 /// A model and how it is called.

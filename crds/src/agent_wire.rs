@@ -44,7 +44,7 @@ impl From<&ModelSpec> for wire::ModelConfig {
 impl From<wire::McpServer> for McpServerSpec {
     fn from(server: wire::McpServer) -> Self {
         let wire::McpServer::Url { name, url } = server;
-        Self { name, url }
+        Self::new(name, url)
     }
 }
 

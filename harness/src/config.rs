@@ -20,6 +20,8 @@ pub struct Config {
     pub token_file: PathBuf,
     /// `MODEL_BASE_URL`: the model API, or the proxy in front of it.
     pub model_base_url: String,
+    /// `MCP_BASE_URL`: the proxy in front of MCP servers; not needed by an agent that has none.
+    pub mcp_base_url: Option<String>,
 }
 
 /// What a harness needs to know that belongs to no session: its pod sets no `SESSION_ID`.
@@ -35,6 +37,8 @@ pub struct ParkedConfig {
     pub token_file: PathBuf,
     /// As in [`Config`].
     pub model_base_url: String,
+    /// As in [`Config`].
+    pub mcp_base_url: Option<String>,
 }
 
 /// What is wrong with the environment.
@@ -74,6 +78,7 @@ impl Config {
             log_ca: get("LOG_CA").filter(|value| !value.is_empty()),
             token_file: need("SESSION_TOKEN_FILE")?.into(),
             model_base_url: need("MODEL_BASE_URL")?,
+            mcp_base_url: get("MCP_BASE_URL").filter(|value| !value.is_empty()),
         })
     }
 }
@@ -95,6 +100,7 @@ impl ParkedConfig {
             log_ca: get("LOG_CA").filter(|value| !value.is_empty()),
             token_file: need("SESSION_TOKEN_FILE")?.into(),
             model_base_url: need("MODEL_BASE_URL")?,
+            mcp_base_url: get("MCP_BASE_URL").filter(|value| !value.is_empty()),
         })
     }
 }
@@ -164,6 +170,8 @@ mod tests {
         assert_eq!(read("LOG_CA", Some("PEM")).unwrap().log_ca.as_deref(), Some("PEM"));
         assert_eq!(config.token_file.to_str(), Some("/token"));
         assert_eq!(config.model_base_url, "http://model");
+        assert_eq!(config.mcp_base_url, None);
+        assert_eq!(read("MCP_BASE_URL", Some("http://mcp")).unwrap().mcp_base_url.as_deref(), Some("http://mcp"));
     }
 
     #[rstest]

@@ -6,6 +6,7 @@
 
 pub mod config;
 pub mod core;
+mod mcp;
 pub mod model;
 pub mod shell;
 

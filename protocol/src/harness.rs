@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use sha2::{Digest as _, Sha256};
 
 use crate::event::{NewEvent, Permission, Record};
 use crate::id::{EventId, SessionId};
@@ -318,6 +319,18 @@ pub enum Offer {
     Nothing,
     /// The pod gets no more sessions: end when those are served that it has.
     Retire,
+}
+
+/// The path segment under which the credential proxy serves an MCP server: 32 hexadecimal digits that no other server of
+/// the agent has. It changes with the URL, so that a brain never reaches another server than the one that it means.
+#[must_use]
+pub fn mcp_route(name: &str, url: &str) -> String {
+    let mut hash = Sha256::new();
+    for part in [name, url] {
+        hash.update((part.len() as u64).to_be_bytes());
+        hash.update(part.as_bytes());
+    }
+    hash.finalize().iter().take(16).map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// `POST lease`: the harness lives. 412 when another epoch has claimed the session.

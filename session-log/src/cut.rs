@@ -35,6 +35,8 @@ pub(crate) struct Cut {
     answered: HashSet<EventId>,
     /// The last one first.
     open_calls: Vec<EventId>,
+    /// Those of them that go to MCP servers.
+    mcp_calls: HashSet<EventId>,
     ended_spans: HashSet<EventId>,
     open_spans: Vec<EventId>,
 }
@@ -52,6 +54,7 @@ impl Cut {
             body if is_call(body) => {
                 if !self.answered.contains(id) {
                     self.open_calls.push(id.clone());
+                    self.mcp_calls.extend(is_mcp_call(body).then(|| id.clone()));
                 }
             }
             EventBody::SpanModelRequestEnd { model_request_start_id, .. } => {
@@ -72,6 +75,7 @@ impl Cut {
                 // More than can be closed are not worth remembering.
                 if self.open_calls.len() <= MOST_OPEN {
                     self.open_calls.insert(0, id.clone());
+                    self.mcp_calls.extend(is_mcp_call(body).then(|| id.clone()));
                 }
             }
             EventBody::SpanModelRequestEnd { model_request_start_id, .. } => {
@@ -83,6 +87,7 @@ impl Cut {
             body => {
                 if let Some(answered) = payload::answered(body) {
                     self.open_calls.retain(|call| *call != answered);
+                    self.mcp_calls.remove(&answered);
                 }
             }
         }
@@ -134,10 +139,11 @@ impl Cut {
             event(&format!("end/{span}"), end)
         });
         let results = self.open_calls.iter().rev().map(|call| {
-            let result = EventBody::AgentToolResult {
-                tool_use_id: call.clone(),
-                content: Some(vec![json!({"type": "text", "text": cut_off(cause)})]),
-                is_error: Some(true),
+            let content = Some(vec![json!({"type": "text", "text": cut_off(cause)})]);
+            let (call_id, is_error) = (call.clone(), Some(true));
+            let result = match self.mcp_calls.contains(call) {
+                true => EventBody::AgentMcpToolResult { mcp_tool_use_id: call_id, content, is_error },
+                false => EventBody::AgentToolResult { tool_use_id: call_id, content, is_error },
             };
             event(&format!("result/{call}"), result)
         });
@@ -154,7 +160,11 @@ impl Cut {
 
 /// Whether an event opens a call. By its name: the body of a large one is elsewhere.
 fn is_call(body: &EventBody) -> bool {
-    body.kind() == "agent.tool_use"
+    body.kind() == "agent.tool_use" || is_mcp_call(body)
+}
+
+fn is_mcp_call(body: &EventBody) -> bool {
+    body.kind() == "agent.mcp_tool_use"
 }
 
 /// The model reads this in place of a result.
@@ -256,6 +266,27 @@ mod tests {
         let kinds: Vec<&str> = closing.iter().map(|event| event.body.kind()).collect();
         let result = "agent.tool_result";
         assert_eq!(kinds, [result, result, "span.model_request_end", "session.status_idle"]);
+    }
+
+    #[test]
+    fn a_call_of_an_mcp_server_is_closed_by_a_result_of_its_kind() {
+        let mcp_call = || EventBody::AgentMcpToolUse {
+            mcp_server_name: "s".into(),
+            name: "t".into(),
+            input: serde_json::Value::Null,
+            evaluated_permission: Permission::Allow,
+        };
+        let mcp_result =
+            |call: &str| EventBody::AgentMcpToolResult { mcp_tool_use_id: event(call), content: None, is_error: None };
+        let cut = cut(&[("a", mcp_call()), ("b", mcp_call()), ("c", call()), ("d", mcp_result("a"))]);
+        let closing = closing(&cut);
+        assert_eq!(closing.len(), 2);
+        assert!(
+            matches!(&closing[0].body, EventBody::AgentMcpToolResult { mcp_tool_use_id, is_error: Some(true), .. } if *mcp_tool_use_id == event("b"))
+        );
+        assert!(
+            matches!(&closing[1].body, EventBody::AgentToolResult { tool_use_id, .. } if *tool_use_id == event("c"))
+        );
     }
 
     #[test]

@@ -151,5 +151,7 @@ pub(super) fn span_end(span: EventId, is_error: bool, usage: Usage) -> NewEvent 
 }
 
 fn error(kind: SessionErrorType, message: String, retry_status: RetryStatus) -> NewEvent {
-    NewEvent::new(EventBody::SessionError { error: SessionError { kind, message, retry_status } })
+    NewEvent::new(EventBody::SessionError {
+        error: SessionError { kind, mcp_server_name: None, message, retry_status },
+    })
 }

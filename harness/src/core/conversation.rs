@@ -86,6 +86,8 @@ pub enum Awaits {
     Confirmation,
     /// The client, who runs it.
     Client,
+    /// An MCP server.
+    Mcp,
 }
 
 /// Why an answer ended.

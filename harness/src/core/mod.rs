@@ -10,6 +10,7 @@ mod context;
 mod conversation;
 mod cost;
 mod limits;
+pub mod mcp;
 mod request;
 mod state;
 mod step;

@@ -4,11 +4,12 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use longhand_protocol::event::NewEvent;
-use longhand_protocol::harness::{HarnessSession, Inbox};
+use longhand_protocol::harness::{HarnessSession, Inbox, McpServer};
 use longhand_protocol::{EventId, Record};
 use serde_json::Value;
 
 use super::checkpoint;
+use super::mcp::{Call, Discovery, Outcome, Work};
 use super::tools::ToolSet;
 use super::transcript::Transcript;
 use crate::model::{Failure, Reply, Target};
@@ -35,6 +36,8 @@ pub struct State {
     pub(super) lost: bool,
     /// After so many records a checkpoint is due.
     pub(super) interval: u64,
+    /// Calls of MCP servers.
+    pub(super) mcp: Work,
 }
 
 /// A model request of this brain.
@@ -113,6 +116,15 @@ pub enum Input {
     },
     /// The wait is over.
     Rested,
+    /// MCP servers were asked for their tools.
+    Discovered(Vec<Discovery>),
+    /// Calls of MCP servers have ended; those that were to be cancelled are over.
+    Called {
+        /// What came of calls.
+        outcomes: Vec<Outcome>,
+        /// Calls that are over whether they have an outcome or not.
+        cancelled: Vec<EventId>,
+    },
 }
 
 /// What moved.
@@ -184,6 +196,23 @@ pub enum Effect {
     },
     /// Wait before another try: [`Input::Rested`] or [`Input::Interrupted`].
     Rest(Rest),
+    /// Ask MCP servers for their tools: [`Input::Discovered`] or [`Input::Interrupted`].
+    Discover {
+        /// Which.
+        servers: Vec<McpServer>,
+    },
+    /// Send calls to MCP servers, without waiting for what comes of them: [`Input::Called`].
+    SendMcp {
+        /// The calls.
+        calls: Vec<Call>,
+    },
+    /// Wait until calls that were sent have ended: [`Input::Called`] or [`Input::Interrupted`].
+    AwaitMcp,
+    /// Tell MCP servers that calls are not waited for any more: [`Input::Called`].
+    CancelMcp {
+        /// Their events.
+        calls: Vec<EventId>,
+    },
 }
 
 /// What happens next.
@@ -205,7 +234,7 @@ impl State {
     #[must_use]
     pub fn claimed(session: HarnessSession, log: Transcript) -> Self {
         Self {
-            tools: ToolSet::of(&session),
+            tools: ToolSet::of(&session, log.mcp()),
             session,
             log,
             behind: true,
@@ -216,6 +245,7 @@ impl State {
             abandoned: HashSet::new(),
             lost: false,
             interval: checkpoint::INTERVAL,
+            mcp: Work::default(),
         }
     }
 
@@ -233,16 +263,21 @@ impl State {
         self
     }
 
+    /// MCP servers whose tools may be others than the log says.
+    pub fn note_changed(&mut self, servers: impl IntoIterator<Item = String>) {
+        self.mcp.note_changed(servers);
+    }
+
     /// What the log says as far as it was read.
     #[must_use]
     pub const fn transcript(&self) -> &Transcript {
         &self.log
     }
 
-    /// Whether the model has answered and the log does not say so yet.
+    /// Whether the model or a tool has answered and the log does not say so yet.
     #[must_use]
-    pub const fn has_uncommitted(&self) -> bool {
-        self.uncommitted.is_some()
+    pub fn has_uncommitted(&self) -> bool {
+        self.uncommitted.is_some() || self.mcp.pending().is_some()
     }
 
     /// Gives up everything that may be lost.

@@ -58,6 +58,14 @@ pub fn step(mut state: State, input: Input) -> (State, Next) {
             state.rest = None;
             state.inbox = None;
         }
+        Input::Discovered(discoveries) => {
+            state.mcp.discovered(state.log.mcp(), discoveries);
+            state.inbox = None;
+        }
+        Input::Called { outcomes, cancelled } => {
+            state.mcp.ended(state.log.mcp(), &cancelled, outcomes);
+            state.inbox = None;
+        }
     }
     let next = state.decide().map_or(Next::Done, Next::Do);
     (state, next)
@@ -91,6 +99,10 @@ impl State {
                 break;
             }
             let id = &record.event.id;
+            self.mcp.appended(id);
+            if matches!(record.event.body, EventBody::McpCatalog { .. }) {
+                self.tools = ToolSet::of(&self.session, self.log.mcp());
+            }
             if let Some(inbox) = &mut self.inbox {
                 inbox.items.retain(|item| item.event.id != *id);
             }
@@ -139,6 +151,9 @@ impl State {
     /// An answer that the log does not take, or a request that it does not let begin, is replaced by an error that says so,
     /// once: a log that is full takes that, and the end of the turn.
     fn replace_refused(&mut self, reason: String) -> Result<(), String> {
+        if self.uncommitted.is_none() && self.mcp.refused(&reason) {
+            return Ok(());
+        }
         let (span, events) = match (self.uncommitted.take(), self.request.take()) {
             (Some(batch), _) if !batch.replaced => (batch.span.clone(), commit::refused(batch.span, &reason)),
             (None, Some(own)) if self.log.open_span() != Some(&own.span) => (own.span, commit::not_begun(&reason)),
@@ -167,6 +182,9 @@ impl State {
         if let Some(batch) = &self.uncommitted {
             return Some(self.append(self.with_summary(batch)));
         }
+        if let Some(events) = self.mcp.pending() {
+            return Some(self.append(events));
+        }
         let Some(inbox) = &self.inbox else { return Some(Effect::Look) };
         let wake_revision = inbox.wake_revision;
         let interrupts = batch(inbox.items.iter().filter(|item| is_interrupt(item)));
@@ -181,6 +199,9 @@ impl State {
                 _ => self.append(vec![end]),
             });
         }
+        if let Some(effect) = self.send_mcp() {
+            return Some(effect);
+        }
         let stopped = self.not_abandoned(self.log.stopped());
         if !stopped.is_empty() {
             return Some(Effect::Stop { calls: stopped });
@@ -189,13 +210,16 @@ impl State {
         if !runnable.is_empty() {
             return Some(Effect::Execute { calls: runnable });
         }
+        if self.mcp.is_waiting() {
+            return Some(Effect::AwaitMcp);
+        }
         if !queued.is_empty() {
             return Some(self.promote(queued, self.running().into_iter().collect()));
         }
         if self.log.must_call_model() && !self.has_used_all() {
             return Some(match self.rest {
                 Some(rest) if self.log.failures() > 0 => Effect::Rest(rest),
-                _ => self.ask(),
+                _ => self.discover().unwrap_or_else(|| self.ask()),
             });
         }
         // Without a wake key the session was given up already.
@@ -204,6 +228,26 @@ impl State {
             wake_revision,
             events: self.last_events(),
         })
+    }
+
+    /// What is to be done for calls of MCP servers before a sandbox is waited for.
+    fn send_mcp(&mut self) -> Option<Effect> {
+        let (agent, ledger) = (&self.session.agent, self.log.mcp());
+        let cancelled = self.mcp.to_cancel(ledger);
+        if !cancelled.is_empty() {
+            return Some(Effect::CancelMcp { calls: cancelled });
+        }
+        if self.mcp.settle(agent, ledger) || self.mcp.start(ledger) {
+            return self.mcp.pending().map(|events| self.append(events));
+        }
+        let calls = self.mcp.hand_over(agent, ledger);
+        (!calls.is_empty()).then_some(Effect::SendMcp { calls })
+    }
+
+    /// Tools of MCP servers have to be known before the model is asked, and on record.
+    fn discover(&self) -> Option<Effect> {
+        let servers = self.mcp.to_discover(&self.session.agent, self.log.mcp());
+        (!servers.is_empty()).then_some(Effect::Discover { servers })
     }
 
     fn not_abandoned<'a>(&self, calls: impl Iterator<Item = &'a EventId>) -> Vec<EventId> {

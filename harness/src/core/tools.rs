@@ -6,12 +6,14 @@ use longhand_protocol::event::{EventBody, Permission};
 use longhand_protocol::harness::{HarnessSession, RECALL, Recall, SandboxTool, Tool};
 use serde_json::{Value, json};
 
+use super::mcp::{self, Ledger};
+
 /// The tools of a session, by name, so that a request lists them in the same order every time.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct ToolSet(BTreeMap<String, (Runner, Value)>);
 
 /// Who runs a tool.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 enum Runner {
     /// A sandbox, through the session service.
     Sandbox(Permission),
@@ -19,12 +21,21 @@ enum Runner {
     Service,
     /// The client.
     Client,
+    /// An MCP server.
+    Mcp {
+        /// Which of the agent's servers.
+        server: String,
+        /// What it calls the tool.
+        tool: String,
+        permission: Permission,
+    },
 }
 
 impl ToolSet {
-    /// The tools of the session's agent; those of a sandbox only if the session has one.
+    /// The tools of the session's agent; those of a sandbox only if the session has one, those of an MCP server as the log
+    /// says.
     #[must_use]
-    pub fn of(session: &HarnessSession) -> Self {
+    pub fn of(session: &HarnessSession, servers: &Ledger) -> Self {
         let mut tools = BTreeMap::new();
         for tool in &session.agent.tools {
             match tool {
@@ -40,6 +51,15 @@ impl ToolSet {
                     tools.entry(name.clone()).or_insert((Runner::Client, definition));
                 }
             }
+        }
+        for (name, offered) in mcp::offered(&session.agent, servers, |name| tools.contains_key(name)) {
+            let (description, input_schema) = (offered.tool.description, offered.tool.input_schema);
+            let mut definition = json!({"name": name, "input_schema": input_schema});
+            if !description.is_empty() {
+                definition["description"] = json!(description);
+            }
+            let (server, permission) = (offered.server, offered.permission);
+            tools.insert(name, (Runner::Mcp { server, tool: offered.tool.name, permission }, definition));
         }
         let tools = Self(tools);
         if session.agent.context.recall == Recall::Always { tools.with_recall() } else { tools }
@@ -57,14 +77,22 @@ impl ToolSet {
     pub fn call(&self, name: &str, input: Value) -> Option<EventBody> {
         let (runner, _) = self.0.get(name)?;
         let name = name.to_owned();
-        Some(match *runner {
-            Runner::Sandbox(evaluated_permission) => {
-                EventBody::AgentToolUse { name, input, evaluated_permission, sandbox: None }
+        Some(match runner {
+            Runner::Sandbox(permission) => {
+                EventBody::AgentToolUse { name, input, evaluated_permission: *permission, sandbox: None }
             }
             Runner::Service => {
                 EventBody::AgentToolUse { name, input, evaluated_permission: Permission::Allow, sandbox: None }
             }
             Runner::Client => EventBody::AgentCustomToolUse { name, input },
+            // The protocol knows no other arguments.
+            Runner::Mcp { .. } if !input.is_object() => return None,
+            Runner::Mcp { server, tool, permission } => EventBody::AgentMcpToolUse {
+                mcp_server_name: server.clone(),
+                name: tool.clone(),
+                input,
+                evaluated_permission: *permission,
+            },
         })
     }
 

@@ -12,6 +12,7 @@ use super::context::{self, Gauge};
 pub use super::conversation::{Answer, Awaits, Call, CallState, Item, Stop};
 use super::conversation::{length, weight};
 use super::limits::Used;
+use super::mcp::Ledger;
 
 /// The model reads this in place of a result that never came.
 const INTERRUPTED: &str = "This call was interrupted before it had a result. Whether it took effect is not known.";
@@ -43,6 +44,7 @@ pub struct Transcript {
     model_position: u32,
     gave_up: bool,
     interrupted: bool,
+    mcp: Ledger,
 }
 
 /// The last status event.
@@ -134,6 +136,12 @@ impl Transcript {
         self.model_position
     }
 
+    /// What it says of MCP servers.
+    #[must_use]
+    pub const fn mcp(&self) -> &Ledger {
+        &self.mcp
+    }
+
     /// Whether the client stopped the turn.
     #[must_use]
     pub const fn interrupted(&self) -> bool {
@@ -161,6 +169,7 @@ impl Transcript {
     }
 
     fn take_in(&mut self, seq: u64, id: &EventId, body: &EventBody) {
+        self.mcp.take_in(id, body);
         match body {
             EventBody::UserMessage { content } => {
                 self.gauge.add(weight(content));
@@ -177,14 +186,19 @@ impl Transcript {
             EventBody::UserToolConfirmation { tool_use_id: call, .. } => self.confirm(call),
             EventBody::UserCustomToolResult { custom_tool_use_id: call, content, is_error }
             | EventBody::UserToolResult { tool_use_id: call, content, is_error }
-            | EventBody::AgentToolResult { tool_use_id: call, content, is_error } => {
+            | EventBody::AgentToolResult { tool_use_id: call, content, is_error }
+            | EventBody::AgentMcpToolResult { mcp_tool_use_id: call, content, is_error } => {
                 self.answer_call(seq, call, content.as_deref().unwrap_or_default(), is_error.unwrap_or(false));
             }
             EventBody::AgentCustomToolUse { .. } => {
                 self.asking.insert(id.clone(), Awaits::Client);
             }
-            EventBody::AgentToolUse { evaluated_permission: Permission::Ask, .. } => {
+            EventBody::AgentToolUse { evaluated_permission: Permission::Ask, .. }
+            | EventBody::AgentMcpToolUse { evaluated_permission: Permission::Ask, .. } => {
                 self.asking.insert(id.clone(), Awaits::Confirmation);
+            }
+            EventBody::AgentMcpToolUse { .. } => {
+                self.asking.insert(id.clone(), Awaits::Mcp);
             }
             EventBody::ModelResponse { content, stop_reason, model, tool_events, limited } => {
                 let stop = Stop::parse(stop_reason.as_deref());
@@ -210,6 +224,8 @@ impl Transcript {
                 self.model_position = *position;
                 self.failures = 0;
             }
+            // The turn goes on.
+            EventBody::SessionError { error } if error.kind.is_partial() => {}
             EventBody::SessionError { error } => {
                 if error.kind == SessionErrorType::CompactionLimitReachedError {
                     self.compactions = self.compactions.saturating_add(1);
@@ -330,11 +346,12 @@ impl Transcript {
 
     /// The client has said whether a call may run. Both are told to the service, which knows what it has said.
     fn confirm(&mut self, id: &EventId) {
+        let runner = if self.mcp.has(id) { Awaits::Mcp } else { Awaits::Sandbox };
         for call in self.last_calls_mut() {
             if let CallState::Open { event, awaits: awaits @ Awaits::Confirmation } = &mut call.state
                 && event == id
             {
-                *awaits = Awaits::Sandbox;
+                *awaits = runner;
             }
         }
     }
@@ -378,7 +395,9 @@ impl Transcript {
     /// Calls of a turn that the client has stopped whose results the service gives.
     pub fn stopped(&self) -> impl Iterator<Item = &EventId> {
         self.last_calls().iter().filter_map(|call| match &call.state {
-            CallState::Stopped { event, awaits: Awaits::Sandbox | Awaits::Confirmation } => Some(event),
+            CallState::Stopped { event, awaits: Awaits::Sandbox | Awaits::Confirmation } if !self.mcp.has(event) => {
+                Some(event)
+            }
             _ => None,
         })
     }

@@ -13,6 +13,7 @@ use super::deltas::Previews;
 use super::inbox;
 use super::service::{CallError, End, Service, classify};
 use crate::core::{Effect, Input, checkpoint};
+use crate::mcp::Session;
 use crate::model::{Failure, Models, Reply, Target};
 
 /// Records of one page.
@@ -32,6 +33,7 @@ const MAX_ASKED_REST: Duration = Duration::from_secs(600);
 pub(super) async fn perform(
     service: &Service,
     models: &Models,
+    mcp: &mut Session,
     wake: Option<i64>,
     effect: Effect,
 ) -> Result<Input, End> {
@@ -86,6 +88,22 @@ pub(super) async fn perform(
                 Input::Rested
             };
             Ok(unless_interrupted(service, wake, rested).await)
+        }
+        Effect::Discover { servers } => {
+            let asked = async { Input::Discovered(mcp.discover(servers).await) };
+            Ok(unless_interrupted(service, wake, asked).await)
+        }
+        Effect::SendMcp { calls } => {
+            mcp.send(calls);
+            Ok(Input::Called { outcomes: Vec::new(), cancelled: Vec::new() })
+        }
+        Effect::AwaitMcp => {
+            let ended = async { Input::Called { outcomes: mcp.ended().await, cancelled: Vec::new() } };
+            Ok(unless_interrupted(service, wake, ended).await)
+        }
+        Effect::CancelMcp { calls } => {
+            let outcomes = mcp.cancel(&calls).await;
+            Ok(Input::Called { outcomes, cancelled: calls })
         }
     }
 }

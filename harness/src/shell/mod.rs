@@ -18,6 +18,7 @@ pub use self::parked::Parked;
 use self::service::{End, PATIENCE, Service};
 use crate::config::{Config, ConfigError};
 use crate::core::{Effect, Input, Next, State, Transcript, step};
+use crate::mcp::Servers;
 use crate::model::Models;
 
 /// The kubelet kills the process ten seconds after it has asked it to stop.
@@ -45,6 +46,7 @@ pub enum Exit {
 pub struct Harness {
     client: HarnessClient,
     models: Models,
+    mcp: Servers,
 }
 
 /// What a brain does when its session has nothing left to do.
@@ -78,7 +80,8 @@ impl Harness {
         let log = server(&config.log_url, config.log_ca.as_deref());
         Ok(Self {
             client: HarnessClient::new(log, config.session.clone(), token.clone()).map_err(wrong("LOG_URL"))?,
-            models: Models::new(&config.model_base_url, token).map_err(wrong("MODEL_BASE_URL"))?,
+            models: Models::new(&config.model_base_url, token.clone()).map_err(wrong("MODEL_BASE_URL"))?,
+            mcp: Servers::new(config.mcp_base_url.as_deref(), token).map_err(wrong("MCP_BASE_URL"))?,
         })
     }
 
@@ -145,6 +148,7 @@ impl Harness {
     async fn serve(&self, claim: ClaimResponse, log: Transcript, shutdown: &CancellationToken) -> Turn {
         let service = Service::new(self.client.clone(), claim.epoch);
         let mut lease = lease::keep(self.client.clone(), claim.epoch, Duration::from_secs(claim.lease_ttl_seconds));
+        let mut mcp = self.mcp.open();
         let mut out_of_time = std::pin::pin!(stopped(shutdown));
         let (mut state, mut next) = step(State::claimed(claim.session, log).with_head(claim.head), Input::Claimed);
         loop {
@@ -156,7 +160,10 @@ impl Harness {
                 Next::Fail { reason } => return Turn::Failed(reason),
             };
             // A tool call goes on without us and a wait is worth nothing; an answer of the model is worth waiting for.
-            let ends_at_once = matches!(effect, Effect::Execute { .. } | Effect::Stop { .. } | Effect::Rest(_));
+            let ends_at_once = matches!(
+                effect,
+                Effect::Execute { .. } | Effect::Stop { .. } | Effect::Rest(_) | Effect::Discover { .. }
+            );
             // Idling gives the claim up, which must not look like its loss; it is fenced by itself.
             let gives_up = matches!(effect, Effect::Idle { .. });
             let input = tokio::select! {
@@ -167,8 +174,9 @@ impl Harness {
                 }
                 () = &mut out_of_time => return Turn::Stopped,
                 () = shutdown.cancelled(), if ends_at_once => return Turn::Stopped,
-                input = effects::perform(&service, &self.models, state.wake_revision(), effect) => input,
+                input = effects::perform(&service, &self.models, &mut mcp, state.wake_revision(), effect) => input,
             };
+            state.note_changed(mcp.take_changed());
             match input {
                 Ok(input) => (state, next) = step(state, input),
                 Err(end) => return Turn::Ended(end, state.into_transcript()),

@@ -15,6 +15,7 @@ use tokio_util::task::TaskTracker;
 use super::service::PATIENCE;
 use super::{Exit, Harness, Rest, server, wrong};
 use crate::config::{ConfigError, ParkedConfig};
+use crate::mcp::Servers;
 use crate::model::Models;
 
 /// One long poll.
@@ -31,6 +32,7 @@ const REFUSED_PAUSE: Duration = Duration::from_millis(20);
 pub struct Parked {
     client: ParkedClient,
     models: Models,
+    mcp: Servers,
     sessions: usize,
 }
 
@@ -44,7 +46,8 @@ impl Parked {
         let log = server(&config.log_url, config.log_ca.as_deref());
         Ok(Self {
             client: ParkedClient::new(log, token.clone()).map_err(wrong("LOG_URL"))?,
-            models: Models::new(&config.model_base_url, token).map_err(wrong("MODEL_BASE_URL"))?,
+            models: Models::new(&config.model_base_url, token.clone()).map_err(wrong("MODEL_BASE_URL"))?,
+            mcp: Servers::new(config.mcp_base_url.as_deref(), token).map_err(wrong("MCP_BASE_URL"))?,
             sessions: usize::try_from(config.sessions.get()).unwrap_or(usize::MAX).min(Semaphore::MAX_PERMITS),
         })
     }
@@ -59,7 +62,11 @@ impl Parked {
             };
             match shutdown.run_until_cancelled(next).await {
                 Some((Ok(slot), Ok(Some(session)))) => {
-                    let harness = Harness { client: self.client.session(session.clone()), models: self.models.clone() };
+                    let harness = Harness {
+                        client: self.client.session(session.clone()),
+                        models: self.models.clone(),
+                        mcp: self.mcp.clone(),
+                    };
                     let shutdown = shutdown.clone();
                     serving.spawn(async move {
                         // Given back when the task ends, also by a panic.

@@ -99,8 +99,12 @@ fn custom_result(call: u64) -> EventBody {
 }
 
 fn failed(retry_status: RetryStatus) -> EventBody {
-    let error =
-        SessionError { kind: SessionErrorType::ModelRequestFailedError, message: "no".to_owned(), retry_status };
+    let error = SessionError {
+        kind: SessionErrorType::ModelRequestFailedError,
+        mcp_server_name: None,
+        message: "no".to_owned(),
+        retry_status,
+    };
     EventBody::SessionError { error }
 }
 
@@ -152,6 +156,10 @@ fn brief(next: &Next) -> String {
         Next::Do(Effect::Execute { calls }) => format!("execute {}", ids(calls)),
         Next::Do(Effect::Stop { calls }) => format!("stop {}", ids(calls)),
         Next::Do(Effect::Rest(rest)) => format!("rest {}", rest.failures),
+        Next::Do(Effect::Discover { .. }) => "discover".to_owned(),
+        Next::Do(Effect::SendMcp { calls }) => format!("send {}", calls.len()),
+        Next::Do(Effect::AwaitMcp) => "await".to_owned(),
+        Next::Do(Effect::CancelMcp { calls }) => format!("cancel {}", ids(calls)),
     }
 }
 
@@ -464,7 +472,7 @@ fn without_a_sandbox_only_custom_tools_are_offered() {
     let mut session = session();
     session.sandboxes.clear();
     assert!(session.agent.tools.iter().any(|tool| matches!(tool, Tool::AgentToolset { .. })));
-    let tools = longhand_harness::core::tools::ToolSet::of(&session);
+    let tools = longhand_harness::core::tools::ToolSet::of(&session, &longhand_harness::core::mcp::Ledger::default());
     let names: Vec<Value> = tools.definitions().iter().map(|tool| tool["name"].clone()).collect();
     assert_eq!(names, ["ask"]);
 }

@@ -325,6 +325,10 @@ impl World {
                 Input::Executed { abandoned: vec![] }
             }
             Effect::Rest(_) => Input::Rested,
+            // Its agent has no MCP servers; those of the tests of MCP have.
+            Effect::Discover { .. } | Effect::SendMcp { .. } | Effect::AwaitMcp | Effect::CancelMcp { .. } => {
+                panic!("there is no MCP server")
+            }
         }
     }
 

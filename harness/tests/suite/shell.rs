@@ -61,7 +61,8 @@ impl World {
         prepare(&service);
         let (model, model_base_url) = support::model::serve(turns).await;
         let token_file = TOKEN_FILE.clone();
-        let config = Config { session: support::session_id(), log_url, log_ca: None, token_file, model_base_url };
+        let session = support::session_id();
+        let config = Config { session, log_url, log_ca: None, token_file, model_base_url, mcp_base_url: None };
         let harness = Harness::new(&config).unwrap();
         let shutdown = CancellationToken::new();
         let token = shutdown.clone();

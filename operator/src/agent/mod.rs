@@ -1,7 +1,8 @@
-//! `Agent`: ready when the credential that its model is called with exists and may go there. Its versions are recorded, and
-//! harness pods are kept ready for its sessions.
+//! `Agent`: ready when the credentials that its model and its MCP servers are called with exist and may go there. Its versions are
+//! recorded, and harness pods are kept ready for its sessions.
 
 pub mod fallbacks;
+pub mod mcp;
 mod pool;
 pub mod references;
 mod versions;
@@ -74,7 +75,7 @@ pub async fn run(
     drive::run(controller, Arc::new(agents), token, reconcile).await;
 }
 
-/// The agents whose models are called with a credential of this vault.
+/// The agents that name a credential of this vault.
 fn users_of(
     agents: &GuardedStore<Agent>,
     vault: &Guarded<Vault>,
@@ -83,9 +84,10 @@ fn users_of(
     let (namespace, name) = (vault.namespace(), vault.name_any());
     let uses = |agent: &Guarded<Agent>| {
         agent.namespace() == namespace
-            && agent.0.as_ref().is_ok_and(|agent| {
-                references::vault_of(agent, default) == Some(name.as_str()) || fallbacks::uses(agent, default, &name)
-            })
+            && agent
+                .0
+                .as_ref()
+                .is_ok_and(|agent| references::uses(agent, default, &name) || fallbacks::uses(agent, default, &name))
     };
     agents.state_filter(uses).iter().map(|agent| ObjectRef::from_obj(&**agent)).collect()
 }

@@ -15,7 +15,7 @@ use longhand_crds::{AgentSession, annotations, labels, session_id};
 use sha2::{Digest as _, Sha256};
 
 use super::observe::References;
-use super::proxy_config::{self, CREDENTIALS, MODEL_PREFIX};
+use super::proxy_config::{self, MCP_PREFIX, MODEL_PREFIX};
 use crate::agent::fallbacks::FallbackAccess;
 use crate::context::Context;
 use crate::hardening::{self, env, mount};
@@ -154,6 +154,7 @@ fn environment(context: &Context, own: Vec<EnvVar>) -> Vec<EnvVar> {
         env("LOG_URL", &context.session_url),
         env("SESSION_TOKEN_FILE", TOKEN_FILE),
         env("MODEL_BASE_URL", format!("http://127.0.0.1:8081{MODEL_PREFIX}")),
+        env("MCP_BASE_URL", format!("http://127.0.0.1:8081{MCP_PREFIX}")),
     ]);
     // No secret; and what lies in the operator's namespace cannot be mounted in another.
     variables.extend(context.session_ca.as_ref().map(|authorities| env("LOG_CA", authorities)));
@@ -162,16 +163,18 @@ fn environment(context: &Context, own: Vec<EnvVar>) -> Vec<EnvVar> {
 
 fn proxy(context: &Context, references: &References) -> Container {
     let credential = &references.credential;
-    let config = proxy_config::config(&references.base_url, credential, &references.fallbacks);
-    let mut volume_mounts = vec![
-        mount("token", TOKEN_FOLDER, true),
-        mount("credential", format!("{CREDENTIALS}/{}", credential.name), true),
-    ];
+    let config = proxy_config::config(&references.base_url, credential, &references.fallbacks, &references.mcp);
+    let mut volume_mounts =
+        vec![mount("token", TOKEN_FOLDER, true), mount("credential", proxy_config::folder(&credential.name), true)];
     volume_mounts.extend(
         references
             .fallbacks
             .iter()
             .map(|fallback| mount(&fallback_volume(fallback), proxy_config::fallback_folder(fallback), true)),
+    );
+    let with_credential = references.mcp.iter().filter(|server| server.credential.is_some());
+    volume_mounts.extend(
+        with_credential.map(|server| mount(&proxy_config::mcp_volume(server), proxy_config::mcp_folder(server), true)),
     );
     Container {
         name: PROXY.to_owned(),
@@ -235,6 +238,11 @@ fn volumes(references: &References) -> Vec<Volume> {
     let fallbacks = &references.fallbacks;
     volumes
         .extend(fallbacks.iter().map(|fallback| credential_volume(&fallback_volume(fallback), &fallback.credential)));
+    volumes.extend(
+        references.mcp.iter().filter_map(|server| {
+            Some(credential_volume(&proxy_config::mcp_volume(server), server.credential.as_ref()?))
+        }),
+    );
     volumes
 }
 
@@ -259,10 +267,13 @@ fn credential_volume(name: &str, credential: &CredentialSpec) -> Volume {
 
 #[cfg(test)]
 mod tests {
+    use k8s_openapi::api::core::v1::Container;
+    use longhand_crds::vault::PrivateAddresses;
     use rstest::rstest;
 
     use super::{HARNESS, build, build_warm, digest, generation, name};
     use crate::agent::fallbacks::FallbackAccess;
+    use crate::agent::mcp::McpAccess;
     use crate::agent_session::observe::References;
     use crate::fixtures;
     use crate::testing::context;
@@ -284,6 +295,19 @@ mod tests {
         let (context, _server) = context();
         let pod = build(&context, &fixtures::session(), &references(), "quickstart-harness-3e8f1a-1");
         insta::assert_yaml_snapshot!(pod);
+    }
+
+    /// With two MCP servers, of which one has a credential.
+    fn with_servers() -> References {
+        let server = |name: &str, credential| McpAccess {
+            name: name.to_owned(),
+            url: format!("http://model.test:8080/{name}"),
+            upstream: format!("http://model.test:8080/{name}"),
+            private_addresses: PrivateAddresses::Refuse,
+            credential,
+        };
+        let credential = Some(References::fixture().credential);
+        References { mcp: vec![server("open", None), server("bound", credential)], ..References::fixture() }
     }
 
     #[tokio::test]
@@ -321,7 +345,8 @@ mod tests {
     #[tokio::test]
     async fn only_the_proxy_mounts_secrets() {
         let (context, _server) = context();
-        let spec = build(&context, &fixtures::session(), &with_fallback(), "x").spec.unwrap();
+        let references = References { mcp: with_servers().mcp, ..with_fallback() };
+        let spec = build(&context, &fixtures::session(), &references, "x").spec.unwrap();
         let secrets: Vec<_> = spec
             .volumes
             .unwrap()
@@ -329,12 +354,19 @@ mod tests {
             .filter(|volume| volume.secret.is_some())
             .map(|volume| volume.name)
             .collect();
-        assert_eq!(secrets, ["credential", "fallback-0a1b"]);
-        let proxy = &spec.init_containers.as_ref().unwrap()[0];
-        assert!(secrets.iter().all(|name| proxy.volume_mounts.iter().flatten().any(|mount| mount.name == *name)));
+        assert_eq!(secrets.len(), 3, "of the model, its fallback and a server: {secrets:?}");
+        let mounts = |container: &Container| -> Vec<String> {
+            container.volume_mounts.iter().flatten().map(|mount| mount.name.clone()).collect()
+        };
         let harness = spec.containers.iter().find(|container| container.name == HARNESS).unwrap();
-        assert!(harness.volume_mounts.iter().flatten().all(|mount| !secrets.contains(&mount.name)));
+        assert!(mounts(harness).iter().all(|mount| !secrets.contains(mount)));
         assert_eq!(spec.containers.len(), 1);
+        let proxy = &spec.init_containers.unwrap()[0];
+        assert!(secrets.iter().all(|secret| mounts(proxy).contains(secret)));
+        let mut paths: Vec<_> = proxy.volume_mounts.iter().flatten().map(|mount| mount.mount_path.clone()).collect();
+        paths.sort();
+        paths.dedup();
+        assert_eq!(paths.len(), 4, "each in a folder of its own: {paths:?}");
     }
 
     #[rstest]

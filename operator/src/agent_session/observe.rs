@@ -15,6 +15,7 @@ use super::harness_pod::{self, HARNESS};
 use super::proxy_health::Credentials;
 use super::warm::{self, Warm};
 use crate::agent::fallbacks::{self, FallbackAccess};
+use crate::agent::mcp::{self, McpAccess};
 use crate::agent::references::{self, Missing};
 use crate::context::{GuardedStore, lookup};
 use crate::error::Error;
@@ -53,6 +54,8 @@ pub(crate) struct References {
     pub(crate) base_url: String,
     /// Models that are reached otherwise.
     pub(crate) fallbacks: Vec<FallbackAccess>,
+    /// The MCP servers, and how they are called.
+    pub(crate) mcp: Vec<McpAccess>,
 }
 
 impl References {
@@ -65,14 +68,25 @@ impl References {
         default: Option<&DefaultModel>,
         vaults: &GuardedStore<Vault>,
     ) -> Result<Self, Missing> {
+        Self::resolve_for(agent, default, vaults, None)
+    }
+
+    /// The same for a session, which may have other MCP servers, and credentials for them in vaults of its own.
+    fn resolve_for(
+        agent: Agent,
+        default: Option<&DefaultModel>,
+        vaults: &GuardedStore<Vault>,
+        session: Option<&AgentSession>,
+    ) -> Result<Self, Missing> {
         let namespace = agent.namespace().unwrap_or_default();
         let vault = references::vault_of(&agent, default);
         let vault = vault.and_then(|vault| lookup(vaults, &namespace, vault));
         let (access, credential) = references::credential(&agent, vault.as_ref(), default)?;
         let fallbacks = fallbacks::access(&agent, default, |vault| lookup(vaults, &namespace, vault))?;
+        let mcp = mcp_servers(&agent, session, |vault| lookup(vaults, &namespace, vault))?;
         let (credential, vault) = (credential.clone(), access.credential.vault.clone());
         let base_url = access.base_url(&credential).to_owned();
-        Ok(Self { credential, vault, base_url, fallbacks, agent })
+        Ok(Self { credential, vault, base_url, fallbacks, mcp, agent })
     }
 
     /// Every credential with its vault, once.
@@ -98,6 +112,7 @@ impl References {
             vault: "models".to_owned(),
             base_url: "http://model.test:8080".to_owned(),
             fallbacks: Vec::new(),
+            mcp: Vec::new(),
         }
     }
 }
@@ -160,8 +175,21 @@ fn references(session: &AgentSession, sessions: &Sessions, namespace: &str) -> R
     let name = &session.spec.agent_ref.name;
     let agent = lookup(&sessions.agents, namespace, name).ok_or_else(|| Unresolved::Agent(name.clone()))?;
     let default = sessions.context.default_model.as_ref();
-    References::resolve(agent, default, &sessions.vaults)
+    References::resolve_for(agent, default, &sessions.vaults, Some(session))
         .map_err(|missing| Unresolved::Reference { agent: name.clone(), missing })
+}
+
+fn mcp_servers(
+    agent: &Agent,
+    session: Option<&AgentSession>,
+    vault: impl Fn(&str) -> Option<Vault>,
+) -> Result<Vec<McpAccess>, Missing> {
+    let named = session.map(|session| session.spec.vault_refs.as_slice()).unwrap_or_default();
+    let session_vaults: Vec<Vault> = named.iter().filter_map(|named| vault(&named.name)).collect();
+    match session.and_then(|session| session.spec.agent_ref.overrides.as_ref()) {
+        None => mcp::access(&agent.spec.mcp_servers, &session_vaults, vault),
+        Some(overrides) => mcp::access(&overrides.apply(agent.spec.clone()).mcp_servers, &session_vaults, vault),
+    }
 }
 
 fn missing_templates(session: &AgentSession, sessions: &Sessions, namespace: &str) -> Vec<String> {

@@ -11,8 +11,7 @@ use kube::{Resource as _, ResourceExt as _};
 use longhand_crds::default_model::DefaultModel;
 use longhand_crds::{Agent, AgentSession, SandboxTemplate, Vault};
 
-use crate::agent::fallbacks;
-use crate::agent::references::vault_of;
+use crate::agent::{fallbacks, references};
 use crate::context::{Guarded, GuardedStore};
 
 type Root = Guarded<AgentSession>;
@@ -99,7 +98,7 @@ pub(super) fn taken(
     (taken, sessions)
 }
 
-/// Sessions whose agent's model is called with a credential of a vault that appeared, changed or went.
+/// Sessions that name a vault that appeared, changed or went, or whose agent does.
 pub(super) fn by_vault(
     sessions: GuardedStore<AgentSession>,
     agents: GuardedStore<Agent>,
@@ -110,8 +109,8 @@ pub(super) fn by_vault(
         let namespace = session.namespace().unwrap_or_default();
         crate::context::lookup(&agents, &namespace, &session.spec.agent_ref.name).is_some_and(|agent| {
             let default = default.as_ref();
-            vault_of(&agent, default) == Some(vault) || fallbacks::uses(&agent, default, vault)
-        })
+            references::uses(&agent, default, vault) || fallbacks::uses(&agent, default, vault)
+        }) || session.spec.vault_refs.iter().any(|named| named.name == vault)
     })
 }
 

@@ -7,8 +7,8 @@ mod preview;
 
 pub use client::{ClientEvent, MOST_EVENTS};
 pub use parts::{
-    Capped, ModelUsage, Permission, RetryStatus, Rubric, SessionError, SessionErrorType, Spent, StopReason, ToolEvent,
-    Usage, Verdict,
+    Capped, McpTool, ModelUsage, Permission, RetryStatus, Rubric, SessionError, SessionErrorType, Spent, StopReason,
+    ToolEvent, Usage, Verdict,
 };
 pub use preview::{Delta, DeltaContent, Preview, PreviewEvent};
 
@@ -194,6 +194,26 @@ bodies! {
         /// The tool's input.
         input: Value,
     },
+    /// The agent wants a tool of an MCP server, which the brain calls itself.
+    AgentMcpToolUse "agent.mcp_tool_use" {
+        /// Which of the agent's servers.
+        mcp_server_name: String,
+        /// The tool, as the server calls it.
+        name: String,
+        /// The tool's input.
+        input: Value,
+        /// Whether it may run.
+        evaluated_permission: Permission,
+    },
+    /// What the tool of an MCP server answered.
+    AgentMcpToolResult "agent.mcp_tool_result" {
+        /// The `agent.mcp_tool_use` that it answers.
+        mcp_tool_use_id: EventId,
+        /// Content blocks.
+        content: Option<Vec<Value>>,
+        /// Whether the tool failed.
+        is_error: Option<bool>,
+    },
     /// A turn began.
     SessionStatusRunning "session.status_running" {},
     /// A turn ended, or waits for the client.
@@ -277,6 +297,23 @@ bodies! {
         model: String,
         /// Which of the agent's models: 0 for the first, 1 for the first fallback.
         position: u32,
+    },
+    /// Private: the tools that an MCP server offers. The last one of a server counts, until the agent names another URL.
+    McpCatalog "x.mcp.catalog" {
+        /// Which of the agent's servers.
+        mcp_server_name: String,
+        /// Where it was asked.
+        url: String,
+        /// Its tools, as far as a model can be offered them, sorted by name.
+        tools: Vec<McpTool>,
+        /// Why they are not known, if they are not. The next message of a client asks the server again.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        problem: Option<String>,
+    },
+    /// Private: calls of MCP servers are about to be sent. One that has no result afterwards has an unknown outcome.
+    ToolStarted "x.tool.started" {
+        /// Their `agent.mcp_tool_use` events.
+        tool_use_ids: Vec<EventId>,
     },
     /// A harness claimed the session.
     SessionWoken "x.session.woken" {
@@ -365,6 +402,11 @@ mod tests {
     #[case(json!({"id": "sevt_1", "type": "session.usage", "processed_at": null, "usage": {
         "active_seconds": null, "cache_creation": {"ephemeral_1h_input_tokens": 0, "ephemeral_5m_input_tokens": 4},
         "cache_read_input_tokens": 3, "input_tokens": 1, "list_cost": null, "output_tokens": 2}}))]
+    #[case(json!({"id": "sevt_1", "type": "agent.mcp_tool_use", "mcp_server_name": "s", "name": "t", "input": {}, "evaluated_permission": "ask", "processed_at": null}))]
+    #[case(json!({"id": "sevt_1", "type": "agent.mcp_tool_result", "mcp_tool_use_id": "sevt_2", "content": [], "is_error": true, "processed_at": null}))]
+    #[case(json!({"id": "sevt_1", "type": "session.error", "error": {"type": "mcp_connection_failed_error", "mcp_server_name": "s", "message": "m", "retry_status": {"type": "exhausted"}}, "processed_at": null}))]
+    #[case(json!({"id": "sevt_1", "type": "x.mcp.catalog", "mcp_server_name": "s", "url": "https://s.test/mcp", "tools": [{"name": "t", "description": "d", "input_schema": {"type": "object"}, "repeatable": true}], "processed_at": null}))]
+    #[case(json!({"id": "sevt_1", "type": "x.tool.started", "tool_use_ids": ["sevt_2"], "processed_at": null}))]
     #[case(json!({"id": "sevt_1", "type": "session.of_tomorrow", "field": {"a": [1]}, "processed_at": null}))]
     fn an_event_survives_a_round_trip(#[case] wire: serde_json::Value) {
         let event: Event = serde_json::from_value(wire.clone()).unwrap();

@@ -4,6 +4,7 @@ use std::borrow::Cow;
 
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::id::EventId;
 use crate::wire::{CacheCreation, Money, SessionUsage};
@@ -13,8 +14,22 @@ use crate::wire::{CacheCreation, Money, SessionUsage};
 pub struct ToolEvent {
     /// The model's own identifier, `toolu_...`.
     pub model_id: String,
-    /// The `agent.tool_use` or `agent.custom_tool_use` event.
+    /// The `agent.tool_use`, `agent.mcp_tool_use` or `agent.custom_tool_use` event.
     pub event_id: EventId,
+}
+
+/// A tool of an MCP server.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct McpTool {
+    /// As the server calls it.
+    pub name: String,
+    /// What it does, in the server's words; they are data, and bounded.
+    pub description: String,
+    /// JSON schema of its input, whose `type` is `object`.
+    pub input_schema: Value,
+    /// Whether the server says that a second call does no harm (`readOnlyHint`, `idempotentHint`).
+    #[serde(default)]
+    pub repeatable: bool,
 }
 
 /// Whether a tool call may run.
@@ -92,6 +107,9 @@ pub struct SessionError {
     /// The class.
     #[serde(rename = "type")]
     pub kind: SessionErrorType,
+    /// The server, if the class is about one of MCP.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mcp_server_name: Option<String>,
     /// One sentence for a person.
     pub message: String,
     /// What happens now.
@@ -114,6 +132,18 @@ pub enum SessionErrorType {
     CredentialHostUnreachableError,
     /// The conversation is too long for the model, and cannot be made shorter.
     CompactionLimitReachedError,
+    /// An MCP server could not be reached, or did not speak the protocol.
+    McpConnectionFailedError,
+    /// An MCP server, or the proxy before it, refused the credential.
+    McpAuthenticationFailedError,
+}
+
+impl SessionErrorType {
+    /// Whether the turn goes on, without what failed.
+    #[must_use]
+    pub const fn is_partial(self) -> bool {
+        matches!(self, Self::McpConnectionFailedError | Self::McpAuthenticationFailedError)
+    }
 }
 
 /// What happens after an error.

@@ -62,9 +62,9 @@ pub(crate) fn reference(body: &EventBody) -> Option<Reference> {
 /// The tool call that an event answers, whether its body is here or elsewhere.
 pub(crate) fn answered(body: &EventBody) -> Option<EventId> {
     match body {
-        EventBody::AgentToolResult { tool_use_id, .. } | EventBody::UserToolResult { tool_use_id, .. } => {
-            Some(tool_use_id.clone())
-        }
+        EventBody::AgentToolResult { tool_use_id: call, .. }
+        | EventBody::UserToolResult { tool_use_id: call, .. }
+        | EventBody::AgentMcpToolResult { mcp_tool_use_id: call, .. } => Some(call.clone()),
         body => reference(body)?.tool_use_id,
     }
 }

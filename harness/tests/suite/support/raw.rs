@@ -125,6 +125,7 @@ pub(crate) async fn run_against(
             log_ca: None,
             token_file: TOKEN_FILE.clone(),
             model_base_url: model_base_url.to_owned(),
+            mcp_base_url: None,
         };
         let harness = Harness::new(&config).unwrap();
         let exit = tokio::time::timeout(LIMIT, harness.run(&CancellationToken::new())).await.unwrap();

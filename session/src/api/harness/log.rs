@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use axum::Json;
 use axum::extract::State;
+use longhand_protocol::EventId;
 use longhand_protocol::event::{EventBody, NewEvent};
 use longhand_protocol::harness::{
     AppendRequest, AppendResponse, EventsPage, IdleRequest, Inbox, LeaseRequest, PromoteRequest,
@@ -151,10 +152,19 @@ fn answer(appended: Appended) -> Json<AppendResponse> {
     Json(AppendResponse { records: appended.records, head: appended.head })
 }
 
-/// Refuses what is not a brain's to say: results and the fate of sandboxes are the service's.
+/// Refuses what is not a brain's to say: results of sandboxes and their fate are the service's. A brain calls MCP servers
+/// itself, and so it is the one that knows how such a call ended.
 fn check(events: &[NewEvent]) -> Result<()> {
+    let answered = |call: &EventId| {
+        let is_result = |body: &EventBody| matches!(body, EventBody::AgentMcpToolResult { mcp_tool_use_id, .. } if mcp_tool_use_id == call);
+        events.iter().any(|event| is_result(&event.body))
+    };
+    let may = |body: &EventBody| match body {
+        EventBody::ToolOutcomeUnknown { tool_use_id, .. } => answered(tool_use_id),
+        body => is_brains(body),
+    };
     for NewEvent { id, body } in events {
-        if !is_brains(body) {
+        if !may(body) {
             return Err(ApiError::bad_request(format!("a harness may not append `{}` here (event {id})", body.kind())));
         }
         if let EventBody::Other { kind, fields } = body
@@ -181,6 +191,10 @@ fn is_brains(body: &EventBody) -> bool {
         | EventBody::ContextOverflow { .. }
         | EventBody::AgentToolUse { .. }
         | EventBody::AgentCustomToolUse { .. }
+        | EventBody::AgentMcpToolUse { .. }
+        | EventBody::AgentMcpToolResult { .. }
+        | EventBody::McpCatalog { .. }
+        | EventBody::ToolStarted { .. }
         | EventBody::SessionStatusRunning {}
         | EventBody::SessionStatusRescheduled {}
         | EventBody::SessionError { .. }

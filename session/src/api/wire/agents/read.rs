@@ -95,7 +95,8 @@ pub(super) fn updated(mut spec: AgentSpec, update: UpdateAgent) -> Result<AgentS
     let tools = tools.map(|tools: Vec<ToolParam>| tools.into_iter().map(Into::into).collect());
     spec.tools = tools.apply_or_default(spec.tools);
     let servers = mcp_servers.map(|servers: Vec<McpServer>| servers.into_iter().map(Into::into).collect());
-    spec.mcp_servers = servers.apply_or_default(spec.mcp_servers);
+    let known = spec.mcp_servers.clone();
+    spec.mcp_servers = McpServerSpec::completed(servers.apply_or_default(spec.mcp_servers), &known);
     spec.metadata = match pairs {
         Change::Keep => spec.metadata,
         Change::Clear => return Err(ApiError::bad_request("`metadata` is null: set each pair to null instead")),

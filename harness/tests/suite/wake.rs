@@ -15,7 +15,7 @@ use longhand_session_log::memory::MemoryStore;
 use longhand_session_log::store::{End, Exported};
 use serde_json::json;
 
-/// A log of so many turns of six events each, as it is stored.
+/// A log of so many turns of twelve events each, as it is stored.
 fn turns(count: usize) -> (End, Vec<Exported>) {
     let (mut hash, mut records) = (String::new(), Vec::new());
     for turn in 0..count {
@@ -32,7 +32,8 @@ fn turns(count: usize) -> (End, Vec<Exported>) {
             limited: false,
         };
         let idle = EventBody::SessionStatusIdle { stop_reason: StopReason::EndTurn };
-        let rest = [answer, end, EventBody::AgentThinking {}, idle].map(NewEvent::new);
+        let thoughts = std::iter::repeat_n(EventBody::AgentThinking {}, 7);
+        let rest = thoughts.chain([answer, end, idle]).map(NewEvent::new);
         for new in [NewEvent::new(EventBody::SessionStatusRunning {}), span].into_iter().chain(rest) {
             let seq = u64::try_from(records.len()).unwrap() + 1;
             let event = Event { id: new.id, body: new.body, processed_at: Some(jiff::Timestamp::UNIX_EPOCH) };
@@ -103,9 +104,9 @@ async fn read_on_wake(turns: usize) -> (usize, usize) {
 
 #[tokio::test]
 async fn a_session_of_a_hundred_thousand_events_wakes_as_one_of_a_hundred() {
-    let (events, read) = read_on_wake(17).await;
+    let (events, read) = read_on_wake(9).await;
     assert!((100..120).contains(&events) && read <= 120, "{read} of {events}");
-    let (events, read) = read_on_wake(16_700).await;
+    let (events, read) = read_on_wake(8_400).await;
     assert!(events > 100_000 && read <= 120, "{read} of {events}");
 }
 

@@ -76,7 +76,7 @@ pub struct AgentSpec {
     #[schemars(length(max = 20))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
     pub mcp_servers: Vec<McpServerSpec>,
-    /// How much of the conversation the model is sent.
+    /// How much the model is sent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub context: Option<ContextSpec>,
     /// Pairs that clients of the wire API keep with the agent.
@@ -179,7 +179,7 @@ pub struct ModelSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 64))]
     pub inference_geo: Option<String>,
-    /// What its tokens cost. Without, no cost is shown and no session's `budget` is enforced.
+    /// What its tokens cost.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prices: Option<PricesSpec>,
     /// How long it thinks; as the model has it if absent.

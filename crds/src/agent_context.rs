@@ -6,23 +6,22 @@ use serde::{Deserialize, Serialize};
 
 use crate::patterns;
 
-/// How much of the conversation the model is sent. The log keeps all of it.
+/// How much of the conversation the model is sent.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ContextSpec {
-    /// The most tokens of a request. Above that older tool results are cleared, and where that is not enough the conversation
-    /// is compacted. Leave room for an answer in the model's context window.
+    /// The most tokens of a request; a longer one is made shorter.
     #[serde(default = "default_max_tokens")]
     #[schemars(range(min = 1_000, max = 100_000_000))]
     pub max_tokens: i32,
-    /// How many of the newest tool results are kept when older ones are cleared.
+    /// Tool results that stay when older ones are cleared.
     #[serde(default = "default_keep_tool_results")]
     #[schemars(range(min = 0, max = 1_000))]
     pub keep_tool_results: i32,
     /// What is done where clearing results is not enough.
     #[serde(default = "default_compaction")]
     pub compaction: Compaction,
-    /// When the model is offered the tool `recall`, which looks things up in the session's log.
+    /// When the tool `recall` is offered, which searches the log.
     #[serde(default = "default_recall")]
     pub recall: Recall,
 }
@@ -30,16 +29,16 @@ pub struct ContextSpec {
 /// What is done with a conversation that is too long.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum Compaction {
-    /// The model writes a summary, which takes its place.
+    /// The model writes a summary.
     Summary,
-    /// Nothing: what the model does not take ends the turn with an error.
+    /// What the model does not take is an error.
     Off,
 }
 
 /// When the model is offered the tool `recall`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum Recall {
-    /// Once something was left out of what it is sent.
+    /// Once something was left out.
     WhenTrimmed,
     /// From the beginning.
     Always,
@@ -81,25 +80,25 @@ impl From<&ContextSpec> for harness::ContextPolicy {
     }
 }
 
-/// List prices of a million tokens each, as decimal numbers in the smallest unit of the currency: 300 is 3 USD.
+/// Prices of a million tokens in the smallest unit of the currency: 300 is 3 USD.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct PricesSpec {
-    /// Tokens that the model reads.
+    /// Read.
     #[schemars(length(min = 1, max = 20), regex(pattern = patterns::DECIMAL))]
     pub input: String,
-    /// Tokens that the model writes.
+    /// Written.
     #[schemars(length(min = 1, max = 20), regex(pattern = patterns::DECIMAL))]
     pub output: String,
-    /// Tokens that are read from a cache; as `input` if absent.
+    /// From a cache; as `input` if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 20), regex(pattern = patterns::DECIMAL))]
     pub cache_read: Option<String>,
-    /// Tokens that are written to a cache; as `input` if absent.
+    /// To a cache; as `input` if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 20), regex(pattern = patterns::DECIMAL))]
     pub cache_write: Option<String>,
-    /// The code of the currency. A budget in another one is not enforced.
+    /// A budget in another currency is not enforced.
     #[serde(default = "default_currency")]
     #[schemars(length(min = 3, max = 3), regex(pattern = "^[A-Z]{3}$"))]
     pub currency: String,

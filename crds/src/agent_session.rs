@@ -60,11 +60,10 @@ pub struct AgentSessionSpec {
     #[schemars(length(max = 64))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
     pub resources: Vec<SessionResource>,
-    /// What the session may use in all; more is possible once it is raised.
+    /// What it may use in all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limits: Option<LimitsSpec>,
-    /// What the session may spend on the model at list prices; no limit if absent. It is enforced where the agent's
-    /// `model.prices` are known and of the same currency.
+    /// What the session may spend on the model at its list prices, if the agent's `model.prices` are known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub budget: Option<Budget>,
     /// How long a harness without work waits for the next message before its pod goes, in seconds.
@@ -100,25 +99,23 @@ pub struct AgentRef {
     pub overrides: Option<AgentOverrides>,
 }
 
-/// What a session may use in all, with the history that a fork shares; no limit where nothing is said. It is looked at when
-/// a harness claims the session and before each request to the model. At a limit the turn ends with the stop reason
-/// `budget_reached`; the session goes on with the next message after the limit was raised.
+/// What a session may use in all, looked at before each request to the model.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct LimitsSpec {
-    /// Turns, each from a message to the moment when the session is idle.
+    /// Turns.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1))]
     pub turns: Option<i64>,
-    /// Tool calls. The model reads of those beyond that they were not run.
+    /// Tool calls.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1))]
     pub tool_calls: Option<i64>,
-    /// Tokens that the model reads and writes, those of its cache too.
+    /// Tokens read and written.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1))]
     pub tokens: Option<i64>,
-    /// Seconds in which it runs, without those in which it is idle. A request or a tool call that goes on is not cut short.
+    /// Seconds in which it runs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1))]
     pub active_seconds: Option<i64>,

@@ -85,12 +85,12 @@ pub enum PermissionPolicy {
     Auto,
 }
 
-/// What becomes of a tool call of which nobody knows whether it took effect, since its sandbox was lost under it.
+/// What becomes of a call whose sandbox was lost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum OutcomePolicy {
-    /// The model is told so.
+    /// The model is told.
     Report,
-    /// It is run again in a fresh sandbox, twice at most: for tools whose repetition does no harm.
+    /// It is run again, twice at most.
     Retry,
 }
 
@@ -121,7 +121,7 @@ pub struct ToolsetDefaults {
     /// Who is asked before they run. If absent, nobody for the agent toolset, and the client for tools of MCP servers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub permission_policy: Option<PermissionPolicy>,
-    /// What becomes of a call whose sandbox was lost under it; `Report` if absent.
+    /// If a call's sandbox is lost; `Report` if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub on_unknown_outcome: Option<OutcomePolicy>,
 }
@@ -145,7 +145,7 @@ pub struct ToolConfig {
     /// Who is asked before it runs; as `defaultConfig` says if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub permission_policy: Option<PermissionPolicy>,
-    /// What becomes of a call whose sandbox was lost under it; as `defaultConfig` says if absent.
+    /// If a call's sandbox is lost; as `defaultConfig` says if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub on_unknown_outcome: Option<OutcomePolicy>,
     /// What only `web_fetch` and `web_search` have.

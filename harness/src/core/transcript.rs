@@ -240,12 +240,12 @@ impl Transcript {
                 // What the request says of these calls is what every later request says: the prefix stays the same.
                 self.settle();
             }
-            EventBody::SpanModelRequestEnd { model_request_start_id, model_usage, is_error } => {
-                if self.open_span.as_ref() == Some(model_request_start_id) {
-                    self.open_span = None;
-                    if !is_error {
-                        self.count(*model_usage);
-                    }
+            EventBody::SpanModelRequestEnd { model_request_start_id, model_usage, is_error }
+                if self.open_span.as_ref() == Some(model_request_start_id) =>
+            {
+                self.open_span = None;
+                if !is_error {
+                    self.count(*model_usage);
                 }
             }
             _ => {}

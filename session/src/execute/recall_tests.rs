@@ -5,8 +5,8 @@ use serde_json::{Value, json};
 
 use super::{Ask, EXCERPT, OUTPUT, Search, TYPES, excerpt};
 
-fn ask(input: Value) -> Ask {
-    Ask::read(&input).unwrap()
+fn ask(input: &Value) -> Ask {
+    Ask::read(input).unwrap()
 }
 
 fn record(seq: u64, body: EventBody) -> Record {
@@ -43,9 +43,9 @@ fn found(ask: &Ask, log: &[Record]) -> Vec<u64> {
 
 #[test]
 fn all_of_it_may_be_left_out() {
-    let all = ask(json!({}));
+    let all = ask(&json!({}));
     assert_eq!((all.types, all.after, all.before, all.limit), (TYPES.map(ToOwned::to_owned).to_vec(), 0, None, 20));
-    let some = ask(json!({"query": "ÄB", "types": ["user.*"], "after": 3, "before": 9, "limit": 100}));
+    let some = ask(&json!({"query": "ÄB", "types": ["user.*"], "after": 3, "before": 9, "limit": 100}));
     assert_eq!((some.query.as_deref(), some.after, some.before, some.limit), (Some("äb"), 3, Some(9), 100));
 }
 
@@ -76,7 +76,7 @@ fn the_newest_come_first_and_searches_do_not_find_themselves(#[case] input: Valu
         result(7, 6, "#1 user.message: a needle"),
     ];
     let limit = input["limit"].is_number();
-    let mut ask = ask(input);
+    let mut ask = ask(&input);
     // The result of a search is taken for an entry until the search is seen.
     ask.limit += usize::from(limit);
     let mut seqs = found(&ask, &log);
@@ -86,7 +86,7 @@ fn the_newest_come_first_and_searches_do_not_find_themselves(#[case] input: Valu
 
 #[test]
 fn an_output_is_bounded_and_says_where_to_go_on() {
-    let ask = ask(json!({"limit": 100}));
+    let ask = ask(&json!({"limit": 100}));
     let mut search = Search::new(&ask);
     (0..100).rev().for_each(|seq| search.take(&message(seq + 1, &"ä".repeat(10_000))));
     let text = search.show(true);
@@ -98,7 +98,7 @@ fn an_output_is_bounded_and_says_where_to_go_on() {
 
 #[test]
 fn one_entry_is_shown_in_full() {
-    let ask = ask(json!({"after": 4, "before": 6}));
+    let ask = ask(&json!({"after": 4, "before": 6}));
     let mut search = Search::new(&ask);
     search.take(&message(5, &"word ".repeat(5_000)));
     let text = search.show(true);

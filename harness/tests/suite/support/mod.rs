@@ -98,7 +98,12 @@ pub(crate) fn store() -> MemoryStore {
 /// The same; its log is bounded.
 pub(crate) fn store_with(caps: Caps) -> MemoryStore {
     let store = MemoryStore::bounded(longhand_session_log::DEFAULT_INBOX_LIMIT, caps);
-    let meta = SessionMeta {
+    now(store.create(meta())).unwrap();
+    store
+}
+
+pub(crate) fn meta() -> SessionMeta {
+    SessionMeta {
         id: session_id(),
         namespace: "ns".to_owned(),
         name: "name".to_owned(),
@@ -111,9 +116,7 @@ pub(crate) fn store_with(caps: Caps) -> MemoryStore {
         thread_id: None,
         parent: None,
         retention: longhand_session_log::store::Retention::default(),
-    };
-    now(store.create(meta)).unwrap();
-    store
+    }
 }
 
 /// A store in memory answers at once.

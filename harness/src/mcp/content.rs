@@ -46,7 +46,7 @@ impl Blocks {
     fn push(&mut self, block: ContentBlock) {
         match block {
             ContentBlock::Text(content) => self.text(&content.text),
-            ContentBlock::Image(content) => self.image(&content.mime_type, content.data),
+            ContentBlock::Image(content) => self.image(&content.mime_type, &content.data),
             ContentBlock::Audio(content) => self.note("audio", &content.mime_type, content.data.len()),
             ContentBlock::Resource(content) => match content.resource {
                 ResourceContents::TextResourceContents { uri, text, .. } => {
@@ -55,7 +55,7 @@ impl Blocks {
                 ResourceContents::BlobResourceContents { uri, mime_type, blob, .. } => {
                     let kind = mime_type.unwrap_or_default();
                     match image_type(&kind) {
-                        Some(_) => self.image(&kind, blob),
+                        Some(_) => self.image(&kind, &blob),
                         None => self.note(&format!("resource {}", short(&uri)), &kind, blob.len()),
                     }
                 }
@@ -88,11 +88,11 @@ impl Blocks {
     }
 
     /// An image that the model API would refuse would fail every request from now on.
-    fn image(&mut self, kind: &str, data: String) {
+    fn image(&mut self, kind: &str, data: &str) {
         let shown = image_type(kind).filter(|kind| {
             data.len() <= self.images
                 && self.blocks.len() < MOST_BLOCKS
-                && STANDARD.decode(&data).is_ok_and(|bytes| is_image(kind, &bytes))
+                && STANDARD.decode(data).is_ok_and(|bytes| is_image(kind, &bytes))
         });
         match shown {
             Some(media_type) => {

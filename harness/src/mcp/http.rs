@@ -182,7 +182,7 @@ impl StreamableHttpClient for Http {
 }
 
 fn content_type(response: &Response) -> String {
-    let value = response.headers().get(header::CONTENT_TYPE).map(|value| value.as_bytes());
+    let value = response.headers().get(header::CONTENT_TYPE).map(HeaderValue::as_bytes);
     String::from_utf8_lossy(value.unwrap_or_default()).into_owned()
 }
 

@@ -178,7 +178,7 @@ impl Session {
                 match &tools {
                     Ok(tools) => tracing::info!(server = server.name(), tools = tools.len(), "an MCP server was asked"),
                     Err(error) => {
-                        tracing::warn!(server = server.name(), error = error.message, "an MCP server cannot be used")
+                        tracing::warn!(server = server.name(), error = error.message, "an MCP server cannot be used");
                     }
                 }
                 Discovery { server, tools }

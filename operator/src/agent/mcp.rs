@@ -128,8 +128,8 @@ mod tests {
         McpServerSpec { credential, ..McpServerSpec::new("s".to_owned(), URL.to_owned()) }
     }
 
-    fn look(server: McpServerSpec, session: &[Vault], vault: Option<Vault>) -> Result<McpAccess, &'static str> {
-        let found = access(&[server], session, |name| vault.clone().filter(|_| name == "models"));
+    fn look(server: McpServerSpec, session: &[Vault], vault: Option<&Vault>) -> Result<McpAccess, &'static str> {
+        let found = access(&[server], session, |name| vault.filter(|_| name == "models").cloned());
         found.map(|mut all| all.remove(0)).map_err(|missing| missing.reason())
     }
 
@@ -143,12 +143,12 @@ mod tests {
     fn what_is_missing_is_named() {
         assert_eq!(look(server(Some("api-key")), &[], None), Err("VaultNotFound"));
         let mut vault = fixtures::vault();
-        assert_eq!(look(server(Some("other")), &[], Some(vault.clone())), Err("CredentialNotFound"));
-        assert!(look(server(Some("api-key")), &[], Some(vault.clone())).unwrap().credential.is_some());
+        assert_eq!(look(server(Some("other")), &[], Some(&vault)), Err("CredentialNotFound"));
+        assert!(look(server(Some("api-key")), &[], Some(&vault)).unwrap().credential.is_some());
         let elsewhere = McpServerSpec { url: "https://else.test/mcp".to_owned(), ..server(Some("api-key")) };
-        assert_eq!(look(elsewhere, &[], Some(vault.clone())), Err("CredentialNotAllowed"));
+        assert_eq!(look(elsewhere, &[], Some(&vault)), Err("CredentialNotAllowed"));
         vault.spec.credentials[0].placement.kind = longhand_crds::vault::PlacementKind::EnvironmentVariable;
-        assert_eq!(look(server(Some("api-key")), &[], Some(vault)), Err("CredentialNotForMCP"));
+        assert_eq!(look(server(Some("api-key")), &[], Some(&vault)), Err("CredentialNotForMCP"));
         let wrong = McpServerSpec::new("s".to_owned(), "http://a.test//b".to_owned());
         assert_eq!(look(wrong, &[], None), Err("MCPServerURLInvalid"));
     }

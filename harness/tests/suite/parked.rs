@@ -66,7 +66,9 @@ async fn start(sessions: u32, turns: impl IntoIterator<Item = Turn>) -> Run {
     let (model, model_base_url) = support::model::serve(turns).await;
     let token_file = TOKEN_FILE.clone();
     let sessions = sessions.try_into().unwrap();
-    let parked = Parked::new(&ParkedConfig { sessions, log_url, log_ca: None, token_file, model_base_url, mcp_base_url: None }).unwrap();
+    let parked =
+        Parked::new(&ParkedConfig { sessions, log_url, log_ca: None, token_file, model_base_url, mcp_base_url: None })
+            .unwrap();
     let shutdown = CancellationToken::new();
     let token = shutdown.clone();
     let harness = tokio::spawn(async move { parked.run(&token).await });

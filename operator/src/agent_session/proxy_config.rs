@@ -184,7 +184,8 @@ mod tests {
         let prefixes: Vec<&str> =
             config["routes"].as_array().unwrap().iter().filter_map(|route| route["prefix"].as_str()).collect();
         assert_eq!(prefixes, ["/model", "/model-fallbacks/0a", "/model-fallbacks/0b"]);
-        let files: std::collections::HashSet<_> = routes.iter().map(|route| &route.credential.as_ref().unwrap().file).collect();
+        let files: std::collections::HashSet<_> =
+            routes.iter().map(|route| &route.credential.as_ref().unwrap().file).collect();
         assert_eq!(files.len(), 3, "{files:?}");
     }
 

@@ -37,7 +37,7 @@ rules:
   - then: {text: "Here is the answer."}
 "#;
 
-const METHOD: &str = "From the answer to `POST events` to the first `event_delta` at an SSE client, less the time from request to first token \
+const METHOD: &str = "From the request `POST events`, over a port-forward, to the first `event_delta` at an SSE client, less the time from request to first token \
     by the clock of the scripted model, which answers without delay. 30 rounds, one at a time, of which each is: a new session without \
     a harness (cold); a new session of an agent with two warm harnesses (warm); a new session of the coupled harness; and a bare pod of the \
     cold harness's shape (the spec of such a pod, whose harness finds no service, without owner and labels), from the create request to \

@@ -124,7 +124,13 @@ async fn at_every_step() {
 }
 
 /// Kills brains of one session after another until `left` is used up.
-async fn disturbed(fixture: &Fixture, lane: usize, left: &AtomicUsize, expected: &[String]) -> TestResult {
+async fn disturbed(
+    fixture: &Fixture,
+    lane: usize,
+    left: &AtomicUsize,
+    killed: &AtomicUsize,
+    expected: &[String],
+) -> TestResult {
     for number in 0.. {
         if left.load(Ordering::Relaxed) == 0 {
             break;
@@ -140,14 +146,14 @@ async fn disturbed(fixture: &Fixture, lane: usize, left: &AtomicUsize, expected:
                 let pods = fixture.namespace.api::<Pod>();
                 doomed.spawn(async move {
                     tokio::time::sleep(life).await;
-                    // One that has gone by itself was not killed, which takes nothing from what is shown.
-                    let _ = pods.delete(&harness, &DeleteParams::default().grace_period(0)).await;
+                    // One that has gone by itself was not killed.
+                    pods.delete(&harness, &DeleteParams::default().grace_period(0)).await.is_ok()
                 });
             }
             async { Ok(()) }
         })
         .await?;
-        doomed.join_all().await;
+        killed.fetch_add(doomed.join_all().await.into_iter().filter(|killed| *killed).count(), Ordering::Relaxed);
         assert_eq!(outcome(fixture, &session).await?, expected, "{session}");
     }
     Ok(())
@@ -159,9 +165,12 @@ async fn at_random_instants() {
     in_namespace("killed-at-random", |namespace| async move {
         let fixture = Fixture::install(&namespace, &script(), 300).await?;
         let expected = undisturbed(&fixture).await?;
-        let left = AtomicUsize::new(kills);
-        let lanes = (0..AT_ONCE).map(|lane| disturbed(&fixture, lane, &left, &expected));
+        let (left, killed) = (AtomicUsize::new(kills), AtomicUsize::new(0));
+        let lanes = (0..AT_ONCE).map(|lane| disturbed(&fixture, lane, &left, &killed, &expected));
         futures::future::try_join_all(lanes).await?;
+        let killed = killed.into_inner();
+        println!("{killed} brains of {kills} died at random instants");
+        assert!(killed * 10 >= kills * 8, "{killed} of {kills} were there to be killed");
         Ok(())
     })
     .await;

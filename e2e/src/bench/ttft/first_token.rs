@@ -10,8 +10,10 @@ use longhand_protocol::event::{EventBody, Preview};
 use crate::cluster::{Fixture, TestResult};
 
 const DEADLINE: Duration = Duration::from_secs(120);
+/// For the stream to be open; not part of what is measured.
+const CONNECTED: Duration = Duration::from_millis(300);
 
-/// Milliseconds from the answer to `POST events` to the first `event_delta` at a client that streams, less the time that the
+/// Milliseconds from the request `POST events` to the first `event_delta` at a client that streams, less the time that the
 /// model itself took. Returns when the session is idle; `after` is the last event that was there before.
 ///
 /// # Errors
@@ -19,25 +21,31 @@ const DEADLINE: Duration = Duration::from_secs(120);
 pub(crate) async fn overhead(fixture: &Fixture, session: &SessionId, after: u64, text: &str) -> TestResult<f64> {
     let options = StreamOptions { after_seq: Some(after), previews: true, ..StreamOptions::default() };
     let mut stream = fixture.service.wire.stream_events(session, options);
-    fixture.service.send(session, text).await?;
-    let accepted = Instant::now();
-    let mut first = None;
     let read = async {
+        let mut first = None;
         while let Some(item) = stream.next().await {
             match item? {
                 StreamItem::Preview(Preview::EventDelta { .. }) => {
-                    first.get_or_insert_with(|| accepted.elapsed());
+                    first.get_or_insert_with(Instant::now);
                 }
                 StreamItem::Event { event, .. } if matches!(event.body, EventBody::SessionStatusIdle { .. }) => break,
                 StreamItem::Preview(_) | StreamItem::Event { .. } => {}
             }
         }
-        TestResult::Ok(())
+        TestResult::Ok(first)
+    };
+    let send = async {
+        // Previews are not kept: the client is connected before there are any.
+        tokio::time::sleep(CONNECTED).await;
+        let sent = Instant::now();
+        fixture.service.send(session, text).await?;
+        TestResult::Ok(sent)
     };
     let late = |_| format!("{session} did not answer within {DEADLINE:?}");
-    tokio::time::timeout(DEADLINE, read).await.map_err(late)??;
+    let both = async { tokio::try_join!(read, send) };
+    let (first, sent) = tokio::time::timeout(DEADLINE, both).await.map_err(late)??;
     let first = first.ok_or_else(|| format!("{session} went idle without a token"))?;
-    Ok(first.as_secs_f64() * 1_000.0 - model_time(fixture, text).await?)
+    Ok(first.duration_since(sent).as_secs_f64() * 1_000.0 - model_time(fixture, text).await?)
 }
 
 /// Milliseconds from the request that holds `text` to its first token, by the clock of the model.

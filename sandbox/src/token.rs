@@ -149,6 +149,12 @@ impl Verifier {
         Ok(Self { key: DecodingKey::from_ed_der(key.as_bytes()), validation })
     }
 
+    /// Whose tokens are taken.
+    #[must_use]
+    pub fn pod_uid(&self) -> &str {
+        self.validation.sub.as_deref().unwrap_or_default()
+    }
+
     /// Whether the token opens this sandbox now.
     pub fn verify(&self, token: &str) -> Result<(), TokenError> {
         let claims =

@@ -114,12 +114,22 @@ pub struct CancelResponse {
     pub cancelled: bool,
 }
 
-/// Answer of `GET /v1/activity`.
+/// Answer of `GET /v1/activity`. Times are measured on a clock that is never set.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Activity {
     /// Calls that run now.
     pub running_calls: usize,
-    /// Whole seconds since the last call ended, or since the start if there was none; 0 while a call runs.
+    /// Terminals that are open.
+    #[serde(default)]
+    pub terminals: usize,
+    /// Files and archives that are being sent or received.
+    #[serde(default)]
+    pub transfers: usize,
+    /// Commands whose call has been answered and of which a process still runs.
+    #[serde(default)]
+    pub background: usize,
+    /// Whole seconds since the last call, terminal or transfer ended, or since the start if there was none; 0 while there is
+    /// one. What runs in the background does not count.
     pub idle_seconds: u64,
     /// Whether new calls are refused for good.
     pub draining: bool,
@@ -130,6 +140,9 @@ pub struct Activity {
 pub struct DrainRequest {
     /// Drain only if the sandbox has been idle for this long.
     pub idle_seconds: u64,
+    /// Whether what commands have left running in the background keeps the sandbox from being idle.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub background_counts: bool,
 }
 
 /// Answer of `POST /v1/drain`.
@@ -164,6 +177,8 @@ pub enum ErrorCode {
     Draining,
     /// 410: the call has finished, but its result is no longer kept.
     ResultEvicted,
+    /// 410: the call was running when `sandboxd` was restarted; it is not run again.
+    OutcomeUnknown,
     /// 413: the body is too large.
     TooLarge,
     /// 429: too many calls run; this one was not started.
@@ -196,7 +211,7 @@ mod tests {
     use rstest::rstest;
     use serde_json::json;
 
-    use super::{Activity, CallId, DrainResponse, ErrorCode, ExecuteRequest};
+    use super::{Activity, CallId, DrainRequest, DrainResponse, ErrorCode, ExecuteRequest};
 
     #[rstest]
     #[case("sevt_01", true)]
@@ -220,11 +235,14 @@ mod tests {
             serde_json::to_value(&request).unwrap(),
             json!({"call_id": "c", "name": "bash", "input": {"command": "ls"}})
         );
-        let activity = Activity { running_calls: 0, idle_seconds: 7, draining: true };
-        assert_eq!(
-            serde_json::to_value(DrainResponse { drained: true, activity }).unwrap(),
-            json!({"drained": true, "running_calls": 0, "idle_seconds": 7, "draining": true})
-        );
+        let activity =
+            Activity { running_calls: 0, terminals: 1, transfers: 2, background: 3, idle_seconds: 7, draining: true };
+        let whole = json!({"drained": true, "running_calls": 0, "terminals": 1, "transfers": 2, "background": 3, "idle_seconds": 7, "draining": true});
+        assert_eq!(serde_json::to_value(DrainResponse { drained: true, activity }).unwrap(), whole);
+        let older = json!({"running_calls": 0, "idle_seconds": 7, "draining": true});
+        assert_eq!(serde_json::from_value::<Activity>(older).unwrap().background, 0);
+        let drain: DrainRequest = serde_json::from_value(json!({"idle_seconds": 3})).unwrap();
+        assert_eq!(drain, DrainRequest { idle_seconds: 3, background_counts: false });
     }
 
     #[test]

@@ -27,8 +27,18 @@ pub(super) enum ApiError {
     NotFound { path: String },
     #[error("this path does not have the method {method}")]
     Method { method: String },
+    #[error("{}", not_now(*.0))]
+    NotNow(Refused),
     #[error("{}", refusal(.call_id, *.reason))]
     Refused { call_id: CallId, reason: Refused },
+}
+
+fn not_now(reason: Refused) -> &'static str {
+    match reason {
+        Refused::Draining => "the sandbox is being reclaimed",
+        Refused::Terminating => "the sandbox is ending",
+        _ => "too many terminals or transfers are open",
+    }
 }
 
 fn refusal(call_id: &CallId, reason: Refused) -> String {
@@ -36,6 +46,9 @@ fn refusal(call_id: &CallId, reason: Refused) -> String {
         Refused::Mismatch => format!("call {call_id} is known with another name or input"),
         Refused::Evicted => {
             format!("call {call_id} has finished; its result is no longer kept, and it is not run again")
+        }
+        Refused::OutcomeUnknown => {
+            format!("call {call_id} was running when sandboxd was restarted: its outcome is unknown, and it is not run again")
         }
         Refused::Unknown => format!("call {call_id} is not known to this process"),
         Refused::Busy => format!("too many calls run; call {call_id} was not started"),
@@ -53,9 +66,10 @@ impl ApiError {
             Self::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, ErrorCode::TooLarge),
             Self::NotFound { .. } => (StatusCode::NOT_FOUND, ErrorCode::NotFound),
             Self::Method { .. } => (StatusCode::METHOD_NOT_ALLOWED, ErrorCode::MethodNotAllowed),
-            Self::Refused { reason, .. } => match reason {
+            Self::NotNow(reason) | Self::Refused { reason, .. } => match reason {
                 Refused::Mismatch => (StatusCode::CONFLICT, ErrorCode::CallMismatch),
                 Refused::Evicted => (StatusCode::GONE, ErrorCode::ResultEvicted),
+                Refused::OutcomeUnknown => (StatusCode::GONE, ErrorCode::OutcomeUnknown),
                 Refused::Unknown => (StatusCode::NOT_FOUND, ErrorCode::UnknownCall),
                 Refused::Busy => (StatusCode::TOO_MANY_REQUESTS, ErrorCode::TooManyCalls),
                 Refused::Draining => (StatusCode::CONFLICT, ErrorCode::Draining),

@@ -49,7 +49,7 @@ async fn activity(State(calls): State<Arc<Calls>>) -> Json<Activity> {
 }
 
 async fn drain(State(calls): State<Arc<Calls>>, Body(request): Body<DrainRequest>) -> Json<DrainResponse> {
-    Json(calls.drain(Duration::from_secs(request.idle_seconds)))
+    Json(calls.drain(&request))
 }
 
 async fn livez() -> &'static str {

@@ -2,12 +2,13 @@
 //! so that commands can run in parallel and none can break the next one; the last to end decides what stays.
 
 use std::ffi::{OsStr, OsString};
-use std::io::{Read as _, Write as _};
+use std::io::{ErrorKind, Read as _, Write as _};
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use nix::libc::O_NONBLOCK;
+use tempfile::TempDir;
 
 const MAX_SAVED_BYTES: u64 = 1024 * 1024;
 
@@ -73,16 +74,33 @@ pub(super) struct ShellState {
 #[derive(Debug)]
 pub(super) struct Handover {
     base: PathBuf,
+    /// The directory that was made for it where the usual one is full.
+    _spare: Option<TempDir>,
 }
 
 impl Handover {
     /// Writes the script.
     pub(super) fn write(base: PathBuf, command: &str) -> std::io::Result<Self> {
-        let handover = Self { base };
+        let handover = Self { base, _spare: None };
         // New: what an earlier command may have put there is not opened.
         let mut script = std::fs::File::options().write(true).create_new(true).mode(0o600).open(handover.file("sh"))?;
         script.write_all(command.as_bytes())?;
         Ok(handover)
+    }
+
+    /// Writes the script at `base`, or in a directory of its own in one of `spares` if there is no room: a shell is what a full
+    /// disk is cleared with.
+    pub(super) fn write_somewhere(base: PathBuf, spares: &[&Path], command: &str) -> std::io::Result<Self> {
+        let error = match Self::write(base, command) {
+            Err(error) if matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded) => error,
+            other => return other,
+        };
+        let spare = |parent: &&Path| {
+            let dir = tempfile::Builder::new().prefix(".sandboxd-").tempdir_in(parent).ok()?;
+            let written = Self::write(dir.path().join("1"), command).ok()?;
+            Some(Self { base: written.base.clone(), _spare: Some(dir) })
+        };
+        spares.iter().find_map(spare).ok_or(error)
     }
 
     pub(super) fn base(&self) -> &Path {

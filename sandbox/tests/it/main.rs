@@ -5,4 +5,8 @@ mod binary;
 #[cfg(test)]
 mod http;
 #[cfg(test)]
+mod processes;
+#[cfg(test)]
+mod sandboxd;
+#[cfg(test)]
 mod support;

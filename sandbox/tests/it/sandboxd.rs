@@ -1,0 +1,95 @@
+//! The real binary, with a client.
+
+use std::io::{BufRead as _, BufReader};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use crate::support::{LONG, POD, bash, client, target};
+use longhand_sandbox::client::{SandboxClient, Target};
+use longhand_sandbox::wire::ToolOutput;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+pub(crate) struct Sandboxd {
+    pub(crate) child: Child,
+    pub(crate) client: SandboxClient,
+    key: String,
+    pub(crate) target: Target,
+    pub(crate) workspace: tempfile::TempDir,
+}
+
+impl Sandboxd {
+    pub(crate) fn start(grace: &str) -> Self {
+        Self::with(&[("SANDBOXD_GRACE_SECONDS", grace)])
+    }
+
+    /// With these settings beside those that are needed.
+    pub(crate) fn with(settings: &[(&str, &str)]) -> Self {
+        let (client, key) = client();
+        Self::at(tempfile::tempdir().unwrap(), client, &key, settings)
+    }
+
+    /// Kills it, as the kernel would, and starts another one in its place.
+    pub(crate) fn killed_and_restarted(mut self) -> Self {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+        let (client, key) = (self.client.clone(), self.key.clone());
+        let workspace = std::mem::replace(&mut self.workspace, tempfile::tempdir().unwrap());
+        Self::at(workspace, client, &key, &[("SANDBOXD_GRACE_SECONDS", "0")])
+    }
+
+    fn at(workspace: tempfile::TempDir, client: SandboxClient, key: &str, settings: &[(&str, &str)]) -> Self {
+        let mut child = command()
+            .env("SANDBOXD_LISTEN", "127.0.0.1:0")
+            .env("SANDBOXD_VERIFY_KEY", key)
+            .env("SANDBOXD_WORKSPACE", workspace.path().join("made/by/sandboxd"))
+            .env("SANDBOXD_STATE", workspace.path().join("state"))
+            .env("POD_UID", POD)
+            .envs(settings.iter().copied())
+            .spawn()
+            .unwrap();
+        let mut log = BufReader::new(child.stderr.take().unwrap()).lines().map(Result::unwrap);
+        let line = log.find(|line| line.contains("listening")).unwrap();
+        let line: serde_json::Value = serde_json::from_str(&line).unwrap();
+        let address = line["address"].as_str().unwrap();
+        let target = target(&address);
+        std::thread::spawn(move || log.for_each(|line| eprintln!("{line}")));
+        Self { child, client, key: key.to_owned(), target, workspace }
+    }
+
+    pub(crate) async fn run(&self, id: &str, command: &str) -> ToolOutput {
+        self.client.execute(&self.target, &bash(id, command), LONG).await.unwrap()
+    }
+
+    pub(crate) fn path(&self, name: &str) -> std::path::PathBuf {
+        self.workspace.path().join("made/by/sandboxd").join(name)
+    }
+
+    pub(crate) fn terminate(&self) {
+        kill(Pid::from_raw(self.child.id().try_into().unwrap()), Signal::SIGTERM).unwrap();
+    }
+
+    pub(crate) async fn ended(&mut self) -> Option<i32> {
+        let until = Instant::now() + LONG;
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status.code();
+            }
+            assert!(Instant::now() < until, "sandboxd does not end");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+}
+
+impl Drop for Sandboxd {
+    fn drop(&mut self) {
+        self.child.kill().ok();
+        self.child.wait().ok();
+    }
+}
+
+pub(crate) fn command() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_sandboxd"));
+    command.env_remove("RUST_LOG").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+    command
+}

@@ -11,6 +11,9 @@ pub const DEFAULT_PORT: u16 = 8090;
 /// The largest request body that `sandboxd` reads.
 pub const MAX_REQUEST_BYTES: usize = 8 * 1024 * 1024;
 
+/// The mode of a file, in octal digits, in the answer to `GET /v1/files`.
+pub const MODE_HEADER: &str = "x-longhand-mode";
+
 const MAX_CALL_ID: usize = 256;
 
 /// The key of one tool call: the id of the tool-use event. It makes a call at most once.
@@ -155,6 +158,26 @@ pub struct DrainResponse {
     pub activity: Activity,
 }
 
+/// Answer of `PUT /v1/files`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stored {
+    /// The size of the file.
+    pub bytes: u64,
+    /// Whether there was none before.
+    pub created: bool,
+}
+
+/// Answer of `PUT /v1/archive`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Unpacked {
+    /// Files and links that were put in place.
+    pub files: u64,
+    /// The size of all files.
+    pub bytes: u64,
+    /// Entries that are no files, directories or links, such as devices.
+    pub skipped: u64,
+}
+
 /// Why `sandboxd` refused a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -167,6 +190,8 @@ pub enum ErrorCode {
     NotFound,
     /// 404: `attach_only` named a call that this process does not know.
     UnknownCall,
+    /// 404: there is no such file or folder.
+    NoSuchFile,
     /// 405: the path has another method.
     MethodNotAllowed,
     /// 408: the body did not arrive in time.
@@ -181,8 +206,14 @@ pub enum ErrorCode {
     OutcomeUnknown,
     /// 413: the body is too large.
     TooLarge,
-    /// 429: too many calls run; this one was not started.
+    /// 422: the file or folder cannot be sent or stored.
+    FileRefused,
+    /// 507: no space is left.
+    StorageFull,
+    /// 429: too many calls run, or too many transfers or terminals are open; this one was not started.
     TooManyCalls,
+    /// 500: a fault of `sandboxd`.
+    Failed,
     /// 503: the process is ending; the call was not started.
     Terminating,
     /// A code that this version does not know.

@@ -4,14 +4,15 @@
 //! and a sandbox that is gone is noticed by its connection.
 
 mod error;
+mod files;
 
 use std::io;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderMap, Method, Request, StatusCode, header};
+use http::{HeaderMap, Method, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt as _, Full, Limited};
-use hyper::body::Body as _;
+use hyper::body::{Body as _, Incoming};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use serde::Serialize;
@@ -20,13 +21,14 @@ use socket2::{SockRef, TcpKeepalive};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
-use crate::token::Signer;
+use crate::token::{Scope, Signer};
 use crate::wire::{
     Activity, CallId, CancelRequest, CancelResponse, DrainRequest, DrainResponse, ExecuteRequest, ToolOutput,
 };
 use error::{Failure, error_body, retry_after};
 
 pub use error::{NotStarted, SandboxError};
+pub use files::{Download, Reading};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 const CONTROL_TIMEOUT: Duration = Duration::from_secs(10);
@@ -106,6 +108,35 @@ impl SandboxClient {
     /// Makes the sandbox refuse new calls for good, if it has been idle in the sense of `request`.
     pub async fn drain_if(&self, target: &Target, request: &DrainRequest) -> Result<DrainResponse, SandboxError> {
         control(self.post(target, "/v1/drain", request)).await
+    }
+
+    /// Sends `request` on a connection of its own; the answer's body comes as it is asked for.
+    async fn open<B>(
+        &self,
+        target: &Target,
+        scope: Scope,
+        request: http::request::Builder,
+        body: B,
+    ) -> Result<Response<Incoming>, Failure>
+    where
+        B: hyper::body::Body + Send + 'static,
+        B::Data: Send,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        let token = self.signer.sign_for(&target.pod_uid, scope).map_err(Failure::Sign)?;
+        let request = request
+            .header(header::HOST, &target.address)
+            .header(header::AUTHORIZATION, format!("Bearer {token}"))
+            .body(body)
+            .map_err(|error| Failure::Request(error.to_string()))?;
+        let stream = connect(&target.address)
+            .await
+            .map_err(|error| Failure::Unreachable { address: target.address.clone(), reason: error.to_string() })?;
+        let broken = |error: hyper::Error| Failure::Broken(error.to_string());
+        let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
+        // It ends with the answer's body, or when that is dropped.
+        tokio::spawn(connection.with_upgrades());
+        sender.send_request(request).await.map_err(broken)
     }
 
     async fn reattach(

@@ -1,11 +1,13 @@
 //! Refusals as HTTP answers.
 
 use axum::Json;
+use axum::extract::rejection::QueryRejection;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 
 use super::journal::Refused;
 use crate::token::TokenError;
+use crate::tools::transfer::TransferError;
 use crate::wire::{CallId, ErrorBody, ErrorCode, ErrorDetail, MAX_REQUEST_BYTES};
 
 /// Why a request got no answer but an error.
@@ -27,6 +29,14 @@ pub(super) enum ApiError {
     NotFound { path: String },
     #[error("this path does not have the method {method}")]
     Method { method: String },
+    #[error("the query is not what this endpoint takes: {0}")]
+    Query(#[from] QueryRejection),
+    #[error("mode is not up to three octal digits")]
+    Mode,
+    #[error(transparent)]
+    Transfer(#[from] TransferError),
+    #[error("the work failed inside sandboxd")]
+    Failed,
     #[error("{}", not_now(*.0))]
     NotNow(Refused),
     #[error("{}", refusal(.call_id, *.reason))]
@@ -61,7 +71,12 @@ impl ApiError {
     fn kind(&self) -> (StatusCode, ErrorCode) {
         match self {
             Self::NoToken | Self::Token(_) => (StatusCode::UNAUTHORIZED, ErrorCode::Unauthorized),
-            Self::Body(_) | Self::BrokenBody => (StatusCode::BAD_REQUEST, ErrorCode::InvalidRequest),
+            Self::Body(_) | Self::BrokenBody | Self::Query(_) | Self::Mode => (StatusCode::BAD_REQUEST, ErrorCode::InvalidRequest),
+            Self::Transfer(TransferError::Missing(_)) => (StatusCode::NOT_FOUND, ErrorCode::NoSuchFile),
+            Self::Transfer(TransferError::Full(_)) => (StatusCode::INSUFFICIENT_STORAGE, ErrorCode::StorageFull),
+            Self::Transfer(TransferError::Broken(_)) => (StatusCode::BAD_REQUEST, ErrorCode::InvalidRequest),
+            Self::Transfer(TransferError::Refused(_)) => (StatusCode::UNPROCESSABLE_ENTITY, ErrorCode::FileRefused),
+            Self::Failed => (StatusCode::INTERNAL_SERVER_ERROR, ErrorCode::Failed),
             Self::SlowBody { .. } => (StatusCode::REQUEST_TIMEOUT, ErrorCode::RequestTimeout),
             Self::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, ErrorCode::TooLarge),
             Self::NotFound { .. } => (StatusCode::NOT_FOUND, ErrorCode::NotFound),

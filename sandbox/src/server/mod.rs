@@ -8,6 +8,7 @@ mod journal;
 mod ledger;
 pub mod reaper;
 mod routes;
+mod transfer;
 
 use std::net::SocketAddr;
 use std::path::Path;

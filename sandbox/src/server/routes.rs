@@ -15,6 +15,7 @@ use tokio::time::timeout;
 use super::auth::require_token;
 use super::calls::Calls;
 use super::error::ApiError;
+use super::transfer;
 use crate::token::Verifier;
 use crate::wire::{
     Activity, CancelRequest, CancelResponse, DrainRequest, DrainResponse, ExecuteRequest, MAX_REQUEST_BYTES,
@@ -28,6 +29,8 @@ pub(super) fn router(calls: Arc<Calls>, verifier: Arc<Verifier>) -> Router {
         .route("/v1/cancel", post(cancel))
         .route("/v1/activity", get(activity))
         .route("/v1/drain", post(drain))
+        .route("/v1/files", get(transfer::download).put(transfer::upload))
+        .route("/v1/archive", get(transfer::download_folder).put(transfer::upload_folder))
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)
         .layer(middleware::from_fn_with_state(verifier, require_token));

@@ -1,5 +1,6 @@
 //! The tools. What a model asked wrongly is an answer that it can read, never a refused request.
 
+mod archive;
 mod bash;
 mod budget;
 mod capture;
@@ -11,10 +12,12 @@ mod grep;
 mod guard;
 mod input;
 mod jobs;
+mod place;
 mod process;
 mod scratch;
 mod shell;
 mod spawned;
+pub(crate) mod transfer;
 mod tree;
 
 use std::ffi::OsString;
@@ -123,6 +126,11 @@ impl Toolbox {
         tokio::spawn(stop.clone().run_until_cancelled_owned(guard));
         let bash = Bash::new(workspace.clone(), environment, scratch, launcher.clone());
         Ok(Self { workspace: workspace.into(), bash, launcher, _guard: stop.drop_guard() })
+    }
+
+    /// Where relative paths start.
+    pub(crate) fn workspace(&self) -> Arc<Path> {
+        Arc::clone(&self.workspace)
     }
 
     /// The commands whose processes live.

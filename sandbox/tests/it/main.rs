@@ -10,3 +10,5 @@ mod processes;
 mod sandboxd;
 #[cfg(test)]
 mod support;
+#[cfg(test)]
+mod transfer;

@@ -14,6 +14,9 @@ pub const MAX_REQUEST_BYTES: usize = 8 * 1024 * 1024;
 /// The mode of a file, in octal digits, in the answer to `GET /v1/files`.
 pub const MODE_HEADER: &str = "x-longhand-mode";
 
+/// The WebSocket subprotocol of `GET /v1/terminal`.
+pub const TERMINAL_PROTOCOL: &str = "v5.channel.k8s.io";
+
 const MAX_CALL_ID: usize = 256;
 
 /// The key of one tool call: the id of the tool-use event. It makes a call at most once.
@@ -178,6 +181,25 @@ pub struct Unpacked {
     pub skipped: u64,
 }
 
+/// The query of `GET /v1/terminal`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TerminalOptions {
+    /// What the shell runs; without it, the shell is interactive.
+    pub command: Option<String>,
+    /// The width of the terminal.
+    pub columns: u16,
+    /// Its height.
+    pub rows: u16,
+    /// What kind of terminal it is.
+    pub term: String,
+}
+
+impl Default for TerminalOptions {
+    fn default() -> Self {
+        Self { command: None, columns: 80, rows: 24, term: "xterm-256color".to_owned() }
+    }
+}
+
 /// Why `sandboxd` refused a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -210,6 +232,10 @@ pub enum ErrorCode {
     FileRefused,
     /// 507: no space is left.
     StorageFull,
+    /// 426: the request is not one for a WebSocket in [`TERMINAL_PROTOCOL`].
+    UpgradeRequired,
+    /// 500: the terminal could not be opened.
+    NoTerminal,
     /// 429: too many calls run, or too many transfers or terminals are open; this one was not started.
     TooManyCalls,
     /// 500: a fault of `sandboxd`.

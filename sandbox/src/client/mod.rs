@@ -5,6 +5,7 @@
 
 mod error;
 mod files;
+mod terminal;
 
 use std::io;
 use std::time::Duration;
@@ -29,6 +30,7 @@ use error::{Failure, error_body, retry_after};
 
 pub use error::{NotStarted, SandboxError};
 pub use files::{Download, Reading};
+pub use terminal::Tunnel;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 const CONTROL_TIMEOUT: Duration = Duration::from_secs(10);

@@ -31,11 +31,13 @@ pub(super) struct Calls {
     ledger: Option<Arc<Mutex<Ledger>>>,
     toolbox: Arc<Toolbox>,
     tasks: TaskTracker,
+    terminal_idle: Duration,
+    ending: CancellationToken,
 }
 
 impl Calls {
     /// With what an earlier process has left in its ledger.
-    pub(super) fn new(toolbox: Toolbox, ledger: Option<(Ledger, Vec<Past>)>) -> Self {
+    pub(super) fn new(toolbox: Toolbox, ledger: Option<(Ledger, Vec<Past>)>, terminal_idle: Duration) -> Self {
         let mut journal = Journal::new(Limits::default(), Instant::now());
         let ledger = ledger.map(|(ledger, past)| {
             journal.restore(past);
@@ -46,6 +48,8 @@ impl Calls {
             ledger,
             toolbox: Arc::new(toolbox),
             tasks: TaskTracker::new(),
+            terminal_idle,
+            ending: CancellationToken::new(),
         }
     }
 
@@ -124,6 +128,21 @@ impl Calls {
         Ok(Open { calls: Arc::clone(self), what })
     }
 
+    /// Runs a task that the end of this process waits for as it does for calls.
+    pub(super) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        self.tasks.spawn(task);
+    }
+
+    /// How long a terminal may be left alone.
+    pub(super) fn terminal_idle(&self) -> Duration {
+        self.terminal_idle
+    }
+
+    /// Is cancelled when this process has to end.
+    pub(super) fn ending(&self) -> CancellationToken {
+        self.ending.clone()
+    }
+
     /// What runs the tools.
     pub(super) fn toolbox(&self) -> &Arc<Toolbox> {
         &self.toolbox
@@ -167,6 +186,7 @@ impl Calls {
     /// Takes no new call, waits up to `grace` for those that run, then interrupts them.
     pub(super) async fn terminate(&self, grace: Duration) {
         self.journal().terminate();
+        self.ending.cancel();
         self.tasks.close();
         let running = self.activity().running_calls;
         info!(running_calls = running, grace_seconds = grace.as_secs(), "terminating");

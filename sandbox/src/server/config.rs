@@ -12,12 +12,14 @@ const LISTEN: &str = "SANDBOXD_LISTEN";
 const VERIFY_KEY: &str = "SANDBOXD_VERIFY_KEY";
 const WORKSPACE: &str = "SANDBOXD_WORKSPACE";
 const GRACE: &str = "SANDBOXD_GRACE_SECONDS";
+const TERMINAL_IDLE: &str = "SANDBOXD_TERMINAL_IDLE_SECONDS";
 const STATE: &str = "SANDBOXD_STATE";
 const MAX_PROCESSES: &str = "SANDBOXD_MAX_PROCESSES";
 const POD_UID: &str = "POD_UID";
 
 const DEFAULT_WORKSPACE: &str = "/workspace";
 const DEFAULT_GRACE: Duration = Duration::from_secs(20);
+const DEFAULT_TERMINAL_IDLE: Duration = Duration::from_secs(30 * 60);
 const DEFAULT_STATE: &str = ".sandboxd-state";
 const DEFAULT_MAX_PROCESSES: usize = 4096;
 
@@ -44,6 +46,8 @@ pub struct Options {
     /// `SANDBOXD_MAX_PROCESSES`: with more processes of commands than this, the command that has most of them is killed;
     /// default 4096.
     pub max_processes: usize,
+    /// `SANDBOXD_TERMINAL_IDLE_SECONDS`: a terminal in which nothing is typed or shown for so long is closed; default 1800.
+    pub terminal_idle: Duration,
     /// `SANDBOXD_STATE`: a directory for what a restarted process must know of the calls before; default `.sandboxd-state` in
     /// the directory for temporary files. Without one, or if it cannot be used, calls are remembered by this process only.
     pub state: Option<PathBuf>,
@@ -51,7 +55,7 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { max_processes: DEFAULT_MAX_PROCESSES, state: None }
+        Self { max_processes: DEFAULT_MAX_PROCESSES, terminal_idle: DEFAULT_TERMINAL_IDLE, state: None }
     }
 }
 
@@ -98,6 +102,10 @@ impl Config {
             None => DEFAULT_MAX_PROCESSES,
             Some(value) => parse(MAX_PROCESSES, "a number of processes", value)?,
         };
+        let terminal_idle = match get(TERMINAL_IDLE) {
+            None => DEFAULT_TERMINAL_IDLE,
+            Some(value) => Duration::from_secs(parse(TERMINAL_IDLE, "a number of seconds", value).map(u32::into)?),
+        };
         Ok(Self {
             listen,
             verifier: Verifier::new(&require(VERIFY_KEY)?, &require(POD_UID)?)?,
@@ -106,6 +114,7 @@ impl Config {
             environment,
             options: Options {
                 max_processes,
+                terminal_idle,
                 state: Some(get(STATE).map_or_else(|| std::env::temp_dir().join(DEFAULT_STATE), PathBuf::from)),
             },
         })
@@ -145,6 +154,7 @@ mod tests {
         assert_eq!(config.workspace, Path::new("/workspace"));
         assert_eq!(config.grace, Duration::from_secs(20));
         assert_eq!(config.options.max_processes, 4096);
+        assert_eq!(config.options.terminal_idle, Duration::from_secs(1800));
         assert!(config.options.state.unwrap().ends_with(".sandboxd-state"));
     }
 

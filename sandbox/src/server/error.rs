@@ -7,8 +7,9 @@ use axum::response::{IntoResponse, Response};
 
 use super::journal::Refused;
 use crate::token::TokenError;
+use crate::tools::terminal::TerminalError;
 use crate::tools::transfer::TransferError;
-use crate::wire::{CallId, ErrorBody, ErrorCode, ErrorDetail, MAX_REQUEST_BYTES};
+use crate::wire::{CallId, ErrorBody, ErrorCode, ErrorDetail, MAX_REQUEST_BYTES, TERMINAL_PROTOCOL};
 
 /// Why a request got no answer but an error.
 #[derive(Debug, thiserror::Error)]
@@ -33,6 +34,10 @@ pub(super) enum ApiError {
     Query(#[from] QueryRejection),
     #[error("mode is not up to three octal digits")]
     Mode,
+    #[error("a terminal takes a WebSocket in the subprotocol {TERMINAL_PROTOCOL}")]
+    NoWebSocket,
+    #[error(transparent)]
+    Terminal(#[from] TerminalError),
     #[error(transparent)]
     Transfer(#[from] TransferError),
     #[error("the work failed inside sandboxd")]
@@ -76,6 +81,9 @@ impl ApiError {
             Self::Transfer(TransferError::Full(_)) => (StatusCode::INSUFFICIENT_STORAGE, ErrorCode::StorageFull),
             Self::Transfer(TransferError::Broken(_)) => (StatusCode::BAD_REQUEST, ErrorCode::InvalidRequest),
             Self::Transfer(TransferError::Refused(_)) => (StatusCode::UNPROCESSABLE_ENTITY, ErrorCode::FileRefused),
+            Self::NoWebSocket => (StatusCode::UPGRADE_REQUIRED, ErrorCode::UpgradeRequired),
+            Self::Terminal(TerminalError::Nul) => (StatusCode::BAD_REQUEST, ErrorCode::InvalidRequest),
+            Self::Terminal(_) => (StatusCode::INTERNAL_SERVER_ERROR, ErrorCode::NoTerminal),
             Self::Failed => (StatusCode::INTERNAL_SERVER_ERROR, ErrorCode::Failed),
             Self::SlowBody { .. } => (StatusCode::REQUEST_TIMEOUT, ErrorCode::RequestTimeout),
             Self::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, ErrorCode::TooLarge),
@@ -101,6 +109,7 @@ impl IntoResponse for ApiError {
             (status, Json(ErrorBody { error: ErrorDetail { code, message: self.to_string() } })).into_response();
         let extra = match code {
             ErrorCode::Unauthorized => Some((header::WWW_AUTHENTICATE, "Bearer")),
+            ErrorCode::UpgradeRequired => Some((header::UPGRADE, "websocket")),
             ErrorCode::TooManyCalls => Some((header::RETRY_AFTER, "1")),
             _ => None,
         };

@@ -7,7 +7,9 @@ mod error;
 mod journal;
 mod ledger;
 pub mod reaper;
+mod mcp;
 mod routes;
+mod terminal;
 mod transfer;
 
 use std::net::SocketAddr;
@@ -67,13 +69,13 @@ impl Server {
     /// Prepares the workspace and listens. Child processes are registered in `children` (see [`reaper`]).
     pub async fn bind(config: Config, children: Children) -> Result<Self, ServerError> {
         let Config { listen, verifier, workspace, grace, environment, options } = config;
-        let Options { max_processes, state } = options;
+        let Options { max_processes, terminal_idle, state } = options;
         let toolbox = Toolbox::new(Setup { workspace, environment, children, max_processes })?;
         let listen_error = |source| ServerError::Listen { address: listen, source };
         let listener = TcpListener::bind(listen).await.map_err(listen_error)?;
         let address = listener.local_addr().map_err(listen_error)?;
         let ledger = state.and_then(|dir| ledger(&dir, verifier.pod_uid()));
-        let calls = Arc::new(Calls::new(toolbox, ledger));
+        let calls = Arc::new(Calls::new(toolbox, ledger, terminal_idle));
         let router = routes::router(Arc::clone(&calls), Arc::new(verifier));
         Ok(Self { listener, address, calls, router, grace })
     }

@@ -1,6 +1,6 @@
 //! The tool `bash`.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
@@ -21,7 +21,8 @@ use super::scratch::Scratch;
 use super::shell::{Handover, Interpreter, ShellState};
 use super::spawned::Launcher;
 use super::{ToolError, ToolResult, fail};
-use crate::wire::ToolOutput;
+use super::terminal::{Size, Terminal, TerminalError};
+use crate::wire::{TerminalOptions, ToolOutput};
 
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(120);
 const MAX_TIMEOUT: Duration = Duration::from_secs(600);
@@ -129,6 +130,28 @@ impl Bash {
         Ok(output)
     }
 
+    /// Starts a shell on a terminal, in the workspace.
+    pub(super) fn terminal(&self, options: &TerminalOptions) -> Result<Terminal, TerminalError> {
+        let given = options.command.as_deref().unwrap_or_default();
+        if given.contains('\0') || options.term.contains('\0') {
+            return Err(TerminalError::Nul);
+        }
+        let ShellState { cwd, environment } = &self.initial;
+        let interpreter = Interpreter::find(self.path()).ok_or(TerminalError::NoShell)?;
+        let mut command = Command::new(&interpreter.program);
+        match &options.command {
+            Some(given) => command.arg("-c").arg(given),
+            None => command.arg("-i"),
+        };
+        command.env_clear().envs(environment.iter().map(|(name, value)| (name, value))).env("PWD", cwd).current_dir(cwd);
+        let size = Size { columns: options.columns, rows: options.rows };
+        Terminal::start(command, size, &options.term, &self.launcher)
+    }
+
+    fn path(&self) -> Option<&OsStr> {
+        self.initial.environment.iter().find(|(name, _)| name == "PATH").map(|(_, value)| value.as_os_str())
+    }
+
     fn hand_over(&self, command: &str) -> Result<Handover, ToolError> {
         let spares = [Path::new("/dev/shm"), &self.initial.cwd];
         Handover::write_somewhere(self.scratch.unique(), &spares, command)
@@ -156,8 +179,7 @@ impl Bash {
     }
 
     fn start(&self, state: &ShellState, handover: &Handover) -> Result<Process, ToolError> {
-        let path = self.initial.environment.iter().find(|(name, _)| name == "PATH").map(|(_, value)| value.as_os_str());
-        let Some(interpreter) = Interpreter::find(path) else {
+        let Some(interpreter) = Interpreter::find(self.path()) else {
             return fail("this image has neither bash nor sh");
         };
         let mut command = Command::new(&interpreter.program);

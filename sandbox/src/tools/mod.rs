@@ -14,9 +14,11 @@ mod input;
 mod jobs;
 mod place;
 mod process;
+pub(crate) mod schema;
 mod scratch;
 mod shell;
 mod spawned;
+pub(crate) mod terminal;
 pub(crate) mod transfer;
 mod tree;
 
@@ -30,7 +32,7 @@ use serde_json::Value;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::server::reaper::Children;
-use crate::wire::ToolOutput;
+use crate::wire::{TerminalOptions, ToolOutput};
 use bash::Bash;
 use budget::{Budget, Stopped};
 use cgroup::Memory;
@@ -38,6 +40,7 @@ use input::Tool;
 use scratch::Scratch;
 pub(crate) use spawned::Commands;
 use spawned::Launcher;
+use terminal::{Terminal, TerminalError};
 
 const FILE_TOOL_LIMIT: Duration = Duration::from_secs(120);
 // What a blocking thread gets to notice that its time is over, before nobody waits for it any more.
@@ -131,6 +134,11 @@ impl Toolbox {
     /// Where relative paths start.
     pub(crate) fn workspace(&self) -> Arc<Path> {
         Arc::clone(&self.workspace)
+    }
+
+    /// Opens a terminal with a shell.
+    pub(crate) fn terminal(&self, options: &TerminalOptions) -> Result<Terminal, TerminalError> {
+        self.bash.terminal(options)
     }
 
     /// The commands whose processes live.

@@ -158,11 +158,12 @@ impl Spawned {
             command.stdin(std::process::Stdio::null());
             (None, false)
         };
-        command.process_group(0);
+        if kind == Kind::Command {
+            command.process_group(0);
+        }
         // Owned here, since it holds the write ends: they must close with the last process that has them.
         let (child, registration) = launcher.children.spawn(&mut Command::from(command))?;
         let watch = launcher.commands.watch(Tree { root: registration.pid(), supervised });
-        debug_assert!(supervised || kind == Kind::Command);
         Ok(Self { child, reports, ended: false, registration, watch })
     }
 

@@ -4,16 +4,19 @@ use std::io::{BufRead as _, BufReader};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::support::{LONG, POD, bash, client, target};
+use crate::support::{LONG, POD, bash, target};
 use longhand_sandbox::client::{SandboxClient, Target};
+use longhand_sandbox::token::Signer;
 use longhand_sandbox::wire::ToolOutput;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
 
 pub(crate) struct Sandboxd {
     pub(crate) child: Child,
     pub(crate) client: SandboxClient,
-    key: String,
+    pub(crate) signer: Signer,
     pub(crate) target: Target,
     pub(crate) workspace: tempfile::TempDir,
 }
@@ -25,23 +28,22 @@ impl Sandboxd {
 
     /// With these settings beside those that are needed.
     pub(crate) fn with(settings: &[(&str, &str)]) -> Self {
-        let (client, key) = client();
-        Self::at(tempfile::tempdir().unwrap(), client, &key, settings)
+        Self::at(tempfile::tempdir().unwrap(), Signer::generate().unwrap().0, settings)
     }
 
     /// Kills it, as the kernel would, and starts another one in its place.
     pub(crate) fn killed_and_restarted(mut self) -> Self {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
-        let (client, key) = (self.client.clone(), self.key.clone());
+        let signer = self.signer.clone();
         let workspace = std::mem::replace(&mut self.workspace, tempfile::tempdir().unwrap());
-        Self::at(workspace, client, &key, &[("SANDBOXD_GRACE_SECONDS", "0")])
+        Self::at(workspace, signer, &[("SANDBOXD_GRACE_SECONDS", "0")])
     }
 
-    fn at(workspace: tempfile::TempDir, client: SandboxClient, key: &str, settings: &[(&str, &str)]) -> Self {
+    fn at(workspace: tempfile::TempDir, signer: Signer, settings: &[(&str, &str)]) -> Self {
         let mut child = command()
             .env("SANDBOXD_LISTEN", "127.0.0.1:0")
-            .env("SANDBOXD_VERIFY_KEY", key)
+            .env("SANDBOXD_VERIFY_KEY", signer.public_key())
             .env("SANDBOXD_WORKSPACE", workspace.path().join("made/by/sandboxd"))
             .env("SANDBOXD_STATE", workspace.path().join("state"))
             .env("POD_UID", POD)
@@ -54,11 +56,28 @@ impl Sandboxd {
         let address = line["address"].as_str().unwrap();
         let target = target(&address);
         std::thread::spawn(move || log.for_each(|line| eprintln!("{line}")));
-        Self { child, client, key: key.to_owned(), target, workspace }
+        Self { child, client: SandboxClient::new(signer.clone()), signer, target, workspace }
     }
 
     pub(crate) async fn run(&self, id: &str, command: &str) -> ToolOutput {
         self.client.execute(&self.target, &bash(id, command), LONG).await.unwrap()
+    }
+
+    /// A request by hand; the whole answer.
+    pub(crate) async fn raw(&self, line: &str, token: &str) -> String {
+        self.raw_with(line, token, b"").await
+    }
+
+    pub(crate) async fn raw_with(&self, line: &str, token: &str, body: &[u8]) -> String {
+        let head = format!(
+            "{line} HTTP/1.1\r\nhost: x\r\nconnection: close\r\nauthorization: Bearer {token}\r\ncontent-length: {}\r\n\r\n",
+            body.len()
+        );
+        let mut stream = TcpStream::connect(&self.target.address).await.unwrap();
+        stream.write_all(&[head.as_bytes(), body].concat()).await.unwrap();
+        let mut answer = Vec::new();
+        tokio::time::timeout(LONG, stream.read_to_end(&mut answer)).await.unwrap().unwrap();
+        String::from_utf8(answer).unwrap()
     }
 
     pub(crate) fn path(&self, name: &str) -> std::path::PathBuf {

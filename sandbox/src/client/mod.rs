@@ -249,4 +249,3 @@ async fn exchange(stream: TcpStream, request: Request<Full<Bytes>>) -> Result<(S
         _ = connection => answer.await,
     }
 }
-

@@ -1,7 +1,9 @@
 //! Terminals in a sandbox.
 
 use bytes::Bytes;
-use http::header::{CONNECTION, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION, UPGRADE};
+use http::header::{
+    CONNECTION, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION, UPGRADE,
+};
 use http::{Method, Request, StatusCode};
 use http_body_util::Empty;
 use hyper::upgrade::Upgraded;
@@ -59,7 +61,8 @@ impl SandboxClient {
         }
         let accept = response.headers().get(SEC_WEBSOCKET_ACCEPT).and_then(|accept| accept.to_str().ok());
         let accept = accept.map(str::to_owned);
-        let accept = accept.ok_or_else(|| Failure::Protocol { status, reason: "no Sec-WebSocket-Accept".to_owned() })?;
+        let accept =
+            accept.ok_or_else(|| Failure::Protocol { status, reason: "no Sec-WebSocket-Accept".to_owned() })?;
         let upgraded = hyper::upgrade::on(response).await.map_err(|error| Failure::Broken(error.to_string()))?;
         Ok(Tunnel { accept, stream: TokioIo::new(upgraded) })
     }

@@ -183,24 +183,24 @@ impl Calls {
         self.journal().is_terminating()
     }
 
-    /// Takes no new call, waits up to `grace` for those that run, then interrupts them.
+    /// Takes no new call, waits up to `grace` for those that run, then interrupts them. What they left running ends last.
     pub(super) async fn terminate(&self, grace: Duration) {
         self.journal().terminate();
         self.ending.cancel();
         self.tasks.close();
         let running = self.activity().running_calls;
         info!(running_calls = running, grace_seconds = grace.as_secs(), "terminating");
-        if timeout(grace, self.tasks.wait()).await.is_ok() {
-            return;
+        if timeout(grace, self.tasks.wait()).await.is_err() {
+            let running = self.journal().all_running();
+            warn!(running_calls = running.len(), "interrupting calls that did not finish in time");
+            for call in running {
+                call.cancel.cancel();
+            }
+            if timeout(INTERRUPT_LIMIT, self.tasks.wait()).await.is_err() {
+                warn!("some calls did not stop");
+            }
         }
-        let running = self.journal().all_running();
-        warn!(running_calls = running.len(), "interrupting calls that did not finish in time");
-        for call in running {
-            call.cancel.cancel();
-        }
-        if timeout(INTERRUPT_LIMIT, self.tasks.wait()).await.is_err() {
-            warn!("some calls did not stop");
-        }
+        self.toolbox.end().await;
     }
 
     fn journal(&self) -> MutexGuard<'_, Journal<Running>> {

@@ -63,7 +63,9 @@ fn refusal(call_id: &CallId, reason: Refused) -> String {
             format!("call {call_id} has finished; its result is no longer kept, and it is not run again")
         }
         Refused::OutcomeUnknown => {
-            format!("call {call_id} was running when sandboxd was restarted: its outcome is unknown, and it is not run again")
+            format!(
+                "call {call_id} was running when sandboxd was restarted: its outcome is unknown, and it is not run again"
+            )
         }
         Refused::Unknown => format!("call {call_id} is not known to this process"),
         Refused::Busy => format!("too many calls run; call {call_id} was not started"),
@@ -76,7 +78,9 @@ impl ApiError {
     fn kind(&self) -> (StatusCode, ErrorCode) {
         match self {
             Self::NoToken | Self::Token(_) => (StatusCode::UNAUTHORIZED, ErrorCode::Unauthorized),
-            Self::Body(_) | Self::BrokenBody | Self::Query(_) | Self::Mode => (StatusCode::BAD_REQUEST, ErrorCode::InvalidRequest),
+            Self::Body(_) | Self::BrokenBody | Self::Query(_) | Self::Mode => {
+                (StatusCode::BAD_REQUEST, ErrorCode::InvalidRequest)
+            }
             Self::Transfer(TransferError::Missing(_)) => (StatusCode::NOT_FOUND, ErrorCode::NoSuchFile),
             Self::Transfer(TransferError::Full(_)) => (StatusCode::INSUFFICIENT_STORAGE, ErrorCode::StorageFull),
             Self::Transfer(TransferError::Broken(_)) => (StatusCode::BAD_REQUEST, ErrorCode::InvalidRequest),

@@ -29,7 +29,14 @@ pub(super) struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { running: 32, results: 256, result_bytes: 32 * 1024 * 1024, evicted: 100_000, terminals: 8, transfers: 16 }
+        Self {
+            running: 32,
+            results: 256,
+            result_bytes: 32 * 1024 * 1024,
+            evicted: 100_000,
+            terminals: 8,
+            transfers: 16,
+        }
     }
 }
 

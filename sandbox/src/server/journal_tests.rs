@@ -235,11 +235,8 @@ fn what_runs_in_the_background_counts_if_it_is_said_to() {
 #[test]
 fn what_an_earlier_process_did_is_not_done_again() {
     let mut f = Fixture::new();
-    let finished = |call: &str| Past::Finished {
-        call_id: id(call),
-        fingerprint: print("bash"),
-        output: ToolOutput::ok(call),
-    };
+    let finished =
+        |call: &str| Past::Finished { call_id: id(call), fingerprint: print("bash"), output: ToolOutput::ok(call) };
     f.journal.restore(vec![
         finished("a"),
         Past::Evicted { key: key(&id("gone")) },

@@ -107,6 +107,7 @@ pub(super) struct Ledger {
     limits: Limits,
     slots: Vec<Option<(u128, State)>>,
     by_key: HashMap<u128, usize>,
+    /// Where to look for a slot when all of them are taken.
     next: usize,
     /// The kept results, the oldest first, with their sizes.
     kept: VecDeque<(u128, u64)>,
@@ -140,13 +141,13 @@ impl Ledger {
             dir: dir.to_owned(),
             index,
             limits,
-            slots: vec![None; limits.calls],
+            slots: Vec::new(),
             by_key: HashMap::new(),
             next: 0,
             kept: VecDeque::new(),
             kept_bytes: 0,
         };
-        let past = ledger.load()?;
+        let past = if ours { ledger.load()? } else { Vec::new() };
         Ok((ledger, past))
     }
 
@@ -154,10 +155,12 @@ impl Ledger {
         let mut bytes = Vec::new();
         (&self.index).read_to_end(&mut bytes)?;
         let mut past = Vec::new();
-        let slots: Vec<_> = bytes.chunks_exact(SLOT).skip(1).take(self.limits.calls).map(<[u8; SLOT]>::try_from).collect();
+        let slots: Vec<_> =
+            bytes.chunks_exact(SLOT).skip(1).take(self.limits.calls).map(<[u8; SLOT]>::try_from).collect();
         for (at, slot) in slots.into_iter().enumerate() {
             // A slot that was not written to its end is that of a call that was not started.
             let Some((key, fingerprint, state)) = slot.ok().and_then(|slot| decode(&slot)) else { continue };
+            self.slots.resize(at + 1, None);
             self.slots[at] = Some((key, state));
             self.by_key.insert(key, at);
             let kept = self.read(key);
@@ -175,25 +178,32 @@ impl Ledger {
             self.set(at, state)?;
             past.push(entry);
         }
-        // Behind the last entry there is either nothing or the oldest one; which of the two needs no telling.
-        self.next = self.slots.iter().position(Option::is_none).unwrap_or_default();
         Ok(past)
     }
 
     /// Enters a call that is about to start.
     pub(super) fn begin(&mut self, id: &CallId, fingerprint: Fingerprint) -> io::Result<()> {
-        let count = self.slots.len();
-        let free = |at: &usize| !matches!(self.slots[*at], Some((_, State::Running)));
-        let at = (0..count).map(|step| (self.next + step) % count).find(free);
-        let at = at.ok_or_else(|| io::Error::other("every entry is that of a running call"))?;
+        let at = self.free().ok_or_else(|| io::Error::other("every entry is that of a running call"))?;
         let key = key(id);
         self.index.write_all_at(&encode(key, fingerprint, State::Running), offset(at))?;
         if let Some((old, _)) = self.slots[at].replace((key, State::Running)) {
             self.by_key.remove(&old);
         }
         self.by_key.insert(key, at);
-        self.next = (at + 1) % count;
         Ok(())
+    }
+
+    /// A new slot, or the next one after the last whose call does not run.
+    fn free(&mut self) -> Option<usize> {
+        let count = self.slots.len();
+        if count < self.limits.calls {
+            self.slots.push(None);
+            return Some(count);
+        }
+        let free = |at: &usize| !matches!(self.slots[*at], Some((_, State::Running)));
+        let at = (0..count).map(|step| (self.next + step) % count).find(free)?;
+        self.next = at + 1;
+        Some(at)
     }
 
     /// Keeps the result of a call that was entered. An error means that it is remembered without its result.

@@ -221,9 +221,8 @@ impl Asked {
         }
         match message.split_first() {
             Some((&INPUT, rest)) => Self::Type(message.slice_ref(rest)),
-            Some((&RESIZE, size)) => serde_json::from_slice(size).map_or(Self::Nothing, |NewSize { width, height }| {
-                Self::Resize(Size { columns: width, rows: height })
-            }),
+            Some((&RESIZE, size)) => serde_json::from_slice(size)
+                .map_or(Self::Nothing, |NewSize { width, height }| Self::Resize(Size { columns: width, rows: height })),
             Some((&CLOSED, &[INPUT])) => Self::Type(Bytes::from_static(&[END_OF_TRANSMISSION])),
             _ => Self::Nothing,
         }

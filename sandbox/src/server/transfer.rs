@@ -212,11 +212,7 @@ struct Sending {
 }
 
 impl Sending {
-    fn start(
-        open: Open,
-        size: Option<u64>,
-        send: impl FnOnce(&mut Pieces) -> io::Result<()> + Send + 'static,
-    ) -> Self {
+    fn start(open: Open, size: Option<u64>, send: impl FnOnce(&mut Pieces) -> io::Result<()> + Send + 'static) -> Self {
         let (sender, pieces) = mpsc::channel(QUEUE);
         tokio::task::spawn_blocking(move || {
             let _open = open;

@@ -10,8 +10,7 @@ use std::path::{Component, Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use rustix::fs::{
-    AtFlags, Dir, FileType, Mode, OFlags, fchmod, linkat, mkdirat, openat, readlinkat, symlinkat,
-    unlinkat,
+    AtFlags, Dir, FileType, Mode, OFlags, fchmod, linkat, mkdirat, openat, readlinkat, symlinkat, unlinkat,
 };
 use rustix::io::Errno;
 use tar::{Archive, Builder, EntryType, Header, PaxExtensions};
@@ -27,8 +26,7 @@ const MAX_EXTENSIONS: u64 = 64 * 1024;
 /// Their modes are set at the end, so that one without write permission can be filled.
 const MAX_DIRECTORIES: usize = 1_000_000;
 
-const READ_DIRECTORY: OFlags =
-    OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
+const READ_DIRECTORY: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 const READ_FILE: OFlags = OFlags::RDONLY.union(OFlags::NOFOLLOW).union(OFlags::NONBLOCK).union(OFlags::CLOEXEC);
 
 /// Writes what is below `root`. What is neither a directory, a regular file nor a link is left out; what goes meanwhile too.
@@ -137,7 +135,9 @@ pub(super) fn unpack(root: &OwnedFd, from: &mut impl Read) -> Result<Unpacked, T
         let Long { path, link, size } = std::mem::take(&mut long);
         let in_header = entry.header().entry_size().map_err(broken)?;
         if size.is_some_and(|size| size != in_header) {
-            return Err(refused("the archive has a file whose size is in an extension only; pack it in the GNU format"));
+            return Err(refused(
+                "the archive has a file whose size is in an extension only; pack it in the GNU format",
+            ));
         }
         let path = path.unwrap_or_else(|| entry.path_bytes().into_owned());
         let Some(path) = relative(&path)? else { continue };
@@ -300,8 +300,7 @@ fn make_link(root: &OwnedFd, place: &Place, kind: EntryType, target: &[u8]) -> R
     let source = relative(target).map_err(Linking::Refused)?;
     let source = source.ok_or_else(|| Linking::Refused(refused("the archive has a link to its root")))?;
     let source = self::place(root, &source)?;
-    linkat(source.directory(), source.name(), directory, name, AtFlags::empty())
-        .map_err(io::Error::from)?;
+    linkat(source.directory(), source.name(), directory, name, AtFlags::empty()).map_err(io::Error::from)?;
     Ok(())
 }
 

@@ -20,8 +20,8 @@ use super::process::{Ended, Output, Process};
 use super::scratch::Scratch;
 use super::shell::{Handover, Interpreter, ShellState};
 use super::spawned::Launcher;
-use super::{ToolError, ToolResult, fail};
 use super::terminal::{Size, Terminal, TerminalError};
+use super::{ToolError, ToolResult, fail};
 use crate::wire::{TerminalOptions, ToolOutput};
 
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(120);
@@ -112,8 +112,7 @@ impl Bash {
         };
         let (end, is_error) = describe(&ended, timeout);
         let killed = kills.and_then(|before| self.killed_since(before));
-        let content =
-            [end, killed, background].iter().flatten().fold(shown.text, |text, line| with_line(text, line));
+        let content = [end, killed, background].iter().flatten().fold(shown.text, |text, line| with_line(text, line));
         Ok(ToolOutput { content, is_error, truncated: shown.truncated })
     }
 
@@ -143,7 +142,11 @@ impl Bash {
             Some(given) => command.arg("-c").arg(given),
             None => command.arg("-i"),
         };
-        command.env_clear().envs(environment.iter().map(|(name, value)| (name, value))).env("PWD", cwd).current_dir(cwd);
+        command
+            .env_clear()
+            .envs(environment.iter().map(|(name, value)| (name, value)))
+            .env("PWD", cwd)
+            .current_dir(cwd);
         let size = Size { columns: options.columns, rows: options.rows };
         Terminal::start(command, size, &options.term, &self.launcher)
     }
@@ -154,7 +157,7 @@ impl Bash {
 
     fn hand_over(&self, command: &str) -> Result<Handover, ToolError> {
         let spares = [Path::new("/dev/shm"), &self.initial.cwd];
-        Handover::write_somewhere(self.scratch.unique(), &spares, command)
+        Handover::write(self.scratch.unique(), &spares, command)
             .map_err(|error| ToolError(format!("the command could not be written: {error}")))
     }
 

@@ -34,7 +34,9 @@ impl Fixture {
     }
 
     async fn run(&self, command: &str) -> ToolOutput {
-        self.input(BashInput { command: Some(command.into()), timeout_ms: Some(20_000), ..BashInput::default() }).await.unwrap()
+        self.input(BashInput { command: Some(command.into()), timeout_ms: Some(20_000), ..BashInput::default() })
+            .await
+            .unwrap()
     }
 
     async fn run_for(&self, command: &str, timeout_ms: u64) -> ToolOutput {
@@ -147,8 +149,7 @@ async fn a_timeout_kills_the_whole_group_and_shows_the_output_so_far() {
 async fn cancelling_kills_the_group() {
     let f = Fixture::new();
     let cancel = CancellationToken::new();
-    let input =
-        BashInput { command: Some("echo begun; echo $$ > pid; sleep 60".into()), ..BashInput::default() };
+    let input = BashInput { command: Some("echo begun; echo $$ > pid; sleep 60".into()), ..BashInput::default() };
     let (output, ()) = tokio::join!(f.bash.run(input, &cancel), async {
         eventually("the command runs", || !f.file("pid").is_empty()).await;
         cancel.cancel();

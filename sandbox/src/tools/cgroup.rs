@@ -15,7 +15,8 @@ struct Names {
     events: &'static str,
 }
 
-const V2: Names = Names { limit: "memory.max", used: "memory.current", cache: "inactive_file", events: "memory.events" };
+const V2: Names =
+    Names { limit: "memory.max", used: "memory.current", cache: "inactive_file", events: "memory.events" };
 const V1: Names = Names {
     limit: "memory/memory.limit_in_bytes",
     used: "memory/memory.usage_in_bytes",

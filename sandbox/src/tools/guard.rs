@@ -86,9 +86,50 @@ mod tests {
 
     use rstest::rstest;
 
-    use super::{Usage, pause, reserve};
+    use tokio_util::sync::CancellationToken;
+
+    use super::{Usage, pause, reserve, run};
+    use crate::tools::bash::Bash;
+    use crate::tools::cgroup::{Memory, pretend};
+    use crate::tools::input::BashInput;
+    use crate::tools::scratch::Scratch;
+    use crate::tools::spawned::Launcher;
 
     const MIB: u64 = 1 << 20;
+
+    #[rstest]
+    #[case::as_one("1", true)]
+    #[case::one_by_one("0", false)]
+    #[tokio::test]
+    async fn a_command_is_killed_before_the_kernel_kills_all(#[case] group: &str, #[case] killed: bool) {
+        let root = tempfile::tempdir().unwrap();
+        let used = |used: u64| pretend(root.path(), &[("memory.current", &(used * MIB).to_string())]);
+        used(100);
+        let limit = (1024 * MIB).to_string();
+        pretend(root.path(), &[("memory.max", &limit), ("memory.events", "oom_kill 0"), ("memory.oom.group", group)]);
+        let launcher = Launcher::default();
+        let guard = tokio::spawn(run(launcher.commands.clone(), Memory::at(root.path()), usize::MAX));
+        let path = std::env::var_os("PATH").unwrap();
+        let scratch = Scratch::new(root.path()).unwrap();
+        let bash = Bash::new(root.path().to_owned(), vec![("PATH".into(), path)], scratch, launcher);
+        let command = "x=$(head -c 20000000 /dev/zero | tr '\\0' x); touch held; sleep 1; echo spared";
+        let input = BashInput { command: Some(command.into()), ..BashInput::default() };
+        let cancel = CancellationToken::new();
+        let (output, ()) = tokio::join!(bash.run(input, &cancel), async {
+            while !root.path().join("held").exists() {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+            used(1010);
+        });
+        guard.abort();
+        let output = output.unwrap();
+        assert_eq!(
+            output.content.contains("(1010 of 1024 MiB used), and this command held the most, "),
+            killed,
+            "{output:?}"
+        );
+        assert_eq!(output.content.contains("spared"), !killed);
+    }
 
     #[rstest]
     #[case(2048, 64)]

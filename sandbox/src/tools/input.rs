@@ -107,7 +107,10 @@ mod tests {
     #[test]
     fn the_documented_inputs_are_taken() {
         let bash = Tool::parse("bash", json!({"command": "ls", "timeout_ms": 5})).unwrap();
-        assert_eq!(bash, Tool::Bash(BashInput { command: Some("ls".into()), timeout_ms: Some(5), ..BashInput::default() }));
+        assert_eq!(
+            bash,
+            Tool::Bash(BashInput { command: Some("ls".into()), timeout_ms: Some(5), ..BashInput::default() })
+        );
         let read = Tool::parse("read", json!({"file_path": "a", "view_range": [1, -1]})).unwrap();
         assert_eq!(read, Tool::Read(ReadInput { file_path: "a".into(), view_range: Some([1, -1]) }));
         let grep = Tool::parse("grep", json!({"pattern": "x", "path": null})).unwrap();

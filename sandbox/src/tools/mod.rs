@@ -136,6 +136,11 @@ impl Toolbox {
         Arc::clone(&self.workspace)
     }
 
+    /// Ends what commands have left running.
+    pub(crate) async fn end(&self) {
+        self.launcher.commands.end().await;
+    }
+
     /// Opens a terminal with a shell.
     pub(crate) fn terminal(&self, options: &TerminalOptions) -> Result<Terminal, TerminalError> {
         self.bash.terminal(options)

@@ -22,6 +22,8 @@ use crate::supervise::{self, Kind, Report};
 
 /// What processes get to end by themselves before they are killed.
 const TERM_LIMIT: Duration = Duration::from_secs(2);
+/// The same when `sandboxd` itself ends, which the kubelet does not wait for much longer.
+const END_LIMIT: Duration = Duration::from_secs(1);
 /// A supervisor without processes is gone in less.
 const LEAVE_LIMIT: Duration = Duration::from_millis(50);
 /// A killed command's supervisor has nothing more to wait for.
@@ -88,6 +90,24 @@ impl Commands {
     /// All that live.
     pub(super) fn all(&self) -> Vec<Arc<Watched>> {
         self.alive().commands.values().cloned().collect()
+    }
+
+    /// Ends all that live: politely, and after a moment for good.
+    pub(super) async fn end(&self) {
+        let all = self.all();
+        for watched in &all {
+            watched.tree.signal(Signal::SIGTERM);
+        }
+        let gone = async {
+            while all.iter().any(|watched| !watched.tree.is_gone()) {
+                sleep(Duration::from_millis(20)).await;
+            }
+        };
+        if timeout(END_LIMIT, gone).await.is_err() {
+            for watched in &all {
+                watched.tree.kill().await;
+            }
+        }
     }
 
     /// Returns when there is a command.

@@ -9,7 +9,7 @@ use rustix::fs::{CWD, Mode, OFlags, openat};
 use rustix::io::Errno;
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use rustix::termios::{Winsize, tcsetwinsize};
-use tokio::io::unix::AsyncFd;
+use tokio::net::unix::pipe::{Receiver, Sender};
 
 use super::spawned::{Launcher, Spawned, prepared};
 use crate::supervise::Kind;
@@ -49,7 +49,10 @@ pub(crate) struct Shell(Spawned);
 
 /// Our end of the terminal.
 #[derive(Debug)]
-pub(crate) struct Screen(AsyncFd<OwnedFd>);
+pub(crate) struct Screen {
+    output: Receiver,
+    input: Sender,
+}
 
 impl Terminal {
     /// Starts `command`, whose environment is given in full, on a terminal of the kind `name`.
@@ -63,12 +66,12 @@ impl Terminal {
             return Err(TerminalError::NoSupervisor);
         }
         let (master, slave) = pair(size).map_err(TerminalError::Open)?;
-        let master = AsyncFd::new(master).map_err(TerminalError::Open)?;
+        let screen = Screen::of(master).map_err(TerminalError::Open)?;
         command.env("TERM", name);
         let mut command = prepared(command, Kind::Terminal, &launcher.children);
         command.stdout(slave.try_clone().map_err(TerminalError::Open)?).stderr(slave);
         let spawned = Spawned::start(command, Kind::Terminal, launcher).map_err(TerminalError::Start)?;
-        Ok(Self { shell: Shell(spawned), screen: Screen(master) })
+        Ok(Self { shell: Shell(spawned), screen })
     }
 }
 
@@ -86,15 +89,21 @@ impl Shell {
 }
 
 impl Screen {
+    /// Of a terminal that does not block. It is no pipe, but waited for in the same way.
+    fn of(master: OwnedFd) -> io::Result<Self> {
+        let input = Sender::from_owned_fd_unchecked(rustix::io::fcntl_dupfd_cloexec(&master, 3)?)?;
+        Ok(Self { output: Receiver::from_owned_fd_unchecked(master)?, input })
+    }
+
     /// What the terminal shows next; 0 when nobody has it open any more. May be dropped and called again.
     pub(crate) async fn read(&self, buffer: &mut [u8]) -> io::Result<usize> {
         loop {
-            let mut ready = self.0.readable().await?;
-            match ready.try_io(|master| Ok(rustix::io::read(master, &mut *buffer)?)) {
+            self.output.readable().await?;
+            match self.output.try_read(buffer) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 // That is how Linux says that the other end is closed.
-                Ok(Err(error)) if error.raw_os_error() == Some(Errno::IO.raw_os_error()) => return Ok(0),
-                Ok(read) => return read,
-                Err(_would_block) => {}
+                Err(error) if error.raw_os_error() == Some(Errno::IO.raw_os_error()) => return Ok(0),
+                read => return read,
             }
         }
     }
@@ -102,16 +111,17 @@ impl Screen {
     /// Types as much as fits; how much that was. May be dropped and called again.
     pub(crate) async fn write(&self, bytes: &[u8]) -> io::Result<usize> {
         loop {
-            let mut ready = self.0.writable().await?;
-            if let Ok(written) = ready.try_io(|master| Ok(rustix::io::write(master, bytes)?)) {
-                return written;
+            self.input.writable().await?;
+            match self.input.try_write(bytes) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                written => return written,
             }
         }
     }
 
     /// Tells the programs that the terminal has another size.
     pub(crate) fn resize(&self, size: Size) -> io::Result<()> {
-        Ok(tcsetwinsize(&self.0, winsize(size))?)
+        Ok(tcsetwinsize(&self.output, winsize(size))?)
     }
 }
 

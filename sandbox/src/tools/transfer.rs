@@ -104,8 +104,10 @@ impl Incoming {
     pub(super) fn new(place: &Place) -> io::Result<Self> {
         // As any program would make it: the umask takes away what it has to.
         let permissions = Permissions::from_mode(0o666);
-        let file =
-            tempfile::Builder::new().prefix(".longhand-").permissions(permissions).tempfile_in(place.directory_path())?;
+        let file = tempfile::Builder::new()
+            .prefix(".longhand-")
+            .permissions(permissions)
+            .tempfile_in(place.directory_path())?;
         Ok(Self { file, size: 0 })
     }
 
@@ -203,7 +205,11 @@ fn place(workspace: &Path, path: &str, missing: Missing) -> Result<Place, Transf
     let path = resolve(workspace, path)?;
     Place::find(workspace, &path, missing).map_err(|error| {
         // The walk's words are for a model; a caller wants to know whether it is there.
-        if error.0.ends_with("does not exist") { TransferError::Missing(path.display().to_string()) } else { error.into() }
+        if error.0.ends_with("does not exist") {
+            TransferError::Missing(path.display().to_string())
+        } else {
+            error.into()
+        }
     })
 }
 

@@ -103,7 +103,7 @@ async fn a_restarted_sandboxd_runs_no_call_twice() {
     let sandboxd = Sandboxd::start("0");
     let finished = sandboxd.run("finished", "echo ran >> runs; echo done").await;
     let (client, target) = (sandboxd.client.clone(), sandboxd.target.clone());
-    let cut = bash("cut", "echo ran >> runs; touch begun; while :; do sleep 0.05; done");
+    let cut = bash("cut", "echo ran >> runs; touch begun; sleep 8");
     let request = cut.clone();
     let waiting = tokio::spawn(async move { client.execute(&target, &request, LONG).await });
     exists(&sandboxd.path("begun")).await;

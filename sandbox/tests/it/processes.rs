@@ -16,15 +16,17 @@ fn read(sandboxd: &Sandboxd, name: &str) -> String {
 }
 
 /// Leaves its group and session, loses its parent, forgets its environment, and is deaf to polite signals.
-const ESCAPE: &str =
-    "env -i PATH=\"$PATH\" setsid sh -c '(trap \"\" TERM HUP; echo $$ > escaped; exec sleep 60) & sleep 0.1; sh -c \"exec sleep 60\" & echo $! > second' & \
-     while [ ! -s second ]; do sleep 0.02; done";
+const ESCAPE: &str = r#"env -i PATH="$PATH" setsid sh -c '
+    (trap "" TERM HUP; exec sh -c "echo \$\$ > escaped; exec sleep 60") &
+    sh -c "echo \$\$ > second; exec sleep 60" &' &
+    while [ ! -s escaped ] || [ ! -s second ]; do sleep 0.02; done"#;
 
 #[tokio::test]
 async fn a_timeout_reaches_what_has_left_group_session_and_parent() {
     let sandboxd = Sandboxd::start("0");
     // Another call and its processes are none of its business.
-    let bystander = tool(&sandboxd, "bystander", "bash", json!({"command": "setsid sleep 60 >/dev/null 2>&1 & echo $!"}));
+    let bystander =
+        tool(&sandboxd, "bystander", "bash", json!({"command": "setsid sleep 60 >/dev/null 2>&1 & echo $!"}));
     let bystander = bystander.await.content;
     let started = Instant::now();
     let command = format!("{ESCAPE}; sleep 60");
@@ -81,7 +83,9 @@ async fn a_killed_supervisor_is_said_and_not_waited_for() {
 async fn a_fork_bomb_is_ended_and_said() {
     let sandboxd = Sandboxd::with(&[("SANDBOXD_MAX_PROCESSES", "300")]);
     let started = Instant::now();
-    let bomb = "bomb() { echo $$ >> bombs; bomb | bomb & }; bomb; sleep 60";
+    // It doubles at each step, and stops at about 2000 in case that nobody stops it.
+    let bomb =
+        "bomb() { if [ $1 -gt 9 ]; then sleep 30; else bomb $(($1 + 1)) | bomb $(($1 + 1)) & fi; }; bomb 0; sleep 60";
     let output = tool(&sandboxd, "a", "bash", json!({"command": bomb, "timeout_ms": 60_000})).await;
     assert!(output.is_error, "{output:?}");
     assert!(output.content.contains("more than the 300 that a sandbox may have"), "{output:?}");
@@ -123,7 +127,10 @@ async fn jobs_run_in_the_background_and_are_looked_after() {
         round.set(round.get() + 1);
         let first = look(&format!("a{}", round.get()), json!({"id": 1})).await;
         let second = look(&format!("b{}", round.get()), json!({"id": 2})).await;
-        first.contains("running for") && first.ends_with("\nstarted\n") && second.contains("ended: exit code 4") && second.ends_with("\nx\n")
+        first.contains("running for")
+            && first.ends_with("\nstarted\n")
+            && second.contains("ended: exit code 4")
+            && second.ends_with("\nx\n")
     })
     .await;
     let activity = sandboxd.client.activity(&sandboxd.target).await.unwrap();
@@ -139,6 +146,21 @@ async fn jobs_run_in_the_background_and_are_looked_after() {
     assert!(tool(&sandboxd, "6", "process", json!({"kill": true})).await.is_error);
     let both = json!({"command": "true", "run_in_background": true, "timeout_ms": 5});
     assert!(tool(&sandboxd, "7", "bash", both).await.content.contains("timeout_ms does not apply"));
+}
+
+#[tokio::test]
+async fn an_ending_sandboxd_ends_what_runs_in_the_background() {
+    let mut sandboxd = Sandboxd::start("0");
+    let job = "trap 'echo ended > polite; exit' TERM; echo $$ > job; while :; do sleep 0.05; done";
+    tool(&sandboxd, "a", "bash", json!({"command": job, "run_in_background": true})).await;
+    let stubborn = "trap '' TERM; echo $$ > stubborn; while :; do sleep 0.05; done";
+    tool(&sandboxd, "b", "bash", json!({"command": stubborn, "run_in_background": true})).await;
+    exists(&sandboxd.path("job")).await;
+    exists(&sandboxd.path("stubborn")).await;
+    sandboxd.terminate();
+    assert_eq!(sandboxd.ended().await, Some(0));
+    assert_eq!(read(&sandboxd, "polite"), "ended\n");
+    assert!(!alive(&read(&sandboxd, "job")) && !alive(&read(&sandboxd, "stubborn")));
 }
 
 #[tokio::test]
@@ -161,8 +183,6 @@ async fn what_a_command_leaves_behind_counts_until_it_ends() {
     let activity = sandboxd.client.activity(&sandboxd.target).await.unwrap();
     assert_eq!((activity.running_calls, activity.background), (0, 1));
     std::fs::write(sandboxd.path("go"), "").unwrap();
-    eventually("it has ended", async || {
-        sandboxd.client.activity(&sandboxd.target).await.unwrap().background == 0
-    })
-    .await;
+    eventually("it has ended", async || sandboxd.client.activity(&sandboxd.target).await.unwrap().background == 0)
+        .await;
 }

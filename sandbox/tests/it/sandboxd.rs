@@ -37,7 +37,7 @@ impl Sandboxd {
         self.child.wait().unwrap();
         let signer = self.signer.clone();
         let workspace = std::mem::replace(&mut self.workspace, tempfile::tempdir().unwrap());
-        Self::at(workspace, signer, &[("SANDBOXD_GRACE_SECONDS", "0")])
+        Self::at(workspace, signer, &[])
     }
 
     fn at(workspace: tempfile::TempDir, signer: Signer, settings: &[(&str, &str)]) -> Self {
@@ -46,6 +46,7 @@ impl Sandboxd {
             .env("SANDBOXD_VERIFY_KEY", signer.public_key())
             .env("SANDBOXD_WORKSPACE", workspace.path().join("made/by/sandboxd"))
             .env("SANDBOXD_STATE", workspace.path().join("state"))
+            .env("SANDBOXD_GRACE_SECONDS", "0")
             .env("POD_UID", POD)
             .envs(settings.iter().copied())
             .spawn()
@@ -102,6 +103,14 @@ impl Sandboxd {
 
 impl Drop for Sandboxd {
     fn drop(&mut self) {
+        // It ends what it has started, if it still can.
+        if matches!(self.child.try_wait(), Ok(None)) {
+            self.terminate();
+        }
+        let until = Instant::now() + Duration::from_secs(10);
+        while Instant::now() < until && matches!(self.child.try_wait(), Ok(None)) {
+            std::thread::sleep(Duration::from_millis(10));
+        }
         self.child.kill().ok();
         self.child.wait().ok();
     }

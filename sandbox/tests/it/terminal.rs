@@ -86,16 +86,14 @@ async fn a_shell_is_interactive_and_its_end_is_told() {
     let (_, status) = session.end().await;
     assert_eq!((&status["status"], &status["reason"]), (&json!("Failure"), &json!("NonZeroExitCode")));
     assert_eq!(status["details"]["causes"][0]["message"], "3");
-    eventually("it is closed", async || {
-        sandboxd.client.activity(&sandboxd.target).await.unwrap().terminals == 0
-    })
-    .await;
+    eventually("it is closed", async || sandboxd.client.activity(&sandboxd.target).await.unwrap().terminals == 0).await;
 }
 
 #[tokio::test]
 async fn a_command_gets_all_that_is_typed_and_all_that_it_says_arrives() {
     let sandboxd = Sandboxd::start("0");
-    let mut session = Session::open(&sandboxd, Some("stty -echo; echo ready; read line; echo \"got $line\"; seq 1 20000")).await;
+    let mut session =
+        Session::open(&sandboxd, Some("stty -echo; echo ready; read line; echo \"got $line\"; seq 1 20000")).await;
     session.until("ready\r\n").await;
     session.say(0, "über\n").await;
     let (shown, status) = session.end().await;

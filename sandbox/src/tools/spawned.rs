@@ -247,6 +247,8 @@ impl Spawned {
         self.mark_background();
         tokio::spawn(async move {
             self.child.wait().await.ok();
+            // All of it has to live until here, and a block takes only what is named in it.
+            drop(self);
         });
     }
 }

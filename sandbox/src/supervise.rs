@@ -6,7 +6,7 @@
 //!
 //! Its standard input is where it reports to; its standard output and error become those of the command.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{self, Write as _};
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
@@ -42,8 +42,8 @@ impl Kind {
         }
     }
 
-    fn parse(argument: Option<OsString>) -> Option<Self> {
-        [Self::Command, Self::Terminal].into_iter().find(|kind| argument.as_deref() == Some(kind.argument().as_ref()))
+    fn parse(argument: Option<&OsStr>) -> Option<Self> {
+        [Self::Command, Self::Terminal].into_iter().find(|kind| argument == Some(kind.argument().as_ref()))
     }
 }
 
@@ -83,7 +83,7 @@ impl Report {
 /// Runs as a supervisor with what follows [`ARGUMENT`], until the last process of the command is gone.
 pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let mut arguments = arguments.into_iter();
-    let (Some(kind), Some(program)) = (Kind::parse(arguments.next()), arguments.next()) else {
+    let (Some(kind), Some(program)) = (Kind::parse(arguments.next().as_deref()), arguments.next()) else {
         return ExitCode::FAILURE;
     };
     let mut command = Command::new(program);
@@ -167,9 +167,9 @@ mod tests {
     #[test]
     fn kinds_are_told_apart() {
         for kind in [Kind::Command, Kind::Terminal] {
-            assert_eq!(Kind::parse(Some(kind.argument().into())), Some(kind));
+            assert_eq!(Kind::parse(Some(kind.argument().as_ref())), Some(kind));
         }
-        assert_eq!(Kind::parse(Some("other".into())), None);
+        assert_eq!(Kind::parse(Some("other".as_ref())), None);
         assert_eq!(Kind::parse(None), None);
     }
 }

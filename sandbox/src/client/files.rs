@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Method, Request, Response, header};
-use http_body_util::{BodyExt as _, Limited};
+use http_body_util::{BodyExt as _, Collected, Limited};
 use hyper::body::{Body, Incoming};
 use serde::de::DeserializeOwned;
 use tokio::time::timeout;
@@ -52,7 +52,6 @@ impl Reading {
     }
 
     /// The body itself, to be handed on.
-    #[must_use]
     pub fn into_body(self) -> Incoming {
         self.body
     }
@@ -150,7 +149,7 @@ impl SandboxClient {
 pub(super) async fn refusal(response: Response<Incoming>) -> Failure {
     let (parts, body) = response.into_parts();
     let body = timeout(STALL, Limited::new(body, MAX_RESPONSE_BYTES).collect()).await;
-    let body = body.ok().and_then(Result::ok).map(|body| body.to_bytes()).unwrap_or_default();
+    let body = body.ok().and_then(Result::ok).map(Collected::to_bytes).unwrap_or_default();
     Failure::Refused { status: parts.status, retry_after: retry_after(&parts.headers), body: error_body(&body) }
 }
 
@@ -173,7 +172,7 @@ pub(super) fn escaped(value: &str) -> String {
     for byte in value.bytes() {
         match byte {
             b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' | b'/' => {
-                escaped.push(char::from(byte))
+                escaped.push(char::from(byte));
             }
             other => escaped.push_str(&format!("%{other:02X}")),
         }

@@ -1,6 +1,7 @@
 //! Folders as tar archives. An archive may come from anywhere: nothing in it is followed, and all that is kept of it in memory
 //! is bounded.
 
+use std::borrow::Cow;
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, ErrorKind, Read, Write};
@@ -30,19 +31,19 @@ const READ_DIRECTORY: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFl
 const READ_FILE: OFlags = OFlags::RDONLY.union(OFlags::NOFOLLOW).union(OFlags::NONBLOCK).union(OFlags::CLOEXEC);
 
 /// Writes what is below `root`. What is neither a directory, a regular file nor a link is left out; what goes meanwhile too.
-pub(super) fn pack(root: OwnedFd, to: &mut impl Write) -> io::Result<()> {
+pub(super) fn pack(root: &OwnedFd, to: &mut impl Write) -> io::Result<()> {
     let mut builder = Builder::new(to);
     builder.sparse(false);
     pack_directory(&mut builder, root, Path::new(""), 0)?;
     builder.finish()
 }
 
-fn pack_directory(builder: &mut Builder<impl Write>, directory: OwnedFd, at: &Path, depth: usize) -> io::Result<()> {
+fn pack_directory(builder: &mut Builder<impl Write>, directory: &OwnedFd, at: &Path, depth: usize) -> io::Result<()> {
     if depth > MAX_DEPTH {
         return Err(io::Error::other(format!("{} is more than {MAX_DEPTH} directories deep", at.display())));
     }
     let mut names: Vec<Vec<u8>> = Vec::new();
-    for entry in Dir::read_from(&directory)? {
+    for entry in Dir::read_from(directory)? {
         let name = entry?.file_name().to_bytes().to_vec();
         if name != b"." && name != b".." {
             names.push(name);
@@ -51,7 +52,7 @@ fn pack_directory(builder: &mut Builder<impl Write>, directory: OwnedFd, at: &Pa
     names.sort_unstable();
     for name in names {
         let name = OsStr::from_bytes(&name);
-        match pack_entry(builder, &directory, name, &at.join(name), depth) {
+        match pack_entry(builder, directory, name, &at.join(name), depth) {
             Err(error) if error.kind() == ErrorKind::NotFound => {}
             other => other?,
         }
@@ -76,7 +77,7 @@ fn pack_entry(
             let below = openat(directory, name, READ_DIRECTORY, Mode::empty())?;
             header.set_entry_type(EntryType::Directory);
             builder.append_data(&mut header, path, io::empty())?;
-            pack_directory(builder, below, path, depth + 1)
+            pack_directory(builder, &below, path, depth + 1)
         }
         FileType::RegularFile => {
             let file = File::from(openat(directory, name, READ_FILE, Mode::empty())?);
@@ -144,7 +145,7 @@ pub(super) fn unpack(root: &OwnedFd, from: &mut impl Read) -> Result<Unpacked, T
         let shown = path.clone();
         let failed = |error: io::Error| TransferError::of(&shown, &error);
         let mode = entry.header().mode().map_err(broken)?;
-        let link = link.or_else(|| entry.link_name_bytes().map(|link| link.into_owned()));
+        let link = link.or_else(|| entry.link_name_bytes().map(Cow::into_owned));
         match kind {
             EntryType::Directory => {
                 walk(root, &path).map_err(failed)?;

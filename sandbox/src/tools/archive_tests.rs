@@ -18,7 +18,7 @@ fn directory(path: &Path) -> OwnedFd {
 
 fn packed(path: &Path) -> Vec<u8> {
     let mut bytes = Vec::new();
-    pack(directory(path), &mut bytes).unwrap();
+    pack(&directory(path), &mut bytes).unwrap();
     bytes
 }
 

@@ -179,7 +179,7 @@ impl Folder {
 
     /// Sends all that is in it as a tar archive: directories, regular files and links.
     pub(crate) fn send(self, to: &mut impl Write) -> io::Result<()> {
-        super::archive::pack(self.0, to)
+        super::archive::pack(&self.0, to)
     }
 }
 

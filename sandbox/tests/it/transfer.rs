@@ -32,7 +32,7 @@ impl Body for Bulk {
     type Error = std::io::Error;
 
     fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<std::io::Result<Frame<Bytes>>>> {
-        const PIECE: [u8; 64 * 1024] = [b'x'; 64 * 1024];
+        static PIECE: [u8; 64 * 1024] = [b'x'; 64 * 1024];
         if self.left == 0 {
             return Poll::Ready(self.fails.then(|| Err(std::io::ErrorKind::ConnectionReset.into())));
         }

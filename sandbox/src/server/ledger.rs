@@ -133,7 +133,7 @@ impl Ledger {
         }
         // A file system that cannot take room in advance is used as it is.
         match fallocate(&index, FallocateFlags::empty(), 0, size) {
-            Err(rustix::io::Errno::OPNOTSUPP) => index.set_len(size)?,
+            Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS) => index.set_len(size)?,
             other => other?,
         }
         index.write_all_at(&header, 0)?;

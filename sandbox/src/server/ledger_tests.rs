@@ -154,14 +154,17 @@ fn calls_results_and_bytes_are_bounded() {
     assert_eq!(past.iter().filter(|past| matches!(past, Past::Evicted { .. })).count(), 6);
 }
 
-#[test]
-fn junk_in_the_index_is_no_entry() {
+#[rstest]
+#[case(0xA5)]
+// With a state that could be one.
+#[case(b'R')]
+fn junk_in_the_index_is_no_entry(#[case] byte: u8) {
     let dir = tempfile::tempdir().unwrap();
     let (mut ledger, _) = open(dir.path());
     run(&mut ledger, "a");
     drop(ledger);
     let index = File::options().write(true).open(dir.path().join("index")).unwrap();
-    index.write_all_at(&[0xA5; 3 * SLOT], (2 * SLOT) as u64).unwrap();
+    index.write_all_at(&[byte; 3 * SLOT], (2 * SLOT) as u64).unwrap();
     drop(index);
     assert_eq!(open(dir.path()).1, [finished("a")]);
 }

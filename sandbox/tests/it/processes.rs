@@ -118,7 +118,7 @@ async fn ten_gigabytes_of_output_take_neither_memory_nor_disk() {
 async fn jobs_run_in_the_background_and_are_looked_after() {
     let sandboxd = Sandboxd::start("0");
     assert_eq!(tool(&sandboxd, "0", "process", json!({})).await.content, "no command was started in the background");
-    let server = "echo started; setsid sleep 60 & while :; do sleep 0.05; done";
+    let server = "echo started; setsid sleep 60 & for i in $(seq 600); do sleep 0.05; done";
     let output = tool(&sandboxd, "1", "bash", json!({"command": server, "run_in_background": true})).await;
     assert!(output.content.starts_with("started in the background as job 1 (process "), "{output:?}");
     let output = tool(&sandboxd, "2", "bash", json!({"command": "echo x; exit 4", "run_in_background": true})).await;
@@ -153,9 +153,9 @@ async fn jobs_run_in_the_background_and_are_looked_after() {
 #[tokio::test]
 async fn an_ending_sandboxd_ends_what_runs_in_the_background() {
     let mut sandboxd = Sandboxd::start("0");
-    let job = "trap 'echo ended > polite; exit' TERM; echo $$ > job; while :; do sleep 0.05; done";
+    let job = "trap 'echo ended > polite; exit' TERM; echo $$ > job; for i in $(seq 600); do sleep 0.05; done";
     tool(&sandboxd, "a", "bash", json!({"command": job, "run_in_background": true})).await;
-    let stubborn = "trap '' TERM; echo $$ > stubborn; while :; do sleep 0.05; done";
+    let stubborn = "trap '' TERM; echo $$ > stubborn; for i in $(seq 600); do sleep 0.05; done";
     tool(&sandboxd, "b", "bash", json!({"command": stubborn, "run_in_background": true})).await;
     exists(&sandboxd.path("job")).await;
     exists(&sandboxd.path("stubborn")).await;

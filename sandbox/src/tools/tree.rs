@@ -80,13 +80,16 @@ pub(super) struct Tree {
 }
 
 impl Tree {
-    /// Its living processes at the moment of `snapshot`.
+    /// Its living processes at the moment of `snapshot`, the shell before what it has started: one that is signalled first does
+    /// not remark on the end of the others.
     pub(super) fn of(self, snapshot: &Snapshot) -> Vec<i32> {
         if self.supervised {
             return below(snapshot, self.root);
         }
         let members = snapshot.iter().filter(|(_, entry)| entry.group == self.root && !entry.dead);
-        members.map(|(pid, _)| *pid).collect()
+        let mut members: Vec<i32> = members.map(|(pid, _)| *pid).collect();
+        members.sort_by_key(|pid| *pid != self.root);
+        members
     }
 
     /// Sends a signal to each of its processes; how many there were.
@@ -172,6 +175,9 @@ mod tests {
         assert_eq!(sorted(below(&snapshot, 2)), [3, 5]);
         assert_eq!(sorted(below(&snapshot, 8)), [9]);
         assert_eq!(sorted(Tree { root: 1, supervised: false }.of(&snapshot)), [2, 6]);
+        let wrapped: Snapshot = [(3, entry(9, false)), (9, Entry { group: 9, ..entry(1, false) })].into();
+        assert_eq!(Tree { root: 9, supervised: false }.of(&wrapped), [9, 3]);
+        assert_eq!(below(&[(3, entry(9, false)), (9, entry(12, false))].into(), 12), [9, 3]);
         assert_eq!(sorted(Tree { root: 2, supervised: true }.of(&snapshot)), [3, 5]);
         assert!(Tree { root: 4, supervised: true }.of(&snapshot) == [5] && below(&snapshot, 7).is_empty());
     }

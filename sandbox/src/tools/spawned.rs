@@ -23,7 +23,7 @@ use crate::supervise::{self, Kind, Report};
 /// What processes get to end by themselves before they are killed.
 const TERM_LIMIT: Duration = Duration::from_secs(2);
 /// The same when `sandboxd` itself ends, which the kubelet does not wait for much longer.
-const END_LIMIT: Duration = Duration::from_secs(1);
+const END_LIMIT: Duration = Duration::from_secs(2);
 /// A supervisor without processes is gone in less.
 const LEAVE_LIMIT: Duration = Duration::from_millis(50);
 /// A killed command's supervisor has nothing more to wait for.

@@ -113,7 +113,7 @@ pub(super) fn judge(answer: Result<ToolOutput, SandboxError>, fresh: bool) -> Ve
     match error {
         SandboxError::Deadline { .. } => Verdict::TooLong,
         SandboxError::Mismatch { .. } => Verdict::Rejected(reason),
-        SandboxError::Evicted { .. } => Verdict::Unknown(reason),
+        SandboxError::Evicted { .. } | SandboxError::OutcomeUnknown { .. } => Verdict::Unknown(reason),
         SandboxError::UnknownCall { .. } => Verdict::Strange(
             "the process in the sandbox does not know the call: it has been restarted, or the call never arrived"
                 .to_owned(),

@@ -68,11 +68,19 @@ impl CallError {
     pub fn reason(&self) -> &'static str {
         match self.status() {
             Some(status) if status.is_forbidden() && status.message.contains("exceeded quota") => "QuotaExceeded",
+            Some(status) if status.is_forbidden() && status.message.contains("violates PodSecurity") => "PodSecurity",
+            Some(status) if status.is_forbidden() && is_of_limit_range(&status.message) => "LimitRange",
             Some(status) if status.is_forbidden() => "Forbidden",
             Some(status) if status.is_invalid() => "Invalid",
             Some(_) | None => "ApiServerUnavailable",
         }
     }
+}
+
+/// The API server tells its own refusals apart by their words alone.
+fn is_of_limit_range(message: &str) -> bool {
+    ["maximum ", "minimum "].iter().any(|bound| message.contains(bound))
+        && [" usage per ", "limit to request ratio"].iter().any(|what| message.contains(what))
 }
 
 /// Waits for `call`, but not for long.
@@ -115,7 +123,14 @@ mod tests {
 
     #[rstest]
     #[case(403, "Forbidden", "pods \"a\" is forbidden: exceeded quota: q", "QuotaExceeded")]
-    #[case(403, "Forbidden", "violates PodSecurity", "Forbidden")]
+    #[case(403, "Forbidden", "pods \"a\" is forbidden: violates PodSecurity \"restricted:latest\"", "PodSecurity")]
+    #[case(
+        403,
+        "Forbidden",
+        "pods \"a\" is forbidden: maximum cpu usage per Container is 1, but limit is 2",
+        "LimitRange"
+    )]
+    #[case(403, "Forbidden", "pods is forbidden: User \"a\" cannot create resource", "Forbidden")]
     #[case(422, "Invalid", "spec.x: Required value", "Invalid")]
     #[case(500, "InternalError", "etcdserver: no leader", "ApiServerUnavailable")]
     #[tokio::test]

@@ -3,6 +3,7 @@
 mod hosted;
 mod plan;
 mod reclaim;
+mod rouse;
 mod run;
 pub mod sandboxes;
 mod story;
@@ -279,5 +280,7 @@ async fn see_through(registered: Registered, entry: Arc<Running>, sender: watch:
     sender.send_replace(Some(outcome));
 }
 
+#[cfg(test)]
+mod reclaim_tests;
 #[cfg(test)]
 mod tests;

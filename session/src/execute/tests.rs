@@ -19,9 +19,9 @@ use crate::resources::{Resources as _, plan};
 use crate::testing::hands::{Hands, eventually, hands};
 use crate::testing::{SOON, World, limits};
 
-type Result = std::result::Result<Record, ExecuteError>;
+pub(super) type Result = std::result::Result<Record, ExecuteError>;
 
-fn execute(world: &World, id: &SessionId, epoch: u64, call: &EventId) -> JoinHandle<Result> {
+pub(super) fn execute(world: &World, id: &SessionId, epoch: u64, call: &EventId) -> JoinHandle<Result> {
     execute_at(&world.executor, id, epoch, call)
 }
 
@@ -42,25 +42,25 @@ fn execute_at(executor: &Arc<Executor>, id: &SessionId, epoch: u64, call: &Event
     tokio::spawn(async move { executor.execute(&id, epoch, &call).await })
 }
 
-async fn result(running: JoinHandle<Result>) -> Result {
+pub(super) async fn result(running: JoinHandle<Result>) -> Result {
     timeout(SOON, running).await.expect("a result in time").unwrap()
 }
 
 /// What the model reads, and whether it is an error.
-fn said(record: &Record) -> (String, bool) {
+pub(super) fn said(record: &Record) -> (String, bool) {
     let EventBody::AgentToolResult { content: Some(content), is_error: Some(is_error), .. } = &record.event.body else {
         panic!("{record:?}")
     };
     (content[0]["text"].as_str().unwrap().to_owned(), *is_error)
 }
 
-async fn made(world: &World) -> String {
+pub(super) async fn made(world: &World) -> String {
     eventually(async || world.cluster.sandbox_name().is_some()).await;
     world.cluster.sandbox_name().unwrap()
 }
 
 /// A call that runs in a sandbox.
-async fn running() -> (World, SessionId, u64, EventId, Hands, String, JoinHandle<Result>) {
+pub(super) async fn running() -> (World, SessionId, u64, EventId, Hands, String, JoinHandle<Result>) {
     let world = World::new();
     let (id, epoch, call) = world.session_with_call("one", "bash", Hands::until_go()).await;
     let hands = hands(&world.signer, "hands-1").await;

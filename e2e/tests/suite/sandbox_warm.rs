@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Pod;
-use kube::ResourceExt as _;
+use kube::ResourceExt;
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams};
 use longhand_crds::{Sandbox, SandboxTemplate, labels};
 use longhand_e2e::cluster::{TestNamespace, TestResult, eventually, in_namespace, wait_for};

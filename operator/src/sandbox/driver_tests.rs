@@ -32,7 +32,8 @@ fn sandboxes(log: Arc<FakeLog>, pods: Vec<Pod>, policies: Vec<NetworkPolicy>) ->
     let (context, server) = context_with(log);
     let templates = store([DeserializeGuard(Ok(fixtures::template()))]);
     let (pods, policies, claims) = (store(pods), store(policies), store(Vec::<PersistentVolumeClaim>::new()));
-    (Arc::new(Sandboxes { context, templates, pods, claims, policies }), server)
+    let reservations = super::Reservations::default();
+    (Arc::new(Sandboxes { context, templates, pods, claims, policies, reservations }), server)
 }
 
 fn fence() -> NetworkPolicy {

@@ -8,6 +8,7 @@ mod observe;
 mod plan;
 pub(crate) mod pod;
 mod policy;
+mod reservations;
 mod status;
 mod take;
 mod volume;
@@ -28,6 +29,7 @@ use tokio_util::sync::CancellationToken;
 use self::apply::{Applied, Reclaimed};
 use self::observe::Observed;
 use self::plan::{Plan, View};
+use self::reservations::Reservations;
 use crate::conditions::{FINISHED, find};
 use crate::context::{Context, Guarded, GuardedStore, first_list, synced};
 use crate::error::Error;
@@ -41,6 +43,7 @@ struct Sandboxes {
     pods: Store<Pod>,
     claims: Store<PersistentVolumeClaim>,
     policies: Store<NetworkPolicy>,
+    reservations: Reservations,
 }
 
 /// Reconciles every `Sandbox` until `token` is cancelled.
@@ -71,7 +74,9 @@ pub async fn run(context: Arc<Context>, token: CancellationToken) {
         .owns_stream(claim_stream)
         .reconcile_on(by_template)
         .reconcile_on(by_policy);
-    drive::run(controller, Arc::new(Sandboxes { context, templates, pods, claims, policies }), token, reconcile).await;
+    let reservations = Reservations::default();
+    let sandboxes = Sandboxes { context, templates, pods, claims, policies, reservations };
+    drive::run(controller, Arc::new(sandboxes), token, reconcile).await;
 }
 
 fn concerned(
@@ -88,7 +93,7 @@ async fn reconcile(sandbox: Arc<Sandbox>, sandboxes: Arc<Sandboxes>) -> Result<A
     if sandbox.metadata.deletion_timestamp.is_some() {
         return Ok(Action::await_change());
     }
-    let Sandboxes { templates, pods, claims, policies, context: _ } = &*sandboxes;
+    let Sandboxes { templates, pods, claims, policies, .. } = &*sandboxes;
     synced(vec![first_list(templates), first_list(pods), first_list(claims), first_list(policies)]).await?;
     let observed = observe::observe(sandbox, &sandboxes).await?;
     proceed(&observed, &sandboxes, Timestamp::now()).await
@@ -110,6 +115,9 @@ async fn proceed(observed: &Observed, sandboxes: &Sandboxes, now: Timestamp) -> 
         written = Some(lost);
     }
     let applied = apply::apply(observed, &plan, sandboxes).await;
+    if let (Some(_), Some(Applied { pod: Some(pod), .. })) = (&plan.make, applied.as_ref().ok()) {
+        sandboxes.reservations.has(&sandbox.uid().unwrap_or_default(), plan.incarnation, &pod.name);
+    }
     let pod = applied.as_ref().ok().and_then(|applied| applied.pod.clone()).or_else(|| plan.pod.clone());
     let status = status::status(observed, &plan, pod.as_ref(), applied.as_ref().err(), now);
     crate::status::write(client, &**sandbox, written.as_ref(), &status).await?;
@@ -166,6 +174,9 @@ async fn tell(observed: &Observed, plan: &Plan, applied: Option<&Applied>, now: 
     }
 }
 
+#[cfg(test)]
+#[path = "claim_tests.rs"]
+mod claims;
 #[cfg(test)]
 #[path = "driver_tests.rs"]
 mod tests;

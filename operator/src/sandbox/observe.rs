@@ -55,14 +55,19 @@ pub(super) async fn observe(sandbox: Arc<Sandbox>, sandboxes: &Sandboxes) -> Res
     let found = sandboxes.pods.state_filter(ours);
     let incarnation = status.incarnation.to_string();
     let unwritten = found.iter().find(|pod| pod.labels().get(labels::INCARNATION) == Some(&incarnation));
-    let current = status.pod_uid.clone().or_else(|| unwritten.and_then(|pod| pod.metadata.uid.clone()));
+    let mut current = status.pod_uid.clone().or_else(|| unwritten.and_then(|pod| pod.metadata.uid.clone()));
     let mut pods: Vec<PodView> = found.iter().map(|pod| PodView::of(pod, SANDBOX)).collect();
-    if let Some((name, pod_uid)) = status.pod_name.as_ref().zip(status.pod_uid.as_ref())
-        && pods.iter().all(|seen| &seen.uid != pod_uid)
-    {
-        // The watch may not have brought a pod yet that was made a moment ago: only the API server knows.
-        let pod = pods::get(&sandboxes.context.client, &namespace, name, &uid).await?;
-        pods.extend(pod.iter().map(|pod| PodView::of(pod, SANDBOX)));
+    // The watches may not have brought a pod yet that was made a moment ago, nor the status that names it.
+    let unseen = match &current {
+        Some(uid) if pods.iter().any(|seen| &seen.uid == uid) => None,
+        Some(_) => status.pod_name.clone(),
+        None => sandboxes.reservations.pod_of(&uid, status.incarnation),
+    };
+    if let Some(name) = unseen {
+        let pod = pods::get(&sandboxes.context.client, &namespace, &name, &uid).await?;
+        let pod = pod.map(|pod| PodView::of(&pod, SANDBOX)).filter(|pod| pods.iter().all(|seen| seen.uid != pod.uid));
+        current = current.or_else(|| pod.as_ref().map(|pod| pod.uid.clone()));
+        pods.extend(pod);
     }
     pods.sort_by(|a, b| (a.created, &a.name).cmp(&(b.created, &b.name)));
     let template = lookup(&sandboxes.templates, &namespace, &sandbox.spec.template_ref.name);
@@ -112,8 +117,5 @@ fn warm(template: &SandboxTemplate, sandboxes: &Sandboxes) -> Vec<Warm> {
     found.sort_by(|(rank, warm), (other_rank, other)| {
         (rank, warm.pod.created, &warm.pod.name).cmp(&(other_rank, other.pod.created, &other.pod.name))
     });
-    found.into_iter().map(|(_, warm)| warm).take(MOST_CANDIDATES).collect()
+    found.into_iter().map(|(_, warm)| warm).collect()
 }
-
-/// Who loses so many races starts a pod of its own.
-const MOST_CANDIDATES: usize = 16;

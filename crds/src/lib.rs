@@ -56,8 +56,6 @@ pub mod labels {
     pub const POOL_UID: &str = "longhand.dev/pool-uid";
     /// What a pod of a pool was made from, as a hash.
     pub const POOL_HASH: &str = "longhand.dev/pool-hash";
-    /// Which of its sandbox's pods a pod is.
-    pub const INCARNATION: &str = "longhand.dev/incarnation";
     /// UID of the `Agent` that a ControllerRevision is a version of.
     pub const AGENT_UID: &str = "longhand.dev/agent-uid";
     /// The identifier by which the wire API knows the object, see [`crate::wire_id`].
@@ -71,6 +69,8 @@ pub mod annotations {
     /// When an `AgentSession` of the wire API was made, as RFC 3339: the API server's own time has whole seconds only, in which
     /// a client makes many.
     pub const CREATED_AT: &str = "longhand.dev/created-at";
+    /// Which of its sandbox's pods a pod is. No label: what networks know a pod by does not change when a sandbox takes it.
+    pub const INCARNATION: &str = "longhand.dev/incarnation";
     /// When the object was archived, as RFC 3339: it is kept and shown, and nothing new may use it.
     pub const ARCHIVED_AT: &str = "longhand.dev/archived-at";
     /// Where the log of an `AgentSession` comes from: `import`, or `fork` and what of. The wire API makes such a log; it is

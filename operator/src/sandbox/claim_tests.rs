@@ -64,8 +64,8 @@ impl World {
     fn take(&mut self, name: &str, patch: &Value) -> (u16, Value) {
         let Some(pod) = self.pods.get(name).cloned() else { return refused(404) };
         let metadata = &patch["metadata"];
-        let seen = metadata["resourceVersion"].as_str() == pod.metadata.resource_version.as_deref();
-        if !seen || self.once_in(10) {
+        let other = |seen: &str| pod.metadata.resource_version.as_deref() != Some(seen);
+        if metadata["resourceVersion"].as_str().is_some_and(other) || self.once_in(10) {
             return refused(409);
         }
         if self.once_in(20) {
@@ -73,8 +73,8 @@ impl World {
         }
         let mut changed = serde_json::to_value(&pod).unwrap();
         changed["metadata"]["ownerReferences"] = metadata["ownerReferences"].clone();
-        for (key, value) in metadata["labels"].as_object().unwrap() {
-            changed["metadata"]["labels"][key] = value.clone();
+        for (key, value) in metadata["annotations"].as_object().unwrap() {
+            changed["metadata"]["annotations"][key] = value.clone();
         }
         let pod = self.put(serde_json::from_value(changed).unwrap());
         // It was done, and nobody learns of it.

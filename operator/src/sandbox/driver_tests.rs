@@ -45,7 +45,7 @@ fn pod(status: &Value) -> Pod {
         "metadata": {
             "name": "quickstart-main-3e8f1a-3e8f1-0", "namespace": "team", "uid": "pod-0",
             "creationTimestamp": Timestamp::now().to_string(),
-            "labels": { "longhand.dev/sandbox-uid": UID, "longhand.dev/incarnation": "0" },
+            "annotations": { "longhand.dev/incarnation": "0" },
             "ownerReferences": [{ "apiVersion": "longhand.dev/v1alpha1", "kind": "Sandbox", "name": "x", "uid": UID, "controller": true }],
         },
         "status": status,
@@ -216,7 +216,8 @@ async fn a_pod_of_the_pool_is_taken_by_one_write_and_is_ready_at_once() {
     let metadata = &sent[0]["metadata"];
     assert_eq!((&metadata["resourceVersion"], &metadata["uid"]), (&json!("7"), &json!("uid-of-shell-0")));
     assert_eq!(metadata["ownerReferences"], json!([answer(&fixtures::sandbox().controller_owner_ref(&()))]));
-    assert_eq!(metadata["labels"]["longhand.dev/session-uid"], "3e8f1a2b-quickstart");
+    assert_eq!(metadata["annotations"], json!({ "longhand.dev/incarnation": "0" }));
+    assert_eq!(metadata["labels"], Value::Null, "networks know it by its labels, and would have to learn new ones");
     let written = &sent[1]["status"];
     assert_eq!((&written["podName"], &written["address"]), (&json!("shell-0"), &json!("10.0.0.7:8090")));
     assert_eq!((&written["conditions"][0]["status"], &written["provisioningDeadline"]), (&json!("True"), &Value::Null));

@@ -7,7 +7,7 @@ use kube::ResourceExt as _;
 use kube::runtime::reflector::ObjectRef;
 use longhand_crds::sandbox::DesiredState;
 use longhand_crds::sandbox_template::Persistence;
-use longhand_crds::{Sandbox, SandboxTemplate, labels};
+use longhand_crds::{Sandbox, SandboxTemplate, annotations, labels};
 
 use super::pod::{self, SANDBOX};
 use super::volume::Volume;
@@ -47,14 +47,10 @@ pub(super) async fn observe(sandbox: Arc<Sandbox>, sandboxes: &Sandboxes) -> Res
     let namespace = sandbox.namespace().unwrap_or_default();
     let uid = sandbox.uid().unwrap_or_default();
     let status = sandbox.status.clone().unwrap_or_default();
-    let ours = |pod: &Pod| {
-        pod.labels().get(labels::SANDBOX_UID).is_some_and(|label| *label == uid)
-            && pod.metadata.namespace.as_deref() == Some(namespace.as_str())
-            && is_controlled_by(pod, &uid)
-    };
+    let ours = |pod: &Pod| pod.metadata.namespace.as_deref() == Some(namespace.as_str()) && is_controlled_by(pod, &uid);
     let found = sandboxes.pods.state_filter(ours);
     let incarnation = status.incarnation.to_string();
-    let unwritten = found.iter().find(|pod| pod.labels().get(labels::INCARNATION) == Some(&incarnation));
+    let unwritten = found.iter().find(|pod| pod.annotations().get(annotations::INCARNATION) == Some(&incarnation));
     let mut current = status.pod_uid.clone().or_else(|| unwritten.and_then(|pod| pod.metadata.uid.clone()));
     let mut pods: Vec<PodView> = found.iter().map(|pod| PodView::of(pod, SANDBOX)).collect();
     // The watches may not have brought a pod yet that was made a moment ago, nor the status that names it.

@@ -11,7 +11,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::{Resource as _, ResourceExt as _};
 use longhand_crds::sandbox_template::{Persistence, TopologySpread, WhenUnsatisfiable};
-use longhand_crds::{Sandbox, SandboxTemplate, labels};
+use longhand_crds::{Sandbox, SandboxTemplate, annotations, labels};
 use sha2::{Digest as _, Sha256};
 
 use crate::config::Images;
@@ -45,13 +45,12 @@ pub(super) fn name(sandbox: &str, uid: &str, incarnation: i64) -> String {
     format!("{}-{incarnation}", stem(sandbox, uid))
 }
 
-/// The labels of the pod of a sandbox.
-pub(super) fn labels(sandbox: &Sandbox, incarnation: i64) -> BTreeMap<String, String> {
+/// The labels of the pod that is made for a sandbox.
+fn labels_of(sandbox: &Sandbox) -> BTreeMap<String, String> {
     let own = [
         (labels::MANAGED_BY, labels::LONGHAND.to_owned()),
         (labels::ROLE, labels::SANDBOX.to_owned()),
         (labels::SANDBOX_UID, sandbox.uid().unwrap_or_default()),
-        (labels::INCARNATION, incarnation.to_string()),
     ];
     let session = sandbox.spec.session_ref.iter().map(|session| (labels::SESSION_UID, session.uid.clone()));
     own.into_iter().chain(session).map(|(key, value)| (key.to_owned(), value)).collect()
@@ -74,8 +73,8 @@ pub(super) fn build(
         metadata: ObjectMeta {
             name: Some(name.to_owned()),
             namespace: sandbox.namespace(),
-            labels: Some(labels(sandbox, incarnation)),
-            annotations: Some(annotations()),
+            labels: Some(labels_of(sandbox)),
+            annotations: Some([evictable(), incarnation_of(incarnation)].into_iter().flatten().collect()),
             owner_references: sandbox.controller_owner_ref(&()).map(|owner| vec![owner]),
             ..ObjectMeta::default()
         },
@@ -97,7 +96,7 @@ pub(crate) fn build_warm(images: &Images, template: &SandboxTemplate, verify_key
             name: Some(name.to_owned()),
             namespace: template.namespace(),
             labels: Some(own.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()),
-            annotations: Some(annotations()),
+            annotations: Some(evictable()),
             owner_references: template.controller_owner_ref(&()).map(|owner| vec![owner]),
             ..ObjectMeta::default()
         },
@@ -118,8 +117,13 @@ pub(crate) fn verify_key(pod: &Pod) -> Option<&str> {
     container.env.iter().flatten().find(|variable| variable.name == VERIFY_KEY)?.value.as_deref()
 }
 
+/// Says which of its sandbox's pods a pod is.
+pub(super) fn incarnation_of(incarnation: i64) -> BTreeMap<String, String> {
+    BTreeMap::from([(annotations::INCARNATION.to_owned(), incarnation.to_string())])
+}
+
 /// No autoscaler has to spare the node for its sake: its calls end, or are known not to have.
-fn annotations() -> BTreeMap<String, String> {
+fn evictable() -> BTreeMap<String, String> {
     BTreeMap::from([("cluster-autoscaler.kubernetes.io/safe-to-evict".to_owned(), "true".to_owned())])
 }
 

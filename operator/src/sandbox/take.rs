@@ -68,7 +68,7 @@ async fn try_take(
     let patch = serde_json::json!({ "metadata": {
         "uid": pod.uid,
         "resourceVersion": version,
-        "labels": pod::labels(sandbox, incarnation),
+        "annotations": pod::incarnation_of(incarnation),
         "ownerReferences": sandbox.controller_owner_ref(&()).as_slice(),
     } });
     let params = PatchParams { field_manager: Some(crate::MANAGER.to_owned()), ..PatchParams::default() };

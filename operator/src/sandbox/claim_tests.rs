@@ -209,9 +209,13 @@ fn template() -> longhand_crds::SandboxTemplate {
     template
 }
 
-/// Looks at every sandbox once, many at the same time.
-async fn round(sandboxes: &Arc<Sandboxes>, statuses: &BTreeMap<String, SandboxStatus>) -> usize {
-    let all = (0..CLAIMS).map(|number| sandbox(number, statuses.get(&format!("s{number}")).cloned()));
+/// Looks at sandboxes once, many at the same time; returns how many attempts failed.
+async fn round(
+    sandboxes: &Arc<Sandboxes>,
+    statuses: &BTreeMap<String, SandboxStatus>,
+    numbers: impl Iterator<Item = usize>,
+) -> usize {
+    let all = numbers.map(|number| sandbox(number, statuses.get(&format!("s{number}")).cloned()));
     let looked = stream::iter(all.map(|sandbox| {
         let sandboxes = Arc::clone(sandboxes);
         tokio::spawn(async move { reconcile(Arc::new(sandbox), sandboxes).await })
@@ -234,25 +238,26 @@ async fn race(seed: u64) {
         let world = world.lock().unwrap();
         (world.pods.values().cloned().collect::<Vec<Pod>>(), world.statuses.clone())
     };
-    // Twice with watches that have shown nothing of it, as one operator.
+    // Twice with watches that have shown nothing of it, and beside another that knows nothing of this one.
     let (pods, nothing) = everything();
-    let late = Arc::new(operator(&client, pods, Reservations::default()));
+    let late = Arc::new(operator(&client, pods.clone(), Reservations::default()));
+    let rival = Arc::new(operator(&client, pods, Reservations::default()));
     let mut failed = 0;
     for _ in 0..2 {
-        failed += round(&late, &nothing).await;
+        let halves = (round(&late, &nothing, (0..CLAIMS).step_by(2)), round(&rival, &nothing, (1..CLAIMS).step_by(2)));
+        let (one, other) = futures::join!(halves.0, halves.1);
+        failed += one + other;
     }
     assert!(failed > 0, "the API server was not hostile enough");
     // Another operator begins with what there is, and again its watches are late.
     let (pods, statuses) = everything();
     let other = Arc::new(operator(&client, pods, Reservations::default()));
-    for _ in 0..2 {
-        round(&other, &statuses).await;
-    }
+    round(&other, &statuses, 0..CLAIMS).await;
     world.lock().unwrap().hostile = false;
     for _ in 0..2 {
         let (pods, statuses) = everything();
         let calm = Arc::new(operator(&client, pods, Reservations::default()));
-        assert_eq!(round(&calm, &statuses).await, 0);
+        assert_eq!(round(&calm, &statuses, 0..CLAIMS).await, 0);
     }
 
     let world = world.lock().unwrap();

@@ -27,17 +27,14 @@ pub(super) async fn apply(observed: &Observed, plan: &Plan, pools: &Pools) -> Re
     if wanted(observed) == 0 {
         return Ok(());
     }
+    if !observed.fenced {
+        ground::put_fence(context, &namespace).await?;
+    }
     let key = ground::verify_key(context).await?;
     // Nobody could call what runs with another key.
     let outdated = observed.pods.iter().filter(|found| found.verify_key != key);
     for found in outdated.filter(|found| plan.remove.iter().all(|(_, uid)| *uid != found.pod.uid)) {
         pods::delete(&context.client, &namespace, &found.pod.name, &found.pod.uid).await?;
-    }
-    if plan.make.is_empty() {
-        return Ok(());
-    }
-    if !observed.fenced {
-        ground::put_fence(context, &namespace).await?;
     }
     let all: Vec<_> = plan.make.iter().map(|name| make(observed, name, &key, pools)).collect();
     stream::iter(all).buffer_unordered(CONCURRENCY).try_collect::<Vec<()>>().await?;

@@ -62,8 +62,8 @@ fn warm(status: &Value) -> &Value {
 async fn the_fence_is_up_before_the_first_pod_of_a_pool() {
     let (pools, server) = pools(vec![], vec![]);
     let server = server.expect([
-        keys(),
         ("PATCH", POLICY, 200, answer(&fence())),
+        keys(),
         ("POST", PODS, 201, answer(&waiting(0, "key="))),
         ("PATCH", STATUS, 200, answer(&fixtures::template())),
     ]);
@@ -115,6 +115,18 @@ async fn a_pool_that_may_have_no_more_says_so() {
     let sent = server.nothing_else(pools).await;
     assert_eq!(warm(&sent[2])["reason"], "QuotaExceeded");
     assert!(warm(&sent[2])["message"].as_str().unwrap().contains("exceeded quota: q"));
+}
+
+#[tokio::test]
+async fn the_fence_is_put_up_again_around_pods_that_wait() {
+    let (pools, server) = pools(vec![waiting(0, "key=")], vec![]);
+    let server = server.expect([
+        ("PATCH", POLICY, 200, answer(&fence())),
+        keys(),
+        ("PATCH", STATUS, 200, answer(&fixtures::template())),
+    ]);
+    reconcile(template(1), pools.clone()).await.unwrap();
+    server.nothing_else(pools).await;
 }
 
 #[tokio::test]

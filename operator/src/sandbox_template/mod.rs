@@ -43,12 +43,15 @@ pub async fn run(context: Arc<Context>, token: CancellationToken) {
     let (store, templates) = drive::watch::<Guarded<SandboxTemplate>>(Api::all(client.clone()), config());
     let (pods, pod_stream) = drive::watch::<Pod>(Api::all(client.clone()), config().labels(&of_pools));
     let (policies, policy_stream) = drive::watch::<NetworkPolicy>(Api::all(client.clone()), config().labels(&managed));
-    let known = store.clone();
+    let (known, fenced) = (store.clone(), store.clone());
     // A pod that was taken has another controller, and its template must make the next one.
     let by_pod = pod_stream.filter_map(async |pod| pod.ok()).flat_map(move |pod| stream::iter(whose(&known, &pod)));
-    let controller = Controller::for_stream(templates, store).reconcile_on(by_pod);
-    // The stream feeds its store only while it is polled.
-    let controller = controller.reconcile_on(policy_stream.filter_map(async |_| None));
+    // Pods that wait are behind the fence too.
+    let by_policy = policy_stream.filter_map(async |policy| policy.ok()).flat_map(move |policy| {
+        let found = fenced.state_filter(|template| template.namespace() == policy.namespace());
+        stream::iter(found.into_iter().map(|template| ObjectRef::from_obj(&*template)).collect::<Vec<_>>())
+    });
+    let controller = Controller::for_stream(templates, store).reconcile_on(by_pod).reconcile_on(by_policy);
     drive::run(controller, Arc::new(Pools { context, pods, policies }), token, reconcile).await;
 }
 

@@ -46,16 +46,18 @@ async fn an_idle_sandbox_is_suspended_and_the_next_call_wakes_it() {
 }
 
 #[tokio::test]
-async fn what_was_woken_since_is_not_suspended() {
-    let (world, id, epoch, _, hands_one, name, first) = running().await;
+async fn a_sandbox_that_has_changed_since_it_was_read_is_not_suspended() {
+    let (world, _, _, _, hands_one, name, first) = running().await;
     hands_one.go();
     result(first).await.unwrap();
-    let read = crate::resources::Resources::sandbox(&*world.cluster, "team-a", &name).await.unwrap().unwrap();
-    world.cluster.sandbox_status(&name, status("Resuming", false));
-    let late = crate::resources::Resources::suspend_sandbox(&*world.cluster, &read).await;
-    assert!(late.is_err(), "a suspension that is based on what was is refused");
+    // It was suspended and woken in the meantime, by replicas that were faster.
+    world.cluster.read_stale(&name);
+    world.cluster.sandbox_ready(&name, "hands-2", &hands_one.address);
+    let path = format!("/internal/v1/namespaces/team-a/sandboxes/{name}/drain");
+    let drain = json!({"podUid": "hands-1", "idleSeconds": 0, "suspend": true});
+    let answer = world.call("POST", &path, "operator", &drain).await;
+    assert!(!answer.status.is_success(), "{answer:?}");
     assert_eq!(world.cluster.desired_state(&name), DesiredState::Running);
-    drop((id, epoch));
 }
 
 #[tokio::test]

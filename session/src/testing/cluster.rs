@@ -37,6 +37,8 @@ struct State {
     sandboxes: BTreeMap<Key, Sandbox>,
     made: Vec<String>,
     sandboxes_refused: Option<String>,
+    /// What the next read of a sandbox finds.
+    stale: Option<Sandbox>,
     reviews: usize,
     uids: u32,
 }
@@ -220,6 +222,12 @@ impl FakeCluster {
         self.sandbox_status(name, status);
     }
 
+    /// The next read of the sandbox finds it as it is now.
+    pub(crate) fn read_stale(&self, name: &str) {
+        let mut state = self.state();
+        state.stale = state.sandboxes.get(&key("team-a", name)).cloned();
+    }
+
     /// The API server takes no more of them, and says why.
     pub(crate) fn refuse_sandboxes(&self, reason: &str) {
         self.state().sandboxes_refused = Some(reason.to_owned());
@@ -303,7 +311,9 @@ impl Resources for FakeCluster {
     }
 
     async fn sandbox(&self, namespace: &str, name: &str) -> Result<Option<Sandbox>, ResourceError> {
-        Ok(self.state().sandboxes.get(&key(namespace, name)).cloned())
+        let mut state = self.state();
+        let stale = state.stale.take();
+        Ok(stale.or_else(|| state.sandboxes.get(&key(namespace, name)).cloned()))
     }
 
     async fn ensure_sandbox(&self, mut sandbox: Sandbox) -> Result<Sandbox, ResourceError> {

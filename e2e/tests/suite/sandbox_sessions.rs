@@ -53,8 +53,8 @@ async fn a_call_whose_sandbox_cannot_be_learns_why() {
         let session = fixture.session("large", &SessionOptions::saying(&["write"])).await?;
         fixture.service.until_idle(&session, 0, Duration::from_secs(120)).await?;
         let log = fixture.service.log(&session).await?;
-        let results = log.iter().map(|event| &event.event.body);
-        let result = results.filter(|body| matches!(body, EventBody::AgentToolResult { .. })).next_back();
+        let mut results = log.iter().map(|event| &event.event.body);
+        let result = results.rfind(|body| matches!(body, EventBody::AgentToolResult { .. }));
         let said = text(result.ok_or("the call has no result")?);
         for part in ["was not run", "ProvisioningDeadlineExceeded", "Unschedulable", "Insufficient cpu"] {
             assert!(said.contains(part), "{said}");

@@ -11,6 +11,8 @@ use crate::sandbox::pod;
 
 /// A pod that failed keeps its slot for so long, and the next one waits with it.
 const BACKOFF: Duration = Duration::from_secs(60);
+/// A pod that runs and is not ready is of use to nobody after so long: its node may be lost.
+const UNREADY: Duration = Duration::from_secs(60);
 /// So many pods are made at once; then the pool looks again.
 const AT_ONCE: usize = 32;
 
@@ -50,7 +52,16 @@ pub(super) fn plan(observed: &Observed, now: Timestamp) -> Plan {
                 let cause = Cause::new("Exited", "sandboxd ended by itself");
                 failed(&mut plan, &mut kept, pod, &cause, pod.created, now);
             }
-            Stage::Pending(_) | Stage::Running { .. } => kept.push(pod),
+            Stage::Running { ready_since: None, since } => {
+                let left = UNREADY.saturating_sub(elapsed(*since, now));
+                if left.is_zero() {
+                    remove(&mut plan, pod);
+                } else {
+                    look_again(&mut plan, left);
+                    kept.push(pod);
+                }
+            }
+            Stage::Pending(_) | Stage::Running { ready_since: Some(_), .. } => kept.push(pod),
         }
     }
     plan.stuck = kept.iter().find_map(|pod| match &pod.stage {
@@ -78,6 +89,10 @@ fn remove(plan: &mut Plan, pod: &PodView) {
     plan.remove.push((pod.name.clone(), pod.uid.clone()));
 }
 
+fn look_again(plan: &mut Plan, after: Duration) {
+    plan.requeue = Some(plan.requeue.map_or(after, |other| other.min(after)));
+}
+
 /// The failed pod itself is what says how long to wait.
 fn failed<'a>(
     plan: &mut Plan,
@@ -92,7 +107,7 @@ fn failed<'a>(
         remove(plan, pod);
         return;
     }
-    plan.requeue = Some(plan.requeue.map_or(left, |other| other.min(left)));
+    look_again(plan, left);
     plan.failed.get_or_insert_with(|| (pod.name.clone(), cause.clone()));
     kept.push(pod);
 }

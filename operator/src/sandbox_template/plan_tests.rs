@@ -41,6 +41,10 @@ fn ready() -> Stage {
     Stage::Running { since: at(1), ready_since: Some(at(1)) }
 }
 
+fn unready(since: i64) -> Stage {
+    Stage::Running { since: at(since), ready_since: None }
+}
+
 fn starting() -> Stage {
     Stage::Pending(Pending::Starting)
 }
@@ -77,6 +81,8 @@ fn names(slots: &[usize]) -> Vec<String> {
 #[case::rolled(pool(2, vec![of(0, "old", ready()), pod(1, ready())], &[]), &[2], &[0], 1)]
 #[case::ending_ones_do_not_count(pool(1, vec![pod(0, Stage::Terminating { disruption: None, due: at(NOW) })], &[]), &[1], &[], 0)]
 #[case::no_room_for_more(pool(3, vec![pod(0, ready()), pod(1, stuck())], &[]), &[], &[], 1)]
+#[case::not_ready_yet(pool(1, vec![pod(0, unready(NOW - 59))], &[]), &[], &[], 0)]
+#[case::not_ready_for_long(pool(1, vec![pod(0, unready(NOW - 60))], &[]), &[1], &[0], 0)]
 #[case::failed_a_moment_ago(pool(2, vec![pod(0, failed(NOW - 1)), pod(1, ready())], &[]), &[], &[], 1)]
 #[case::failed_long_ago(pool(2, vec![pod(0, failed(NOW - 60)), pod(1, ready())], &[]), &[2], &[0], 1)]
 fn a_pool_has_as_many_pods_as_are_wanted(
@@ -97,7 +103,7 @@ fn a_large_pool_is_made_in_parts() {
 
 #[test]
 fn a_failed_pod_says_when_the_next_one_is_made() {
-    let plan = plan(&pool(1, vec![pod(0, failed(NOW - 20))], &[]), at(NOW));
+    let plan = plan(&pool(2, vec![pod(0, failed(NOW - 20)), pod(1, unready(NOW - 1))], &[]), at(NOW));
     assert_eq!(plan.requeue, Some(Duration::from_secs(40)));
 }
 

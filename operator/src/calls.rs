@@ -75,6 +75,12 @@ impl CallError {
             Some(_) | None => "ApiServerUnavailable",
         }
     }
+
+    /// Whether asking again in a moment is of no use, as somebody has to change something first.
+    #[must_use]
+    pub fn is_lasting(&self) -> bool {
+        matches!(self.reason(), "Invalid" | "LimitRange" | "PodSecurity")
+    }
 }
 
 /// The API server tells its own refusals apart by their words alone.
@@ -143,6 +149,7 @@ mod tests {
         let error = call(|| "create pod a/b".into(), async { Err::<(), _>(refused(code, reason, message)) });
         let error = error.await.unwrap_err();
         assert_eq!(error.reason(), expected);
+        assert_eq!(error.is_lasting(), !["QuotaExceeded", "Forbidden", "ApiServerUnavailable"].contains(&expected));
         assert_eq!(error.to_string(), format!("cannot create pod a/b: {message}"));
     }
 

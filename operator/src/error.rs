@@ -85,6 +85,7 @@ impl Error {
     #[must_use]
     pub fn retry_after(&self) -> Duration {
         match self {
+            Self::Kubernetes(error) if error.is_lasting() => Duration::from_secs(30),
             Self::Kubernetes(_) => Duration::from_secs(5),
             Self::Log(error) => log_service::retry_after(error),
             Self::NotSynced(_) | Self::NoVerifyKey { .. } | Self::VersionTaken { .. } => Duration::from_secs(2),

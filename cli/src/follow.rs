@@ -109,6 +109,8 @@ impl Progress {
         }
         match body {
             EventBody::SessionStatusRunning {} => self.failed = false,
+            // The turn goes on without the server.
+            EventBody::SessionError { error } if error.kind.is_partial() => {}
             EventBody::SessionError { error } => self.failed = error.retry_status != RetryStatus::Retrying,
             EventBody::SessionStatusTerminated {} => return Step::Terminated,
             EventBody::SessionStatusIdle { .. } if self.waits_for.is_none() => return Step::MaybeIdle,

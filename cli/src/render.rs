@@ -4,7 +4,7 @@ use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 use kube::ResourceExt as _;
 use longhand_crds::AgentSession;
-use longhand_protocol::event::{EventBody, RetryStatus, StopReason};
+use longhand_protocol::event::{EventBody, RetryStatus, Spent, StopReason};
 use longhand_protocol::wire::NumberedEvent;
 use serde::Serialize;
 use serde_json::Value;
@@ -35,7 +35,11 @@ fn text(body: &EventBody) -> String {
         EventBody::AgentToolUse { name, input, .. } | EventBody::AgentCustomToolUse { name, input } => {
             short(&format!("{name}: {}", tool_input(input)))
         }
-        EventBody::AgentToolResult { content, is_error, .. } => {
+        EventBody::AgentMcpToolUse { mcp_server_name, name, input, .. } => {
+            short(&format!("{mcp_server_name} {name}: {}", tool_input(input)))
+        }
+        EventBody::AgentToolResult { content, is_error, .. }
+        | EventBody::AgentMcpToolResult { content, is_error, .. } => {
             let result = blocks(content.as_deref().unwrap_or_default());
             short(&if *is_error == Some(true) { format!("error: {result}") } else { result })
         }
@@ -52,10 +56,19 @@ fn text(body: &EventBody) -> String {
         EventBody::SessionError { error } => {
             short(&format!("{}: {} ({})", word(&error.kind), error.message, retry(error.retry_status)))
         }
-        EventBody::SessionUsage { usage } => format!("{} tokens in, {} out", usage.input_tokens, usage.output_tokens),
+        EventBody::SessionUsage { usage: Spent { tokens, list_cost } } => {
+            let cost = list_cost.as_ref().map(|cost| format!(", {} {}", cost.amount, cost.currency));
+            format!("{} tokens in, {} out{}", tokens.input_tokens, tokens.output_tokens, cost.unwrap_or_default())
+        }
         EventBody::SpanModelRequestEnd { is_error: true, .. } => "failed".to_owned(),
         EventBody::SpanModelRequestEnd { model_usage, .. } => {
             format!("{} tokens in, {} out", model_usage.input_tokens, model_usage.output_tokens)
+        }
+        EventBody::McpCatalog { mcp_server_name, problem: Some(problem), .. } => {
+            short(&format!("{mcp_server_name}: {problem}"))
+        }
+        EventBody::McpCatalog { mcp_server_name, tools, .. } => {
+            short(&format!("{mcp_server_name}: {} tools", tools.len()))
         }
         EventBody::SessionWoken { epoch, harness } => short(&format!("epoch {epoch}, pod {harness}")),
         EventBody::SessionNearLimit { what, used, limit } => format!("{used} of {limit} {what}"),
@@ -63,14 +76,20 @@ fn text(body: &EventBody) -> String {
         | EventBody::SandboxReady { sandbox, .. }
         | EventBody::SandboxReclaimed { sandbox, .. } => short(sandbox),
         EventBody::SandboxLost { sandbox, cause } => short(&format!("{sandbox}: {cause}")),
-        EventBody::ToolOutcomeUnknown { cause, .. } => short(cause),
+        EventBody::ToolOutcomeUnknown { cause, .. } | EventBody::ToolRetried { cause, .. } => short(cause),
+        EventBody::ContextResultsCleared { kept } => format!("the newest {kept} are kept"),
+        EventBody::ContextOverflow { tokens } => format!("{tokens} tokens"),
         EventBody::ModelResponse { stop_reason, .. } => short(stop_reason.as_deref().unwrap_or_default()),
+        EventBody::ModelFallback { model, .. } => short(model),
         EventBody::UserInterrupt { .. }
         | EventBody::AgentThinking {}
+        | EventBody::AgentThreadContextCompacted {}
+        | EventBody::ContextCheckpoint { .. }
         | EventBody::SessionStatusRunning {}
         | EventBody::SessionStatusRescheduled {}
         | EventBody::SessionStatusTerminated {}
-        | EventBody::SpanModelRequestStart {} => String::new(),
+        | EventBody::SpanModelRequestStart {}
+        | EventBody::ToolStarted { .. } => String::new(),
         EventBody::Other { fields, .. } => short(&Value::Object(fields.clone()).to_string()),
     }
 }

@@ -2,14 +2,17 @@
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::agent_context::{ContextSpec, PricesSpec};
+use crate::model::{ContextManagement, FallbackSpec, ModelApi, ThinkingSpec};
 use crate::patterns;
 use crate::sandbox_template::Resources;
 use crate::toolset::ToolSpec;
+use crate::vault::PrivateAddresses;
 
 /// Which model, with which instructions and tools. A running session keeps the agent as it was when the session began.
 #[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -20,8 +23,14 @@ use crate::toolset::ToolSpec;
     namespaced,
     status = "AgentStatus",
     category = "longhand",
+    scale(
+        spec_replicas_path = ".spec.warm",
+        status_replicas_path = ".status.warmReady",
+        label_selector_path = ".status.selector"
+    ),
     printcolumn(name = "Model", type_ = "string", json_path = ".spec.model.id"),
     printcolumn(name = "Version", type_ = "integer", json_path = ".status.version"),
+    printcolumn(name = "Warm", type_ = "integer", json_path = ".status.warmReady"),
     printcolumn(name = "Ready", type_ = "string", json_path = ".status.conditions[?(@.type=='Ready')].status"),
     printcolumn(name = "Reason", type_ = "string", json_path = ".status.conditions[?(@.type=='Ready')].reason"),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
@@ -67,6 +76,9 @@ pub struct AgentSpec {
     #[schemars(length(max = 20))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
     pub mcp_servers: Vec<McpServerSpec>,
+    /// How much the model is sent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub context: Option<ContextSpec>,
     /// Pairs that clients of the wire API keep with the agent.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(schema_with = "crate::metadata_schema")]
@@ -74,6 +86,10 @@ pub struct AgentSpec {
     /// The brain.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub harness: Option<HarnessSpec>,
+    /// How many harness pods are kept ready for sessions that have no vaults and no overrides of their own.
+    #[serde(default)]
+    #[schemars(range(min = 0, max = 100))]
+    pub warm: i32,
 }
 
 /// The outer loop is over names, since the cost of the loops multiplies.
@@ -95,16 +111,49 @@ pub struct McpServerSpec {
     /// Where it is.
     #[schemars(length(min = 8, max = 2_048), regex(pattern = "^https?://[^ ]+$"))]
     pub url: String,
+    /// What the proxy puts into each request, unless a vault of the session has a credential for this URL.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub credential: Option<CredentialRef>,
+    /// Whether it may have a private address where it is called without a credential; with one, the vault says so.
+    #[serde(default, skip_serializing_if = "PrivateAddresses::are_refused")]
+    pub private_addresses: PrivateAddresses,
+}
+
+impl McpServerSpec {
+    /// A server at a public address, called without a credential.
+    #[must_use]
+    pub const fn new(name: String, url: String) -> Self {
+        Self { name, url, credential: None, private_addresses: PrivateAddresses::Refuse }
+    }
+
+    /// These servers, each with what `known` has for the same name and URL: what the wire API does not show is kept.
+    #[must_use]
+    pub fn completed(servers: Vec<Self>, known: &[Self]) -> Vec<Self> {
+        let complete = |server: Self| {
+            let same = known.iter().find(|known| known.name == server.name && known.url == server.url);
+            same.cloned().unwrap_or(Self::new(server.name, server.url))
+        };
+        servers.into_iter().map(complete).collect()
+    }
 }
 
 /// A model and how it is called.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[x_kube(
+    validation = Rule::new("!has(self.api) || self.api == 'Anthropic' || !(has(self.thinking) || has(self.contextManagement) || has(self.betas))")
+        .message("thinking, contextManagement and betas are for models of the Anthropic API"),
+    validation = Rule::new("!has(self.thinking) || (self.thinking.type == 'enabled') == has(self.thinking.budgetTokens)")
+        .message("thinking.budgetTokens is given with type enabled, and with no other"),
+)]
 #[serde(rename_all = "camelCase")]
 pub struct ModelSpec {
     /// The name that the model API knows.
     #[schemars(length(min = 1, max = 256))]
     pub id: String,
-    /// Where the model API is, without `/v1/messages`. If absent, where the credential says; if that says nothing either, where
+    /// Which API is spoken to it; `Anthropic` if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub api: Option<ModelApi>,
+    /// Where the model API is, without `/v1/messages` or `/v1/chat/completions`. If absent, where the credential says; if that says nothing either, where
     /// the installation's default model is for an agent without a credential of its own, else `https://api.anthropic.com`.
     #[serde(default, rename = "baseURL", skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 8, max = 512), regex(pattern = patterns::BASE_URL))]
@@ -130,6 +179,23 @@ pub struct ModelSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 64))]
     pub inference_geo: Option<String>,
+    /// What its tokens cost.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prices: Option<PricesSpec>,
+    /// How long it thinks; as the model has it if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub thinking: Option<ThinkingSpec>,
+    /// What the model API does to a context that grows; nothing if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub context_management: Option<ContextManagement>,
+    /// Values of the `anthropic-beta` header, beside those that the fields here need.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(schema_with = "crate::model::betas")]
+    pub betas: Vec<String>,
+    /// Models that are asked when this one fails, in order. Each turn begins with this one.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 4))]
+    pub fallbacks: Vec<FallbackSpec>,
 }
 
 /// How hard a model works, in the model API's own words.
@@ -174,7 +240,7 @@ pub struct CredentialRef {
 }
 
 /// The brain.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct HarnessSpec {
     /// Image of the harness; the built-in one if absent.
@@ -184,6 +250,25 @@ pub struct HarnessSpec {
     /// What the harness container needs and may use.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resources: Option<Resources>,
+    /// How many sessions one of the pods that `warm` keeps ready serves at once.
+    #[serde(default = "default_sessions_per_pod", skip_serializing_if = "is_default_sessions_per_pod")]
+    #[schemars(range(min = 1, max = 64))]
+    pub sessions_per_pod: i32,
+}
+
+impl Default for HarnessSpec {
+    fn default() -> Self {
+        Self { image: None, resources: None, sessions_per_pod: default_sessions_per_pod() }
+    }
+}
+
+const fn default_sessions_per_pod() -> i32 {
+    1
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it with a reference")]
+const fn is_default_sessions_per_pod(sessions: &i32) -> bool {
+    *sessions == default_sessions_per_pod()
 }
 
 /// What is known of an agent.
@@ -196,8 +281,71 @@ pub struct AgentStatus {
     /// Counts the changes of the spec, from 1. Each is kept as a ControllerRevision.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub version: Option<i64>,
-    /// `Ready`.
+    /// How many of `warmPods` have room for another session.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub warm_ready: i32,
+    /// Selects the pods of `warmPods`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub selector: Option<String>,
+    /// The only pods that may take sessions of the agent that they were not made for.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 256))]
+    pub warm_pods: Vec<WarmPod>,
+    /// How many there have been.
+    #[serde(default, skip_serializing_if = "is_zero_64")]
+    pub warm_generation: i64,
+    /// Those that failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub warm_failures: Option<WarmFailures>,
+    /// `Ready`, and `WarmReady` if `spec.warm` was ever set.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "crate::conditions_schema")]
     pub conditions: Vec<Condition>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it with a reference")]
+const fn is_zero(count: &i32) -> bool {
+    *count == 0
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it with a reference")]
+const fn is_zero_64(count: &i64) -> bool {
+    *count == 0
+}
+
+/// A harness pod that belongs to no session.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct WarmPod {
+    /// Its name.
+    pub name: String,
+    /// Its UID.
+    pub uid: String,
+    /// What it does.
+    pub state: WarmState,
+    /// Since when.
+    pub since: Time,
+}
+
+/// What a harness pod does that belongs to no session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum WarmState {
+    /// It does not run yet.
+    Starting,
+    /// It waits for a session.
+    Parked,
+    /// It serves at least one.
+    Taken,
+    /// It gets no more sessions and goes when it serves none.
+    Retiring,
+}
+
+/// Harness pods that failed before one was ready.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct WarmFailures {
+    /// How many in a row.
+    pub count: i64,
+    /// When the last one was seen.
+    pub at: Time,
 }

@@ -23,10 +23,10 @@ pub struct AgentOverrides {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "tools")]
     pub tools: Option<Vec<ToolSpec>>,
-    /// Other servers of tools; empty for none.
+    /// Other servers of tools; empty for none. One that the agent has too, by name and URL, is called as the agent says; a
+    /// credential for another is taken from the session's vaults.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 20))]
-    #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
+    #[schemars(schema_with = "servers")]
     pub mcp_servers: Option<Vec<McpServerSpec>>,
 }
 
@@ -63,18 +63,42 @@ fn tools(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
     })
 }
 
+/// How a server is called is the Agent's to say: who makes a session cannot name a credential here.
+fn servers(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+    schemars::json_schema!({
+        "type": "array",
+        "maxItems": 20,
+        "x-kubernetes-list-type": "map",
+        "x-kubernetes-list-map-keys": ["name"],
+        "items": {
+            "type": "object",
+            "required": ["name", "url"],
+            "properties": {
+                "name": { "type": "string", "minLength": 1, "maxLength": 255 },
+                "url": { "type": "string", "minLength": 8, "maxLength": 2048, "pattern": "^https?://[^ ]+$" },
+            },
+        },
+    })
+}
+
 impl AgentOverrides {
     /// The agent as the session has it.
     #[must_use]
     pub fn apply(&self, mut spec: AgentSpec) -> AgentSpec {
         let Self { model, system, tools, mcp_servers } = self.clone();
         if let Some(ModelOverride { id, effort, speed, inference_geo }) = model {
+            if id != spec.model.id {
+                // Another model has other prices, which are not known.
+                spec.model.prices = None;
+            }
             (spec.model.id, spec.model.effort, spec.model.speed) = (id, effort, speed);
             spec.model.inference_geo = inference_geo;
         }
         spec.system = system.or(spec.system).filter(|text| !text.is_empty());
         spec.tools = tools.unwrap_or(spec.tools);
-        spec.mcp_servers = mcp_servers.unwrap_or(spec.mcp_servers);
+        if let Some(servers) = mcp_servers {
+            spec.mcp_servers = McpServerSpec::completed(servers, &spec.mcp_servers);
+        }
         spec
     }
 }
@@ -89,11 +113,11 @@ mod tests {
 
     fn agent() -> Value {
         json!({
-            "model": {"id": "m", "maxTokens": 5, "apiVersion": "v", "effort": "high", "speed": "fast",
+            "model": {"id": "m", "prices": {"input": "1", "output": "2", "currency": "USD"}, "maxTokens": 5, "apiVersion": "v", "effort": "high", "speed": "fast",
                 "credential": {"vault": "v", "name": "c"}},
             "system": "be kind",
             "tools": [{"type": "agent_toolset_20260401"}, {"type": "mcp_toolset", "mcpServerName": "s"}],
-            "mcpServers": [{"name": "s", "url": "https://s.test"}],
+            "mcpServers": [{"name": "s", "url": "https://s.test", "credential": {"vault": "v", "name": "s"}}],
         })
     }
 
@@ -107,6 +131,13 @@ mod tests {
         &[("system", Value::Null), ("tools", Value::Null), ("mcpServers", Value::Null)])]
     #[case(json!({"tools": [{"type": "mcp_toolset", "mcpServerName": "s"}]}),
         &[("tools", json!([{"type": "mcp_toolset", "mcpServerName": "s"}]))])]
+    #[case(json!({"mcpServers": [{"name": "s", "url": "https://s.test"}, {"name": "t", "url": "https://t.test"}]}),
+        &[("mcpServers", json!([
+            {"name": "s", "url": "https://s.test", "credential": {"vault": "v", "name": "s"}},
+            {"name": "t", "url": "https://t.test"},
+        ]))])]
+    #[case(json!({"mcpServers": [{"name": "s", "url": "https://other.test"}]}),
+        &[("mcpServers", json!([{"name": "s", "url": "https://other.test"}]))])]
     fn what_is_given_replaces_what_the_agent_has(#[case] overrides: Value, #[case] changes: &[(&str, Value)]) {
         let overrides: AgentOverrides = serde_json::from_value(overrides).unwrap();
         let spec: AgentSpec = serde_json::from_value(agent()).unwrap();

@@ -60,8 +60,10 @@ pub struct AgentSessionSpec {
     #[schemars(length(max = 64))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
     pub resources: Vec<SessionResource>,
-    /// What the session may spend on the model at list prices; no limit if absent. It is kept and shown by the wire API;
-    /// no price is known yet that would stop a session.
+    /// What it may use in all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limits: Option<LimitsSpec>,
+    /// What the session may spend on the model at its list prices, if the agent's `model.prices` are known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub budget: Option<Budget>,
     /// How long a harness without work waits for the next message before its pod goes, in seconds.
@@ -97,12 +99,46 @@ pub struct AgentRef {
     pub overrides: Option<AgentOverrides>,
 }
 
+/// What a session may use in all, looked at before each request to the model.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct LimitsSpec {
+    /// Turns.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1))]
+    pub turns: Option<i64>,
+    /// Tool calls.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1))]
+    pub tool_calls: Option<i64>,
+    /// Tokens read and written.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1))]
+    pub tokens: Option<i64>,
+    /// Seconds in which it runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1))]
+    pub active_seconds: Option<i64>,
+}
+
+impl From<&LimitsSpec> for longhand_protocol::harness::Limits {
+    fn from(spec: &LimitsSpec) -> Self {
+        let limit = |limit: Option<i64>| limit.and_then(|limit| u64::try_from(limit).ok());
+        Self {
+            turns: limit(spec.turns),
+            tool_calls: limit(spec.tool_calls),
+            tokens: limit(spec.tokens),
+            active_seconds: limit(spec.active_seconds),
+        }
+    }
+}
+
 /// An amount of money.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Budget {
     /// How much, as a decimal number in the smallest unit of the currency.
-    #[schemars(length(min = 1, max = 20), regex(pattern = r"^[0-9]+(\.[0-9]+)?$"))]
+    #[schemars(length(min = 1, max = 20), regex(pattern = crate::patterns::DECIMAL))]
     pub amount: String,
     /// The code of the currency.
     #[schemars(length(min = 3, max = 3), regex(pattern = "^[A-Z]{3}$"))]
@@ -193,9 +229,12 @@ pub struct HarnessStatus {
     /// The pod that there is, if any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pod_name: Option<String>,
-    /// Its UID: only this pod may claim the session.
+    /// Its UID: only this pod may claim the session, or any of the agent's `warmPods` if it is one.
     #[serde(default, rename = "podUID", skip_serializing_if = "Option::is_none")]
     pub pod_uid: Option<String>,
+    /// Whether it is one of the agent's `warmPods`.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub warm: bool,
     /// How many pods in a row failed before they did any work.
     #[serde(default)]
     pub failures: i64,

@@ -136,9 +136,12 @@ pub fn spec_of(revision: ControllerRevision) -> Result<AgentSpec, serde_json::Er
     serde_json::from_value(revision.data.map_or(Value::Null, |data| data.0))
 }
 
-/// Of everything in the spec: all of it changes what the agent does or how it is shown.
+/// Of everything in the spec that changes what the agent does or how it is shown; how many pods wait for work does not.
 fn digest(spec: &AgentSpec) -> String {
     let mut value = serde_json::to_value(spec).unwrap_or_default();
+    if let Some(fields) = value.as_object_mut() {
+        fields.remove("warm");
+    }
     value.sort_all_objects();
     hex(&Sha256::digest(value.to_string().as_bytes()), 16)
 }
@@ -197,6 +200,18 @@ mod tests {
         let first = recorded(&agent(1, "a"), 1);
         assert_eq!(step(&agent(1, "a"), std::slice::from_ref(&first)), Step::Current(first.clone()));
         assert_eq!(step(&agent(9, "a"), std::slice::from_ref(&first)), Step::Current(first.clone()));
+    }
+
+    #[test]
+    fn scaling_makes_no_new_version() {
+        let first = recorded(&agent(1, "a"), 1);
+        let mut scaled = agent(2, "a");
+        scaled.spec.warm = 7;
+        assert_eq!(step(&scaled, std::slice::from_ref(&first)), Step::Current(first));
+        // What is recorded by a build that knows of no pool is the same.
+        let mut spec = serde_json::to_value(&agent(1, "a").spec).unwrap();
+        spec.as_object_mut().unwrap().remove("warm");
+        assert_eq!(digest(&serde_json::from_value(spec).unwrap()), digest(&scaled.spec));
     }
 
     #[test]

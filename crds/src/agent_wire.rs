@@ -44,7 +44,7 @@ impl From<&ModelSpec> for wire::ModelConfig {
 impl From<wire::McpServer> for McpServerSpec {
     fn from(server: wire::McpServer) -> Self {
         let wire::McpServer::Url { name, url } = server;
-        Self { name, url }
+        Self::new(name, url)
     }
 }
 
@@ -89,7 +89,8 @@ impl From<sets::ToolParam> for ToolSpec {
 
 fn defaults(given: Option<sets::ToolsetDefaults>) -> Option<ToolsetDefaults> {
     let given = given?;
-    Some(ToolsetDefaults { enabled: given.enabled, permission_policy: given.permission_policy.map(Into::into) })
+    let permission_policy = given.permission_policy.map(Into::into);
+    Some(ToolsetDefaults { enabled: given.enabled, permission_policy, on_unknown_outcome: None })
 }
 
 fn builtin(config: sets::BuiltinConfig<Option<bool>, Option<sets::PermissionPolicy>>) -> ToolConfig {
@@ -108,6 +109,7 @@ fn builtin(config: sets::BuiltinConfig<Option<bool>, Option<sets::PermissionPoli
         name: config.name.as_str().to_owned(),
         enabled: config.enabled,
         permission_policy: config.permission_policy.map(Into::into),
+        on_unknown_outcome: None,
         web: Some(web).filter(|web| *web != WebOptions::default()),
     }
 }
@@ -117,6 +119,7 @@ fn of_server(config: sets::McpConfig<Option<bool>, Option<sets::PermissionPolicy
         name: config.name,
         enabled: config.enabled,
         permission_policy: config.permission_policy.map(Into::into),
+        on_unknown_outcome: None,
         web: None,
     }
 }

@@ -7,12 +7,14 @@
 #![allow(clippy::duplicated_attributes, reason = "each print column has the same keys")]
 
 pub mod agent;
+pub mod agent_context;
 pub mod agent_overrides;
 pub mod agent_session;
 pub mod agent_version;
 mod agent_wire;
 pub mod default_model;
 mod environment_wire;
+pub mod model;
 pub mod patterns;
 pub mod sandbox;
 pub mod sandbox_template;
@@ -56,7 +58,7 @@ pub mod labels {
     pub const POOL_UID: &str = "longhand.dev/pool-uid";
     /// What a pod of a pool was made from, as a hash.
     pub const POOL_HASH: &str = "longhand.dev/pool-hash";
-    /// UID of the `Agent` that a ControllerRevision is a version of.
+    /// UID of the `Agent` that a ControllerRevision is a version of, or that a harness pod without a session belongs to.
     pub const AGENT_UID: &str = "longhand.dev/agent-uid";
     /// The identifier by which the wire API knows the object, see [`crate::wire_id`].
     pub const ID: &str = "longhand.dev/id";
@@ -76,6 +78,8 @@ pub mod annotations {
     /// Where the log of an `AgentSession` comes from: `import`, or `fork` and what of. The wire API makes such a log; it is
     /// never made empty.
     pub const LOG_FROM: &str = "longhand.dev/log-from";
+    /// Of what a harness pod without a session was made: one of another digest is not what its agent needs.
+    pub const POD_DIGEST: &str = "longhand.dev/pod-digest";
 }
 
 /// An object of the same namespace, by name.

@@ -18,6 +18,9 @@ pub const BASE_URL: &str = concat!(
     r"(/|(/(\.?[A-Za-z0-9_~-]|\.\.[A-Za-z0-9._~-])[A-Za-z0-9._~-]*)+/?)?$",
 );
 
+/// An amount of money, as a decimal number.
+pub const DECIMAL: &str = r"^[0-9]+(\.[0-9]+)?$";
+
 /// A key of a Secret, as the API server takes it: not `.`, and nothing that begins with `..`.
 pub const SECRET_KEY: &str = r"^\.?[-_a-zA-Z0-9][-._a-zA-Z0-9]*$";
 

@@ -1,8 +1,9 @@
 //! An agent as a session keeps it.
 
-use longhand_protocol::harness::{AgentSnapshot, Model};
+use longhand_protocol::harness::AgentSnapshot;
 
 use crate::agent::Agent;
+use crate::toolset::ToolSpec;
 use crate::wire_id::{prefix, wire_id};
 
 impl Agent {
@@ -16,30 +17,24 @@ impl Agent {
     /// The agent as a session that begins now keeps it, if this is its version.
     #[must_use]
     pub fn snapshot(&self, version: u64) -> AgentSnapshot {
-        let model = &self.spec.model;
         AgentSnapshot {
             id: wire_id(prefix::AGENT, &self.metadata),
             name: self.display_name().to_owned(),
             version,
             description: self.spec.description.clone(),
-            model: Model {
-                id: model.id.clone(),
-                max_tokens: u32::try_from(model.max_tokens).unwrap_or(1),
-                api_version: model.api_version.clone(),
-                effort: model.effort.map(Into::into),
-                speed: model.speed.map(Into::into),
-                inference_geo: model.inference_geo.clone(),
-            },
+            model: self.spec.model.snapshot(),
             system: self.spec.system.clone(),
             tools: self.spec.tools.iter().map(Into::into).collect(),
             mcp_servers: self.spec.mcp_servers.iter().map(Into::into).collect(),
+            context: self.spec.context.as_ref().map(Into::into).unwrap_or_default(),
+            on_unknown_outcome: self.spec.tools.iter().flat_map(ToolSpec::outcome_policies).collect(),
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use longhand_protocol::harness::SandboxTool;
+    use longhand_protocol::harness::{Compaction, Recall, SandboxTool};
     use longhand_protocol::wire::toolsets::PermissionPolicy;
 
     use crate::agent::Agent;
@@ -51,10 +46,12 @@ mod tests {
 kind: Agent
 metadata: {name: a, uid: u1}
 spec:
-  model: {id: m, effort: high}
+  model: {id: m, effort: high, prices: {input: '300', output: '1500', cacheRead: '30'}}
+  context: {maxTokens: 9000, compaction: 'Off'}
   tools:
     - type: agent_toolset_20260401
-      configs: [{name: bash, enabled: false}, {name: write, enabled: false}]
+      defaultConfig: {onUnknownOutcome: Retry}
+      configs: [{name: bash, enabled: false}, {name: write, enabled: false}, {name: edit, onUnknownOutcome: Report}]
     - {type: mcp_toolset, mcpServerName: s}
   mcpServers: [{name: s, url: 'https://s.test'}]
 ",
@@ -67,5 +64,14 @@ spec:
             .map(|tool| (tool, PermissionPolicy::AlwaysAllow));
         assert_eq!(snapshot.tools[0].sandbox_tools(), expected);
         assert_eq!(snapshot.mcp_servers[0].name(), "s");
+        assert_eq!((snapshot.context.max_tokens, snapshot.context.keep_tool_results), (9_000, 5));
+        assert_eq!((snapshot.context.compaction, snapshot.context.recall), (Compaction::Off, Recall::WhenTrimmed));
+        let retried: Vec<&str> = snapshot.on_unknown_outcome.keys().map(String::as_str).collect();
+        assert_eq!(retried, ["bash", "glob", "grep", "read", "write"]);
+        let prices = snapshot.model.prices.unwrap();
+        assert_eq!(
+            (prices.cache_read.as_str(), prices.cache_write.as_str(), prices.currency.as_str()),
+            ("30", "300", "USD")
+        );
     }
 }

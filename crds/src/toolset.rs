@@ -1,6 +1,7 @@
 //! The tools of an `Agent`.
 
 use kube::KubeSchema;
+use longhand_protocol::harness;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -16,6 +17,8 @@ use serde_json::Value;
         .message("defaultConfig and configs belong to toolsets"),
     validation = Rule::new("self.type != 'agent_toolset_20260401' || !has(self.configs) || self.configs.all(c, c.name in ['bash', 'edit', 'glob', 'grep', 'read', 'web_fetch', 'web_search', 'write'])")
         .message("agent_toolset_20260401 has the tools bash, edit, glob, grep, read, web_fetch, web_search and write"),
+    validation = Rule::new("self.type == 'agent_toolset_20260401' || ((!has(self.defaultConfig) || !has(self.defaultConfig.onUnknownOutcome)) && (!has(self.configs) || self.configs.all(c, !has(c.onUnknownOutcome))))")
+        .message("onUnknownOutcome belongs to agent_toolset_20260401"),
 )]
 #[serde(rename_all = "camelCase")]
 pub struct ToolSpec {
@@ -82,6 +85,32 @@ pub enum PermissionPolicy {
     Auto,
 }
 
+/// What becomes of a call whose sandbox was lost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum OutcomePolicy {
+    /// The model is told.
+    Report,
+    /// It is run again, twice at most.
+    Retry,
+}
+
+impl ToolSpec {
+    /// The tools of a sandbox that are run again where their outcome is unknown.
+    pub(crate) fn outcome_policies(&self) -> Vec<(String, harness::OutcomePolicy)> {
+        if self.kind != ToolKind::AgentToolset {
+            return Vec::new();
+        }
+        let default = self.default_config.and_then(|config| config.on_unknown_outcome);
+        let policy = |name: &str| {
+            let named = self.configs.iter().find(|config| config.name == name);
+            named.and_then(|config| config.on_unknown_outcome).or(default)
+        };
+        let names = harness::SandboxTool::ALL.map(harness::SandboxTool::name);
+        let retried = names.into_iter().filter(|name| policy(name) == Some(OutcomePolicy::Retry));
+        retried.map(|name| (name.to_owned(), harness::OutcomePolicy::Retry)).collect()
+    }
+}
+
 /// What holds for tools that are not named.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
@@ -92,6 +121,9 @@ pub struct ToolsetDefaults {
     /// Who is asked before they run. If absent, nobody for the agent toolset, and the client for tools of MCP servers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub permission_policy: Option<PermissionPolicy>,
+    /// If a call's sandbox is lost; `Report` if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub on_unknown_outcome: Option<OutcomePolicy>,
 }
 
 /// What holds for one tool.
@@ -113,6 +145,9 @@ pub struct ToolConfig {
     /// Who is asked before it runs; as `defaultConfig` says if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub permission_policy: Option<PermissionPolicy>,
+    /// If a call's sandbox is lost; as `defaultConfig` says if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub on_unknown_outcome: Option<OutcomePolicy>,
     /// What only `web_fetch` and `web_search` have.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub web: Option<WebOptions>,

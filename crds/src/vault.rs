@@ -254,6 +254,14 @@ pub enum PrivateAddresses {
     Allow,
 }
 
+impl PrivateAddresses {
+    /// Whether they are refused.
+    #[must_use]
+    pub const fn are_refused(&self) -> bool {
+        matches!(self, Self::Refuse)
+    }
+}
+
 /// How a credential is put into a request.
 #[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[x_kube(

@@ -32,6 +32,7 @@ const KEY: &str = "spec.credentials[].secretRef.key";
 #[case::keys("Vault", KEY, &["token", ".token", "a..b", "_", "-"], &["", ".", "..", "..token", "a/b"])]
 #[case::base_urls("Agent", "spec.model.baseURL", &["https://api.anthropic.com", "http://m:8080", "http://m:65535/", "https://M.example/a/b/"], &["ftp://m", "https://", "https://a..b", "https://-a", "https://a:0", "https://a:65536", "https://a:80:80", "https://a//b", "https://a/b//c", "https://a/../b", "https://a/b?c", "https://u@a"])]
 #[case::api_versions("Agent", "spec.model.apiVersion", &["2023-06-01"], &["", "2023 06", "2023-06-01\n", "é"])]
+#[case::prices("Agent", "spec.model.prices.input", &["0", "300", "0.25"], &["", ".5", "1.", "-1", "1e3", "1,5"])]
 #[case::folders("SandboxTemplate", "spec.workspace.mountPath", &["/workspace", "/home/me/", "/.cache"], &["/", "//", "/a//b", "/a/../tmp", "/./tmp", "a", "/a:b"])]
 fn text_is_judged_by_its_pattern(#[case] kind: &str, #[case] path: &str, #[case] good: &[&str], #[case] bad: &[&str]) {
     let pattern = schema(kind, path)["pattern"].as_str().map(|pattern| Regex::new(pattern).unwrap()).unwrap();

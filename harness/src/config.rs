@@ -1,5 +1,6 @@
 //! What the environment says.
 
+use std::num::NonZeroU32;
 use std::path::PathBuf;
 
 use longhand_protocol::SessionId;
@@ -19,6 +20,25 @@ pub struct Config {
     pub token_file: PathBuf,
     /// `MODEL_BASE_URL`: the model API, or the proxy in front of it.
     pub model_base_url: String,
+    /// `MCP_BASE_URL`: the proxy in front of MCP servers; not needed by an agent that has none.
+    pub mcp_base_url: Option<String>,
+}
+
+/// What a harness needs to know that belongs to no session: its pod sets no `SESSION_ID`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ParkedConfig {
+    /// `SESSIONS_PER_POD`: how many sessions it serves at once; one if it is not set.
+    pub sessions: NonZeroU32,
+    /// As in [`Config`].
+    pub log_url: String,
+    /// As in [`Config`].
+    pub log_ca: Option<String>,
+    /// As in [`Config`].
+    pub token_file: PathBuf,
+    /// As in [`Config`].
+    pub model_base_url: String,
+    /// As in [`Config`].
+    pub mcp_base_url: Option<String>,
 }
 
 /// What is wrong with the environment.
@@ -32,6 +52,9 @@ pub enum ConfigError {
     /// `SESSION_ID` is not an identifier.
     #[error("SESSION_ID: {0}")]
     Session(#[from] InvalidId),
+    /// `SESSIONS_PER_POD` is not a number of sessions.
+    #[error("SESSIONS_PER_POD is `{0}`, and must be 1 or more")]
+    Sessions(String),
     /// A URL cannot be used.
     #[error("{variable}: {source}")]
     Url {
@@ -48,22 +71,55 @@ impl Config {
     /// # Errors
     /// Names the first variable that is missing or wrong.
     pub fn from_env(get: impl Fn(&str) -> Option<String>) -> Result<Self, ConfigError> {
-        let need = |name: &'static str| get(name).filter(|value| !value.is_empty()).ok_or(ConfigError::Missing(name));
+        let need = needed(&get);
         Ok(Self {
             session: need("SESSION_ID")?.parse()?,
             log_url: need("LOG_URL")?,
             log_ca: get("LOG_CA").filter(|value| !value.is_empty()),
             token_file: need("SESSION_TOKEN_FILE")?.into(),
             model_base_url: need("MODEL_BASE_URL")?,
+            mcp_base_url: get("MCP_BASE_URL").filter(|value| !value.is_empty()),
         })
     }
+}
+
+impl ParkedConfig {
+    /// Reads the configuration by `get`, which is [`std::env::var`] but in tests.
+    ///
+    /// # Errors
+    /// Names the first variable that is missing or wrong.
+    pub fn from_env(get: impl Fn(&str) -> Option<String>) -> Result<Self, ConfigError> {
+        let need = needed(&get);
+        let sessions = match get("SESSIONS_PER_POD").filter(|value| !value.is_empty()) {
+            None => NonZeroU32::MIN,
+            Some(sessions) => sessions.parse().map_err(|_| ConfigError::Sessions(sessions))?,
+        };
+        Ok(Self {
+            sessions,
+            log_url: need("LOG_URL")?,
+            log_ca: get("LOG_CA").filter(|value| !value.is_empty()),
+            token_file: need("SESSION_TOKEN_FILE")?.into(),
+            model_base_url: need("MODEL_BASE_URL")?,
+            mcp_base_url: get("MCP_BASE_URL").filter(|value| !value.is_empty()),
+        })
+    }
+}
+
+/// Whether the environment names a session.
+#[must_use]
+pub fn has_session(get: impl Fn(&str) -> Option<String>) -> bool {
+    get("SESSION_ID").is_some_and(|session| !session.is_empty())
+}
+
+fn needed(get: &impl Fn(&str) -> Option<String>) -> impl Fn(&'static str) -> Result<String, ConfigError> {
+    |name| get(name).filter(|value| !value.is_empty()).ok_or(ConfigError::Missing(name))
 }
 
 #[cfg(test)]
 mod tests {
     use rstest::rstest;
 
-    use super::Config;
+    use super::{Config, ParkedConfig, has_session};
 
     const ALL: [(&str, &str); 4] = [
         ("SESSION_ID", "sesn_1"),
@@ -72,14 +128,37 @@ mod tests {
         ("MODEL_BASE_URL", "http://model"),
     ];
 
+    fn variable(name: &str, changed: &str, to: Option<&str>) -> Option<String> {
+        if name == changed {
+            return to.map(ToOwned::to_owned);
+        }
+        ALL.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned())
+    }
+
     fn read(changed: &str, to: Option<&str>) -> Result<Config, String> {
-        let get = |name: &str| {
-            if name == changed {
-                return to.map(ToOwned::to_owned);
+        Config::from_env(|name| variable(name, changed, to)).map_err(|error| error.to_string())
+    }
+
+    #[rstest]
+    #[case("", None, Ok(1))]
+    #[case("SESSIONS_PER_POD", Some("4"), Ok(4))]
+    #[case("SESSIONS_PER_POD", Some("0"), Err("SESSIONS_PER_POD is `0`"))]
+    #[case("LOG_URL", Some(""), Err("LOG_URL"))]
+    fn a_parked_harness_needs_no_session(
+        #[case] name: &str,
+        #[case] value: Option<&str>,
+        #[case] expected: Result<u32, &str>,
+    ) {
+        let read = ParkedConfig::from_env(|asked| variable(asked, name, value));
+        match expected {
+            Ok(sessions) => assert_eq!(read.unwrap().sessions.get(), sessions),
+            Err(part) => {
+                let error = read.unwrap_err().to_string();
+                assert!(error.contains(part), "{error}");
             }
-            ALL.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned())
-        };
-        Config::from_env(get).map_err(|error| error.to_string())
+        }
+        assert!(has_session(|asked| variable(asked, name, value)));
+        assert!(!has_session(|asked| variable(asked, "SESSION_ID", Some(""))));
     }
 
     #[test]
@@ -91,6 +170,8 @@ mod tests {
         assert_eq!(read("LOG_CA", Some("PEM")).unwrap().log_ca.as_deref(), Some("PEM"));
         assert_eq!(config.token_file.to_str(), Some("/token"));
         assert_eq!(config.model_base_url, "http://model");
+        assert_eq!(config.mcp_base_url, None);
+        assert_eq!(read("MCP_BASE_URL", Some("http://mcp")).unwrap().mcp_base_url.as_deref(), Some("http://mcp"));
     }
 
     #[rstest]

@@ -6,8 +6,9 @@
 
 pub mod config;
 pub mod core;
+mod mcp;
 pub mod model;
 pub mod shell;
 
-pub use config::Config;
-pub use shell::{Exit, Harness};
+pub use config::{Config, ParkedConfig};
+pub use shell::{Exit, Harness, Parked};

@@ -126,6 +126,13 @@ pub fn false_since(conditions: &[Condition], kind: &str) -> Option<Timestamp> {
         .map(|condition| condition.last_transition_time.0)
 }
 
+/// Reasons of the API are one word; a pod's may be anything.
+#[must_use]
+pub fn word(reason: &str) -> String {
+    let word: String = reason.chars().filter(char::is_ascii_alphanumeric).take(128).collect();
+    if word.chars().next().is_some_and(|first| first.is_ascii_alphabetic()) { word } else { format!("Reason{word}") }
+}
+
 fn cut(message: &str) -> String {
     if message.len() <= MAX_MESSAGE {
         return message.to_owned();

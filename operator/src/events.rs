@@ -36,6 +36,10 @@ pub enum Happened {
     SandboxFinished,
     /// A session, or its namespace, is nearly full, or is.
     LimitNear,
+    /// A harness pod that belongs to no session ended although nobody told it to.
+    WarmHarnessLost,
+    /// Harness pods that shall be ready cannot be had.
+    WarmBlocked,
 }
 
 impl Happened {
@@ -49,6 +53,8 @@ impl Happened {
             Self::SandboxSuspended => (EventType::Normal, "SandboxSuspended", "DeletePod"),
             Self::SandboxFinished => (EventType::Warning, "SandboxFinished", "DeletePod"),
             Self::LimitNear => (EventType::Warning, "LimitNear", "Watch"),
+            Self::WarmHarnessLost => (EventType::Warning, "WarmHarnessLost", "ReplacePod"),
+            Self::WarmBlocked => (EventType::Warning, "WarmBlocked", "CreatePod"),
         }
     }
 }

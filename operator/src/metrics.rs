@@ -14,6 +14,8 @@ const PODS_CREATED: &str = "longhand_operator_pods_created_total";
 const PODS_LOST: &str = "longhand_operator_pods_lost_total";
 const WARM_TAKEN: &str = "longhand_operator_warm_sandboxes_taken_total";
 const WARM_CONFLICTS: &str = "longhand_operator_warm_sandbox_conflicts_total";
+const HARNESS_STARTS: &str = "longhand_operator_harness_starts_total";
+const WARM_PODS: &str = "longhand_operator_warm_harnesses";
 const STAGE_SECONDS: &str = "longhand_operator_stage_seconds";
 const SWEPT: &str = "longhand_operator_logs_swept_total";
 
@@ -45,6 +47,8 @@ pub fn install() -> Result<PrometheusHandle, BuildError> {
     describe_counter!(PODS_LOST, "Pods replaced because they failed or are gone, by role");
     describe_counter!(WARM_TAKEN, "Pods of a pool that became a sandbox");
     describe_counter!(WARM_CONFLICTS, "Pods of a pool that were another sandbox's by the time they were to be taken");
+    describe_counter!(HARNESS_STARTS, "Harnesses that sessions got, by whether one was ready or had to be made");
+    describe_gauge!(WARM_PODS, "Harness pods of agents that belong to no session, by what they do");
     describe_histogram!(STAGE_SECONDS, Unit::Seconds, "What a session waits for, by stage");
     describe_counter!(SWEPT, "Logs deleted because their resource is gone");
     leader(false);
@@ -78,6 +82,16 @@ pub fn leader(leads: bool) {
 /// A pod was made.
 pub fn pod_created(role: &'static str) {
     counter!(PODS_CREATED, "role" => role).increment(1);
+}
+
+/// A session got a harness.
+pub fn harness_start(kind: &'static str) {
+    counter!(HARNESS_STARTS, "kind" => kind).increment(1);
+}
+
+/// So many harness pods of all agents do this.
+pub fn warm_pods(state: &'static str, pods: usize) {
+    gauge!(WARM_PODS, "state" => state).set(u32::try_from(pods).unwrap_or(u32::MAX));
 }
 
 /// A pod failed or is gone.

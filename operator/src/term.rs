@@ -67,13 +67,13 @@ async fn start(config: &Config, context: &Arc<Context>, term: &CancellationToken
     let watch = WakeWatch::connect(&config.etcd.etcd_endpoints, &config.etcd.options()).await?;
     let wakes = Arc::new(Wakes::default());
     let woken = woken(watch, wakes.clone());
-    let sessions = agent_session::prepare(context.clone(), wakes, woken)?;
+    let (sessions, taken) = agent_session::prepare(context.clone(), wakes, woken)?;
     let tasks = Tasks::new(term);
     let sweep = sweep::run(context.clone(), sessions.store.clone(), config.sweep_interval(), term.clone());
     tasks.spawn(sweep);
+    tasks.spawn(agent::run(context.clone(), sessions.store.clone(), taken, term.clone()));
     tasks.spawn(agent_session::run(sessions, term.clone()));
     tasks.spawn(sandbox::run(context.clone(), term.clone()));
-    tasks.spawn(agent::run(context.clone(), term.clone()));
     tasks.spawn(sandbox_template::run(context.clone(), term.clone()));
     tasks.spawn(vault::run(context.clone(), term.clone()));
     Ok(tasks)

@@ -4,10 +4,16 @@
 //! harness's pod. Calls that change the log carry the epoch that [`ClaimResponse`] gave; an older epoch is answered with
 //! 412 and [`Conflict::Fenced`], after which the harness exits at once.
 
-use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
-use crate::event::{NewEvent, Record};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use sha2::{Digest as _, Sha256};
+
+use crate::event::{NewEvent, Permission, Record};
 use crate::id::{EventId, SessionId};
+pub use crate::model::{FallbackModel, ModelApi, Thinking};
+use crate::wire::Money;
 pub use crate::wire::agents::{Effort, McpServer, Speed, Tool};
 
 /// `POST claim`: take the session; from then on only the new epoch may append.
@@ -26,6 +32,23 @@ pub struct ClaimResponse {
     pub lease_ttl_seconds: u64,
     /// What the harness needs to know of the session.
     pub session: HarnessSession,
+    /// [`HarnessSession::offered_tools`], for harnesses that do not know the agent toolset themselves.
+    #[serde(default)]
+    pub tools: Vec<OfferedTool>,
+}
+
+/// A tool as a model API takes it, and how a call of it is put on record.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct OfferedTool {
+    /// The name that the model uses.
+    pub name: String,
+    /// What the tool does.
+    pub description: String,
+    /// JSON schema of its input.
+    pub input_schema: serde_json::Value,
+    /// Of the `agent.tool_use` that a call becomes; null for a tool of the client, a call of which is an
+    /// `agent.custom_tool_use`.
+    pub evaluated_permission: Option<Permission>,
 }
 
 /// A session as its harness sees it.
@@ -39,6 +62,58 @@ pub struct HarnessSession {
     pub sandboxes: Vec<String>,
     /// How long a harness without work waits for the next message before it goes, in seconds.
     pub harness_idle_seconds: u64,
+    /// What it may use, as it was when the session was claimed.
+    #[serde(default)]
+    pub limits: Limits,
+    /// What it may spend on the model at list prices; no limit if absent.
+    #[serde(default)]
+    pub budget: Option<Money>,
+}
+
+/// What a session may use in all; no limit where nothing is said. At a limit a turn ends with `budget_reached`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Limits {
+    /// Turns, each from a message to `session.status_idle`.
+    #[serde(default)]
+    pub turns: Option<u64>,
+    /// Tool calls.
+    #[serde(default)]
+    pub tool_calls: Option<u64>,
+    /// Tokens that the model read and wrote, those of its cache too.
+    #[serde(default)]
+    pub tokens: Option<u64>,
+    /// Seconds in which it ran.
+    #[serde(default)]
+    pub active_seconds: Option<u64>,
+}
+
+impl HarnessSession {
+    /// The tools of the agent toolset, if there is a sandbox for them, and those of the client, sorted by name.
+    #[must_use]
+    pub fn offered_tools(&self) -> Vec<OfferedTool> {
+        let mut tools = Vec::new();
+        for tool in &self.agent.tools {
+            match tool {
+                Tool::AgentToolset { .. } if !self.sandboxes.is_empty() => {
+                    tools.extend(tool.sandbox_tools().into_iter().map(|(tool, policy)| OfferedTool {
+                        name: tool.name().to_owned(),
+                        description: tool.description().to_owned(),
+                        input_schema: tool.input_schema(),
+                        evaluated_permission: Some(policy.permission()),
+                    }));
+                }
+                Tool::AgentToolset { .. } | Tool::McpToolset { .. } => {}
+                Tool::Custom { name, description, input_schema } => tools.push(OfferedTool {
+                    name: name.clone(),
+                    description: description.clone(),
+                    input_schema: input_schema.clone(),
+                    evaluated_permission: None,
+                }),
+            }
+        }
+        tools.sort_by(|one, other| one.name.cmp(&other.name));
+        tools
+    }
 }
 
 /// An agent as a session keeps it.
@@ -65,6 +140,64 @@ pub struct AgentSnapshot {
     /// Servers that toolsets may name.
     #[serde(default)]
     pub mcp_servers: Vec<McpServer>,
+    /// How much of the conversation the model is sent.
+    #[serde(default)]
+    pub context: ContextPolicy,
+    /// What becomes of a call whose sandbox was lost, by the name of its tool; [`OutcomePolicy::Report`] if it is not named.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub on_unknown_outcome: BTreeMap<String, OutcomePolicy>,
+}
+
+/// How much of the conversation the model is sent. The log keeps all of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ContextPolicy {
+    /// The most tokens of a request; above that it is made shorter.
+    pub max_tokens: u64,
+    /// How many of the newest tool results are kept when older ones are cleared.
+    pub keep_tool_results: u32,
+    /// What is done where clearing results is not enough.
+    pub compaction: Compaction,
+    /// When the model is offered the tool `recall`.
+    pub recall: Recall,
+}
+
+impl Default for ContextPolicy {
+    fn default() -> Self {
+        Self { max_tokens: 150_000, keep_tool_results: 5, compaction: Compaction::Summary, recall: Recall::WhenTrimmed }
+    }
+}
+
+/// What is done with a conversation that is too long.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Compaction {
+    /// The model writes a summary, which takes its place.
+    Summary,
+    /// Nothing: the turn ends with `compaction_limit_reached_error`.
+    Off,
+}
+
+/// When the model is offered the tool `recall`, which looks things up in the session's log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Recall {
+    /// Once something was left out of what it is sent.
+    WhenTrimmed,
+    /// From the beginning.
+    Always,
+    /// Never.
+    Never,
+}
+
+/// What becomes of a tool call whose sandbox was lost, so that nobody knows whether it took effect.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OutcomePolicy {
+    /// The model is told so.
+    #[default]
+    Report,
+    /// It is run again in a fresh sandbox, twice at most: for tools whose repetition does no harm.
+    Retry,
 }
 
 /// A model and how it is called.
@@ -85,7 +218,46 @@ pub struct Model {
     /// Where it is run.
     #[serde(default)]
     pub inference_geo: Option<String>,
+    /// What its tokens cost, if that is known.
+    #[serde(default)]
+    pub prices: Option<Prices>,
+    /// Which API is spoken to it.
+    #[serde(default)]
+    pub api: ModelApi,
+    /// Its route of the credential proxy, if it has one of its own; see [`crate::model::FALLBACK_ROUTES`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub route: Option<String>,
+    /// How long it thinks.
+    #[serde(default)]
+    pub thinking: Option<Thinking>,
+    /// What the API does to a context that grows, `context_management.edits`.
+    #[serde(default)]
+    pub context_edits: Vec<Value>,
+    /// Further values of the `anthropic-beta` header.
+    #[serde(default)]
+    pub betas: Vec<String>,
+    /// What is asked when it fails, in order.
+    #[serde(default)]
+    pub fallbacks: Vec<FallbackModel>,
 }
+
+/// List prices of a million tokens each, as decimal numbers in the smallest unit of the currency.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Prices {
+    /// Read by the model.
+    pub input: String,
+    /// Written by the model.
+    pub output: String,
+    /// Read from a cache.
+    pub cache_read: String,
+    /// Written to a cache.
+    pub cache_write: String,
+    /// The code of the currency.
+    pub currency: String,
+}
+
+/// The tool by which the model looks things up in its session's log. The session service answers it.
+pub const RECALL: &str = "recall";
 
 /// The tools of the agent toolset that a sandbox has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -121,6 +293,44 @@ impl SandboxTool {
             Self::Write => "write",
         }
     }
+}
+
+/// `POST /harness/v1/parked`: a harness pod that belongs to no session waits for one of its agent.
+///
+/// The session that it is offered is claimed like any other. Several pods may be offered the same: the claim is refused to
+/// all but one, with 409, and the others ask again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ParkRequest {
+    /// How long the call is held open, in seconds (at most 30).
+    pub wait_seconds: u64,
+}
+
+/// The answer to a harness pod that waits for a session.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "offer", rename_all = "snake_case")]
+pub enum Offer {
+    /// Work is open in this session: claim it.
+    Session {
+        /// The session.
+        session: SessionId,
+    },
+    /// There is none so far: ask again.
+    Nothing,
+    /// The pod gets no more sessions: end when those are served that it has.
+    Retire,
+}
+
+/// The path segment under which the credential proxy serves an MCP server: 32 hexadecimal digits that no other server of
+/// the agent has. It changes with the URL, so that a brain never reaches another server than the one that it means.
+#[must_use]
+pub fn mcp_route(name: &str, url: &str) -> String {
+    let mut hash = Sha256::new();
+    for part in [name, url] {
+        hash.update((part.len() as u64).to_be_bytes());
+        hash.update(part.as_bytes());
+    }
+    hash.finalize().iter().take(16).map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// `POST lease`: the harness lives. 412 when another epoch has claimed the session.

@@ -11,6 +11,8 @@ pub mod fields;
 pub mod harness;
 pub mod id;
 pub mod internal;
+pub mod model;
+mod sandbox_tools;
 mod schema;
 pub mod secret;
 pub mod wire;

@@ -28,8 +28,16 @@ pub struct Route {
     pub upstream: Origin,
     /// The path that takes the place of the prefix, without a slash at its end; empty for none.
     pub base_path: String,
-    /// What is sent with them.
-    pub credential: Credential,
+    /// The only path and query, if the route leads to one URL and not to what is below it.
+    pub exact: Option<String>,
+    /// The only methods; none means any that the credential may be used with.
+    pub methods: Vec<Method>,
+    /// What is sent with them; nothing for a server that needs no credential.
+    pub credential: Option<Credential>,
+    /// Whether the upstream may have an address of a private network.
+    pub allow_private: bool,
+    /// Whether the harness can do nothing without the credential.
+    pub required: bool,
 }
 
 /// A server.
@@ -120,6 +128,9 @@ pub enum RouteProblem {
     /// A method that is none.
     #[error("allow.methods: {0:?} is not a method")]
     Method(String),
+    /// Private addresses are allowed by the route and by its credential.
+    #[error("allowPrivate belongs to a route without a credential, whose rule says it otherwise")]
+    Private,
     /// A header that is none, or that frames or routes the request.
     #[error("placement: a credential cannot be placed into header {0:?}")]
     Header(String),
@@ -140,7 +151,20 @@ struct RawRoute {
     name: String,
     prefix: String,
     upstream: String,
-    credential: RawCredential,
+    #[serde(default)]
+    exact: bool,
+    #[serde(default)]
+    methods: Vec<String>,
+    #[serde(default)]
+    allow_private: bool,
+    #[serde(default = "yes")]
+    required: bool,
+    #[serde(default)]
+    credential: Option<RawCredential>,
+}
+
+const fn yes() -> bool {
+    true
 }
 
 #[derive(Deserialize)]
@@ -206,15 +230,27 @@ impl TryFrom<RawRoute> for Route {
     type Error = RouteProblem;
 
     fn try_from(raw: RawRoute) -> Result<Self, RouteProblem> {
-        let RawRoute { name, prefix, upstream, credential } = raw;
+        let RawRoute { name, prefix, upstream, exact, methods, allow_private, required, credential } = raw;
         let name = checked_name(name)?;
         if prefix.ends_with('/') {
             return Err(RouteProblem::PrefixSlash(prefix));
         }
         let prefix = PlainPath::parse(&prefix).map_err(|problem| RouteProblem::Prefix(prefix.clone(), problem))?;
-        let (upstream, base_path) = parse_upstream(&upstream)?;
-        Ok(Self { name, prefix, upstream, base_path, credential: credential.try_into()? })
+        let (upstream, path) = parse_upstream(&upstream, exact)?;
+        let credential: Option<Credential> = credential.map(TryInto::try_into).transpose()?;
+        let allow_private = match &credential {
+            Some(_) if allow_private => return Err(RouteProblem::Private),
+            Some(credential) => credential.rule.allow_private,
+            None => allow_private,
+        };
+        let (base_path, exact) = if exact { (String::new(), Some(path)) } else { (path, None) };
+        let methods = methods.into_iter().map(parse_method).collect::<Result<_, _>>()?;
+        Ok(Self { name, prefix, upstream, base_path, exact, methods, credential, allow_private, required })
     }
+}
+
+fn parse_method(text: String) -> Result<Method, RouteProblem> {
+    Method::from_bytes(text.as_bytes()).map_err(|_| RouteProblem::Method(text))
 }
 
 impl TryFrom<RawCredential> for Credential {
@@ -244,16 +280,12 @@ impl TryFrom<RawAllow> for Rule {
         if hosts.is_empty() {
             return Err(RouteProblem::NoHost);
         }
-        let method = |text: String| match Method::from_bytes(text.as_bytes()) {
-            Ok(method) => Ok(method),
-            Err(_) => Err(RouteProblem::Method(text)),
-        };
         let path = |text: String| PlainPath::parse(&text).map_err(|problem| RouteProblem::PathPrefix(text, problem));
         Ok(Self {
             scheme,
             hosts: hosts.iter().map(|host| Host::parse(host)).collect::<Result<_, _>>()?,
             port,
-            methods: methods.into_iter().map(method).collect::<Result<_, _>>()?,
+            methods: methods.into_iter().map(parse_method).collect::<Result<_, _>>()?,
             path_prefixes: path_prefixes.into_iter().map(path).collect::<Result<_, _>>()?,
             allow_private,
         })
@@ -269,7 +301,8 @@ fn checked_name(name: String) -> Result<String, RouteProblem> {
     }
 }
 
-fn parse_upstream(text: &str) -> Result<(Origin, String), RouteProblem> {
+/// The server and the path; all of it, and the query too, of an exact one.
+fn parse_upstream(text: &str, exact: bool) -> Result<(Origin, String), RouteProblem> {
     let refuse = || RouteProblem::Upstream(text.to_owned());
     let uri: Uri = text.parse().map_err(|_| refuse())?;
     let scheme = match uri.scheme_str() {
@@ -278,7 +311,7 @@ fn parse_upstream(text: &str) -> Result<(Origin, String), RouteProblem> {
         _ => return Err(refuse()),
     };
     let authority = uri.authority().ok_or_else(refuse)?;
-    if authority.as_str().contains('@') || uri.query().is_some() || text.contains('#') {
+    if authority.as_str().contains('@') || uri.query().is_some() && !exact || text.contains('#') {
         return Err(refuse());
     }
     let host = Host::parse(authority.host()).map_err(|_| refuse())?;
@@ -288,8 +321,12 @@ fn parse_upstream(text: &str) -> Result<(Origin, String), RouteProblem> {
         None => scheme.default_port(),
     };
     let path = PlainPath::parse(uri.path()).map_err(|problem| RouteProblem::UpstreamPath(text.to_owned(), problem))?;
-    let base_path = path.as_str().trim_end_matches('/').to_owned();
-    Ok((Origin { scheme, host, port }, base_path))
+    let path = match uri.query() {
+        _ if !exact => path.as_str().trim_end_matches('/').to_owned(),
+        Some(query) => format!("{}?{query}", path.as_str()),
+        None => path.as_str().to_owned(),
+    };
+    Ok((Origin { scheme, host, port }, path))
 }
 
 #[cfg(test)]
@@ -323,8 +360,10 @@ mod tests {
         let route = &config.routes[0];
         let host = Host::parse("api.anthropic.com").unwrap();
         assert_eq!(route.upstream, Origin { scheme: Scheme::Https, host, port: 443 });
-        assert_eq!(route.credential.placement, Placement::Header("x-api-key".parse().unwrap()));
-        assert!(!route.credential.rule.allow_private);
+        let credential = route.credential.as_ref().unwrap();
+        assert_eq!(credential.placement, Placement::Header("x-api-key".parse().unwrap()));
+        assert!(!credential.rule.allow_private && !route.allow_private && route.required);
+        assert_eq!((&route.exact, route.methods.len()), (&None, 0));
     }
 
     #[rstest]
@@ -333,8 +372,26 @@ mod tests {
     #[case("https://GATEWAY.example./a/b", "gateway.example", 443, "/a/b")]
     #[case("http://[::1]:80", "::1", 80, "")]
     fn upstreams(#[case] url: &str, #[case] host: &str, #[case] port: u16, #[case] base_path: &str) {
-        let (origin, path) = parse_upstream(url).unwrap();
+        let (origin, path) = parse_upstream(url, false).unwrap();
         assert_eq!((origin.host.as_str(), origin.port, path.as_str()), (host, port, base_path));
+    }
+
+    #[rstest]
+    #[case("https://a.example", "/")]
+    #[case("https://a.example/mcp/", "/mcp/")]
+    #[case("https://a.example/mcp?key=%2F&b", "/mcp?key=%2F&b")]
+    fn an_exact_upstream_keeps_its_path_and_query(#[case] url: &str, #[case] expected: &str) {
+        assert_eq!(parse_upstream(url, true).unwrap().1, expected);
+    }
+
+    #[test]
+    fn a_route_may_have_no_credential() {
+        let route = json!({"name": "mcp", "prefix": "/mcp/0", "upstream": "http://m.svc/mcp", "exact": true,
+            "methods": ["GET", "POST"], "allowPrivate": true, "required": false});
+        let config = parse(&json!([route])).unwrap();
+        let route = &config.routes[0];
+        assert!(route.credential.is_none() && route.allow_private && !route.required);
+        assert_eq!((route.exact.as_deref(), route.methods.len()), (Some("/mcp"), 2));
     }
 
     #[rstest]
@@ -348,6 +405,8 @@ mod tests {
     #[case("/upstream", json!("https://a.example/#x"), "must be http://")]
     #[case("/upstream", json!("https://a.example/a//b"), "empty segment")]
     #[case("/upstream", json!("/v1"), "must be http://")]
+    #[case("/allowPrivate", json!(true), "allowPrivate belongs to")]
+    #[case("/methods", json!(["A B"]), "is not a method")]
     #[case("/credential/name", json!(""), "is not a name")]
     #[case("/credential/file", json!("key"), "not an absolute path")]
     #[case("/credential/placement", json!({"type": "header", "name": "Host"}), "cannot be placed")]

@@ -44,6 +44,14 @@ pub enum Refusal {
         /// Which part of the rule.
         mismatch: Mismatch,
     },
+    /// The route does not lead there.
+    #[error("the route leads to one URL of {host} only: {what}")]
+    OffRoute {
+        /// The upstream's host.
+        host: String,
+        /// What is not allowed.
+        what: &'static str,
+    },
     /// The session token would have been sent to the upstream.
     #[error("the session token appears in the URL or in a header that would be sent to {host}")]
     TokenWouldLeak {
@@ -131,7 +139,7 @@ impl Refusal {
             Self::Malformed(_) => (StatusCode::BAD_REQUEST, "invalid_request_error"),
             Self::NoToken | Self::WrongToken => (StatusCode::UNAUTHORIZED, "authentication_error"),
             Self::UnknownRoute { .. } => (StatusCode::NOT_FOUND, "not_found_error"),
-            Self::NotAllowed { .. } | Self::TokenWouldLeak { .. } | Self::Address(_) => {
+            Self::NotAllowed { .. } | Self::OffRoute { .. } | Self::TokenWouldLeak { .. } | Self::Address(_) => {
                 (StatusCode::FORBIDDEN, "permission_error")
             }
             Self::TokenUnavailable { .. } | Self::CredentialUnavailable { .. } => {
@@ -151,7 +159,7 @@ impl Refusal {
             Self::Malformed(_) => "malformed",
             Self::NoToken | Self::WrongToken => "unauthenticated",
             Self::UnknownRoute { .. } => "unknown_route",
-            Self::NotAllowed { .. } | Self::TokenWouldLeak { .. } => "denied",
+            Self::NotAllowed { .. } | Self::OffRoute { .. } | Self::TokenWouldLeak { .. } => "denied",
             Self::Address(_) => "address_refused",
             Self::TokenUnavailable { .. } | Self::CredentialUnavailable { .. } => "no_credential",
             Self::Connect { .. } | Self::NoAnswer { .. } | Self::TimedOut { .. } | Self::BadAnswer { .. } => {

@@ -58,23 +58,26 @@ pub fn framing_conflict(headers: &HeaderMap) -> bool {
 }
 
 /// Makes the headers of a request fit for the upstream: what concerns this connection, what was meant for the proxy and what
-/// could change the destination is taken out, and the credential is the only one that goes.
-pub fn prepare_request(headers: &mut HeaderMap, placement: &HeaderName, credential: HeaderValue) {
+/// could change the destination is taken out, and the credential is the only one that goes, if there is one.
+pub fn prepare_request(headers: &mut HeaderMap, credential: Option<(HeaderName, HeaderValue)>) {
     remove_hop_by_hop(headers);
     for name in CREDENTIALS.iter().chain(OVERRIDES) {
         headers.remove(*name);
     }
     // The length is set again from the body that is sent.
     headers.remove(header::CONTENT_LENGTH);
-    headers.insert(placement, credential);
+    if let Some((placement, credential)) = credential {
+        headers.insert(placement, credential);
+    }
 }
 
 /// Makes the headers of a response fit for the client: the raw value of the credential does not come back in any.
-pub fn prepare_response(headers: &mut HeaderMap, secret: &Secret) {
+pub fn prepare_response(headers: &mut HeaderMap, secret: Option<&Secret>) {
     remove_hop_by_hop(headers);
     for name in RESPONSE_CREDENTIALS {
         headers.remove(*name);
     }
+    let Some(secret) = secret else { return };
     for value in headers.values_mut() {
         if secret.occurs_in(value.as_bytes()) {
             *value = HeaderValue::from_maybe_shared(bytes::Bytes::from(secret.scrub(value.as_bytes())))
@@ -135,15 +138,24 @@ mod tests {
             ("anthropic-version", "2023-06-01"),
         ]);
         let placement = HeaderName::from_static("x-goog-api-key");
-        prepare_request(&mut headers, &placement, HeaderValue::from_static("real"));
+        prepare_request(&mut headers, Some((placement, HeaderValue::from_static("real"))));
         assert_eq!(headers, map(&[("anthropic-version", "2023-06-01"), ("x-goog-api-key", "real")]));
     }
 
     #[test]
     fn a_client_cannot_nominate_the_placed_header_away() {
         let mut headers = map(&[("connection", "x-api-key, authorization")]);
-        prepare_request(&mut headers, &HeaderName::from_static("x-api-key"), HeaderValue::from_static("real"));
+        let placed = (HeaderName::from_static("x-api-key"), HeaderValue::from_static("real"));
+        prepare_request(&mut headers, Some(placed));
         assert_eq!(headers, map(&[("x-api-key", "real")]));
+    }
+
+    #[test]
+    fn without_a_credential_none_goes_out() {
+        let mut headers =
+            map(&[("authorization", "Bearer session"), ("x-api-key", "session"), ("mcp-session-id", "1")]);
+        prepare_request(&mut headers, None);
+        assert_eq!(headers, map(&[("mcp-session-id", "1")]));
     }
 
     #[test]
@@ -160,7 +172,7 @@ mod tests {
             ("request-id", "req_1"),
             ("content-length", "5"),
         ]);
-        prepare_response(&mut headers, &secret);
+        prepare_response(&mut headers, Some(&secret));
         assert_eq!(
             headers,
             map(&[("x-echo", "key=[redacted];[redacted]"), ("request-id", "req_1"), ("content-length", "5")])

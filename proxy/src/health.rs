@@ -29,10 +29,10 @@ pub fn router(proxy: Arc<Proxy>, metrics: PrometheusHandle, shutdown: Cancellati
         .with_state(Health { proxy, metrics, shutdown })
 }
 
-/// Started once every credential can be used: the pod holds back the harness until then, since it could do nothing.
+/// Started once every credential that is required can be used: the pod holds back the harness until then, since it could do nothing.
 async fn startupz(State(health): State<Health>) -> impl IntoResponse {
     let report = Report::of(&health.proxy, health.shutdown.is_cancelled());
-    (status(report.all_usable()), Json(report))
+    (status(report.may_start()), Json(report))
 }
 
 /// Ready with a missing credential too, which the body reports: it heals without a restart when the file appears.
@@ -58,6 +58,7 @@ struct Report {
 struct CredentialReport {
     route: String,
     credential: String,
+    required: bool,
     #[serde(flatten)]
     file: FileReport,
 }
@@ -76,6 +77,7 @@ impl Report {
         let credential = |state: CredentialState| CredentialReport {
             route: state.route,
             credential: state.credential,
+            required: state.required,
             file: state.condition.into(),
         };
         Self {
@@ -85,8 +87,9 @@ impl Report {
         }
     }
 
-    fn all_usable(&self) -> bool {
-        self.ready && self.session_token.usable && self.credentials.iter().all(|credential| credential.file.usable)
+    fn may_start(&self) -> bool {
+        let usable = |credential: &CredentialReport| credential.file.usable || !credential.required;
+        self.ready && self.session_token.usable && self.credentials.iter().all(usable)
     }
 }
 

@@ -32,8 +32,8 @@ use crate::{
 
 /// From a name to a connection, TLS included.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long an upstream may be silent, before its answer and in it.
-pub const IDLE_TIMEOUT: Duration = Duration::from_secs(10 * 60);
+/// How long an upstream may be silent, before its answer and in it: longer than the harness waits for any.
+pub const IDLE_TIMEOUT: Duration = Duration::from_secs(16 * 60);
 /// Shorter than servers usually keep connections, so that the proxy lets go first.
 const POOL_IDLE_TIMEOUT: Duration = Duration::from_secs(50);
 const MAX_POOLED_CONNECTIONS: usize = 32;

@@ -79,7 +79,7 @@ fn admission(kind: &str) -> Admission {
             Admission::Always
         }
         kind => {
-            let told = ["session.", "x.session.", "x.sandbox.", "x.tool."];
+            let told = ["session.", "x.session.", "x.sandbox.", "x.tool.", "x.context."];
             if told.iter().any(|family| kind.starts_with(family)) { Admission::Always } else { Admission::GoesOn }
         }
     }

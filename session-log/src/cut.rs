@@ -2,8 +2,8 @@
 
 use std::collections::HashSet;
 
-use longhand_protocol::event::{EventBody, NewEvent, StopReason, Usage};
-use longhand_protocol::wire::SessionStatus;
+use longhand_protocol::event::{EventBody, NewEvent, Spent, StopReason, Usage};
+use longhand_protocol::wire::{Money, SessionStatus};
 use longhand_protocol::{EventId, Record, SessionId};
 use serde_json::json;
 use sha2::{Digest as _, Sha256};
@@ -30,11 +30,13 @@ pub(crate) enum Cause {
 #[derive(Debug, Default)]
 pub(crate) struct Cut {
     status: Option<SessionStatus>,
-    usage: Option<Usage>,
+    usage: Option<Spent>,
     turns: usize,
     answered: HashSet<EventId>,
     /// The last one first.
     open_calls: Vec<EventId>,
+    /// Those of them that go to MCP servers.
+    mcp_calls: HashSet<EventId>,
     ended_spans: HashSet<EventId>,
     open_spans: Vec<EventId>,
 }
@@ -48,10 +50,11 @@ impl Cut {
         }
         match &record.event.body {
             EventBody::SessionStatusIdle { .. } => self.turns += 1,
-            EventBody::SessionUsage { usage } if self.usage.is_none() => self.usage = Some(*usage),
+            EventBody::SessionUsage { usage } if self.usage.is_none() => self.usage = Some(usage.clone()),
             body if is_call(body) => {
                 if !self.answered.contains(id) {
                     self.open_calls.push(id.clone());
+                    self.mcp_calls.extend(is_mcp_call(body).then(|| id.clone()));
                 }
             }
             EventBody::SpanModelRequestEnd { model_request_start_id, .. } => {
@@ -67,11 +70,12 @@ impl Cut {
         let id = &record.event.id;
         self.status = status_of(&record.event.body).or(self.status);
         match &record.event.body {
-            EventBody::SessionUsage { usage } => self.usage = Some(*usage),
+            EventBody::SessionUsage { usage } => self.usage = Some(usage.clone()),
             body if is_call(body) => {
                 // More than can be closed are not worth remembering.
                 if self.open_calls.len() <= MOST_OPEN {
                     self.open_calls.insert(0, id.clone());
+                    self.mcp_calls.extend(is_mcp_call(body).then(|| id.clone()));
                 }
             }
             EventBody::SpanModelRequestEnd { model_request_start_id, .. } => {
@@ -83,6 +87,7 @@ impl Cut {
             body => {
                 if let Some(answered) = payload::answered(body) {
                     self.open_calls.retain(|call| *call != answered);
+                    self.mcp_calls.remove(&answered);
                 }
             }
         }
@@ -107,7 +112,12 @@ impl Cut {
 
     /// As the last usage event says.
     pub(crate) fn usage(&self) -> Usage {
-        self.usage.unwrap_or_default()
+        self.usage.as_ref().map(|spent| spent.tokens).unwrap_or_default()
+    }
+
+    /// What that costs, as the same event says.
+    pub(crate) fn list_cost(&self) -> Option<Money> {
+        self.usage.as_ref().and_then(|spent| spent.list_cost.clone())
     }
 
     /// The events after which nothing is open in the history of `session`: the same each time, with the same
@@ -129,10 +139,11 @@ impl Cut {
             event(&format!("end/{span}"), end)
         });
         let results = self.open_calls.iter().rev().map(|call| {
-            let result = EventBody::AgentToolResult {
-                tool_use_id: call.clone(),
-                content: Some(vec![json!({"type": "text", "text": cut_off(cause)})]),
-                is_error: Some(true),
+            let content = Some(vec![json!({"type": "text", "text": cut_off(cause)})]);
+            let (call_id, is_error) = (call.clone(), Some(true));
+            let result = match self.mcp_calls.contains(call) {
+                true => EventBody::AgentMcpToolResult { mcp_tool_use_id: call_id, content, is_error },
+                false => EventBody::AgentToolResult { tool_use_id: call_id, content, is_error },
             };
             event(&format!("result/{call}"), result)
         });
@@ -149,7 +160,11 @@ impl Cut {
 
 /// Whether an event opens a call. By its name: the body of a large one is elsewhere.
 fn is_call(body: &EventBody) -> bool {
-    body.kind() == "agent.tool_use"
+    body.kind() == "agent.tool_use" || is_mcp_call(body)
+}
+
+fn is_mcp_call(body: &EventBody) -> bool {
+    body.kind() == "agent.mcp_tool_use"
 }
 
 /// The model reads this in place of a result.
@@ -221,7 +236,7 @@ mod tests {
             ("a", EventBody::SessionStatusRunning {}),
             ("b", call()),
             ("c", result("b")),
-            ("d", EventBody::SessionUsage { usage }),
+            ("d", EventBody::SessionUsage { usage: usage.into() }),
             ("e", IDLE),
         ]);
         assert_eq!(closing(&cut), []);
@@ -254,6 +269,27 @@ mod tests {
     }
 
     #[test]
+    fn a_call_of_an_mcp_server_is_closed_by_a_result_of_its_kind() {
+        let mcp_call = || EventBody::AgentMcpToolUse {
+            mcp_server_name: "s".into(),
+            name: "t".into(),
+            input: serde_json::Value::Null,
+            evaluated_permission: Permission::Allow,
+        };
+        let mcp_result =
+            |call: &str| EventBody::AgentMcpToolResult { mcp_tool_use_id: event(call), content: None, is_error: None };
+        let cut = cut(&[("a", mcp_call()), ("b", mcp_call()), ("c", call()), ("d", mcp_result("a"))]);
+        let closing = closing(&cut);
+        assert_eq!(closing.len(), 2);
+        assert!(
+            matches!(&closing[0].body, EventBody::AgentMcpToolResult { mcp_tool_use_id, is_error: Some(true), .. } if *mcp_tool_use_id == event("b"))
+        );
+        assert!(
+            matches!(&closing[1].body, EventBody::AgentToolResult { tool_use_id, .. } if *tool_use_id == event("c"))
+        );
+    }
+
+    #[test]
     fn a_call_that_is_known_to_be_open_is_closed_once() {
         let mut cut = cut(&[("b", call()), ("c", call()), ("d", result("c"))]);
         cut.take_open(event("b"));
@@ -280,7 +316,7 @@ mod tests {
 
     #[test]
     fn two_turns_are_enough() {
-        let turn = [("u", EventBody::SessionUsage { usage: Usage::default() }), ("i", IDLE)];
+        let turn = [("u", EventBody::SessionUsage { usage: Usage::default().into() }), ("i", IDLE)];
         assert!(!cut(&turn).is_complete());
         assert!(cut(&[turn.clone(), turn].concat()).is_complete());
         assert!(!cut(&[("i", IDLE), ("j", IDLE)]).is_complete(), "the usage is not known yet");

@@ -27,6 +27,7 @@ mod link;
 mod maintenance;
 mod payloads;
 mod plan;
+mod position;
 mod read;
 mod sessions;
 mod sharded;
@@ -42,7 +43,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use longhand_protocol::SessionId;
-use tokio::sync::OnceCell;
+use tokio::sync::{OnceCell, Semaphore};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use self::client::Etcd;
@@ -126,6 +127,8 @@ struct Inner {
     segments: Segments,
     heads: Heads,
     turns: Turns,
+    /// Who looks through logs for an event.
+    looking: Semaphore,
     logs: Arc<Hub>,
     wakes: Arc<Hub>,
     _stop_watches: DropGuard,
@@ -162,6 +165,7 @@ impl EtcdStore {
                 segments: Segments::default(),
                 heads: Heads::default(),
                 turns: Turns::default(),
+                looking: Semaphore::new(position::LOOKING),
                 logs,
                 wakes,
                 _stop_watches: stop.drop_guard(),

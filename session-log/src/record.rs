@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 use longhand_protocol::event::{Event, EventBody, NewEvent, Record, Usage};
-use longhand_protocol::wire::SessionStatus;
+use longhand_protocol::wire::{Money, SessionStatus};
 use longhand_protocol::{EventId, SessionId};
 use serde::{Deserialize, Serialize};
 
@@ -26,6 +26,9 @@ pub(crate) struct Head {
     pub(crate) status: Option<SessionStatus>,
     /// As the last usage event says.
     pub(crate) usage: Usage,
+    /// What that costs, as the same event says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) list_cost: Option<Money>,
     /// For how long the session ran.
     #[serde(default)]
     pub(crate) active: Active,
@@ -61,6 +64,7 @@ impl Head {
             hash: String::new(),
             status: None,
             usage: Usage::default(),
+            list_cost: None,
             active: Active::default(),
             updated_at: created_at,
             archived_at: None,
@@ -91,6 +95,7 @@ impl Head {
             hash: hash(bytes),
             status: cut.status(),
             usage: cut.usage(),
+            list_cost: cut.list_cost(),
             active: Active::default(),
             updated_at: record.event.processed_at.unwrap_or_default(),
             archived_at: None,
@@ -127,7 +132,10 @@ impl Head {
             self.status = Some(status);
         }
         match &record.event.body {
-            EventBody::SessionUsage { usage } => self.usage = *usage,
+            EventBody::SessionUsage { usage } => {
+                self.usage = usage.tokens;
+                self.list_cost.clone_from(&usage.list_cost);
+            }
             EventBody::SessionNearLimit { .. } => self.warned = true,
             _ => {}
         }
@@ -175,6 +183,19 @@ pub(crate) fn status_of(body: &EventBody) -> Option<SessionStatus> {
     }
 }
 
+/// Whether the identifier of a brain's event is remembered apart from the log: a call is answered by its identifier, so
+/// it may not be opened twice.
+pub(crate) fn is_remembered(body: &EventBody) -> bool {
+    // By its name: the body of a large one is elsewhere.
+    matches!(body.kind(), "agent.tool_use" | "agent.custom_tool_use")
+}
+
+/// Whether a stored record is what this author wanted to append under this identifier; a body that is not given is that
+/// of an event that was queued.
+pub(crate) fn is_repeated(stored: &Record, epoch: u64, id: &EventId, body: Option<&EventBody>) -> bool {
+    stored.event.id == *id && stored.epoch == epoch && body.is_none_or(|body| same_body(&stored.event.body, body))
+}
+
 /// Which of `events` is the result of `call`, counted from 0.
 pub(crate) fn result_of(call: &EventId, events: &[NewEvent]) -> Option<usize> {
     events.iter().position(|event| payload::answered(&event.body).as_ref() == Some(call))
@@ -217,7 +238,7 @@ mod tests {
         let mut head = Head::empty(at(1));
         let events = vec![
             NewEvent::new(EventBody::SessionStatusRunning {}),
-            NewEvent::new(EventBody::SessionUsage { usage: Usage { input_tokens: 7, ..Usage::default() } }),
+            NewEvent::new(EventBody::SessionUsage { usage: Usage { input_tokens: 7, ..Usage::default() }.into() }),
         ];
         let stored = head.extend(3, events, at(2)).unwrap();
         assert_eq!(stored.iter().map(|stored| stored.record.seq).collect::<Vec<_>>(), [1, 2]);

@@ -7,7 +7,7 @@ use futures::stream::BoxStream;
 use jiff::Timestamp;
 use longhand_protocol::event::{NewEvent, Record, Usage};
 use longhand_protocol::harness::{AgentSnapshot, Inbox, InboxItem};
-use longhand_protocol::wire::SessionStatus;
+use longhand_protocol::wire::{Money, SessionStatus};
 use longhand_protocol::{EventId, SessionId};
 use serde::{Deserialize, Serialize};
 
@@ -58,7 +58,7 @@ pub enum StoreError {
     /// A queued event was taken up already.
     #[error("event {0} is not queued")]
     NotQueued(EventId),
-    /// An event with this identifier is in the log already, with another content or in part.
+    /// An event with this identifier, which is remembered, is in the log already, with another content or in part.
     #[error("event {0} is in the log already")]
     Duplicate(EventId),
     /// There is no such tool call.
@@ -257,6 +257,8 @@ pub struct SessionState {
     pub status: SessionStatus,
     /// As the last usage event says.
     pub usage: Usage,
+    /// What that costs, as the same event says.
+    pub list_cost: Option<Money>,
     /// For how long it ran.
     pub active: Active,
     /// When the log last grew, or the session was made.
@@ -394,9 +396,12 @@ pub const EPOCH_LEAP: u64 = 1_000_000;
 /// A durable log of many sessions, safe against any number of concurrent callers.
 ///
 /// What a method acknowledged is durable and never reordered. A method that fails with [`StoreError::Unavailable`] may
-/// be repeated with the same event identifiers: what was appended before is found and returned, not appended again,
-/// whatever happened since. If only a part of the events is in the log, or they differ, it is
-/// [`StoreError::Duplicate`].
+/// be repeated as it was: what was appended before is found and returned, not appended again, whatever happened since.
+///
+/// What a brain appends is found by its place, right after `expected_head`: if anything else is there, it is
+/// [`StoreError::HeadMoved`]. Everything else, and tool uses, are found by their identifiers: if only a part of the events
+/// is in the log, or they differ, it is [`StoreError::Duplicate`]. So a brain that gives an identifier to a second event
+/// is not told, unless it is a tool use.
 ///
 /// When several reasons speak against a change, the first of these is given: `NotFound`, `Fenced`, `Duplicate`,
 /// `HeadMoved`, `NotQueued`, `WakeMoved`, and `LimitReached` last; of a fork `NotFound`, `NoSuchEvent`, `Exists`.
@@ -526,7 +531,8 @@ pub trait SessionStore: Send + Sync + 'static {
         self.slice(id, &Query::after(after, limit)).await
     }
 
-    /// The sequence number of an event in the log.
+    /// The sequence number of an event in the log. Of what a brain says of itself it is looked for from the end, which reads
+    /// as much of the log as there is after it.
     async fn position(&self, id: &SessionId, event: &EventId) -> Result<Option<u64>>;
 
     /// Every record above `after`, in order and without a gap, then each new one as it is appended. Ends with an error

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::middleware::{from_fn, from_fn_with_state};
-use axum::routing::{delete, get, post, put};
+use axum::routing::{any, delete, get, post, put};
 use longhand_crds::default_model::DefaultModel;
 use longhand_crds::{Agent, AgentSession, SandboxTemplate};
 use longhand_protocol::{EventId, SessionId};
@@ -32,6 +32,7 @@ use crate::resources::objects::Objects;
 use crate::resources::revisions::Revisions;
 use crate::resources::templates::Templates;
 use crate::resources::vaults::Vaults;
+use crate::warm::Warm;
 
 const REMEMBERED: usize = 16_384;
 /// A client that reads slowly costs memory for as long as it reads.
@@ -165,6 +166,8 @@ pub struct Shared {
     pub waits: Waits,
     /// Previews of messages.
     pub previews: Previews,
+    /// Harnesses that wait for a session.
+    pub warm: Warm,
     /// The last claim of each session that this replica has seen: epoch and pod.
     pub claims: TtlCache<SessionId, (u64, String)>,
     /// When queued events were accepted.
@@ -214,6 +217,7 @@ impl App {
             requests,
             waits: settings.waits,
             previews: Previews::default(),
+            warm: Warm::default(),
             claims: TtlCache::new(REMEMBERED),
             accepted: TtlCache::new(REMEMBERED),
             streams: Arc::new(Semaphore::new(OPEN_STREAMS)),
@@ -272,18 +276,21 @@ impl App {
             .route("/promote", post(harness::log::promote))
             .route("/idle", post(harness::log::idle))
             .route("/execute", post(harness::tools::execute))
-            .route("/deltas", post(harness::tools::deltas));
+            .route("/deltas", post(harness::tools::deltas))
+            .route("/mcp", any(harness::mcp::serve));
         let internal = Router::new()
             .route("/sessions", get(internal::list))
             .route("/sessions/{session}", delete(internal::delete))
             .route("/namespaces/{namespace}/sessions/{name}", put(internal::ensure).get(internal::summary))
             .route("/namespaces/{namespace}/sandboxes/{name}/drain", post(internal::drain));
         let admit = from_fn_with_state(self.clone(), layer::admit);
-        let (wire, harness) = (wire.route_layer(admit.clone()), harness.route_layer(admit));
+        let (wire, harness) = (wire.route_layer(admit.clone()), harness.route_layer(admit.clone()));
+        let parked = post(harness::parked::park).route_layer(admit);
         Router::new()
             .nest("/v1", wire.clone())
             .nest("/namespaces/{namespace}/v1", wire)
             .nest("/harness/v1/sessions/{session}", harness)
+            .route("/harness/v1/parked", parked)
             .nest("/internal/v1", internal)
             .route("/openapi.json", get(openapi::serve))
             .fallback(|| async { ApiError::not_found("there is no such path") })

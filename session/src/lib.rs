@@ -23,6 +23,7 @@ pub mod restore;
 pub mod service;
 mod serving;
 mod sessions;
+pub mod warm;
 
 #[cfg(test)]
 mod testing;

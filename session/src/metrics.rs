@@ -25,6 +25,8 @@ const EXECUTES_RUNNING: &str = "longhand_executes_running";
 const PROVISION_SECONDS: &str = "longhand_sandbox_provision_seconds";
 const QUEUED_SECONDS: &str = "longhand_event_queued_seconds";
 const CLAIMS: &str = "longhand_claims_total";
+const PARKED: &str = "longhand_harnesses_parked";
+const OFFERS: &str = "longhand_session_offers_total";
 const DRAINS: &str = "longhand_drains_total";
 
 const LOG_DB: &str = "longhand_log_etcd_db_bytes";
@@ -70,6 +72,8 @@ pub fn install() -> Result<PrometheusHandle, BuildError> {
     describe_histogram!(PROVISION_SECONDS, Unit::Seconds, "Time that a tool call waited for its sandbox");
     describe_histogram!(QUEUED_SECONDS, Unit::Seconds, "Time from the acceptance of an event to its promotion");
     describe_counter!(CLAIMS, "Claims of sessions, by outcome");
+    describe_gauge!(PARKED, "Harnesses that wait at this replica for a session");
+    describe_counter!(OFFERS, "Sessions with new work that were offered to harnesses that wait, by what became of it");
     describe_counter!(DRAINS, "Drains of sandboxes, by outcome");
     describe_gauge!(LOG_DB, Unit::Bytes, "The largest database file of a member of etcd");
     describe_gauge!(LOG_USED, Unit::Bytes, "How much of that file is in use");
@@ -242,6 +246,16 @@ pub(crate) fn promoted(queued: Duration) {
 /// A harness asked for a session.
 pub(crate) fn claim(outcome: &'static str) {
     counter!(CLAIMS, "outcome" => outcome).increment(1);
+}
+
+/// So many harnesses wait here for a session.
+pub(crate) fn parked(harnesses: usize) {
+    gauge!(PARKED).set(u32::try_from(harnesses).unwrap_or(u32::MAX));
+}
+
+/// A session with new work may be for a harness that waits here.
+pub(crate) fn offer(outcome: &'static str) {
+    counter!(OFFERS, "outcome" => outcome).increment(1);
 }
 
 /// The operator asked to drain a sandbox.

@@ -16,6 +16,7 @@ use longhand_sandbox::token::{KeyError, Signer};
 use longhand_session_log::StoreError;
 use longhand_session_log::etcd::{EtcdFlags, EtcdOptions, ShardedStore};
 use longhand_session_log::objects::{DEADLINE, Objects, ObjectsError};
+use longhand_session_log::wake::WakeWatch;
 use longhand_session_log::work::Work;
 use tokio::net::TcpListener;
 use tokio::time::{interval, sleep};
@@ -34,6 +35,7 @@ use crate::previews::Addressing;
 use crate::resources::{Cluster, Published};
 use crate::restore;
 use crate::serving::{self, Ending};
+use crate::warm;
 
 const SIGNING_KEY: &str = "signing-key";
 const UPKEEP: Duration = Duration::from_secs(5);
@@ -147,6 +149,9 @@ async fn start_and_serve(
         publish(cluster.clone(), config.namespace, signer.public_key(), config.tls_ca_file.clone(), Arc::clone(health));
     tasks.spawn(async move { ended.run_until_cancelled(publishing).await });
 
+    let agents = cluster.watch_agents();
+    let wakes = WakeWatch::connect(&config.etcd.etcd_endpoints, &config.etcd.options()).await?;
+
     let cluster = Arc::new(cluster);
     let store = Arc::new(store);
     let workers = WorkerTokens::new(signer.clone())?;
@@ -176,6 +181,10 @@ async fn start_and_serve(
         },
         CancellationToken::new(),
     );
+    let (ready, ended) = (app.clone(), end.clone());
+    tasks.spawn(async move { ended.run_until_cancelled(ready.warm.pods().follow(agents)).await });
+    let (ready, ended) = (app.clone(), end.clone());
+    tasks.spawn(async move { ended.run_until_cancelled(warm::follow_wakes(&ready, wakes.stream())).await });
     let listener = secured(listen(config.listen).await?, certificate.as_ref());
     if let (Some(url), Some(own)) = (config.peers.peers_url, config.peers.pod_ip) {
         let token = TokenSource::file(config.peers.token_file);

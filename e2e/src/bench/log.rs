@@ -32,7 +32,9 @@ const METHOD: &str = "One etcd process on loopback, with its own disk syncs, and
     same machine. An append is one event of the brain that has claimed the session (`agent.message` with a text of the size \
     that is named), one event a call, through `SessionStore`, the next one when the last is acknowledged; the store's watch \
     over all logs runs, as in a replica. The baseline is `put` of a value of that size, one put an event, over one client \
-    connection, as many tasks at a time as there are sessions, as many events; rounds of both alternate. Delivery: from the \
+    connection, as many tasks at a time as there are sessions, as many events; rounds of both alternate. Beside 256 sessions the same client also puts \
+    as many values 128 to a transaction, without guards: what etcd itself has to give to a log that writes one key an event, \
+    where ours writes two and compares one. Delivery: from the \
     call of an append to the record at a tail, all tails on one session, one append at a time. Wake: `claim` and the last 100 \
     records, sessions in turn, the baseline is the history of 100 events. Memory: the resident set of a process that holds \
     1,000 tails on 1,000 sessions, after each of them has brought 20 records of 1 KiB; not that of a whole service replica.";

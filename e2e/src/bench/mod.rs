@@ -1,6 +1,7 @@
 //! Benchmarks, on the cluster of the current kubeconfig except for [`log`]. Each writes `target/bench/<name>.json`; `docs/benchmarks.md` is
 //! rendered from those files.
 
+mod bare_pod;
 pub mod log;
 mod plot;
 pub mod report;

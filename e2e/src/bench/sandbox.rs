@@ -1,17 +1,14 @@
 //! The first tool call of a session, against a bare pod of the same shape.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use futures::TryStreamExt as _;
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt as _;
-use kube::api::{DeleteParams, ListParams, PostParams};
-use kube::runtime::watcher;
-use longhand_cli::backend::is_ready;
+use kube::api::{DeleteParams, ListParams};
 use longhand_crds::labels;
 use longhand_protocol::event::EventBody;
 
-use super::{Figure, Goal, Report, Samples};
+use super::{Figure, Goal, Report, Samples, bare_pod};
 use crate::cluster::{Fixture, SessionOptions, TestNamespace, TestResult, session_manifest};
 
 const ROUNDS: usize = 20;
@@ -46,7 +43,7 @@ pub async fn run(namespace: &TestNamespace) -> TestResult<Report> {
         let name = format!("call-{number}");
         samples.ours.push(first_call(&fixture, &name).await?);
         remove_session(namespace, &name).await?;
-        samples.baseline.push(bare_pod(namespace, &shape, &format!("bare-{number}")).await?);
+        samples.baseline.push(bare_pod::ready_after(namespace, &shape, &format!("bare-{number}")).await?);
         tracing::info!(number, ours = samples.ours[number], bare = samples.baseline[number], "first call, ms");
     }
     let results = vec![
@@ -79,32 +76,4 @@ async fn remove_session(namespace: &TestNamespace, name: &str) -> TestResult {
         Ok(left.iter().all(|pod| !pod.name_any().starts_with(name)).then_some(()))
     })
     .await
-}
-
-async fn bare_pod(namespace: &TestNamespace, shape: &Pod, name: &str) -> TestResult<f64> {
-    let mut pod = Pod { spec: shape.spec.clone(), ..Pod::default() };
-    pod.metadata.name = Some(name.to_owned());
-    if let Some(spec) = &mut pod.spec {
-        spec.node_name = None;
-    }
-    let pods = namespace.api::<Pod>();
-    let ready = async {
-        let mut seen = std::pin::pin!(watcher::watch_object(pods.clone(), name));
-        let mut begun = None;
-        while let Some(pod_now) = seen.try_next().await? {
-            // The first item says that there is none yet: the watch is open before the clock starts.
-            match (&pod_now, begun) {
-                (None, None) => {
-                    begun = Some(Instant::now());
-                    pods.create(&PostParams::default(), &pod).await?;
-                }
-                (Some(pod_now), Some(begun)) if is_ready(pod_now) => return TestResult::Ok(Instant::now() - begun),
-                _ => {}
-            }
-        }
-        Err("the watch ended".into())
-    };
-    let took = tokio::time::timeout(DEADLINE, ready).await.map_err(|_| format!("{name} was not ready in time"))??;
-    pods.delete(name, &DeleteParams::default().grace_period(0)).await?;
-    Ok(took.as_secs_f64() * 1_000.0)
 }

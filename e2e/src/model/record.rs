@@ -183,6 +183,7 @@ pub fn kept_headers(headers: &HeaderMap, key_matches: bool) -> BTreeMap<String, 
     for (name, value) in headers {
         let shown = match name.as_str() {
             "x-api-key" if key_matches => "matched".to_owned(),
+            "authorization" if key_matches && !headers.contains_key("x-api-key") => "matched".to_owned(),
             "x-api-key" => "refused".to_owned(),
             "authorization" | "proxy-authorization" | "cookie" => "present".to_owned(),
             _ => String::from_utf8_lossy(value.as_bytes()).into_owned(),

@@ -24,11 +24,13 @@ use tokio::{net::TcpListener, task::yield_now, time::sleep};
 use tokio_util::sync::CancellationToken;
 
 use super::{
+    chat,
     record::{Open, Recorder, kept_headers},
     request::Request,
     respond::{Message, Player, Reply},
     script::{Ending, HttpError, Script},
     stream::{Frame, Tail, frames},
+    validate::Invalid,
 };
 
 /// The real API's limit.
@@ -72,6 +74,7 @@ pub fn router(script: Script, api_key: String, shutdown: CancellationToken) -> R
     let shared = Shared { player: Mutex::new(Player::new(script)), recorder: Recorder::default(), api_key, shutdown };
     Router::new()
         .route("/v1/messages", post(messages))
+        .route("/v1/chat/completions", post(completions))
         .route("/recorded", get(recorded).delete(clear))
         .route("/script", put(replace))
         .route("/livez", get(|| async { "ok" }))
@@ -81,13 +84,63 @@ pub fn router(script: Script, api_key: String, shutdown: CancellationToken) -> R
         .with_state(Server(Arc::new(shared)))
 }
 
-async fn messages(
+/// Which API a request is of.
+#[derive(Clone, Copy)]
+enum Api {
+    Messages,
+    Chat,
+}
+
+impl Api {
+    /// The header that carries the key, and the key.
+    fn key(self, headers: &HeaderMap) -> (&'static str, Option<&[u8]>) {
+        let value = |name: &str| headers.get(name).map(http::HeaderValue::as_bytes);
+        match self {
+            Self::Messages => ("x-api-key", value("x-api-key")),
+            Self::Chat => {
+                ("authorization", value("authorization").map(|key| key.strip_prefix(b"Bearer ").unwrap_or(key)))
+            }
+        }
+    }
+
+    fn parse(self, body: &[u8]) -> Result<Request, Invalid> {
+        match self {
+            Self::Messages => Request::parse(body),
+            Self::Chat => chat::parse(body),
+        }
+    }
+
+    fn frames(self, message: &Message) -> (Vec<Frame>, Tail) {
+        let (frames, tail) = frames(message);
+        match self {
+            Self::Messages => (frames, tail),
+            Self::Chat => (chat::chunks(message, frames), tail),
+        }
+    }
+}
+
+async fn messages(state: State<Server>, uri: Uri, headers: HeaderMap, body: Result<Bytes, BytesRejection>) -> Response {
+    answer(Api::Messages, state, uri, headers, body).await
+}
+
+async fn completions(
+    state: State<Server>,
+    uri: Uri,
+    headers: HeaderMap,
+    body: Result<Bytes, BytesRejection>,
+) -> Response {
+    answer(Api::Chat, state, uri, headers, body).await
+}
+
+async fn answer(
+    api: Api,
     State(Server(shared)): State<Server>,
     uri: Uri,
     headers: HeaderMap,
     body: Result<Bytes, BytesRejection>,
 ) -> Response {
-    let key_matches = headers.get("x-api-key").is_some_and(|key| key.as_bytes() == shared.api_key.as_bytes());
+    let (key_header, key) = api.key(&headers);
+    let key_matches = key.is_some_and(|key| key == shared.api_key.as_bytes());
     let read = body.as_ref().map_or(&[][..], |body| body);
     let record = shared.recorder.open(uri.path(), kept_headers(&headers, key_matches), read);
     let refuse = |record: Open, status: u16, kind: &str, message: &str| {
@@ -97,10 +150,10 @@ async fn messages(
     };
     if !key_matches {
         let message =
-            if headers.contains_key("x-api-key") { "invalid x-api-key" } else { "x-api-key header is required" };
-        return refuse(record, 401, "authentication_error", message);
+            if key.is_some() { format!("invalid {key_header}") } else { format!("{key_header} header is required") };
+        return refuse(record, 401, "authentication_error", &message);
     }
-    if !headers.contains_key("anthropic-version") {
+    if matches!(api, Api::Messages) && !headers.contains_key("anthropic-version") {
         return refuse(record, 400, "invalid_request_error", "anthropic-version: header is required");
     }
     let body = match body {
@@ -110,7 +163,7 @@ async fn messages(
         }
         Err(rejection) => return refuse(record, 400, "invalid_request_error", &rejection.body_text()),
     };
-    let request = match Request::parse(&body) {
+    let request = match api.parse(&body) {
         Ok(request) => request,
         Err(invalid) => return refuse(record, 400, "invalid_request_error", &invalid.to_string()),
     };
@@ -126,7 +179,7 @@ async fn messages(
         Reply::Message(message) => {
             record.decided(answer.rule, 200);
             if request.stream {
-                let (frames, tail) = frames(&message);
+                let (frames, tail) = api.frames(&message);
                 let stream = Body::from_stream(play(frames, tail, record, shared.shutdown.clone()));
                 let headers =
                     [(header::CONTENT_TYPE, "text/event-stream; charset=utf-8"), (header::CACHE_CONTROL, "no-cache")];

@@ -92,6 +92,29 @@ async fn it_streams_and_records() {
 }
 
 #[tokio::test]
+async fn it_speaks_chat_completions_by_the_same_script() {
+    let server = Running::start("rules: [{then: {text: one two}}]").await;
+    let chat = json!({"model": "m", "stream": true, "messages": [{"role": "user", "content": "hello"}]});
+    let url = server.url("/v1/chat/completions");
+    let ask = |key: &str| server.client.post(&url).header("authorization", format!("Bearer {key}")).json(&chat).send();
+    let response = ask("sk-scripted").await.unwrap();
+    assert_eq!(response.headers()["content-type"], "text/event-stream; charset=utf-8");
+    let body = timeout(PATIENCE, response.text()).await.unwrap().unwrap();
+    assert!(body.starts_with("data: {") && body.ends_with("data: [DONE]\n\n"), "{body}");
+    assert!(body.contains("\"content\":\"one ") && !body.contains("event:"), "{body}");
+    let record = server.outcome("completed").await;
+    assert_eq!(
+        (&record["path"], &record["headers"]["authorization"]),
+        (&json!("/v1/chat/completions"), &json!("matched"))
+    );
+    let refused = ask("sk-other").await.unwrap();
+    assert_eq!(refused.status().as_u16(), 401);
+    assert_eq!(refused.json::<Value>().await.unwrap()["error"]["message"], "invalid authorization");
+    assert!(!server.recorded().await.to_string().contains("sk-"));
+    server.stop().await;
+}
+
+#[tokio::test]
 async fn it_answers_whole_messages() {
     let server = Running::start("").await;
     let message: Value = server.post(&hello(false)).send().await.unwrap().json().await.unwrap();

@@ -14,7 +14,7 @@ use super::{
 pub struct Frame {
     /// How long to wait before it is sent.
     pub delay: Duration,
-    /// Its type.
+    /// Its type; empty for none.
     pub event: &'static str,
     /// Its data.
     pub data: Value,
@@ -41,7 +41,11 @@ impl Frame {
     /// The event as it goes over the wire.
     #[must_use]
     pub fn encode(&self) -> String {
-        format!("event: {}\ndata: {}\n\n", self.event, self.data)
+        match (self.event, &self.data) {
+            ("", Value::String(text)) => format!("data: {text}\n\n"),
+            ("", data) => format!("data: {data}\n\n"),
+            (event, data) => format!("event: {event}\ndata: {data}\n\n"),
+        }
     }
 }
 

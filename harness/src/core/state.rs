@@ -4,13 +4,15 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use longhand_protocol::event::NewEvent;
-use longhand_protocol::harness::{HarnessSession, Inbox};
+use longhand_protocol::harness::{HarnessSession, Inbox, McpServer};
 use longhand_protocol::{EventId, Record};
 use serde_json::Value;
 
+use super::checkpoint;
+use super::mcp::{Call, Discovery, Outcome, Work};
 use super::tools::ToolSet;
 use super::transcript::Transcript;
-use crate::model::{Failure, Reply};
+use crate::model::{Failure, Reply, Target};
 
 /// What a brain knows. All of it but the transcript may be lost at any time.
 #[derive(Clone, Debug)]
@@ -30,13 +32,28 @@ pub struct State {
     pub(super) rest: Option<Rest>,
     /// Calls that the service cannot answer, or not in time.
     pub(super) abandoned: HashSet<EventId>,
+    /// The log is long and was not read: the newest checkpoint is looked for first.
+    pub(super) lost: bool,
+    /// After so many records a checkpoint is due.
+    pub(super) interval: u64,
+    /// Calls of MCP servers.
+    pub(super) mcp: Work,
 }
 
 /// A model request of this brain.
 #[derive(Clone, Debug)]
 pub(super) struct OwnRequest {
     pub(super) span: EventId,
-    pub(super) message: EventId,
+    pub(super) purpose: Purpose,
+}
+
+/// What a model is asked for.
+#[derive(Clone, Debug)]
+pub(super) enum Purpose {
+    /// The next message, of this identifier.
+    Answer(EventId),
+    /// A summary of the conversation.
+    Summary,
 }
 
 /// Events that must be appended before anything else is done.
@@ -44,6 +61,8 @@ pub(super) struct OwnRequest {
 pub(super) struct Uncommitted {
     pub(super) span: EventId,
     pub(super) events: Vec<NewEvent>,
+    /// What a checkpoint after them says of the conversation, and the checkpoint's identifier.
+    pub(super) summary: Option<(EventId, String)>,
     /// Whether they already replace an answer that the log did not take.
     pub(super) replaced: bool,
 }
@@ -62,6 +81,8 @@ pub struct Rest {
 pub enum Input {
     /// The session is claimed.
     Claimed,
+    /// The newest checkpoint of the log, if there is one.
+    Checkpoint(Option<Box<Record>>),
     /// Records that were read or appended, and the last sequence number of the log.
     Records {
         /// In order.
@@ -95,6 +116,15 @@ pub enum Input {
     },
     /// The wait is over.
     Rested,
+    /// MCP servers were asked for their tools.
+    Discovered(Vec<Discovery>),
+    /// Calls of MCP servers have ended; those that were to be cancelled are over.
+    Called {
+        /// What came of calls.
+        outcomes: Vec<Outcome>,
+        /// Calls that are over whether they have an outcome or not.
+        cancelled: Vec<EventId>,
+    },
 }
 
 /// What moved.
@@ -111,6 +141,8 @@ pub enum Moved {
 /// What a brain does.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Effect {
+    /// Look for the newest record of type [`super::checkpoint::KIND`]: [`Input::Checkpoint`].
+    Restore,
     /// Read the log: [`Input::Records`].
     Read {
         /// From here on.
@@ -145,10 +177,12 @@ pub enum Effect {
     },
     /// Call the model: [`Input::Model`] or [`Input::Interrupted`].
     CallModel {
+        /// How it is sent.
+        target: Target,
         /// The body of the request.
         body: Value,
-        /// The identifier of the `agent.message` that previews announce.
-        message: EventId,
+        /// The identifier of the `agent.message` that previews announce; nothing is shown without.
+        message: Option<EventId>,
     },
     /// Run tool calls: [`Input::Executed`] or [`Input::Interrupted`].
     Execute {
@@ -162,6 +196,23 @@ pub enum Effect {
     },
     /// Wait before another try: [`Input::Rested`] or [`Input::Interrupted`].
     Rest(Rest),
+    /// Ask MCP servers for their tools: [`Input::Discovered`] or [`Input::Interrupted`].
+    Discover {
+        /// Which.
+        servers: Vec<McpServer>,
+    },
+    /// Send calls to MCP servers, without waiting for what comes of them: [`Input::Called`].
+    SendMcp {
+        /// The calls.
+        calls: Vec<Call>,
+    },
+    /// Wait until calls that were sent have ended: [`Input::Called`] or [`Input::Interrupted`].
+    AwaitMcp,
+    /// Tell MCP servers that calls are not waited for any more: [`Input::Called`].
+    CancelMcp {
+        /// Their events.
+        calls: Vec<EventId>,
+    },
 }
 
 /// What happens next.
@@ -183,7 +234,7 @@ impl State {
     #[must_use]
     pub fn claimed(session: HarnessSession, log: Transcript) -> Self {
         Self {
-            tools: ToolSet::of(&session),
+            tools: ToolSet::of(&session, log.mcp()),
             session,
             log,
             behind: true,
@@ -192,7 +243,29 @@ impl State {
             uncommitted: None,
             rest: None,
             abandoned: HashSet::new(),
+            lost: false,
+            interval: checkpoint::INTERVAL,
+            mcp: Work::default(),
         }
+    }
+
+    /// The log ends with this record, as the claim says.
+    #[must_use]
+    pub fn with_head(mut self, head: u64) -> Self {
+        self.lost = head.saturating_sub(self.log.head()) > self.interval;
+        self
+    }
+
+    /// After so many records, from 1, a checkpoint is due.
+    #[must_use]
+    pub fn with_interval(mut self, records: u64) -> Self {
+        self.interval = records.max(1);
+        self
+    }
+
+    /// MCP servers whose tools may be others than the log says.
+    pub fn note_changed(&mut self, servers: impl IntoIterator<Item = String>) {
+        self.mcp.note_changed(servers);
     }
 
     /// What the log says as far as it was read.
@@ -201,10 +274,10 @@ impl State {
         &self.log
     }
 
-    /// Whether the model has answered and the log does not say so yet.
+    /// Whether the model or a tool has answered and the log does not say so yet.
     #[must_use]
-    pub const fn has_uncommitted(&self) -> bool {
-        self.uncommitted.is_some()
+    pub fn has_uncommitted(&self) -> bool {
+        self.uncommitted.is_some() || self.mcp.pending().is_some()
     }
 
     /// Gives up everything that may be lost.

@@ -3,26 +3,39 @@
 use std::collections::BTreeMap;
 
 use longhand_protocol::event::{EventBody, Permission};
-use longhand_protocol::harness::{HarnessSession, SandboxTool, Tool};
+use longhand_protocol::harness::{HarnessSession, RECALL, Recall, SandboxTool, Tool};
 use serde_json::{Value, json};
+
+use super::mcp::{self, Ledger};
 
 /// The tools of a session, by name, so that a request lists them in the same order every time.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct ToolSet(BTreeMap<String, (Runner, Value)>);
 
 /// Who runs a tool.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 enum Runner {
     /// A sandbox, through the session service.
     Sandbox(Permission),
+    /// The session service itself.
+    Service,
     /// The client.
     Client,
+    /// An MCP server.
+    Mcp {
+        /// Which of the agent's servers.
+        server: String,
+        /// What it calls the tool.
+        tool: String,
+        permission: Permission,
+    },
 }
 
 impl ToolSet {
-    /// The tools of the session's agent; those of a sandbox only if the session has one.
+    /// The tools of the session's agent; those of a sandbox only if the session has one, those of an MCP server as the log
+    /// says.
     #[must_use]
-    pub fn of(session: &HarnessSession) -> Self {
+    pub fn of(session: &HarnessSession, servers: &Ledger) -> Self {
         let mut tools = BTreeMap::new();
         for tool in &session.agent.tools {
             match tool {
@@ -39,7 +52,24 @@ impl ToolSet {
                 }
             }
         }
-        Self(tools)
+        for (name, offered) in mcp::offered(&session.agent, servers, |name| tools.contains_key(name)) {
+            let (description, input_schema) = (offered.tool.description, offered.tool.input_schema);
+            let mut definition = json!({"name": name, "input_schema": input_schema});
+            if !description.is_empty() {
+                definition["description"] = json!(description);
+            }
+            let (server, permission) = (offered.server, offered.permission);
+            tools.insert(name, (Runner::Mcp { server, tool: offered.tool.name, permission }, definition));
+        }
+        let tools = Self(tools);
+        if session.agent.context.recall == Recall::Always { tools.with_recall() } else { tools }
+    }
+
+    /// These, and the one that looks things up in the log, unless the agent has its own of that name.
+    #[must_use]
+    pub fn with_recall(mut self) -> Self {
+        self.0.entry(RECALL.to_owned()).or_insert_with(|| (Runner::Service, recall_tool()));
+        self
     }
 
     /// The event of a call of the tool of this name, if there is one.
@@ -47,11 +77,22 @@ impl ToolSet {
     pub fn call(&self, name: &str, input: Value) -> Option<EventBody> {
         let (runner, _) = self.0.get(name)?;
         let name = name.to_owned();
-        Some(match *runner {
-            Runner::Sandbox(evaluated_permission) => {
-                EventBody::AgentToolUse { name, input, evaluated_permission, sandbox: None }
+        Some(match runner {
+            Runner::Sandbox(permission) => {
+                EventBody::AgentToolUse { name, input, evaluated_permission: *permission, sandbox: None }
+            }
+            Runner::Service => {
+                EventBody::AgentToolUse { name, input, evaluated_permission: Permission::Allow, sandbox: None }
             }
             Runner::Client => EventBody::AgentCustomToolUse { name, input },
+            // The protocol knows no other arguments.
+            Runner::Mcp { .. } if !input.is_object() => return None,
+            Runner::Mcp { server, tool, permission } => EventBody::AgentMcpToolUse {
+                mcp_server_name: server.clone(),
+                name: tool.clone(),
+                input,
+                evaluated_permission: *permission,
+            },
         })
     }
 
@@ -62,70 +103,24 @@ impl ToolSet {
     }
 }
 
-fn sandbox_tool(tool: SandboxTool) -> Value {
-    let (description, properties, required): (&str, Value, &[&str]) = match tool {
-        SandboxTool::Bash => (
-            "Runs a command in a bash shell inside the sandbox and returns what it printed and its exit code. The shell \
-             keeps its working directory and variables from call to call; `restart` starts a new one. Calls that \
-             need no input from a terminal work best. Long output is cut: redirect it to a file and read parts of it.",
-            json!({
-                "command": {"type": "string", "description": "The command to run."},
-                "restart": {"type": "boolean", "description": "Start a new shell; `command` is not needed then."},
-                "timeout_ms": {"type": "integer", "minimum": 1,
-                    "description": "End the command after so many milliseconds; 120000 unless given."},
-            }),
-            &[],
-        ),
-        SandboxTool::Read => (
-            "Reads a text file of the sandbox and returns its lines with their numbers. Give `view_range` to read a part \
-             of a large file.",
-            json!({
-                "file_path": {"type": "string", "description": "The file, absolute or relative to the workspace."},
-                "view_range": {"type": "array", "items": {"type": "integer"}, "minItems": 2, "maxItems": 2,
-                    "description": "First and last line, counted from 1; -1 as the last means the end of the file."},
-            }),
-            &["file_path"],
-        ),
-        SandboxTool::Write => (
-            "Writes a text file in the sandbox; directories are made as needed and a file that exists is replaced.",
-            json!({
-                "file_path": {"type": "string", "description": "The file, absolute or relative to the workspace."},
-                "content": {"type": "string", "description": "The whole content of the file."},
-            }),
-            &["file_path", "content"],
-        ),
-        SandboxTool::Edit => (
-            "Replaces a string in a file of the sandbox. `old_string` must occur in it exactly once, with the same white \
-             space, unless `replace_all` is true.",
-            json!({
-                "file_path": {"type": "string", "description": "The file, absolute or relative to the workspace."},
-                "old_string": {"type": "string", "description": "What to replace."},
-                "new_string": {"type": "string", "description": "What to put in its place."},
-                "replace_all": {"type": "boolean", "description": "Replace every occurrence."},
-            }),
-            &["file_path", "old_string", "new_string"],
-        ),
-        SandboxTool::Glob => (
-            "Finds files of the sandbox whose path matches a pattern such as `**/*.rs`, the most recently changed first.",
-            json!({
-                "pattern": {"type": "string", "description": "The pattern."},
-                "path": {"type": "string", "description": "The directory to search; the workspace unless given."},
-            }),
-            &["pattern"],
-        ),
-        SandboxTool::Grep => (
-            "Finds lines that match a regular expression in files of the sandbox, and returns them with file and line \
-             number. Files that version control ignores are left out.",
-            json!({
-                "pattern": {"type": "string", "description": "The regular expression."},
-                "path": {"type": "string", "description": "The file or directory to search; the workspace unless given."},
-            }),
-            &["pattern"],
-        ),
-    };
+fn recall_tool() -> Value {
     json!({
-        "name": tool.name(),
-        "description": description,
-        "input_schema": {"type": "object", "properties": properties, "required": required},
+        "name": RECALL,
+        "description": "Looks things up in the complete record of this session: messages, your answers, tool calls and \
+            their results, those too that are not in the conversation any more. Gives the newest matches first, each with \
+            its number; long entries are cut around the match. To read one in full, ask for its number alone by `after` \
+            and `before`.",
+        "input_schema": {"type": "object", "properties": {
+            "query": {"type": "string", "description": "Only entries that contain this text; upper and lower case are the same."},
+            "types": {"type": "array", "items": {"type": "string"},
+                "description": "Only entries of these types, such as `user.message`, `agent.message`, `agent.tool_use`, `agent.tool_result`; `agent.*` is a family."},
+            "after": {"type": "integer", "minimum": 0, "description": "Only entries with a higher number."},
+            "before": {"type": "integer", "minimum": 1, "description": "Only entries with a lower number."},
+            "limit": {"type": "integer", "minimum": 1, "maximum": 100, "description": "At most so many entries; 20 unless given."},
+        }, "required": []},
     })
+}
+
+fn sandbox_tool(tool: SandboxTool) -> Value {
+    json!({"name": tool.name(), "description": tool.description(), "input_schema": tool.input_schema()})
 }

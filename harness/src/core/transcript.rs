@@ -1,33 +1,54 @@
 //! What the log says, in the form in which decisions and model requests need it.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 
-use longhand_protocol::event::{EventBody, Permission, RetryStatus, StopReason, ToolEvent, Usage};
+use longhand_protocol::event::{EventBody, Permission, RetryStatus, SessionErrorType, StopReason, ToolEvent, Usage};
 use longhand_protocol::{EventId, Record};
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+
+use super::MAX_CALLS;
+use super::context::{self, Gauge};
+pub use super::conversation::{Answer, Awaits, Call, CallState, Item, Stop};
+use super::conversation::{length, weight};
+use super::limits::Used;
+use super::mcp::Ledger;
 
 /// The model reads this in place of a result that never came.
 const INTERRUPTED: &str = "This call was interrupted before it had a result. Whether it took effect is not known.";
+const TOO_MANY: &str = "This call was not run: an answer may have 32 calls. Make it again if it is still needed.";
 const CUT_OFF: &str = "This call was not run: the answer reached its token limit before the input was complete.";
+const OVER_LIMIT: &str = "This call was not run: the session has made as many tool calls as it may.";
 const NOT_RUNNABLE: &str = "This call was not run: there is no such tool, or its input is not a JSON object.";
 
-/// Everything that the log says so far. Two transcripts of the same log are equal.
-#[derive(Clone, Debug, Default, PartialEq)]
+/// Everything that the log says so far. Two transcripts of the same log are equal, from wherever they were read.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Transcript {
-    head: u64,
+    #[serde(skip)]
+    pub(super) head: u64,
+    /// The last record that holds all that came before it; 0 while there is none.
+    #[serde(skip)]
+    pub(super) checkpoint: u64,
     status: Status,
     items: Vec<Item>,
     /// What the calls of the answer that is being read wait for, where that is not a sandbox.
-    asking: HashMap<EventId, Awaits>,
+    asking: BTreeMap<EventId, Awaits>,
     open_span: Option<EventId>,
-    usage: Usage,
+    used: Used,
+    gauge: Gauge,
+    /// Something of the conversation is not sent to the model any more.
+    trimmed: bool,
+    /// How often the conversation was made shorter, or that failed, since the model last came to an end.
+    compactions: u32,
     failures: u32,
+    model_position: u32,
     gave_up: bool,
     interrupted: bool,
+    mcp: Ledger,
 }
 
 /// The last status event.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Status {
     /// Or none yet.
     #[default]
@@ -36,120 +57,6 @@ pub enum Status {
     Running,
     /// Between two tries.
     Rescheduled,
-}
-
-/// A part of the conversation.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Item {
-    /// Content blocks of a client.
-    User(Vec<Value>),
-    /// What the model said.
-    Answer(Answer),
-}
-
-/// An answer of the model.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Answer {
-    /// Content blocks as they came.
-    pub content: Vec<Value>,
-    /// Why it ended.
-    pub stop: Stop,
-    /// Its `tool_use` blocks, in order.
-    pub calls: Vec<Call>,
-}
-
-/// A `tool_use` block.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Call {
-    /// The model's own identifier.
-    pub model_id: String,
-    /// What became of it.
-    pub state: CallState,
-}
-
-/// What became of a tool call.
-#[derive(Clone, Debug, PartialEq)]
-pub enum CallState {
-    /// It has no result yet.
-    Open {
-        /// Its event.
-        event: EventId,
-        /// What it waits for.
-        awaits: Awaits,
-    },
-    /// The client has stopped the turn before it had a result. One that comes before the model is asked again counts.
-    Stopped {
-        /// Its event.
-        event: EventId,
-        /// What it waited for.
-        awaits: Awaits,
-    },
-    /// It is answered.
-    Answered {
-        /// Content blocks.
-        content: Vec<Value>,
-        /// Whether it failed.
-        is_error: bool,
-    },
-}
-
-impl CallState {
-    /// The event of a call that may still have a result.
-    const fn waiting(&self) -> Option<&EventId> {
-        match self {
-            Self::Open { event, .. } | Self::Stopped { event, .. } => Some(event),
-            Self::Answered { .. } => None,
-        }
-    }
-}
-
-/// What a tool call without a result waits for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Awaits {
-    /// A sandbox, through the session service.
-    Sandbox,
-    /// The client's word whether it may run.
-    Confirmation,
-    /// The client, who runs it.
-    Client,
-}
-
-/// Why an answer ended.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Stop {
-    /// The model is done.
-    EndTurn,
-    /// It wants tools.
-    ToolUse,
-    /// It wants to go on.
-    PauseTurn,
-    /// It reached its limit.
-    MaxTokens,
-    /// It refused.
-    Refusal,
-    /// Something that this build does not know.
-    Other(String),
-}
-
-impl Stop {
-    /// Reads `stop_reason` of the model API.
-    #[must_use]
-    pub fn parse(reason: Option<&str>) -> Self {
-        match reason {
-            Some("end_turn" | "stop_sequence") => Self::EndTurn,
-            Some("tool_use") => Self::ToolUse,
-            Some("pause_turn") => Self::PauseTurn,
-            Some("max_tokens") => Self::MaxTokens,
-            Some("refusal") => Self::Refusal,
-            other => Self::Other(other.unwrap_or("none").to_owned()),
-        }
-    }
-
-    /// Whether tools of such an answer may run.
-    #[must_use]
-    pub const fn permits_tools(&self) -> bool {
-        !matches!(self, Self::Refusal | Self::Other(_))
-    }
 }
 
 /// A record that does not follow the last one.
@@ -185,10 +92,30 @@ impl Transcript {
         &self.items
     }
 
-    /// Tokens so far.
+    /// What the session has used so far.
     #[must_use]
-    pub const fn usage(&self) -> Usage {
-        self.usage
+    pub const fn used(&self) -> &Used {
+        &self.used
+    }
+
+    /// Whether something of the conversation is not sent to the model any more.
+    #[must_use]
+    pub const fn trimmed(&self) -> bool {
+        self.trimmed
+    }
+
+    /// How many records came since the last one that holds all that came before it.
+    #[must_use]
+    pub const fn since_checkpoint(&self) -> u64 {
+        self.head.saturating_sub(self.checkpoint)
+    }
+
+    pub(super) const fn gauge(&self) -> &Gauge {
+        &self.gauge
+    }
+
+    pub(super) const fn compactions(&self) -> u32 {
+        self.compactions
     }
 
     /// The model request that began and has not ended.
@@ -201,6 +128,18 @@ impl Transcript {
     #[must_use]
     pub const fn failures(&self) -> u32 {
         self.failures
+    }
+
+    /// Which of the agent's models is asked: 0 is the first, and each turn begins with it.
+    #[must_use]
+    pub const fn model_position(&self) -> u32 {
+        self.model_position
+    }
+
+    /// What it says of MCP servers.
+    #[must_use]
+    pub const fn mcp(&self) -> &Ledger {
+        &self.mcp
     }
 
     /// Whether the client stopped the turn.
@@ -220,18 +159,25 @@ impl Transcript {
         if record.seq != self.head + 1 {
             return Err(Gap { head: self.head, found: record.seq });
         }
+        if self.restore(record) {
+            return Ok(());
+        }
         self.head = record.seq;
-        self.take_in(&record.event.id, &record.event.body);
+        self.used.take(record, self.status);
+        self.take_in(record.seq, &record.event.id, &record.event.body);
         Ok(())
     }
 
-    fn take_in(&mut self, id: &EventId, body: &EventBody) {
+    fn take_in(&mut self, seq: u64, id: &EventId, body: &EventBody) {
+        self.mcp.take_in(id, body);
         match body {
             EventBody::UserMessage { content } => {
+                self.gauge.add(weight(content));
                 self.items.push(Item::User(content.clone()));
                 self.interrupted = false;
                 self.gave_up = false;
                 self.failures = 0;
+                self.compactions = 0;
             }
             EventBody::UserInterrupt { .. } => {
                 self.interrupted = true;
@@ -240,44 +186,106 @@ impl Transcript {
             EventBody::UserToolConfirmation { tool_use_id: call, .. } => self.confirm(call),
             EventBody::UserCustomToolResult { custom_tool_use_id: call, content, is_error }
             | EventBody::UserToolResult { tool_use_id: call, content, is_error }
-            | EventBody::AgentToolResult { tool_use_id: call, content, is_error } => {
-                self.answer_call(call, content.as_deref().unwrap_or_default(), is_error.unwrap_or(false));
+            | EventBody::AgentToolResult { tool_use_id: call, content, is_error }
+            | EventBody::AgentMcpToolResult { mcp_tool_use_id: call, content, is_error } => {
+                self.answer_call(seq, call, content.as_deref().unwrap_or_default(), is_error.unwrap_or(false));
             }
             EventBody::AgentCustomToolUse { .. } => {
                 self.asking.insert(id.clone(), Awaits::Client);
             }
-            EventBody::AgentToolUse { evaluated_permission: Permission::Ask, .. } => {
+            EventBody::AgentToolUse { evaluated_permission: Permission::Ask, .. }
+            | EventBody::AgentMcpToolUse { evaluated_permission: Permission::Ask, .. } => {
                 self.asking.insert(id.clone(), Awaits::Confirmation);
             }
-            EventBody::ModelResponse { content, stop_reason, tool_events } => {
-                let answer = self.answer(content, Stop::parse(stop_reason.as_deref()), tool_events);
-                self.items.push(Item::Answer(answer));
+            EventBody::AgentMcpToolUse { .. } => {
+                self.asking.insert(id.clone(), Awaits::Mcp);
+            }
+            EventBody::ModelResponse { content, stop_reason, model, tool_events, limited } => {
+                let stop = Stop::parse(stop_reason.as_deref());
+                if stop != Stop::ContextWindowExceeded {
+                    self.compactions = 0;
+                }
+                self.gauge.add(weight(content));
+                let answer = self.answer(content, stop, tool_events, *limited);
+                self.items.push(Item::Answer(Answer { model: model.clone(), ..answer }));
                 self.asking.clear();
                 self.failures = 0;
             }
+            EventBody::ContextResultsCleared { kept } => self.clear_results(*kept),
+            EventBody::ContextOverflow { tokens } => self.gauge.overflow(*tokens),
+            EventBody::SessionUpdated { agent: Some(_), .. } => self.gauge.forget_ceiling(),
             EventBody::SessionStatusRunning {} => self.status = Status::Running,
             EventBody::SessionStatusRescheduled {} => self.status = Status::Rescheduled,
-            EventBody::SessionStatusIdle { .. } => self.status = Status::Idle,
-            EventBody::SessionError { error } => match error.retry_status {
-                RetryStatus::Retrying => self.failures = self.failures.saturating_add(1),
-                RetryStatus::Exhausted | RetryStatus::Terminal => self.gave_up = true,
-            },
+            EventBody::SessionStatusIdle { .. } => {
+                self.status = Status::Idle;
+                self.model_position = 0;
+            }
+            EventBody::ModelFallback { position, .. } => {
+                self.model_position = *position;
+                self.failures = 0;
+            }
+            // The turn goes on.
+            EventBody::SessionError { error } if error.kind.is_partial() => {}
+            EventBody::SessionError { error } => {
+                if error.kind == SessionErrorType::CompactionLimitReachedError {
+                    self.compactions = self.compactions.saturating_add(1);
+                }
+                match error.retry_status {
+                    RetryStatus::Retrying => self.failures = self.failures.saturating_add(1),
+                    RetryStatus::Exhausted | RetryStatus::Terminal => self.gave_up = true,
+                }
+            }
             EventBody::SpanModelRequestStart {} => {
                 self.open_span = Some(id.clone());
                 // What the request says of these calls is what every later request says: the prefix stays the same.
                 self.settle();
             }
-            EventBody::SpanModelRequestEnd { model_request_start_id, model_usage, .. } => {
-                if self.open_span.as_ref() == Some(model_request_start_id) {
-                    self.open_span = None;
+            EventBody::SpanModelRequestEnd { model_request_start_id, model_usage, is_error }
+                if self.open_span.as_ref() == Some(model_request_start_id) =>
+            {
+                self.open_span = None;
+                if !is_error {
+                    self.count(*model_usage);
                 }
-                self.usage += *model_usage;
             }
             _ => {}
         }
     }
 
-    fn answer(&self, content: &[Value], stop: Stop, tool_events: &[ToolEvent]) -> Answer {
+    /// The model has counted what it read and wrote. Where that filled its window, it is known how large that is.
+    fn count(&mut self, usage: Usage) {
+        self.gauge.count(usage);
+        if let Some(Item::Answer(Answer { stop: Stop::ContextWindowExceeded, .. })) = self.items.last() {
+            self.gauge.overflow(self.gauge.estimate(0));
+        }
+    }
+
+    fn clear_results(&mut self, kept: u32) {
+        let found: Vec<((usize, usize), u64)> = context::clearable(&self.items, kept).collect();
+        for ((item, call), bytes) in found {
+            if let Some(Item::Answer(answer)) = self.items.get_mut(item)
+                && let Some(call) = answer.calls.get_mut(call)
+                && let CallState::Answered { content, .. } = &mut call.state
+            {
+                content.clear();
+                call.cleared = Some(bytes);
+                self.gauge.subtract(bytes);
+                self.trimmed = true;
+            }
+        }
+    }
+
+    /// A summary takes the place of what came before what clients have said since the model spoke.
+    pub(super) fn compact(&mut self, summary: String) {
+        let said = context::split(&self.items).1.to_vec();
+        self.items = std::iter::once(Item::Summary(summary)).chain(said).collect();
+        self.gauge.restart(self.items.iter().map(Item::weight).fold(0, u64::saturating_add));
+        self.trimmed = true;
+        self.compactions = self.compactions.saturating_add(1);
+        self.failures = 0;
+    }
+
+    fn answer(&self, content: &[Value], stop: Stop, tool_events: &[ToolEvent], limited: bool) -> Answer {
         let calls = content
             .iter()
             .filter(|block| block["type"] == "tool_use")
@@ -290,28 +298,33 @@ impl Transcript {
                         CallState::Open { event, awaits }
                     }
                     None => {
-                        let reason = if stop == Stop::MaxTokens { CUT_OFF } else { NOT_RUNNABLE };
+                        let reason = match stop {
+                            _ if limited => OVER_LIMIT,
+                            Stop::MaxTokens | Stop::ContextWindowExceeded => CUT_OFF,
+                            _ if tool_events.len() >= MAX_CALLS => TOO_MANY,
+                            _ => NOT_RUNNABLE,
+                        };
                         CallState::Answered { content: text(reason), is_error: true }
                     }
                 };
-                Call { model_id: model_id.to_owned(), state }
+                Call { model_id: model_id.to_owned(), state, seq: 0, cleared: None }
             })
             .collect();
-        Answer { content: content.to_vec(), stop, calls }
+        Answer { content: content.to_vec(), model: None, stop, calls }
     }
 
     /// The last answer; calls of earlier ones were settled when it was asked for.
     fn last_answer(&self) -> Option<&Answer> {
         self.items.iter().rev().find_map(|item| match item {
             Item::Answer(answer) => Some(answer),
-            Item::User(_) => None,
+            Item::Summary(_) | Item::User(_) => None,
         })
     }
 
     fn last_answer_mut(&mut self) -> Option<&mut Answer> {
         self.items.iter_mut().rev().find_map(|item| match item {
             Item::Answer(answer) => Some(answer),
-            Item::User(_) => None,
+            Item::Summary(_) | Item::User(_) => None,
         })
     }
 
@@ -323,19 +336,22 @@ impl Transcript {
         self.last_answer_mut().map(|answer| answer.calls.as_mut_slice()).unwrap_or_default()
     }
 
-    fn answer_call(&mut self, id: &EventId, content: &[Value], is_error: bool) {
+    fn answer_call(&mut self, seq: u64, id: &EventId, content: &[Value], is_error: bool) {
         if let Some(call) = self.last_calls_mut().iter_mut().find(|call| call.state.waiting() == Some(id)) {
             call.state = CallState::Answered { content: content.to_vec(), is_error };
+            call.seq = seq;
+            self.gauge.add(weight(content));
         }
     }
 
     /// The client has said whether a call may run. Both are told to the service, which knows what it has said.
     fn confirm(&mut self, id: &EventId) {
+        let runner = if self.mcp.has(id) { Awaits::Mcp } else { Awaits::Sandbox };
         for call in self.last_calls_mut() {
             if let CallState::Open { event, awaits: awaits @ Awaits::Confirmation } = &mut call.state
                 && event == id
             {
-                *awaits = Awaits::Sandbox;
+                *awaits = runner;
             }
         }
     }
@@ -350,11 +366,14 @@ impl Transcript {
 
     /// A result that comes from now on is too late for the model.
     fn settle(&mut self) {
+        let mut settled = 0;
         for call in self.last_calls_mut() {
             if call.state.waiting().is_some() {
                 call.state = CallState::Answered { content: text(INTERRUPTED), is_error: true };
+                settled += 1;
             }
         }
+        self.gauge.add(length(INTERRUPTED.len()).saturating_mul(settled));
     }
 
     /// Calls that a sandbox runs, or that were denied: the service gives their results.
@@ -376,7 +395,9 @@ impl Transcript {
     /// Calls of a turn that the client has stopped whose results the service gives.
     pub fn stopped(&self) -> impl Iterator<Item = &EventId> {
         self.last_calls().iter().filter_map(|call| match &call.state {
-            CallState::Stopped { event, awaits: Awaits::Sandbox | Awaits::Confirmation } => Some(event),
+            CallState::Stopped { event, awaits: Awaits::Sandbox | Awaits::Confirmation } if !self.mcp.has(event) => {
+                Some(event)
+            }
             _ => None,
         })
     }
@@ -385,9 +406,9 @@ impl Transcript {
     fn awaits_model(&self) -> bool {
         match self.items.last() {
             None => false,
-            Some(Item::User(_)) => true,
+            Some(Item::Summary(_) | Item::User(_)) => true,
             Some(Item::Answer(answer)) => match answer.stop {
-                Stop::PauseTurn => true,
+                Stop::PauseTurn | Stop::ContextWindowExceeded => true,
                 Stop::EndTurn | Stop::ToolUse | Stop::MaxTokens => !answer.calls.is_empty(),
                 Stop::Refusal | Stop::Other(_) => false,
             },
@@ -415,7 +436,9 @@ impl Transcript {
         }
         match self.items.last() {
             Some(Item::Answer(Answer { stop: Stop::Refusal, .. })) => StopReason::Refusal,
-            Some(Item::Answer(Answer { stop: Stop::Other(_), .. })) => StopReason::RetriesExhausted,
+            Some(Item::Answer(Answer { stop: Stop::ContextWindowExceeded | Stop::Other(_), .. })) => {
+                StopReason::RetriesExhausted
+            }
             _ => StopReason::EndTurn,
         }
     }

@@ -1,30 +1,21 @@
 //! An answer of the Messages API, put together from its stream without losing anything.
 
+use std::collections::HashSet;
+
+use longhand_protocol::EventId;
 use longhand_protocol::event::Usage;
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
+use super::json::{self, is_too_deep};
+use super::stream::{Frames, Progress, Size};
 use super::{Failure, Reply, TextDelta};
-
-/// An answer that is larger than this is not one.
-const MAX_BYTES: usize = 32 * 1024 * 1024;
-
-/// What a frame of the stream meant.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Progress {
-    /// Nothing to show.
-    Quiet,
-    /// More text.
-    Text(TextDelta),
-    /// The answer is complete.
-    Done(Reply),
-}
 
 /// An answer that is on its way.
 #[derive(Clone, Debug, Default)]
 pub struct Accumulator {
     blocks: Vec<Block>,
     texts: u32,
-    bytes: usize,
+    size: Size,
     stop_reason: Option<String>,
     usage: Usage,
 }
@@ -37,13 +28,22 @@ struct Block {
     text_index: Option<u32>,
 }
 
-impl Accumulator {
-    /// Tokens so far, which are used even if the answer never ends.
-    #[must_use]
-    pub const fn usage(&self) -> Usage {
-        self.usage
+impl Frames for Accumulator {
+    fn event(&mut self, data: &str) -> Result<Progress, Failure> {
+        let frame = json::parse(data).map_err(|error| Failure::unreadable(&error))?;
+        self.feed(&frame)
     }
 
+    fn end(&mut self) -> Result<Reply, Failure> {
+        Err(Failure::transport("The model API ended its answer in the middle."))
+    }
+
+    fn usage(&self) -> Usage {
+        self.usage
+    }
+}
+
+impl Accumulator {
     /// Takes in the data of one frame.
     ///
     /// # Errors
@@ -63,12 +63,12 @@ impl Accumulator {
             }
             Some("message_delta") => {
                 if let Some(reason) = frame["delta"]["stop_reason"].as_str() {
-                    self.stop_reason = Some(reason.to_owned());
+                    self.stop_reason = Some(word(reason));
                 }
                 self.count(&frame["usage"]);
                 Ok(Progress::Quiet)
             }
-            Some("message_stop") => Ok(Progress::Done(self.finish())),
+            Some("message_stop") => self.finish().map(Progress::Done),
             Some("error") => Err(Failure::event(&frame["error"])),
             // `ping`, and what later versions add.
             _ => Ok(Progress::Quiet),
@@ -100,7 +100,11 @@ impl Accumulator {
         if index != self.blocks.len() || !block.is_object() {
             return Err(Failure::protocol("The model API began a content block out of order."));
         }
-        self.grow(block.to_string().len())?;
+        if is_too_deep(block) {
+            return Err(Failure::protocol("The model API sent a content block that is nested too deep."));
+        }
+        self.size.block()?;
+        self.size.grow(block.to_string().len())?;
         let text = block["text"].as_str().unwrap_or_default().to_owned();
         self.blocks.push(Block { value: block.clone(), partial_json: String::new(), closed: false, text_index: None });
         if block["type"] == "text" { Ok(self.show(index, text)) } else { Ok(Progress::Quiet) }
@@ -116,7 +120,7 @@ impl Accumulator {
             }
             Some("input_json_delta") => {
                 let json = field("partial_json");
-                self.grow(json.len())?;
+                self.size.grow(json.len())?;
                 self.block(index)?.partial_json.push_str(json);
                 Ok(Progress::Quiet)
             }
@@ -130,7 +134,10 @@ impl Accumulator {
             }
             Some("citations_delta") => {
                 let citation = delta["citation"].clone();
-                self.grow(citation.to_string().len())?;
+                if is_too_deep(&citation) {
+                    return Err(Failure::protocol("The model API sent a citation that is nested too deep."));
+                }
+                self.size.grow(citation.to_string().len())?;
                 let block = &mut self.block(index)?.value;
                 match block["citations"].as_array_mut() {
                     Some(citations) => citations.push(citation),
@@ -139,31 +146,28 @@ impl Accumulator {
                 Ok(Progress::Quiet)
             }
             Some("compaction_delta") => {
-                self.extend(index, "content", field("content"))?;
+                // Both may be null, of a compaction that failed: the block stays as it began.
+                for name in ["content", "encrypted_content"] {
+                    if let Some(more) = delta[name].as_str() {
+                        self.extend(index, name, more)?;
+                    }
+                }
                 Ok(Progress::Quiet)
             }
             // A block that is sent back without a part of it would be refused, or mean something else.
             other => Err(Failure::protocol(format!(
                 "The model API sent a `{}` that this harness does not know.",
-                other.unwrap_or("delta without type")
+                word(other.unwrap_or("delta without type"))
             ))),
         }
     }
 
     fn extend(&mut self, index: usize, field: &str, more: &str) -> Result<(), Failure> {
-        self.grow(more.len())?;
+        self.size.grow(more.len())?;
         let block = &mut self.block(index)?.value;
         match &mut block[field] {
             Value::String(text) => text.push_str(more),
             empty => *empty = Value::String(more.to_owned()),
-        }
-        Ok(())
-    }
-
-    fn grow(&mut self, bytes: usize) -> Result<(), Failure> {
-        self.bytes = self.bytes.saturating_add(bytes);
-        if self.bytes > MAX_BYTES {
-            return Err(Failure::protocol(format!("The model's answer is larger than {MAX_BYTES} bytes.")));
         }
         Ok(())
     }
@@ -177,12 +181,16 @@ impl Accumulator {
         Progress::Text(TextDelta { index, text })
     }
 
-    fn finish(&mut self) -> Reply {
+    fn finish(&mut self) -> Result<Reply, Failure> {
         let cut_off = self.stop_reason.as_deref() == Some("max_tokens");
         let last = self.blocks.len().saturating_sub(1);
         let mut incomplete = Vec::new();
+        let mut ids = HashSet::new();
         let mut content = Vec::with_capacity(self.blocks.len());
         for (position, mut block) in std::mem::take(&mut self.blocks).into_iter().enumerate() {
+            if block.value["type"] == "tool_use" {
+                block.identify(&mut ids)?;
+            }
             if block.value.get("input").is_some() {
                 let maybe_cut = cut_off && position == last && block.partial_json.is_empty();
                 if !block.take_input() || !block.closed || maybe_cut {
@@ -191,20 +199,48 @@ impl Accumulator {
             }
             content.push(block.value);
         }
-        Reply { content, stop_reason: self.stop_reason.take(), usage: self.usage, incomplete }
+        Ok(Reply { content, stop_reason: self.stop_reason.take(), usage: self.usage, incomplete })
     }
 }
 
 impl Block {
+    /// A call without identifier could never be answered, and of two with the same only one.
+    fn identify(&mut self, ids: &mut HashSet<String>) -> Result<(), Failure> {
+        let (Some(id), Some(_)) = (self.value["id"].as_str(), self.value["name"].as_str()) else {
+            return Err(Failure::protocol("The model API sent a tool call without an identifier or a name."));
+        };
+        if !ids.insert(id.to_owned()) {
+            self.value["id"] = json!(format!("call_{}", EventId::generate()));
+        }
+        Ok(())
+    }
+
     /// Puts the input in its place; an input that cannot be read is sent back empty.
     fn take_input(&mut self) -> bool {
         if self.partial_json.is_empty() {
             return self.value["input"].is_object();
         }
-        let input = serde_json::from_str::<Map<String, Value>>(&self.partial_json);
-        let complete = input.is_ok();
+        let input = read_input(&self.partial_json);
+        let complete = input.is_some();
         self.value["input"] = Value::Object(input.unwrap_or_default());
         complete
+    }
+}
+
+/// What may be shown of a foreign word.
+fn word(text: &str) -> String {
+    text.chars().take(100).collect()
+}
+
+/// The input of a tool call, if it is a JSON object that may run. What the model did not mean to write is not run.
+pub(super) fn read_input(text: &str) -> Option<Map<String, Value>> {
+    let input: Value = serde_json::from_str(text).ok()?;
+    if is_too_deep(&input) {
+        return None;
+    }
+    match input {
+        Value::Object(fields) => Some(fields),
+        _ => None,
     }
 }
 
@@ -214,6 +250,8 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::{Accumulator, Progress};
+    use crate::model::json::MAX_DEPTH;
+    use crate::model::stream::MAX_BLOCKS;
     use crate::model::{Failure, Reply, TextDelta};
 
     fn feed(frames: &[Value]) -> Result<(Reply, Vec<TextDelta>), Failure> {
@@ -301,6 +339,7 @@ mod tests {
     #[case("max_tokens", "{\"command\": \"ls\"}", true)]
     #[case("tool_use", "", true)]
     #[case("tool_use", "[1]", false)]
+    #[case("tool_use", "{\"command\": \"\\ud800\"}", false)]
     fn a_partial_input_is_marked(#[case] reason: &str, #[case] json: &str, #[case] complete: bool) {
         let [message_delta, message_stop] = end(reason);
         let frames = [
@@ -320,9 +359,80 @@ mod tests {
     #[case(&[json!({"type": "content_block_start", "index": 1, "content_block": {"type": "text"}})])]
     #[case(&[json!({"type": "content_block_start", "content_block": {"type": "text"}})])]
     #[case(&[json!({"type": "content_block_start", "index": 0, "content_block": 1})])]
+    #[case(&[start(0, &json!({"type": "tool_use", "name": "bash", "input": {}})), json!({"type": "message_stop"})])]
+    #[case(&[start(0, &json!({"type": "tool_use", "id": 7, "name": "bash", "input": {}})), json!({"type": "message_stop"})])]
+    #[case(&[start(0, &json!({"type": "tool_use", "id": "t", "input": {}})), json!({"type": "message_stop"})])]
+    #[case(&[start(0, &deep(MAX_DEPTH))])]
     #[case(&[json!({"type": "content_block_start", "index": 0, "content_block": {}}), json!({"type": "content_block_delta", "index": 0, "delta": {"type": "new"}})])]
     fn nonsense_is_a_failure_that_is_not_repeated(#[case] frames: &[Value]) {
         assert!(!feed(frames).unwrap_err().retryable);
+    }
+
+    fn deep(levels: usize) -> Value {
+        json!({"type": "x", "of": (0..levels).fold(json!(1), |inner, _| json!([inner]))})
+    }
+
+    #[test]
+    fn an_input_that_is_too_deep_is_not_run() {
+        let [message_delta, message_stop] = end("tool_use");
+        let frames = [
+            start(0, &json!({"type": "tool_use", "id": "toolu_1", "name": "bash", "input": {}})),
+            delta(0, &json!({"type": "input_json_delta", "partial_json": deep(MAX_DEPTH).to_string()})),
+            stop(0),
+            message_delta,
+            message_stop,
+        ];
+        let (reply, _) = feed(&frames).unwrap();
+        assert_eq!((reply.content[0]["input"].clone(), reply.incomplete), (json!({}), vec!["toolu_1".to_owned()]));
+    }
+
+    #[test]
+    fn two_calls_of_one_identifier_are_told_apart() {
+        let call = json!({"type": "tool_use", "id": "toolu_1", "name": "bash", "input": {"a": 1}});
+        let [message_delta, message_stop] = end("tool_use");
+        let (reply, _) =
+            feed(&[start(0, &call), stop(0), start(1, &call), stop(1), message_delta, message_stop]).unwrap();
+        assert_eq!(reply.content[0]["id"], "toolu_1");
+        assert_ne!(reply.content[1]["id"], "toolu_1");
+        assert_eq!(reply.content[1]["input"], json!({"a": 1}));
+    }
+
+    #[test]
+    fn blocks_are_counted() {
+        let mut accumulator = Accumulator::default();
+        let mut feed = |index| accumulator.feed(&start(index, &json!({})));
+        let most = u64::try_from(MAX_BLOCKS).unwrap();
+        for index in 0..most {
+            feed(index).unwrap();
+        }
+        assert!(!feed(most).unwrap_err().retryable);
+    }
+
+    #[rstest]
+    #[case(json!({"type": "compaction", "content": ""}), &[json!({"content": "sum"}), json!({"content": "mary", "encrypted_content": "e"})],
+        json!({"type": "compaction", "content": "summary", "encrypted_content": "e"}))]
+    #[case(json!({"type": "compaction", "content": null, "signature": "s"}), &[json!({"content": null})],
+        json!({"type": "compaction", "content": null, "signature": "s"}))]
+    #[case(json!({"type": "redacted_thinking", "data": "d"}), &[], json!({"type": "redacted_thinking", "data": "d"}))]
+    #[case(json!({"type": "server_tool_use", "id": "srvtoolu_1", "name": "web_search", "input": {}}),
+        &[json!({"type": "input_json_delta", "partial_json": "{\"query\": \"x\"}"})],
+        json!({"type": "server_tool_use", "id": "srvtoolu_1", "name": "web_search", "input": {"query": "x"}}))]
+    fn blocks_of_the_server_are_kept_to_be_sent_back(
+        #[case] block: Value,
+        #[case] deltas: &[Value],
+        #[case] whole: Value,
+    ) {
+        let [message_delta, message_stop] = end("pause_turn");
+        let deltas = deltas.iter().map(|fields| {
+            let mut fields = fields.clone();
+            if fields.get("type").is_none() {
+                fields["type"] = json!("compaction_delta");
+            }
+            delta(0, &fields)
+        });
+        let frames: Vec<Value> =
+            [start(0, &block)].into_iter().chain(deltas).chain([stop(0), message_delta, message_stop]).collect();
+        assert_eq!(feed(&frames).unwrap().0.content, [whole]);
     }
 
     #[test]

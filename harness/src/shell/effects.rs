@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use futures::future::join_all;
+use futures::{StreamExt as _, stream};
 use longhand_protocol::EventId;
 use longhand_protocol::client::Backoff;
 use longhand_protocol::harness::{AppendRequest, AppendResponse, ExecuteRequest, IdleRequest, PromoteRequest};
@@ -12,14 +12,16 @@ use tokio::time::Instant;
 use super::deltas::Previews;
 use super::inbox;
 use super::service::{CallError, End, Service, classify};
-use crate::core::{Effect, Input};
-use crate::model::anthropic::Messages;
-use crate::model::{Failure, Reply};
+use crate::core::{Effect, Input, checkpoint};
+use crate::mcp::Session;
+use crate::model::{Failure, Models, Reply, Target};
 
 /// Records of one page.
 const PAGE: usize = 500;
 /// Longer than any tool is allowed to run; the service and the sandbox have limits of their own.
 const EXECUTE_DEADLINE: Duration = Duration::from_secs(3_600);
+/// So many calls are asked for at once; the others wait.
+const MAX_PARALLEL: usize = 16;
 /// The turn of a client that has stopped it ends after this, whatever its tool calls do.
 const STOP_DEADLINE: Duration = Duration::from_secs(5);
 const FIRST_REST: Duration = Duration::from_secs(1);
@@ -30,13 +32,17 @@ const MAX_ASKED_REST: Duration = Duration::from_secs(600);
 /// Does what was decided; `wake` is the revision of the wake key at the last look.
 pub(super) async fn perform(
     service: &Service,
-    model: &Messages,
-    api_version: &str,
+    models: &Models,
+    mcp: &mut Session,
     wake: Option<i64>,
     effect: Effect,
 ) -> Result<Input, End> {
     let (epoch, client) = (service.epoch, &service.client);
     match effect {
+        Effect::Restore => {
+            let found = service.settle(|| client.newest(checkpoint::KIND)).await;
+            found.map(|record| Input::Checkpoint(record.map(Box::new))).or_else(input)
+        }
         Effect::Read { after } => {
             let page = service.settle(|| client.events(after, PAGE)).await;
             page.map(|page| Input::Records { records: page.records, head: page.head }).or_else(input)
@@ -55,8 +61,8 @@ pub(super) async fn perform(
             let released = service.settle(|| client.idle(&request)).await;
             released.map(|response| Input::Released { records: response.records }).or_else(input)
         }
-        Effect::CallModel { body, message } => {
-            let call = call_model(service, model, api_version, &body, message);
+        Effect::CallModel { target, body, message } => {
+            let call = call_model(service, models, &target, &body, message);
             Ok(unless_interrupted(service, wake, async { Input::Model(call.await) }).await)
         }
         Effect::Execute { calls } => {
@@ -83,6 +89,22 @@ pub(super) async fn perform(
             };
             Ok(unless_interrupted(service, wake, rested).await)
         }
+        Effect::Discover { servers } => {
+            let asked = async { Input::Discovered(mcp.discover(servers).await) };
+            Ok(unless_interrupted(service, wake, asked).await)
+        }
+        Effect::SendMcp { calls } => {
+            mcp.send(calls);
+            Ok(Input::Called { outcomes: Vec::new(), cancelled: Vec::new() })
+        }
+        Effect::AwaitMcp => {
+            let ended = async { Input::Called { outcomes: mcp.ended().await, cancelled: Vec::new() } };
+            Ok(unless_interrupted(service, wake, ended).await)
+        }
+        Effect::CancelMcp { calls } => {
+            let outcomes = mcp.cancel(&calls).await;
+            Ok(Input::Called { outcomes, cancelled: calls })
+        }
     }
 }
 
@@ -108,14 +130,21 @@ async fn unless_interrupted(service: &Service, wake: Option<i64>, work: impl Fut
 
 async fn call_model(
     service: &Service,
-    model: &Messages,
-    api_version: &str,
+    models: &Models,
+    target: &Target,
     body: &Value,
-    message: EventId,
+    message: Option<EventId>,
 ) -> Result<Reply, Failure> {
-    let previews = Previews::of(service.clone(), message);
-    let outcome = model.call(api_version, body, |delta| previews.show(delta)).await;
-    previews.finish().await;
+    let previews = message.map(|message| Previews::of(service.clone(), message));
+    let show = |delta| {
+        if let Some(previews) = &previews {
+            previews.show(delta);
+        }
+    };
+    let outcome = models.call(target, body, show).await;
+    if let Some(previews) = previews {
+        previews.finish().await;
+    }
     match &outcome {
         Ok(reply) => tracing::info!(
             stop_reason = reply.stop_reason.as_deref(),
@@ -128,10 +157,10 @@ async fn call_model(
     outcome
 }
 
-/// Runs all calls at once; gives those for which there is no result in time.
+/// Runs the calls, many at once; gives those for which there is no result in time.
 async fn execute(service: &Service, calls: &[EventId], patience: Duration) -> Result<Vec<EventId>, End> {
     let deadline = Instant::now() + patience;
-    let results = calls.iter().map(|call| async move {
+    let results = calls.iter().cloned().map(|call| async move {
         let request = ExecuteRequest { epoch: service.epoch, tool_use_id: call.clone() };
         match service.client.execute(&request, deadline).await {
             Ok(_) => Ok(None),
@@ -142,10 +171,11 @@ async fn execute(service: &Service, calls: &[EventId], patience: Duration) -> Re
                     return Err(end);
                 }
                 tracing::error!(call = %call, %error, "a tool call has no result");
-                Ok(Some(call.clone()))
+                Ok(Some(call))
             }
         }
     });
-    let results: Result<Vec<_>, End> = join_all(results).await.into_iter().collect();
+    let results: Vec<Result<_, End>> = stream::iter(results).buffered(MAX_PARALLEL).collect().await;
+    let results: Result<Vec<_>, End> = results.into_iter().collect();
     Ok(results?.into_iter().flatten().collect())
 }

@@ -4,6 +4,7 @@ mod deltas;
 mod effects;
 mod inbox;
 mod lease;
+mod parked;
 mod service;
 
 use std::time::Duration;
@@ -13,10 +14,12 @@ use longhand_protocol::harness::ClaimResponse;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+pub use self::parked::Parked;
 use self::service::{End, PATIENCE, Service};
 use crate::config::{Config, ConfigError};
 use crate::core::{Effect, Input, Next, State, Transcript, step};
-use crate::model::anthropic::Messages;
+use crate::mcp::Servers;
+use crate::model::Models;
 
 /// The kubelet kills the process ten seconds after it has asked it to stop.
 const STOP_GRACE: Duration = Duration::from_secs(7);
@@ -42,7 +45,17 @@ pub enum Exit {
 #[derive(Debug)]
 pub struct Harness {
     client: HarnessClient,
-    model: Messages,
+    models: Models,
+    mcp: Servers,
+}
+
+/// What a brain does when its session has nothing left to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Rest {
+    /// It waits for as long as the session's grace.
+    Wait,
+    /// It forgets the session.
+    Leave,
 }
 
 /// How the time between a claim and its end ended.
@@ -64,19 +77,20 @@ impl Harness {
     /// When a URL cannot be used.
     pub fn new(config: &Config) -> Result<Self, ConfigError> {
         let token = TokenSource::file(&config.token_file);
-        let log = match &config.log_ca {
-            Some(authorities) => Server::new(&config.log_url).trusting(authorities.as_str()),
-            None => Server::new(&config.log_url),
-        };
-        let wrong = |variable| move |source: client::Error| ConfigError::Url { variable, source };
+        let log = server(&config.log_url, config.log_ca.as_deref());
         Ok(Self {
             client: HarnessClient::new(log, config.session.clone(), token.clone()).map_err(wrong("LOG_URL"))?,
-            model: Messages::new(&config.model_base_url, token).map_err(wrong("MODEL_BASE_URL"))?,
+            models: Models::new(&config.model_base_url, token.clone()).map_err(wrong("MODEL_BASE_URL"))?,
+            mcp: Servers::new(config.mcp_base_url.as_deref(), token).map_err(wrong("MCP_BASE_URL"))?,
         })
     }
 
     /// Serves the session until there is nothing to do for as long as the session's grace, or `shutdown`.
     pub async fn run(&self, shutdown: &CancellationToken) -> Exit {
+        self.serve_all(shutdown, Rest::Wait).await
+    }
+
+    async fn serve_all(&self, shutdown: &CancellationToken, rest: Rest) -> Exit {
         let mut log = Transcript::default();
         loop {
             let claim = match self.claim(shutdown).await {
@@ -85,6 +99,7 @@ impl Harness {
             };
             let grace = Duration::from_secs(claim.session.harness_idle_seconds);
             log = match self.serve(claim, log, shutdown).await {
+                Turn::Idle(_) if rest == Rest::Leave => return Exit::Done("the session rests".to_owned()),
                 Turn::Idle(log) => match self.wait_for_work(grace, shutdown).await {
                     Some(exit) => return exit,
                     None => log,
@@ -133,9 +148,9 @@ impl Harness {
     async fn serve(&self, claim: ClaimResponse, log: Transcript, shutdown: &CancellationToken) -> Turn {
         let service = Service::new(self.client.clone(), claim.epoch);
         let mut lease = lease::keep(self.client.clone(), claim.epoch, Duration::from_secs(claim.lease_ttl_seconds));
-        let api_version = claim.session.agent.model.api_version.clone();
+        let mut mcp = self.mcp.open();
         let mut out_of_time = std::pin::pin!(stopped(shutdown));
-        let (mut state, mut next) = step(State::claimed(claim.session, log), Input::Claimed);
+        let (mut state, mut next) = step(State::claimed(claim.session, log).with_head(claim.head), Input::Claimed);
         loop {
             let effect = match next {
                 // An answer that was waited for is put on record before the end.
@@ -145,7 +160,10 @@ impl Harness {
                 Next::Fail { reason } => return Turn::Failed(reason),
             };
             // A tool call goes on without us and a wait is worth nothing; an answer of the model is worth waiting for.
-            let ends_at_once = matches!(effect, Effect::Execute { .. } | Effect::Stop { .. } | Effect::Rest(_));
+            let ends_at_once = matches!(
+                effect,
+                Effect::Execute { .. } | Effect::Stop { .. } | Effect::Rest(_) | Effect::Discover { .. }
+            );
             // Idling gives the claim up, which must not look like its loss; it is fenced by itself.
             let gives_up = matches!(effect, Effect::Idle { .. });
             let input = tokio::select! {
@@ -156,8 +174,9 @@ impl Harness {
                 }
                 () = &mut out_of_time => return Turn::Stopped,
                 () = shutdown.cancelled(), if ends_at_once => return Turn::Stopped,
-                input = effects::perform(&service, &self.model, &api_version, state.wake_revision(), effect) => input,
+                input = effects::perform(&service, &self.models, &mut mcp, state.wake_revision(), effect) => input,
             };
+            state.note_changed(mcp.take_changed());
             match input {
                 Ok(input) => (state, next) = step(state, input),
                 Err(end) => return Turn::Ended(end, state.into_transcript()),
@@ -174,6 +193,17 @@ impl Harness {
             }
         }
     }
+}
+
+fn server(url: &str, authorities: Option<&str>) -> Server {
+    match authorities {
+        Some(authorities) => Server::new(url).trusting(authorities),
+        None => Server::new(url),
+    }
+}
+
+fn wrong(variable: &'static str) -> impl Fn(client::Error) -> ConfigError {
+    move |source| ConfigError::Url { variable, source }
 }
 
 async fn stopped(shutdown: &CancellationToken) {

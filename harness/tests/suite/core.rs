@@ -81,10 +81,12 @@ fn answer(stop_reason: &str, calls: &[u64]) -> EventBody {
     EventBody::ModelResponse {
         content: std::iter::once(said).chain(blocks).collect(),
         stop_reason: Some(stop_reason.to_owned()),
+        model: None,
         tool_events: calls
             .iter()
             .map(|call| ToolEvent { model_id: model_id(call), event_id: id(&call.to_string()) })
             .collect(),
+        limited: false,
     }
 }
 
@@ -97,8 +99,12 @@ fn custom_result(call: u64) -> EventBody {
 }
 
 fn failed(retry_status: RetryStatus) -> EventBody {
-    let error =
-        SessionError { kind: SessionErrorType::ModelRequestFailedError, message: "no".to_owned(), retry_status };
+    let error = SessionError {
+        kind: SessionErrorType::ModelRequestFailedError,
+        mcp_server_name: None,
+        message: "no".to_owned(),
+        retry_status,
+    };
     EventBody::SessionError { error }
 }
 
@@ -130,6 +136,7 @@ fn brief(next: &Next) -> String {
     match next {
         Next::Done => "done".to_owned(),
         Next::Fail { .. } => "fail".to_owned(),
+        Next::Do(Effect::Restore) => "restore".to_owned(),
         Next::Do(Effect::Read { after }) => format!("read {after}"),
         Next::Do(Effect::Look) => "look".to_owned(),
         Next::Do(Effect::Append { events, .. }) => format!("append {}", kinds(events)),
@@ -149,6 +156,10 @@ fn brief(next: &Next) -> String {
         Next::Do(Effect::Execute { calls }) => format!("execute {}", ids(calls)),
         Next::Do(Effect::Stop { calls }) => format!("stop {}", ids(calls)),
         Next::Do(Effect::Rest(rest)) => format!("rest {}", rest.failures),
+        Next::Do(Effect::Discover { .. }) => "discover".to_owned(),
+        Next::Do(Effect::SendMcp { calls }) => format!("send {}", calls.len()),
+        Next::Do(Effect::AwaitMcp) => "await".to_owned(),
+        Next::Do(Effect::CancelMcp { calls }) => format!("cancel {}", ids(calls)),
     }
 }
 
@@ -461,7 +472,7 @@ fn without_a_sandbox_only_custom_tools_are_offered() {
     let mut session = session();
     session.sandboxes.clear();
     assert!(session.agent.tools.iter().any(|tool| matches!(tool, Tool::AgentToolset { .. })));
-    let tools = longhand_harness::core::tools::ToolSet::of(&session);
+    let tools = longhand_harness::core::tools::ToolSet::of(&session, &longhand_harness::core::mcp::Ledger::default());
     let names: Vec<Value> = tools.definitions().iter().map(|tool| tool["name"].clone()).collect();
     assert_eq!(names, ["ask"]);
 }

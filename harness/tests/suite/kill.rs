@@ -2,13 +2,13 @@
 
 use std::collections::HashMap;
 
-use longhand_harness::core::transcript::Item;
-use longhand_harness::core::{Effect, Input, Moved, Next, State, Transcript, step};
+use longhand_harness::core::{Effect, Input, Moved, Next, State, Transcript, checkpoint, step};
 use longhand_harness::model::{Failure, Reply};
 use longhand_protocol::EventId;
-use longhand_protocol::event::{ClientEvent, EventBody, NewEvent, Permission, Usage, Verdict};
+use longhand_protocol::event::{ClientEvent, EventBody, NewEvent, Permission, SessionErrorType, Usage, Verdict};
+use longhand_protocol::harness::HarnessSession;
 use longhand_session_log::memory::MemoryStore;
-use longhand_session_log::store::{CallState, FinishFrom, SessionStore as _, StoreError};
+use longhand_session_log::store::{CallState, FinishFrom, Query, SessionStore as _, StoreError};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
@@ -28,6 +28,12 @@ enum Turn {
     Refuse,
     FailTwice,
     FailForGood,
+    /// Its window is full before the answer is complete.
+    Overflow,
+    /// It takes less than it is sent, once.
+    TooLong,
+    /// A call whose result is long.
+    Read,
 }
 
 /// What a client does after so many answers.
@@ -44,6 +50,16 @@ enum Client {
 #[derive(Clone, Debug)]
 struct Script {
     turns: Vec<Turn>,
+    /// Whether the model says how many tokens it has read.
+    counts: bool,
+    /// How often a request for a summary fails before there is one.
+    no_summaries: usize,
+    /// The most tokens of a request, which is much with results that are long.
+    max_tokens: u64,
+    /// How many tool calls there may be.
+    tool_calls: Option<u64>,
+    /// A checkpoint is due after so many records.
+    interval: u64,
     client: Vec<(usize, Client)>,
 }
 
@@ -60,6 +76,9 @@ fn scripts() -> impl Strategy<Value = Script> {
         1 => Just(Turn::Refuse),
         1 => Just(Turn::FailTwice),
         1 => Just(Turn::FailForGood),
+        1 => Just(Turn::Overflow),
+        1 => Just(Turn::TooLong),
+        3 => Just(Turn::Read),
     ];
     let client = prop_oneof![
         2 => Just(Client::Message),
@@ -69,8 +88,19 @@ fn scripts() -> impl Strategy<Value = Script> {
         1 => Just(Client::MessageDuringTools),
         1 => Just(Client::MessageAtIdle),
     ];
-    (prop::collection::vec(turn, 1..6), prop::collection::vec((0..6_usize, client), 0..4))
-        .prop_map(|(turns, client)| Script { turns, client })
+    let tokens = prop_oneof![Just(100_000_u64), Just(2_000), Just(900)];
+    let limits = (tokens, prop::option::of(1..6_u64), 1..40_u64, any::<bool>());
+    (prop::collection::vec(turn, 1..6), prop::collection::vec((0..6_usize, client), 0..4), limits, 0..4_usize).prop_map(
+        |(turns, client, (max_tokens, tool_calls, interval, counts), no_summaries)| Script {
+            turns,
+            counts,
+            no_summaries,
+            max_tokens,
+            tool_calls,
+            interval,
+            client,
+        },
+    )
 }
 
 /// The world around a brain: the store, the model, the tools and the client.
@@ -80,15 +110,21 @@ struct World {
     script: Script,
     fired: Vec<bool>,
     runs: HashMap<EventId, u32>,
-    requests: Vec<Vec<(String, Value)>>,
+    /// With how often the conversation was made shorter before each.
+    requests: Vec<(usize, Vec<(String, Value)>)>,
     /// Every change is asked for twice, as if the first answer had been lost.
     twice: bool,
     /// Only the first half of parallel tool calls ends before the brain is killed, once.
     half: bool,
 }
 
-fn answers(log: &Transcript) -> usize {
-    log.items().iter().filter(|item| matches!(item, Item::Answer(_))).count()
+/// How often the log has an event of this type; what a transcript holds may have been made shorter.
+fn count(store: &MemoryStore, kind: &str) -> usize {
+    log(store).iter().filter(|record| record.event.body.kind() == kind).count()
+}
+
+fn answers(store: &MemoryStore) -> usize {
+    count(store, "x.model_response")
 }
 
 impl World {
@@ -100,10 +136,11 @@ impl World {
     }
 
     /// What the client does at this point and has not done yet.
-    fn client(&mut self, log: &Transcript, wanted: fn(&Client) -> bool) -> Vec<ClientEvent> {
+    fn client(&mut self, wanted: fn(&Client) -> bool) -> Vec<ClientEvent> {
         let mut events = Vec::new();
+        let answers = answers(&self.store);
         for (fired, (at, client)) in self.fired.iter_mut().zip(&self.script.client) {
-            if !*fired && *at == answers(log) && wanted(client) {
+            if !*fired && *at == answers && wanted(client) {
                 *fired = true;
                 events.push(match client {
                     Client::Interrupt | Client::InterruptDuringCall | Client::InterruptDuringTools => interrupt(),
@@ -114,8 +151,8 @@ impl World {
         events
     }
 
-    fn say(&mut self, log: &Transcript, wanted: fn(&Client) -> bool) -> bool {
-        let events = self.client(log, wanted);
+    fn say(&mut self, wanted: fn(&Client) -> bool) -> bool {
+        let events = self.client(wanted);
         let said = !events.is_empty();
         if said {
             send(&self.store, events);
@@ -123,8 +160,24 @@ impl World {
         said
     }
 
-    fn model(&self, log: &Transcript) -> Result<Reply, Failure> {
-        let number = answers(log);
+    fn summary(&self) -> Result<Reply, Failure> {
+        let failed = log(&self.store).iter().filter(|record| matches!(&record.event.body, EventBody::SessionError { error } if error.kind == SessionErrorType::CompactionLimitReachedError)).count();
+        let usage = Usage { input_tokens: 3, output_tokens: 1, ..Usage::default() };
+        let text = format!("summary {}", count(&self.store, "agent.thread_context_compacted"));
+        match failed < self.script.no_summaries {
+            true if failed == 1 => Err(Failure::protocol("prompt is too long")),
+            true => Ok(Reply { stop_reason: Some("end_turn".to_owned()), usage, ..Reply::default() }),
+            false => Ok(Reply {
+                content: vec![json!({"type": "text", "text": text})],
+                stop_reason: Some("end_turn".to_owned()),
+                usage,
+                ..Reply::default()
+            }),
+        }
+    }
+
+    fn model(&self, log: &Transcript, blocks: &[(String, Value)]) -> Result<Reply, Failure> {
+        let number = answers(&self.store);
         let call = |index: u8, name: &str| json!({"type": "tool_use", "id": format!("toolu_{number}_{index}"), "name": name, "input": {"n": index}});
         let said = json!({"type": "text", "text": format!("answer {number}")});
         let thought = json!({"type": "thinking", "thinking": "hm", "signature": "s"});
@@ -143,9 +196,21 @@ impl World {
             Turn::FailTwice if log.failures() < 2 => return Err(Failure::transport("away")),
             Turn::FailTwice => (vec![said], "end_turn"),
             Turn::FailForGood => return Err(Failure::protocol("nonsense")),
+            Turn::Overflow => (vec![said], "model_context_window_exceeded"),
+            Turn::TooLong if count(&self.store, "x.context.overflow") == 0 => {
+                return Err(Failure::protocol("prompt is too long: 9 > 8"));
+            }
+            Turn::TooLong => (vec![said], "end_turn"),
+            Turn::Read => (vec![said, call(0, "read"), call(1, "bash")], "tool_use"),
         };
         let incomplete = if stop == "max_tokens" { vec![format!("toolu_{number}_1")] } else { vec![] };
-        let usage = Usage { input_tokens: 1, output_tokens: 2, ..Usage::default() };
+        let words = blocks.iter().map(|(_, block)| block.to_string().matches("ran ").count()).sum::<usize>();
+        let input_tokens = length(words + 40 * blocks.len());
+        let usage = if self.script.counts {
+            Usage { input_tokens, output_tokens: 2, ..Usage::default() }
+        } else {
+            Usage::default()
+        };
         Ok(Reply { content, stop_reason: Some(stop.to_owned()), usage, incomplete })
     }
 
@@ -155,7 +220,11 @@ impl World {
         for call in &calls[..count] {
             if now(self.store.call(&session_id(), call)).unwrap() == CallState::Open {
                 *self.runs.entry(call.clone()).or_default() += 1;
-                let result = crate::support::service::result(call, "ran");
+                let long = log(&self.store).iter().any(|record| {
+                    record.event.id == *call
+                        && matches!(&record.event.body, EventBody::AgentToolUse { name, .. } if name == "read")
+                });
+                let result = crate::support::service::result(call, &"ran ".repeat(if long { 600 } else { 1 }));
                 now(self.store.finish_call(&session_id(), call, &FinishFrom::Open, vec![result])).unwrap();
             }
         }
@@ -204,12 +273,17 @@ impl World {
     fn perform(&mut self, log: &Transcript, effect: Effect) -> Input {
         let (store, id, epoch) = (self.store.clone(), session_id(), self.epoch);
         match effect {
+            Effect::Restore => {
+                let wanted = Query { types: vec![checkpoint::KIND.to_owned()], ..Query::last(1) };
+                let slice = now(store.slice(&id, &wanted)).unwrap();
+                Input::Checkpoint(slice.records.into_iter().next().map(Box::new))
+            }
             Effect::Read { after } => {
                 let slice = now(store.read(&id, after, 3)).unwrap();
                 Input::Records { records: slice.records, head: slice.head }
             }
             Effect::Look => {
-                self.say(log, |client| matches!(client, Client::Message | Client::Interrupt));
+                self.say(|client| matches!(client, Client::Message | Client::Interrupt));
                 Input::Inbox(now(store.inbox(&id)).unwrap())
             }
             Effect::Append { expected_head, events } => {
@@ -219,25 +293,28 @@ impl World {
                 self.changed(|| now(store.promote(&id, epoch, expected_head, &inbox, then.clone())))
             }
             Effect::Idle { expected_head, wake_revision, events } => {
-                self.say(log, |client| matches!(client, Client::MessageAtIdle));
+                self.say(|client| matches!(client, Client::MessageAtIdle));
                 match self.changed(|| now(store.idle(&id, epoch, expected_head, wake_revision, events.clone()))) {
                     Input::Records { records, .. } => Input::Released { records },
                     other => other,
                 }
             }
-            Effect::CallModel { body, .. } => {
-                self.requests.push(check_request(&body));
+            Effect::CallModel { body, message, .. } => {
+                let blocks = check_request(&body);
+                if message.is_some() {
+                    self.requests.push((count(&self.store, "agent.thread_context_compacted"), blocks.clone()));
+                }
                 // The proxy writes down what it did, so that the log has grown when the answer is to be appended.
                 let used = EventBody::Other { kind: "x.credential.used".to_owned(), fields: serde_json::Map::new() };
                 now(store.append_unfenced(&id, vec![NewEvent::new(used)])).unwrap();
-                if self.say(log, |client| matches!(client, Client::InterruptDuringCall)) {
+                if self.say(|client| matches!(client, Client::InterruptDuringCall)) {
                     return Input::Interrupted(now(store.inbox(&id)).unwrap());
                 }
-                Input::Model(self.model(log))
+                Input::Model(if message.is_some() { self.model(log, &blocks) } else { self.summary() })
             }
             Effect::Execute { calls } => {
-                self.say(log, |client| matches!(client, Client::MessageDuringTools));
-                if self.say(log, |client| matches!(client, Client::InterruptDuringTools)) {
+                self.say(|client| matches!(client, Client::MessageDuringTools));
+                if self.say(|client| matches!(client, Client::InterruptDuringTools)) {
                     return Input::Interrupted(now(store.inbox(&id)).unwrap());
                 }
                 self.run_tools(&calls);
@@ -248,13 +325,18 @@ impl World {
                 Input::Executed { abandoned: vec![] }
             }
             Effect::Rest(_) => Input::Rested,
+            // Its agent has no MCP servers; those of the tests of MCP have.
+            Effect::Discover { .. } | Effect::SendMcp { .. } | Effect::AwaitMcp | Effect::CancelMcp { .. } => {
+                panic!("there is no MCP server")
+            }
         }
     }
 
     /// One claim: runs until nothing is left to do, or until `kill` says so. Gives whether it came to an end.
     fn live(&mut self, kill: &mut impl FnMut(&Effect, &Input) -> bool) -> bool {
         self.epoch = claim(&self.store);
-        let (mut state, mut next) = step(State::claimed(session(), Transcript::default()), Input::Claimed);
+        let state = State::claimed(self.session(), Transcript::default()).with_interval(self.script.interval);
+        let (mut state, mut next) = step(state.with_head(length(log(&self.store).len())), Input::Claimed);
         for _ in 0..2_000 {
             let effect = match next {
                 Next::Done => return true,
@@ -266,8 +348,25 @@ impl World {
                 return false;
             }
             (state, next) = step(state, input);
+            self.check(state.transcript());
         }
         panic!("the brain does not come to an end: {:?}", crate::support::kinds(&log(&self.store)))
+    }
+
+    fn session(&self) -> HarnessSession {
+        let mut session = session();
+        session.agent.context.max_tokens = self.script.max_tokens;
+        session.agent.context.keep_tool_results = 1;
+        session.limits.tool_calls = self.script.tool_calls;
+        session
+    }
+
+    /// What a brain knows is what the whole log says, from wherever it was read.
+    fn check(&self, known: &Transcript) {
+        let mut whole = Transcript::default();
+        let records = log(&self.store);
+        records.iter().take_while(|record| record.seq <= known.head()).for_each(|record| whole.apply(record).unwrap());
+        assert_eq!(whole, *known);
     }
 
     /// What the client answers to a call: a result, or whether it may run, which every other one may.
@@ -312,8 +411,8 @@ impl World {
         let inbox = now(self.store.inbox(&session_id())).unwrap();
         assert_eq!((inbox.items.len(), inbox.wake_revision), (0, None), "work is left");
         assert!(self.runs.values().all(|runs| *runs == 1), "{:?}", self.runs);
-        for pair in self.requests.windows(2) {
-            assert!(pair[1].starts_with(&pair[0]), "the prefix changed: {pair:?}");
+        for pair in self.requests.windows(2).filter(|pair| pair[0].0 == pair[1].0) {
+            assert!(pair[1].1.starts_with(&pair[0].1), "the prefix changed: {pair:?}");
         }
         let mut open = None;
         for record in &records {
@@ -338,7 +437,7 @@ impl World {
             .filter(|record| {
                 !matches!(
                     record.event.body.kind(),
-                    "x.session.woken" | "x.credential.used" | "span.model_request_start"
+                    "x.session.woken" | "x.credential.used" | "span.model_request_start" | checkpoint::KIND
                 )
             })
             .filter(|record| !matches!(record.event.body, EventBody::SpanModelRequestEnd { is_error: true, .. }))
@@ -348,7 +447,16 @@ impl World {
                 names.iter().fold(body.to_string(), |text, (id, name)| text.replace(id, name))
             })
             .collect();
-        Outcome { said, requests: self.requests.into_iter().last().unwrap_or_default() }
+        // Where the log keeps a result is another number where more brains have written to it.
+        let unnumbered = |(role, mut block): (String, Value)| {
+            let note = block["content"][0]["text"].as_str().filter(|text| text.contains("was left out")).is_some();
+            if note {
+                block["content"] = Value::Null;
+            }
+            (role, block)
+        };
+        let last = self.requests.into_iter().last().unwrap_or_default().1;
+        Outcome { said, requests: last.into_iter().map(unnumbered).collect() }
     }
 }
 
@@ -367,7 +475,7 @@ proptest! {
         let calm = World::new(script.clone()).run(|_, _| false);
         // A brain dies as soon as it has changed anything; one that changes nothing would never get further.
         let killed = World::new(script).run(|effect, input| {
-            !matches!(effect, Effect::Read { .. } | Effect::Look | Effect::CallModel { .. } | Effect::Rest(_))
+            !matches!(effect, Effect::Restore | Effect::Read { .. } | Effect::Look | Effect::CallModel { .. } | Effect::Rest(_))
                 && !starts_request(effect)
                 && !matches!(input, Input::Moved(_))
         });
@@ -398,6 +506,10 @@ proptest! {
         world.twice = true;
         prop_assert_eq!(calm, world.run(|_, _| false));
     }
+}
+
+fn length(records: usize) -> u64 {
+    u64::try_from(records).unwrap()
 }
 
 /// A brain that dies whenever it has begun a request never gets an answer.

@@ -10,6 +10,7 @@ use crate::support::service::Service;
 use crate::support::{check_request, interrupt, kinds, last, log, send, text};
 use longhand_harness::{Config, Exit, Harness};
 use longhand_protocol::event::{ClientEvent, Delta, DeltaContent, EventBody, Preview, StopReason, Verdict};
+use longhand_protocol::harness::HarnessSession;
 use longhand_session_log::SessionStore as _;
 use longhand_session_log::caps::Caps;
 use longhand_session_log::memory::MemoryStore;
@@ -20,11 +21,11 @@ use tokio_util::sync::CancellationToken;
 /// Nothing here takes longer, except on a machine that is very busy.
 const LIMIT: Duration = Duration::from_secs(60);
 
-struct World {
-    store: MemoryStore,
-    service: Arc<Service>,
-    model: Arc<Model>,
-    shutdown: CancellationToken,
+pub(crate) struct World {
+    pub(crate) store: MemoryStore,
+    pub(crate) service: Arc<Service>,
+    pub(crate) model: Arc<Model>,
+    pub(crate) shutdown: CancellationToken,
     harness: JoinHandle<Exit>,
 }
 
@@ -36,7 +37,7 @@ static TOKEN_FILE: LazyLock<PathBuf> = LazyLock::new(|| {
 });
 
 impl World {
-    async fn start(store: MemoryStore, turns: impl IntoIterator<Item = Turn>, idle_seconds: u64) -> Self {
+    pub(crate) async fn start(store: MemoryStore, turns: impl IntoIterator<Item = Turn>, idle_seconds: u64) -> Self {
         Self::start_with(store, turns, idle_seconds, |_| {}).await
     }
 
@@ -46,11 +47,22 @@ impl World {
         idle_seconds: u64,
         prepare: impl FnOnce(&Service),
     ) -> Self {
-        let (service, log_url) = support::service::serve(store.clone(), idle_seconds).await;
+        let session = HarnessSession { harness_idle_seconds: idle_seconds, ..support::session() };
+        Self::start_session(store, turns, session, prepare).await
+    }
+
+    async fn start_session(
+        store: MemoryStore,
+        turns: impl IntoIterator<Item = Turn>,
+        session: HarnessSession,
+        prepare: impl FnOnce(&Service),
+    ) -> Self {
+        let (service, log_url) = support::service::serve_session(store.clone(), session).await;
         prepare(&service);
         let (model, model_base_url) = support::model::serve(turns).await;
         let token_file = TOKEN_FILE.clone();
-        let config = Config { session: support::session_id(), log_url, log_ca: None, token_file, model_base_url };
+        let session = support::session_id();
+        let config = Config { session, log_url, log_ca: None, token_file, model_base_url, mcp_base_url: None };
         let harness = Harness::new(&config).unwrap();
         let shutdown = CancellationToken::new();
         let token = shutdown.clone();
@@ -58,18 +70,18 @@ impl World {
         Self { store, service, model, shutdown, harness }
     }
 
-    async fn exit(self) -> (Exit, MemoryStore, Arc<Service>, Arc<Model>) {
+    pub(crate) async fn exit(self) -> (Exit, MemoryStore, Arc<Service>, Arc<Model>) {
         let exit = tokio::time::timeout(LIMIT, self.harness).await.unwrap().unwrap();
         (exit, self.store, self.service, self.model)
     }
 }
 
-async fn within<T>(future: impl Future<Output = T>) -> T {
+pub(crate) async fn within<T>(future: impl Future<Output = T>) -> T {
     tokio::time::timeout(LIMIT, future).await.unwrap()
 }
 
 /// Waits until the log has an event of this kind.
-async fn until(store: &MemoryStore, kind: &str, times: usize) {
+pub(crate) async fn until(store: &MemoryStore, kind: &str, times: usize) {
     use futures::StreamExt as _;
     let wait = async {
         let mut tail = store.tail(&support::session_id(), 0).await.unwrap();
@@ -82,7 +94,7 @@ async fn until(store: &MemoryStore, kind: &str, times: usize) {
     within(wait).await;
 }
 
-fn say(words: &str) -> Turn {
+pub(crate) fn say(words: &str) -> Turn {
     Turn::Say(vec![json!({"type": "text", "text": words})], "end_turn")
 }
 
@@ -170,7 +182,7 @@ async fn a_turn_with_a_tool_is_written_down_in_order() {
     let records = log(&store);
     assert_eq!(kinds(&records), [&TOOL_TURN[..], &["session.status_idle"]].concat());
     let EventBody::SessionUsage { usage } = &records[13].event.body else { panic!() };
-    assert_eq!((usage.input_tokens, usage.output_tokens), (20, 10));
+    assert_eq!((usage.tokens.input_tokens, usage.tokens.output_tokens), (20, 10));
     let messages: Vec<_> = records
         .iter()
         .filter_map(|record| match &record.event.body {

@@ -1,46 +1,81 @@
-//! `Agent`: ready when the credential that its model is called with exists and may go there. Its versions are recorded.
+//! `Agent`: ready when the credentials that its model and its MCP servers are called with exist and may go there. Its versions are
+//! recorded, and harness pods are kept ready for its sessions.
 
+pub mod fallbacks;
+pub mod mcp;
+mod pool;
 pub mod references;
 mod versions;
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
-use futures::StreamExt as _;
+use futures::{Stream, StreamExt as _};
 use jiff::Timestamp;
+use k8s_openapi::api::core::v1::Pod;
 use kube::runtime::controller::{Action, Controller};
-use kube::runtime::reflector::ObjectRef;
+use kube::runtime::reflector::{ObjectRef, Store};
 use kube::runtime::watcher;
 use kube::{Api, ResourceExt as _};
+use longhand_crds::agent::{WarmPod, WarmState};
 use longhand_crds::default_model::DefaultModel;
-use longhand_crds::{Agent, AgentStatus, Vault};
+use longhand_crds::{Agent, AgentSession, AgentStatus, Vault, labels};
 use tokio_util::sync::CancellationToken;
 
 use self::references::Missing;
+use crate::agent_session::observe::References;
 use crate::conditions::{Observation, READY, merge};
-use crate::context::{Context, Guarded, GuardedStore, first_list, lookup, synced};
+use crate::context::{Context, Guarded, GuardedStore, first_list, synced};
 use crate::error::Error;
-use crate::{drive, status};
+use crate::{drive, metrics, status};
 
+/// What the reconcile of an agent looks at.
 struct Agents {
     context: Arc<Context>,
     vaults: GuardedStore<Vault>,
+    sessions: GuardedStore<AgentSession>,
+    /// Harness pods that belong to no session.
+    pods: Store<Pod>,
+    counts: Mutex<Counts>,
 }
 
-/// Reconciles every `Agent` until `token` is cancelled.
-pub async fn run(context: Arc<Context>, token: CancellationToken) {
+/// How many pods of each agent do what.
+type Counts = HashMap<(String, String), Vec<WarmState>>;
+
+/// Reconciles every `Agent` until `token` is cancelled; `taken` are those of which a session has got a pod, or given it back.
+pub async fn run(
+    context: Arc<Context>,
+    sessions: GuardedStore<AgentSession>,
+    taken: impl Stream<Item = ObjectRef<Guarded<Agent>>> + Send + 'static,
+    token: CancellationToken,
+) {
     let client = &context.client;
     let (agents, agent_stream) = drive::watch::<Guarded<Agent>>(Api::all(client.clone()), watcher::Config::default());
     let (vaults, vault_stream) = drive::watch::<Guarded<Vault>>(Api::all(client.clone()), watcher::Config::default());
+    let warm = format!(
+        "{}={},{}={},{}",
+        labels::MANAGED_BY,
+        labels::LONGHAND,
+        labels::ROLE,
+        labels::HARNESS,
+        labels::AGENT_UID
+    );
+    let (pods, pod_stream) = drive::watch::<Pod>(Api::all(client.clone()), watcher::Config::default().labels(&warm));
     let users = agents.clone();
     let default = context.default_model.clone();
     let concerned = vault_stream
         .filter_map(async |vault| vault.ok())
         .flat_map(move |vault| futures::stream::iter(users_of(&users, &vault, default.as_ref())));
-    let controller = Controller::for_stream(agent_stream, agents).reconcile_on(concerned);
-    drive::run(controller, Arc::new(Agents { context, vaults }), token, reconcile).await;
+    let controller = Controller::for_stream(agent_stream, agents)
+        .owns_stream(pod_stream)
+        .reconcile_on(concerned)
+        .reconcile_on(taken);
+    let agents = Agents { context, vaults, sessions, pods, counts: Mutex::default() };
+    drive::run(controller, Arc::new(agents), token, reconcile).await;
 }
 
-/// The agents whose model is called with a credential of this vault.
+/// The agents that name a credential of this vault.
 fn users_of(
     agents: &GuardedStore<Agent>,
     vault: &Guarded<Vault>,
@@ -49,25 +84,73 @@ fn users_of(
     let (namespace, name) = (vault.namespace(), vault.name_any());
     let uses = |agent: &Guarded<Agent>| {
         agent.namespace() == namespace
-            && agent.0.as_ref().is_ok_and(|agent| references::vault_of(agent, default) == Some(name.as_str()))
+            && agent
+                .0
+                .as_ref()
+                .is_ok_and(|agent| references::uses(agent, default, &name) || fallbacks::uses(agent, default, &name))
     };
     agents.state_filter(uses).iter().map(|agent| ObjectRef::from_obj(&**agent)).collect()
 }
 
 async fn reconcile(agent: Arc<Agent>, agents: Arc<Agents>) -> Result<Action, Error> {
     if agent.metadata.deletion_timestamp.is_some() {
+        agents.count(&agent, &[]);
         return Ok(Action::await_change());
     }
-    synced(vec![first_list(&agents.vaults)]).await?;
-    let Context { client, default_model, .. } = &*agents.context;
-    let namespace = agent.namespace().unwrap_or_default();
-    let vault = references::vault_of(&agent, default_model.as_ref());
-    let vault = vault.and_then(|vault| lookup(&agents.vaults, &namespace, vault));
-    let ready = references::credential(&agent, vault.as_ref(), default_model.as_ref()).map(|_| ());
+    let Agents { context, vaults, sessions, pods, .. } = &*agents;
+    synced(vec![first_list(vaults), first_list(sessions), first_list(pods)]).await?;
+    let client = &context.client;
+    let references = References::resolve((*agent).clone(), context.default_model.as_ref(), vaults);
     let recorded = if is_recorded(&agent) { Ok(None) } else { versions::ensure(client, &agent).await };
-    let new = plan(&agent, &ready, recorded.as_ref(), Timestamp::now());
+    let ready = references.as_ref().map(|_| ()).map_err(Clone::clone);
+    let mut new = plan(&agent, &ready, recorded.as_ref(), Timestamp::now());
+    let pooled = keep_warm(&agent, references.as_ref(), &agents, &mut new).await;
     status::write(client, &*agent, agent.status.as_ref(), &new).await?;
-    recorded.map(|_| Action::await_change())
+    agents.count(&agent, &new.warm_pods);
+    recorded?;
+    Ok(drive::action(pooled?))
+}
+
+/// Keeps harness pods ready, and says in the status which; when to look again. Whatever fails, the status says so.
+async fn keep_warm(
+    agent: &Agent,
+    references: Result<&References, &Missing>,
+    agents: &Agents,
+    new: &mut AgentStatus,
+) -> Result<Option<Duration>, Error> {
+    let Some(observed) = pool::observe(agent, references, agents).await? else { return Ok(None) };
+    let mut plan = pool::plan(&observed, Timestamp::now());
+    let applied = pool::apply(&mut plan, agent, references.ok(), &agents.context).await;
+    if let Err(error) = &applied {
+        plan.condition = Observation::no(pool::WARM_READY, error.reason(), error.to_string());
+    }
+    pool::tell(&plan, agent, &agents.context).await;
+    let mut status = pool::status(agent, std::mem::take(new), &plan);
+    let generation = agent.metadata.generation;
+    status.conditions = merge(&status.conditions, std::slice::from_ref(&plan.condition), generation, Timestamp::now());
+    *new = status;
+    applied.map(|()| plan.requeue)
+}
+
+impl Agents {
+    /// Takes in what the pods of an agent do.
+    fn count(&self, agent: &Agent, pods: &[WarmPod]) {
+        let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
+        let key = (agent.namespace().unwrap_or_default(), agent.name_any());
+        if pods.is_empty() {
+            counts.remove(&key);
+        } else {
+            counts.insert(key, pods.iter().map(|pod| pod.state).collect());
+        }
+        for (state, word) in [
+            (WarmState::Starting, "starting"),
+            (WarmState::Parked, "parked"),
+            (WarmState::Taken, "taken"),
+            (WarmState::Retiring, "retiring"),
+        ] {
+            metrics::warm_pods(word, counts.values().flatten().filter(|of| **of == state).count());
+        }
+    }
 }
 
 /// Whether the status names the version that the spec is.
@@ -102,8 +185,12 @@ fn plan(
         observed_generation: generation,
         version: version.and_then(|version| i64::try_from(version).ok()).or(old.version),
         conditions: merge(&old.conditions, &[observation], generation, now),
+        ..old
     }
 }
+
+#[cfg(test)]
+mod driver_tests;
 
 #[cfg(test)]
 mod tests {

@@ -1,5 +1,6 @@
 //! What an agent names, and whether it exists.
 
+use longhand_crds::agent::CredentialRef;
 use longhand_crds::default_model::{DefaultModel, ModelAccess};
 use longhand_crds::vault::{CredentialSpec, PlacementKind};
 use longhand_crds::{Agent, Vault};
@@ -46,6 +47,23 @@ pub enum Missing {
         /// The credential.
         name: String,
     },
+    /// The credential is of a kind that is not for MCP servers.
+    #[error(
+        "credential {name} of Vault {vault} is an environment variable of sandboxes, which MCP server {server} is not called with"
+    )]
+    NotForMcp {
+        /// The vault.
+        vault: String,
+        /// The credential.
+        name: String,
+        /// The server.
+        server: String,
+    },
+    /// The URL of an MCP server cannot be called.
+    #[error(
+        "the URL of MCP server {0} is not one that a proxy calls: it needs http or https, no user, and a path that every server reads the same way"
+    )]
+    McpUrl(String),
     /// The credential was archived.
     #[error("credential {name} of Vault {vault} was archived")]
     Archived {
@@ -66,6 +84,8 @@ impl Missing {
             Self::Credential { .. } => "CredentialNotFound",
             Self::NotAllowed { .. } => "CredentialNotAllowed",
             Self::NotForModel { .. } => "CredentialNotForModel",
+            Self::NotForMcp { .. } => "CredentialNotForMCP",
+            Self::McpUrl(_) => "MCPServerURLInvalid",
             Self::Archived { .. } => "CredentialArchived",
         }
     }
@@ -88,13 +108,8 @@ pub fn credential<'a, 'v>(
 ) -> Result<(ModelAccess<'a>, &'v CredentialSpec), Missing> {
     let access = agent.spec.model.access(default).ok_or(Missing::NoCredential)?;
     let wanted = access.credential;
-    let vault = vault.ok_or_else(|| Missing::Vault(wanted.vault.clone()))?;
-    let found = vault.spec.credentials.iter().find(|credential| credential.name == wanted.name);
-    let found = found.ok_or_else(|| Missing::Credential { vault: wanted.vault.clone(), name: wanted.name.clone() })?;
+    let found = find(wanted, vault)?;
     let (vault, name) = (wanted.vault.clone(), wanted.name.clone());
-    if found.archived_at.is_some() {
-        return Err(Missing::Archived { vault, name });
-    }
     if found.placement.kind == PlacementKind::EnvironmentVariable {
         return Err(Missing::NotForModel { vault, name });
     }
@@ -106,7 +121,26 @@ pub fn credential<'a, 'v>(
     }
 }
 
-fn may_go_to(credential: &CredentialSpec, url: &str) -> bool {
+/// The credential that is meant, unless it was archived.
+pub(super) fn find<'v>(wanted: &CredentialRef, vault: Option<&'v Vault>) -> Result<&'v CredentialSpec, Missing> {
+    let vault = vault.ok_or_else(|| Missing::Vault(wanted.vault.clone()))?;
+    let found = vault.spec.credentials.iter().find(|credential| credential.name == wanted.name);
+    let (vault, name) = (wanted.vault.clone(), wanted.name.clone());
+    match found {
+        None => Err(Missing::Credential { vault, name }),
+        Some(found) if found.archived_at.is_some() => Err(Missing::Archived { vault, name }),
+        Some(found) => Ok(found),
+    }
+}
+
+/// Whether the agent names a credential of this vault.
+#[must_use]
+pub fn uses(agent: &Agent, default: Option<&DefaultModel>, vault: &str) -> bool {
+    let of_servers = agent.spec.mcp_servers.iter().filter_map(|server| server.credential.as_ref());
+    vault_of(agent, default) == Some(vault) || of_servers.into_iter().any(|credential| credential.vault == vault)
+}
+
+pub(super) fn may_go_to(credential: &CredentialSpec, url: &str) -> bool {
     let Ok(url) = Url::parse(url) else { return false };
     let allow = &credential.allow;
     let port = allow.port.and_then(|port| u16::try_from(port).ok()).unwrap_or(allow.scheme.default_port());

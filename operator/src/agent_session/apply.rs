@@ -81,7 +81,12 @@ pub(super) async fn tell(
         let note = format!("harness pod {name} is lost: {}: {}", cause.reason, cause.message);
         events.publish(Happened::HarnessLost, &regarding, &note).await;
     }
+    let named = observed.session.status.as_ref().and_then(|status| status.harness.as_ref());
+    if harness.warm && named.is_none_or(|named| named.pod_uid != harness.pod_uid) {
+        metrics::harness_start("ready");
+    }
     if let (Some(_), Some(name)) = (&plan.make, &harness.pod_name) {
+        metrics::harness_start("made");
         events.publish(Happened::HarnessStarted, &regarding, &format!("made pod {name}")).await;
     }
 }

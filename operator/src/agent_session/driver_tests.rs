@@ -7,7 +7,7 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::core::DeserializeGuard;
 use kube::runtime::controller::Action;
 use longhand_crds::agent_session::{AgentSessionStatus, HarnessStatus};
-use longhand_crds::{AgentSession, derived_session_id};
+use longhand_crds::{AgentSession, AgentStatus, derived_session_id};
 use longhand_protocol::event::Usage;
 use longhand_protocol::internal::{SessionSummary, Wake};
 use longhand_protocol::wire::SessionStatus;
@@ -110,6 +110,7 @@ fn known(pod_uid: Option<&str>) -> AgentSessionStatus {
             generation: 1,
             pod_name: pod_uid.map(|_| POD.to_owned()),
             pod_uid: pod_uid.map(ToOwned::to_owned),
+            warm: false,
             failures: 0,
         }),
         ..AgentSessionStatus::default()
@@ -247,6 +248,58 @@ async fn a_session_that_sleeps_costs_no_call() {
     reconcile(session(Some(status)), second.clone()).await.unwrap();
     server.expect([]).nothing_else(second).await;
     assert_eq!(log.calls(), ["ensure"]);
+}
+
+/// The same, of an agent that has a pod ready, `w`.
+fn with_ready_pod(sessions: &mut Arc<Sessions>, stage: &Value) {
+    let mut agent = fixtures::agent();
+    (agent.spec.warm, agent.status) = (1, Some(AgentStatus { warm_ready: 1, ..AgentStatus::default() }));
+    let pod: Pod = serde_json::from_value(json!({
+        "metadata": {
+            "name": "coder-warm-3e8f1a-1", "namespace": "team", "uid": "w",
+            "ownerReferences": [{ "apiVersion": "longhand.dev/v1alpha1", "kind": "Agent", "name": "coder", "uid": "3e8f1a2b-coder", "controller": true }],
+        },
+        "status": stage,
+    }))
+    .unwrap();
+    let sessions = Arc::get_mut(sessions).unwrap();
+    (sessions.agents, sessions.pods) = (store([DeserializeGuard(Ok(agent))]), store([pod]));
+}
+
+#[tokio::test]
+async fn a_wake_costs_no_call_while_a_ready_harness_may_take_it() {
+    let log = Arc::new(FakeLog::default());
+    let (mut sessions, server) = sessions(log.clone(), true, vec![]);
+    with_ready_pod(&mut sessions, &json!({ "phase": "Running" }));
+    let session = session(Some(AgentSessionStatus { harness: None, ..known(None) }));
+    let action = reconcile(session, sessions.clone()).await.unwrap();
+    assert_ne!(action, Action::await_change());
+    server.expect([]).nothing_else(sessions).await;
+    assert_eq!(log.calls(), [""; 0]);
+}
+
+#[tokio::test]
+async fn the_ready_harness_that_took_it_is_named_and_given_back() {
+    let log = Arc::new(FakeLog { summary: Some(summary(Some("w"), true)), ..FakeLog::default() });
+    let running = json!({ "phase": "Running", "containerStatuses": [{ "name": "harness", "image": "", "imageID": "",
+        "ready": true, "restartCount": 0, "state": { "running": {} } }] });
+    let (mut first, server) = sessions(log, false, vec![]);
+    with_ready_pod(&mut first, &running);
+    let server = server.expect([("PATCH", STATUS, 200, written())]);
+    reconcile(session(None), first.clone()).await.unwrap();
+    let sent = server.nothing_else(first).await;
+    let harness =
+        json!({ "generation": 0, "podName": "coder-warm-3e8f1a-1", "podUID": "w", "warm": true, "failures": 0 });
+    assert_eq!(sent[0]["status"]["harness"], harness);
+
+    let status = serde_json::from_value(sent[0]["status"].clone()).unwrap();
+    let log = Arc::new(FakeLog { summary: Some(summary(None, false)), ..FakeLog::default() });
+    let (mut second, server) = sessions(log, false, vec![]);
+    with_ready_pod(&mut second, &running);
+    let server = server.expect([("PATCH", STATUS, 200, written())]);
+    reconcile(session(Some(status)), second.clone()).await.unwrap();
+    let sent = server.nothing_else(second).await;
+    assert_eq!(sent[0]["status"]["harness"], Value::Null);
 }
 
 #[tokio::test]

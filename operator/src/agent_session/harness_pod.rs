@@ -10,15 +10,18 @@ use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::{Resource as _, ResourceExt as _};
-use longhand_crds::{AgentSession, labels, session_id};
+use longhand_crds::vault::CredentialSpec;
+use longhand_crds::{AgentSession, annotations, labels, session_id};
+use sha2::{Digest as _, Sha256};
 
 use super::observe::References;
-use super::proxy_config::{self, CREDENTIALS, MODEL_PREFIX};
+use super::proxy_config::{self, MCP_PREFIX, MODEL_PREFIX};
+use crate::agent::fallbacks::FallbackAccess;
 use crate::context::Context;
 use crate::hardening::{self, env, mount};
 
 /// Name of the main container.
-pub(super) const HARNESS: &str = "harness";
+pub(crate) const HARNESS: &str = "harness";
 /// Name of the sidecar.
 const PROXY: &str = "credential-proxy";
 /// Where the proxy answers probes, and the operator.
@@ -39,60 +42,100 @@ const NAME_PART: usize = 40;
 
 /// The name of a session's pod of this generation.
 pub(super) fn name(session: &str, uid: &str, generation: i64) -> String {
-    let part: String = session.chars().take(NAME_PART).collect();
+    named(session, "harness", uid, generation)
+}
+
+fn named(owner: &str, what: &str, uid: &str, generation: i64) -> String {
+    let part: String = owner.chars().take(NAME_PART).collect();
     let part = part.trim_end_matches(|last: char| !last.is_ascii_alphanumeric());
     let uid: String = uid.chars().filter(char::is_ascii_hexdigit).take(6).collect();
-    format!("{part}-harness-{uid}-{generation}")
+    format!("{part}-{what}-{uid}-{generation}")
 }
 
 /// The generation in a pod's name.
-pub(super) fn generation(name: &str) -> Option<i64> {
+pub(crate) fn generation(name: &str) -> Option<i64> {
     name.rsplit_once('-').and_then(|(_, generation)| generation.parse().ok())
+}
+
+/// The name of the pod with this number that an agent keeps ready.
+pub(crate) fn warm_name(agent: &str, uid: &str, number: i64) -> String {
+    named(agent, "warm", uid, number)
 }
 
 /// The pod of this name for `session`.
 pub(super) fn build(context: &Context, session: &AgentSession, references: &References, name: &str) -> Pod {
-    let uid = session.uid().unwrap_or_default();
-    let labels = BTreeMap::from(
-        [(labels::MANAGED_BY, labels::LONGHAND), (labels::ROLE, labels::HARNESS), (labels::SESSION_UID, uid.as_str())]
-            .map(|(key, value)| (key.to_owned(), value.to_owned())),
-    );
-    Pod {
-        metadata: ObjectMeta {
-            name: Some(name.to_owned()),
-            namespace: session.namespace(),
-            labels: Some(labels),
-            owner_references: session.controller_owner_ref(&()).map(|owner| vec![owner]),
-            ..ObjectMeta::default()
-        },
-        spec: Some(PodSpec {
-            service_account_name: Some("default".to_owned()),
-            automount_service_account_token: Some(false),
-            enable_service_links: Some(false),
-            restart_policy: Some("OnFailure".to_owned()),
-            security_context: Some(hardening::pod(USER)),
-            termination_grace_period_seconds: Some(10),
-            init_containers: Some(vec![proxy(context, references)]),
-            containers: vec![harness(context, session, references)],
-            volumes: Some(vec![
-                token_volume(),
-                credential_volume(references),
-                hardening::empty_dir("tmp", Quantity(TMP_SIZE.to_owned())),
-            ]),
-            ..PodSpec::default()
-        }),
-        status: None,
+    let metadata = ObjectMeta {
+        name: Some(name.to_owned()),
+        namespace: session.namespace(),
+        labels: Some(labels(labels::SESSION_UID, session.uid())),
+        owner_references: session.controller_owner_ref(&()).map(|owner| vec![owner]),
+        ..ObjectMeta::default()
+    };
+    let id = session_id(&session.metadata);
+    let url = context.session_url.trim_end_matches('/');
+    let tools = env("MCP_URL", format!("{url}/harness/v1/sessions/{id}/mcp"));
+    let own = vec![env("SESSION_ID", id), tools];
+    Pod { metadata, spec: Some(spec(context, references, own)), status: None }
+}
+
+/// The pod of this name for no session yet. It is like one that is made for a session of the agent.
+pub(crate) fn build_warm(context: &Context, references: &References, name: &str) -> Pod {
+    let agent = &references.agent;
+    let sessions = agent.spec.harness.as_ref().map_or(1, |harness| harness.sessions_per_pod);
+    let spec = spec(context, references, vec![env("SESSIONS_PER_POD", sessions.to_string())]);
+    let metadata = ObjectMeta {
+        name: Some(name.to_owned()),
+        namespace: agent.namespace(),
+        labels: Some(labels(labels::AGENT_UID, agent.uid())),
+        annotations: Some(BTreeMap::from([(annotations::POD_DIGEST.to_owned(), digest_of(&spec))])),
+        owner_references: agent.controller_owner_ref(&()).map(|owner| vec![owner]),
+        ..ObjectMeta::default()
+    };
+    Pod { metadata, spec: Some(spec), status: None }
+}
+
+/// What a pod that [`build_warm`] gives is made of.
+pub(crate) fn digest(pod: &Pod) -> String {
+    pod.annotations().get(annotations::POD_DIGEST).cloned().unwrap_or_default()
+}
+
+fn digest_of(spec: &PodSpec) -> String {
+    let mut value = serde_json::to_value(spec).unwrap_or_default();
+    value.sort_all_objects();
+    Sha256::digest(value.to_string().as_bytes()).iter().take(16).map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn labels(key: &str, uid: Option<String>) -> BTreeMap<String, String> {
+    let uid = uid.unwrap_or_default();
+    [(labels::MANAGED_BY, labels::LONGHAND), (labels::ROLE, labels::HARNESS), (key, uid.as_str())]
+        .map(|(key, value)| (key.to_owned(), value.to_owned()))
+        .into()
+}
+
+/// The same but for `own`, the variables by which a harness knows whom it serves.
+fn spec(context: &Context, references: &References, own: Vec<EnvVar>) -> PodSpec {
+    PodSpec {
+        service_account_name: Some("default".to_owned()),
+        automount_service_account_token: Some(false),
+        enable_service_links: Some(false),
+        restart_policy: Some("OnFailure".to_owned()),
+        security_context: Some(hardening::pod(USER)),
+        termination_grace_period_seconds: Some(10),
+        init_containers: Some(vec![proxy(context, references)]),
+        containers: vec![harness(context, own, references)],
+        volumes: Some(volumes(references)),
+        ..PodSpec::default()
     }
 }
 
-fn harness(context: &Context, session: &AgentSession, references: &References) -> Container {
+fn harness(context: &Context, own: Vec<EnvVar>, references: &References) -> Container {
     let spec = references.agent.spec.harness.as_ref();
     let image = spec.and_then(|spec| spec.image.clone()).unwrap_or_else(|| context.images.harness.clone());
     Container {
         name: HARNESS.to_owned(),
         image: Some(image),
         image_pull_policy: Some(context.images.pull_policy.clone()),
-        env: Some(environment(context, session)),
+        env: Some(environment(context, own)),
         resources: Some(hardening::resources(
             spec.and_then(|spec| spec.resources.as_ref()),
             &[("cpu", "20m"), ("memory", "32Mi"), ("ephemeral-storage", "16Mi")],
@@ -105,13 +148,14 @@ fn harness(context: &Context, session: &AgentSession, references: &References) -
     }
 }
 
-fn environment(context: &Context, session: &AgentSession) -> Vec<EnvVar> {
-    let mut variables = vec![
-        env("SESSION_ID", session_id(&session.metadata)),
+fn environment(context: &Context, own: Vec<EnvVar>) -> Vec<EnvVar> {
+    let mut variables = own;
+    variables.extend([
         env("LOG_URL", &context.session_url),
         env("SESSION_TOKEN_FILE", TOKEN_FILE),
         env("MODEL_BASE_URL", format!("http://127.0.0.1:8081{MODEL_PREFIX}")),
-    ];
+        env("MCP_BASE_URL", format!("http://127.0.0.1:8081{MCP_PREFIX}")),
+    ]);
     // No secret; and what lies in the operator's namespace cannot be mounted in another.
     variables.extend(context.session_ca.as_ref().map(|authorities| env("LOG_CA", authorities)));
     variables
@@ -119,7 +163,19 @@ fn environment(context: &Context, session: &AgentSession) -> Vec<EnvVar> {
 
 fn proxy(context: &Context, references: &References) -> Container {
     let credential = &references.credential;
-    let config = proxy_config::config(&references.base_url, credential);
+    let config = proxy_config::config(&references.base_url, credential, &references.fallbacks, &references.mcp);
+    let mut volume_mounts =
+        vec![mount("token", TOKEN_FOLDER, true), mount("credential", proxy_config::folder(&credential.name), true)];
+    volume_mounts.extend(
+        references
+            .fallbacks
+            .iter()
+            .map(|fallback| mount(&fallback_volume(fallback), proxy_config::fallback_folder(fallback), true)),
+    );
+    let with_credential = references.mcp.iter().filter(|server| server.credential.is_some());
+    volume_mounts.extend(
+        with_credential.map(|server| mount(&proxy_config::mcp_volume(server), proxy_config::mcp_folder(server), true)),
+    );
     Container {
         name: PROXY.to_owned(),
         image: Some(context.images.proxy.clone()),
@@ -140,10 +196,7 @@ fn proxy(context: &Context, references: &References) -> Container {
         )),
         security_context: Some(hardening::container()),
         termination_message_policy: Some("FallbackToLogsOnError".to_owned()),
-        volume_mounts: Some(vec![
-            mount("token", TOKEN_FOLDER, true),
-            mount("credential", format!("{CREDENTIALS}/{}", credential.name), true),
-        ]),
+        volume_mounts: Some(volume_mounts),
         ..Container::default()
     }
 }
@@ -176,11 +229,32 @@ fn token_volume() -> Volume {
     }
 }
 
+fn volumes(references: &References) -> Vec<Volume> {
+    let mut volumes = vec![
+        token_volume(),
+        credential_volume("credential", &references.credential),
+        hardening::empty_dir("tmp", Quantity(TMP_SIZE.to_owned())),
+    ];
+    let fallbacks = &references.fallbacks;
+    volumes
+        .extend(fallbacks.iter().map(|fallback| credential_volume(&fallback_volume(fallback), &fallback.credential)));
+    volumes.extend(
+        references.mcp.iter().filter_map(|server| {
+            Some(credential_volume(&proxy_config::mcp_volume(server), server.credential.as_ref()?))
+        }),
+    );
+    volumes
+}
+
+fn fallback_volume(fallback: &FallbackAccess) -> String {
+    format!("fallback-{}", fallback.route)
+}
+
 /// Optional, so that the proxy runs and says what is missing; and only the key that the vault names.
-fn credential_volume(references: &References) -> Volume {
-    let secret = &references.credential.secret_ref;
+fn credential_volume(name: &str, credential: &CredentialSpec) -> Volume {
+    let secret = &credential.secret_ref;
     Volume {
-        name: "credential".to_owned(),
+        name: name.to_owned(),
         secret: Some(SecretVolumeSource {
             secret_name: Some(secret.name.clone()),
             optional: Some(true),
@@ -193,15 +267,27 @@ fn credential_volume(references: &References) -> Volume {
 
 #[cfg(test)]
 mod tests {
+    use k8s_openapi::api::core::v1::Container;
+    use longhand_crds::vault::PrivateAddresses;
     use rstest::rstest;
 
-    use super::{HARNESS, build, generation, name};
+    use super::{HARNESS, build, build_warm, digest, generation, name};
+    use crate::agent::fallbacks::FallbackAccess;
+    use crate::agent::mcp::McpAccess;
     use crate::agent_session::observe::References;
     use crate::fixtures;
     use crate::testing::context;
 
     fn references() -> References {
         References::fixture()
+    }
+
+    fn with_fallback() -> References {
+        let credential = References::fixture().credential;
+        let base_url = "http://other.test".to_owned();
+        let fallbacks =
+            vec![FallbackAccess { route: "0a1b".to_owned(), base_url, credential, vault: "other".to_owned() }];
+        References { fallbacks, ..References::fixture() }
     }
 
     #[tokio::test]
@@ -211,10 +297,56 @@ mod tests {
         insta::assert_yaml_snapshot!(pod);
     }
 
+    /// With two MCP servers, of which one has a credential.
+    fn with_servers() -> References {
+        let server = |name: &str, credential| McpAccess {
+            name: name.to_owned(),
+            url: format!("http://model.test:8080/{name}"),
+            upstream: format!("http://model.test:8080/{name}"),
+            private_addresses: PrivateAddresses::Refuse,
+            credential,
+        };
+        let credential = Some(References::fixture().credential);
+        References { mcp: vec![server("open", None), server("bound", credential)], ..References::fixture() }
+    }
+
     #[tokio::test]
-    async fn only_the_proxy_mounts_the_secret() {
+    async fn a_pod_without_a_session_is_the_same_but_for_whom_it_serves() {
         let (context, _server) = context();
-        let spec = build(&context, &fixtures::session(), &references(), "x").spec.unwrap();
+        let own = build(&context, &fixtures::session(), &references(), "x");
+        let warm = build_warm(&context, &references(), "coder-warm-3e8f1a-1");
+        insta::assert_yaml_snapshot!(warm.metadata);
+        let without = |pod: &super::Pod, count: usize| {
+            let mut spec = pod.spec.clone().unwrap();
+            let own = spec.containers[0].env.as_mut().unwrap().drain(..count);
+            (own.map(|variable| variable.name).collect::<Vec<_>>(), spec)
+        };
+        let (named, parked) = (without(&own, 2), without(&warm, 1));
+        assert_eq!((named.0.join(" "), parked.0.join(" ")), ("SESSION_ID MCP_URL".into(), "SESSIONS_PER_POD".into()));
+        assert_eq!(named.1, parked.1);
+    }
+
+    #[tokio::test]
+    async fn a_digest_changes_with_what_a_pod_is_made_of() {
+        let (context, _server) = context();
+        let of = |change: fn(&mut References)| {
+            let mut references = references();
+            change(&mut references);
+            digest(&build_warm(&context, &references, "x"))
+        };
+        let same = of(|_| {});
+        assert_eq!(same, of(|references| references.agent.spec.system = Some("Be kind.".to_owned())));
+        assert_eq!(same, of(|references| references.agent.spec.warm = 7));
+        assert_ne!(same, of(|references| references.base_url = "http://other.test".to_owned()));
+        assert_ne!(same, of(|references| references.credential.secret_ref.name = "other".to_owned()));
+        assert_ne!(same, of(|references| references.credential.allow.hosts.push("other.test".to_owned())));
+    }
+
+    #[tokio::test]
+    async fn only_the_proxy_mounts_secrets() {
+        let (context, _server) = context();
+        let references = References { mcp: with_servers().mcp, ..with_fallback() };
+        let spec = build(&context, &fixtures::session(), &references, "x").spec.unwrap();
         let secrets: Vec<_> = spec
             .volumes
             .unwrap()
@@ -222,9 +354,19 @@ mod tests {
             .filter(|volume| volume.secret.is_some())
             .map(|volume| volume.name)
             .collect();
+        assert_eq!(secrets.len(), 3, "of the model, its fallback and a server: {secrets:?}");
+        let mounts = |container: &Container| -> Vec<String> {
+            container.volume_mounts.iter().flatten().map(|mount| mount.name.clone()).collect()
+        };
         let harness = spec.containers.iter().find(|container| container.name == HARNESS).unwrap();
-        assert!(harness.volume_mounts.iter().flatten().all(|mount| !secrets.contains(&mount.name)));
+        assert!(mounts(harness).iter().all(|mount| !secrets.contains(mount)));
         assert_eq!(spec.containers.len(), 1);
+        let proxy = &spec.init_containers.unwrap()[0];
+        assert!(secrets.iter().all(|secret| mounts(proxy).contains(secret)));
+        let mut paths: Vec<_> = proxy.volume_mounts.iter().flatten().map(|mount| mount.mount_path.clone()).collect();
+        paths.sort();
+        paths.dedup();
+        assert_eq!(paths.len(), 4, "each in a folder of its own: {paths:?}");
     }
 
     #[rstest]

@@ -3,25 +3,27 @@
 //! The operator looks at resources and wake keys, never at a log: what it shows of one, the session service tells it.
 
 mod apply;
-mod harness_pod;
-mod observe;
+pub(crate) mod harness_pod;
+pub(crate) mod observe;
 mod plan;
 mod proxy_config;
 mod proxy_health;
 mod status;
 pub mod sweep;
 mod triggers;
+mod warm;
 
 use std::sync::Arc;
 
 use futures::Stream;
+use futures::channel::mpsc::UnboundedReceiver;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 use kube::runtime::controller::{Action, Controller};
 use kube::runtime::reflector::{ObjectRef, Store};
 use kube::runtime::watcher;
 use kube::{Api, ResourceExt as _};
-use longhand_crds::{Agent, AgentSession, SandboxTemplate, Vault, labels};
+use longhand_crds::{Agent, AgentSession, SandboxTemplate, Vault, labels, session_id};
 use longhand_protocol::internal::SessionSummary;
 use tokio_util::sync::CancellationToken;
 
@@ -40,6 +42,7 @@ struct Sessions {
     agents: GuardedStore<Agent>,
     vaults: GuardedStore<Vault>,
     templates: GuardedStore<SandboxTemplate>,
+    /// Every harness pod, those too that were not made for a session.
     pods: Store<Pod>,
     wakes: Arc<Wakes>,
     proxies: Arc<dyn Proxies>,
@@ -47,11 +50,14 @@ struct Sessions {
 
 /// The sessions' own store and the controller that feeds it.
 pub struct Prepared {
-    /// Every session, for the sweep.
+    /// Every session, for the sweep and the pools of agents.
     pub store: GuardedStore<AgentSession>,
     controller: Controller<Guarded<AgentSession>>,
     sessions: Arc<Sessions>,
 }
+
+/// The agents of which a pod that was not made for a session was taken or given back.
+pub type Taken = UnboundedReceiver<ObjectRef<Guarded<Agent>>>;
 
 /// Sets up the watches; `woken` are the sessions whose wake key changed.
 ///
@@ -61,24 +67,25 @@ pub fn prepare(
     context: Arc<Context>,
     wakes: Arc<Wakes>,
     woken: impl Stream<Item = ObjectRef<Guarded<AgentSession>>> + Send + 'static,
-) -> Result<Prepared, reqwest::Error> {
+) -> Result<(Prepared, Taken), reqwest::Error> {
     let client = &context.client;
     let everything = watcher::Config::default;
     let (store, sessions) = drive::watch::<Guarded<AgentSession>>(Api::all(client.clone()), everything());
+    let (taken, sessions) = triggers::taken(sessions);
     let (agents, agent_stream) = drive::watch::<Guarded<Agent>>(Api::all(client.clone()), everything());
     let (vaults, vault_stream) = drive::watch::<Guarded<Vault>>(Api::all(client.clone()), everything());
     let (templates, template_stream) = drive::watch::<Guarded<SandboxTemplate>>(Api::all(client.clone()), everything());
     let harness_pods = format!("{}={},{}={}", labels::MANAGED_BY, labels::LONGHAND, labels::ROLE, labels::HARNESS);
     let (pods, pod_stream) = drive::watch::<Pod>(Api::all(client.clone()), everything().labels(&harness_pods));
     let controller = Controller::for_stream(sessions, store.clone())
-        .owns_stream(pod_stream)
-        .reconcile_on(triggers::by_agent(store.clone(), agent_stream))
+        .reconcile_on(triggers::by_pod(store.clone(), pod_stream))
+        .reconcile_on(triggers::by_agent(store.clone(), agents.clone(), agent_stream))
         .reconcile_on(triggers::by_vault(store.clone(), agents.clone(), vault_stream, context.default_model.clone()))
         .reconcile_on(triggers::by_template(store.clone(), template_stream))
         .reconcile_on(woken);
     let proxies = Arc::new(HttpProxies::new()?);
     let sessions = Arc::new(Sessions { context, agents, vaults, templates, pods, wakes, proxies });
-    Ok(Prepared { store, controller, sessions })
+    Ok((Prepared { store, controller, sessions }, taken))
 }
 
 /// Reconciles every `AgentSession` until `token` is cancelled.
@@ -93,6 +100,10 @@ async fn reconcile(session: Arc<AgentSession>, sessions: Arc<Sessions>) -> Resul
     let Sessions { agents, vaults, templates, pods, .. } = &*sessions;
     synced(vec![first_list(agents), first_list(vaults), first_list(templates), first_list(pods)]).await?;
     let observed = observe::observe(session, &sessions, Timestamp::now()).await?;
+    if let Some(left) = warm::held(&observed, Timestamp::now()) {
+        // A harness that is ready takes the session now, or none does; nothing is to be said before that is known.
+        return Ok(Action::requeue(left));
+    }
     proceed(&observed, &sessions, Timestamp::now()).await
 }
 
@@ -123,6 +134,9 @@ async fn proceed(observed: &Observed, sessions: &Sessions, now: Timestamp) -> Re
     }
     applied?;
     log?;
+    if let Some(settled) = observed.worked {
+        sessions.wakes.settle(&session_id(&observed.session.metadata), settled);
+    }
     Ok(drive::action(plan.requeue))
 }
 

@@ -6,14 +6,18 @@ use std::time::Duration;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt as _;
+use longhand_crds::default_model::DefaultModel;
 use longhand_crds::vault::CredentialSpec;
-use longhand_crds::{Agent, AgentSession, labels, session_id};
+use longhand_crds::{Agent, AgentSession, Vault, labels, session_id};
 
 use super::Sessions;
 use super::harness_pod::{self, HARNESS};
 use super::proxy_health::Credentials;
+use super::warm::{self, Warm};
+use crate::agent::fallbacks::{self, FallbackAccess};
+use crate::agent::mcp::{self, McpAccess};
 use crate::agent::references::{self, Missing};
-use crate::context::lookup;
+use crate::context::{GuardedStore, lookup};
 use crate::error::Error;
 use crate::pods::{self, Pending, PodView, Stage, elapsed, is_controlled_by};
 
@@ -33,28 +37,82 @@ pub(super) struct Observed {
     pub(super) pods: Vec<HarnessPod>,
     /// What the proxy of a pod that does not start says.
     pub(super) credentials: Credentials,
+    /// The agent's pods that were not made for a session.
+    pub(super) warm: Warm,
+    /// That work was done since the status was written, as far as is known: the last time of it.
+    pub(super) worked: Option<u64>,
 }
 
 /// What a harness pod is made from.
 #[derive(Clone, Debug)]
-pub(super) struct References {
-    pub(super) agent: Agent,
-    pub(super) credential: CredentialSpec,
+pub(crate) struct References {
+    pub(crate) agent: Agent,
+    pub(crate) credential: CredentialSpec,
     /// The vault that holds it.
-    pub(super) vault: String,
+    pub(crate) vault: String,
     /// Where the model API is.
-    pub(super) base_url: String,
+    pub(crate) base_url: String,
+    /// Models that are reached otherwise.
+    pub(crate) fallbacks: Vec<FallbackAccess>,
+    /// The MCP servers, and how they are called.
+    pub(crate) mcp: Vec<McpAccess>,
+}
+
+impl References {
+    /// What an agent names, as far as it is in these vaults of its namespace.
+    ///
+    /// # Errors
+    /// [`Missing`], which names what is not there.
+    pub(crate) fn resolve(
+        agent: Agent,
+        default: Option<&DefaultModel>,
+        vaults: &GuardedStore<Vault>,
+    ) -> Result<Self, Missing> {
+        Self::resolve_for(agent, default, vaults, None)
+    }
+
+    /// The same for a session, which may have other MCP servers, and credentials for them in vaults of its own.
+    fn resolve_for(
+        agent: Agent,
+        default: Option<&DefaultModel>,
+        vaults: &GuardedStore<Vault>,
+        session: Option<&AgentSession>,
+    ) -> Result<Self, Missing> {
+        let namespace = agent.namespace().unwrap_or_default();
+        let vault = references::vault_of(&agent, default);
+        let vault = vault.and_then(|vault| lookup(vaults, &namespace, vault));
+        let (access, credential) = references::credential(&agent, vault.as_ref(), default)?;
+        let fallbacks = fallbacks::access(&agent, default, |vault| lookup(vaults, &namespace, vault))?;
+        let mcp = mcp_servers(&agent, session, |vault| lookup(vaults, &namespace, vault))?;
+        let (credential, vault) = (credential.clone(), access.credential.vault.clone());
+        let base_url = access.base_url(&credential).to_owned();
+        Ok(Self { credential, vault, base_url, fallbacks, mcp, agent })
+    }
+
+    /// Every credential with its vault, once.
+    pub(super) fn credentials(&self) -> Vec<(&str, &CredentialSpec)> {
+        let mut all = vec![(self.vault.as_str(), &self.credential)];
+        for fallback in &self.fallbacks {
+            let one = (fallback.vault.as_str(), &fallback.credential);
+            if !all.contains(&one) {
+                all.push(one);
+            }
+        }
+        all
+    }
 }
 
 #[cfg(test)]
 impl References {
     /// What the fixtures resolve to.
-    pub(super) fn fixture() -> Self {
+    pub(crate) fn fixture() -> Self {
         Self {
             agent: crate::fixtures::agent(),
             credential: crate::fixtures::vault().spec.credentials.remove(0),
             vault: "models".to_owned(),
             base_url: "http://model.test:8080".to_owned(),
+            fallbacks: Vec::new(),
+            mcp: Vec::new(),
         }
     }
 }
@@ -103,28 +161,34 @@ pub(super) async fn observe(
     let missing_templates = missing_templates(&session, sessions, &namespace);
     let pods = pods(&session, sessions, &namespace, &uid).await?;
     let references = references(&session, sessions, &namespace);
+    let warm = warm::observe(&session, references.as_ref().ok(), sessions).await?;
     let credentials = match waiting_proxy(&pods, now) {
         Some(address) => sessions.proxies.credentials(address).await,
         None => Credentials::Unknown,
     };
-    let wake_since = sessions.wakes.open_since(&session_id(&session.metadata));
-    Ok(Observed { session, references, missing_templates, wake_since, pods, credentials })
+    let id = session_id(&session.metadata);
+    let (wake_since, worked) = (sessions.wakes.open_since(&id), sessions.wakes.worked(&id));
+    Ok(Observed { session, references, missing_templates, wake_since, pods, credentials, warm, worked })
 }
 
 fn references(session: &AgentSession, sessions: &Sessions, namespace: &str) -> Result<References, Unresolved> {
     let name = &session.spec.agent_ref.name;
     let agent = lookup(&sessions.agents, namespace, name).ok_or_else(|| Unresolved::Agent(name.clone()))?;
     let default = sessions.context.default_model.as_ref();
-    let vault = references::vault_of(&agent, default);
-    let vault = vault.and_then(|vault| lookup(&sessions.vaults, namespace, vault));
-    match references::credential(&agent, vault.as_ref(), default) {
-        Ok((access, credential)) => Ok(References {
-            credential: credential.clone(),
-            vault: access.credential.vault.clone(),
-            base_url: access.base_url(credential).to_owned(),
-            agent: agent.clone(),
-        }),
-        Err(missing) => Err(Unresolved::Reference { agent: name.clone(), missing }),
+    References::resolve_for(agent, default, &sessions.vaults, Some(session))
+        .map_err(|missing| Unresolved::Reference { agent: name.clone(), missing })
+}
+
+fn mcp_servers(
+    agent: &Agent,
+    session: Option<&AgentSession>,
+    vault: impl Fn(&str) -> Option<Vault>,
+) -> Result<Vec<McpAccess>, Missing> {
+    let named = session.map(|session| session.spec.vault_refs.as_slice()).unwrap_or_default();
+    let session_vaults: Vec<Vault> = named.iter().filter_map(|named| vault(&named.name)).collect();
+    match session.and_then(|session| session.spec.agent_ref.overrides.as_ref()) {
+        None => mcp::access(&agent.spec.mcp_servers, &session_vaults, vault),
+        Some(overrides) => mcp::access(&overrides.apply(agent.spec.clone()).mcp_servers, &session_vaults, vault),
     }
 }
 
@@ -149,7 +213,7 @@ async fn pods(
             && is_controlled_by(pod, uid)
     };
     let mut pods: Vec<HarnessPod> = sessions.pods.state_filter(ours).iter().map(|pod| HarnessPod::of(pod)).collect();
-    let named = session.status.as_ref().and_then(|status| status.harness.as_ref());
+    let named = session.status.as_ref().and_then(|status| status.harness.as_ref()).filter(|named| !named.warm);
     if let Some((name, pod_uid)) = named.and_then(|named| named.pod_name.as_ref().zip(named.pod_uid.as_ref()))
         && pods.iter().all(|seen| &seen.pod.uid != pod_uid)
     {

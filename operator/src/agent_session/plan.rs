@@ -10,6 +10,7 @@ use longhand_protocol::wire::SessionStatus;
 
 use super::harness_pod;
 use super::observe::{HarnessPod, Observed, PROXY_START};
+use super::warm;
 use crate::conditions::{false_since, find};
 use crate::pods::{Cause, Pending, Stage, elapsed};
 
@@ -70,6 +71,8 @@ pub(super) enum View {
     NotNeeded,
     /// Work is open, but something is missing.
     Blocked,
+    /// A pod that is ready may take the session.
+    Offered,
     /// A pod is on its way.
     Starting,
     /// A pod cannot start.
@@ -97,7 +100,9 @@ pub(super) fn log_call(observed: &Observed) -> LogCall {
         LogCall::Ensure
     } else if status.session_id.is_some()
         && (observed.wake_since.is_some()
+            || observed.worked.is_some()
             || !observed.pods.is_empty()
+            || status.harness.as_ref().is_some_and(|harness| harness.warm)
             || status.phase.as_deref() != Some(SessionStatus::Idle.as_str()))
     {
         LogCall::Refresh
@@ -106,15 +111,20 @@ pub(super) fn log_call(observed: &Observed) -> LogCall {
     }
 }
 
-/// Whether a pod shall be made before anything else is asked: somebody waits for the first token.
+/// Whether a pod shall be made before anything else is asked: somebody waits for the first token. If a pod that was not
+/// made for it may serve the session, only the session service knows.
 pub(super) fn is_urgent(observed: &Observed) -> bool {
-    observed.wake_since.is_some() && observed.pods.iter().all(|seen| !seen.pod.is_live())
+    observed.wake_since.is_some()
+        && observed.warm.pods.is_empty()
+        && observed.pods.iter().all(|seen| !seen.pod.is_live())
 }
 
 /// What shall be done; `log` is what the session service said, if it was asked and answered.
 pub(super) fn plan(observed: &Observed, log: Option<&SessionSummary>, now: Timestamp) -> Plan {
-    let status = observed.session.status.clone().unwrap_or_default();
-    let before = status.harness.unwrap_or_default();
+    if let Some(pod) = warm::serving(observed, log) {
+        return warm::served(observed, pod);
+    }
+    let (before, warm_lost) = warm::released(observed);
     let work = observed.wake_since.is_some() || log.is_some_and(|log| log.wake);
     let live: Vec<&HarnessPod> = observed.pods.iter().filter(|seen| seen.pod.is_live()).collect();
     let named = live.iter().find(|seen| Some(&seen.pod.uid) == before.pod_uid.as_ref());
@@ -123,7 +133,7 @@ pub(super) fn plan(observed: &Observed, log: Option<&SessionSummary>, now: Times
         remove: removable(&live, current),
         make: None,
         harness: after_loss(&before, observed, current),
-        lost: loss(&before, observed, current).filter(|_| work),
+        lost: warm_lost.or_else(|| loss(&before, observed, current)).filter(|_| work),
         view: View::NotNeeded,
         requeue: work.then_some(REFRESH),
     };
@@ -135,7 +145,13 @@ pub(super) fn plan(observed: &Observed, log: Option<&SessionSummary>, now: Times
     plan.remove.extend(finished(observed, |stage| matches!(stage, Stage::Succeeded)));
     match current {
         Some(current) => judge(&mut plan, observed, current, log, work, now),
-        None if work => replace(&mut plan, observed, now),
+        None if work => match warm::hold(observed, now).filter(|_| plan.lost.is_none()) {
+            Some(left) => {
+                plan.view = View::Offered;
+                sooner(&mut plan, left);
+            }
+            None => replace(&mut plan, observed, now),
+        },
         None => {
             plan.remove.extend(finished(observed, |stage| matches!(stage, Stage::Failed(..))));
             plan.harness.failures = 0;
@@ -181,6 +197,7 @@ fn after_loss(before: &HarnessStatus, observed: &Observed, current: Option<&Harn
         generation: before.generation.max(current.map_or(0, |current| current.generation)),
         pod_name: current.map(|current| current.pod.name.clone()),
         pod_uid: current.map(|current| current.pod.uid.clone()),
+        warm: false,
         failures: before.failures.saturating_add(i64::from(failed)),
     }
 }

@@ -12,6 +12,7 @@ use rstest::rstest;
 use super::{HARNESS_READY, INPUT_AGAIN, LogCall, NewPod, Plan, View, backoff, is_urgent, log_call, plan};
 use crate::agent_session::observe::{HarnessPod, Observed, References, Unresolved};
 use crate::agent_session::proxy_health::Credentials;
+use crate::agent_session::warm::Warm;
 use crate::conditions::{Observation, merge};
 use crate::fixtures;
 use crate::pods::{Cause, Pending, PodView, Stage};
@@ -107,6 +108,7 @@ impl Case {
                 generation: self.generation,
                 pod_name: self.named.map(|named| format!("quickstart-harness-3e8f1a-{named}")),
                 pod_uid: self.named.map(|named| format!("pod-{named}")),
+                warm: false,
                 failures: self.failures,
             }),
             conditions: conditions.unwrap_or_default(),
@@ -120,6 +122,8 @@ impl Case {
             wake_since: self.wake_since.map(at),
             pods: self.pods,
             credentials: Credentials::Unknown,
+            warm: Warm::default(),
+            worked: None,
         }
     }
 

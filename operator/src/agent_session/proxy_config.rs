@@ -1,15 +1,82 @@
 //! The configuration of the credential proxy beside a harness.
 
 use longhand_crds::vault::{CredentialSpec, PrivateAddresses};
+use longhand_protocol::harness::mcp_route;
+use longhand_protocol::model::FALLBACK_ROUTES;
 use serde_json::{Value, json};
+
+use crate::agent::fallbacks::FallbackAccess;
+use crate::agent::mcp::McpAccess;
 
 /// Where the proxy finds credentials: a folder for each, with one file.
 pub(super) const CREDENTIALS: &str = "/var/run/longhand/credentials";
 /// The path under which the proxy serves the model API.
 pub(super) const MODEL_PREFIX: &str = "/model";
 
+/// The path under which it serves MCP servers.
+pub(super) const MCP_PREFIX: &str = "/mcp";
+
+/// The folder of a fallback's credential: a vault of another name may have one of the same name.
+pub(super) fn fallback_folder(fallback: &FallbackAccess) -> String {
+    format!("/var/run/longhand/fallback-credentials/{}", fallback.route)
+}
+
 /// The value of `PROXY_CONFIG`: file names and rules, never a value.
-pub(super) fn config(base_url: &str, credential: &CredentialSpec) -> Value {
+pub(super) fn config(
+    base_url: &str,
+    credential: &CredentialSpec,
+    fallbacks: &[FallbackAccess],
+    servers: &[McpAccess],
+) -> Value {
+    let model = route("model", MODEL_PREFIX, base_url, credential, &folder(&credential.name));
+    let fallbacks = fallbacks.iter().map(|fallback| {
+        let name = format!("fallback-{}", fallback.route);
+        let prefix = format!("{MODEL_PREFIX}{FALLBACK_ROUTES}/{}", fallback.route);
+        route(&name, &prefix, &fallback.base_url, &fallback.credential, &fallback_folder(fallback))
+    });
+    let routes: Vec<Value> = std::iter::once(model).chain(fallbacks).chain(servers.iter().map(server)).collect();
+    json!({ "routes": routes })
+}
+
+fn route(name: &str, prefix: &str, base_url: &str, credential: &CredentialSpec, folder: &str) -> Value {
+    json!({ "name": name, "prefix": prefix, "upstream": base_url, "credential": placed(credential, folder) })
+}
+
+/// The only URL of a server, with the methods of the protocol.
+fn server(server: &McpAccess) -> Value {
+    let key = mcp_route(&server.name, &server.url);
+    let mut route = json!({
+        "name": format!("mcp-{key}"),
+        "prefix": format!("{MCP_PREFIX}/{key}"),
+        "upstream": server.upstream,
+        "exact": true,
+        "methods": ["GET", "POST", "DELETE"],
+        // The turn goes on without a server.
+        "required": false,
+    });
+    match &server.credential {
+        Some(credential) => route["credential"] = placed(credential, &mcp_folder(server)),
+        None => route["allowPrivate"] = json!(server.private_addresses == PrivateAddresses::Allow),
+    }
+    route
+}
+
+/// The folder of the model's credential.
+pub(super) fn folder(credential: &str) -> String {
+    format!("{CREDENTIALS}/{credential}")
+}
+
+/// The folder of a server's credential: two servers may have credentials of the same name.
+pub(super) fn mcp_folder(server: &McpAccess) -> String {
+    format!("{CREDENTIALS}/{}", mcp_volume(server))
+}
+
+/// The volume of a server's credential.
+pub(super) fn mcp_volume(server: &McpAccess) -> String {
+    format!("mcp-{}", mcp_route(&server.name, &server.url))
+}
+
+fn placed(credential: &CredentialSpec, folder: &str) -> Value {
     let allow = &credential.allow;
     let port = allow.port.unwrap_or_else(|| i32::from(allow.scheme.default_port()));
     // The agent's references admit nothing else than a bearer or a header.
@@ -17,34 +84,31 @@ pub(super) fn config(base_url: &str, credential: &CredentialSpec) -> Value {
         None => json!({ "type": "bearer" }),
         Some(header) => json!({ "type": "header", "name": header }),
     };
-    json!({ "routes": [{
-        "name": "model",
-        "prefix": MODEL_PREFIX,
-        "upstream": base_url,
-        "credential": {
-            "name": credential.name,
-            "file": format!("{CREDENTIALS}/{}/{}", credential.name, credential.secret_ref.key),
-            "placement": placement,
-            "allow": {
-                "scheme": allow.scheme,
-                "hosts": allow.hosts,
-                "port": port,
-                "methods": allow.methods,
-                "pathPrefixes": allow.path_prefixes,
-                "allowPrivate": allow.private_addresses == PrivateAddresses::Allow,
-            },
+    json!({
+        "name": credential.name,
+        "file": format!("{folder}/{}", credential.secret_ref.key),
+        "placement": placement,
+        "allow": {
+            "scheme": allow.scheme,
+            "hosts": allow.hosts,
+            "port": port,
+            "methods": allow.methods,
+            "pathPrefixes": allow.path_prefixes,
+            "allowPrivate": allow.private_addresses == PrivateAddresses::Allow,
         },
-    }] })
+    })
 }
 
 #[cfg(test)]
 mod tests {
     use longhand_crds::patterns;
-    use longhand_crds::vault::{Placement, PlacementKind, Scheme};
+    use longhand_crds::vault::{CredentialSpec, Placement, PlacementKind, PrivateAddresses, Scheme};
     use proptest::prelude::*;
     use proptest::string::string_regex;
 
     use super::config;
+    use crate::agent::fallbacks::FallbackAccess;
+    use crate::agent::mcp::{McpAccess, upstream};
     use crate::fixtures;
 
     /// Texts that a pattern of the API server takes; labels are short, so that hosts stay within their 253 characters.
@@ -64,16 +128,65 @@ mod tests {
             let credential = &mut vault.spec.credentials[0];
             (credential.allow.hosts, credential.allow.path_prefixes) = (vec![host], vec![path]);
             credential.secret_ref.key = key;
-            let read = longhand_proxy::config::Config::parse(&config(&url, credential).to_string());
+            let read = longhand_proxy::config::Config::parse(&config(&url, credential, &[], &[]).to_string());
             prop_assert!(read.is_ok(), "{}", read.unwrap_err());
         }
     }
 
+    /// A server as the agent names it.
+    fn server(url: &str, credential: Option<CredentialSpec>) -> Option<McpAccess> {
+        let (name, url) = ("a server".to_owned(), url.to_owned());
+        let upstream = upstream(&url)?;
+        Some(McpAccess { name, url, upstream, private_addresses: PrivateAddresses::Refuse, credential })
+    }
+
+    proptest! {
+        #[test]
+        fn a_url_that_the_operator_takes_the_proxy_takes(url in "https?://[a-z0-9._:@\\[\\]-]{1,24}(/[ -~é]{0,24})?") {
+            let servers: Vec<McpAccess> = server(&url, None).into_iter().collect();
+            let config = config("http://model.test", &fixtures::vault().spec.credentials[0], &[], &servers);
+            let read = longhand_proxy::config::Config::parse(&config.to_string());
+            prop_assert!(read.is_ok(), "{url}: {}", read.unwrap_err());
+        }
+    }
+
+    #[test]
+    fn each_server_has_a_route_of_its_own() {
+        let credential = fixtures::vault().spec.credentials.remove(0);
+        let servers = [
+            server("https://a.test/mcp", None).unwrap(),
+            server("http://model.test:8080/v1/messages/mcp/?x=1", Some(credential.clone())).unwrap(),
+        ];
+        let config = config("http://model.test:8080", &credential, &[], &servers);
+        insta::assert_yaml_snapshot!(config["routes"].as_array().unwrap()[1..]);
+        let read = longhand_proxy::config::Config::parse(&config.to_string()).unwrap();
+        assert_eq!(read.routes.len(), 3);
+    }
+
     #[test]
     fn the_proxy_reads_what_is_written() {
-        let config = config("http://model.test:8080", &fixtures::vault().spec.credentials[0]);
+        let config = config("http://model.test:8080", &fixtures::vault().spec.credentials[0], &[], &[]);
         insta::assert_yaml_snapshot!(config);
         assert!(longhand_proxy::config::Config::parse(&config.to_string()).is_ok());
+    }
+
+    #[test]
+    fn a_fallback_has_a_route_and_a_folder_of_its_own() {
+        let credential = fixtures::vault().spec.credentials.remove(0);
+        let fallback = |route: &str| FallbackAccess {
+            route: route.to_owned(),
+            base_url: "http://model.test:8080/x".to_owned(),
+            credential: credential.clone(),
+            vault: "models".to_owned(),
+        };
+        let config = config("http://model.test:8080", &credential, &[fallback("0a"), fallback("0b")], &[]);
+        let routes = longhand_proxy::config::Config::parse(&config.to_string()).unwrap().routes;
+        let prefixes: Vec<&str> =
+            config["routes"].as_array().unwrap().iter().filter_map(|route| route["prefix"].as_str()).collect();
+        assert_eq!(prefixes, ["/model", "/model-fallbacks/0a", "/model-fallbacks/0b"]);
+        let files: std::collections::HashSet<_> =
+            routes.iter().map(|route| &route.credential.as_ref().unwrap().file).collect();
+        assert_eq!(files.len(), 3, "{files:?}");
     }
 
     #[test]
@@ -82,7 +195,7 @@ mod tests {
         let credential = &mut vault.spec.credentials[0];
         credential.placement = Placement { kind: PlacementKind::Bearer, header: None, variable: None };
         (credential.allow.port, credential.allow.scheme) = (None, Scheme::Https);
-        let config = config("https://model.test", credential);
+        let config = config("https://model.test", credential, &[], &[]);
         assert_eq!(config["routes"][0]["credential"]["allow"]["port"], 443);
         assert!(longhand_proxy::config::Config::parse(&config.to_string()).is_ok());
     }

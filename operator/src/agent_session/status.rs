@@ -4,13 +4,14 @@ use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::ResourceExt as _;
 use longhand_crds::agent_session::{AgentSessionStatus, HarnessStatus, UsageStatus};
+use longhand_crds::vault::CredentialSpec;
 use longhand_protocol::internal::{LimitNotice, LimitOf, Limited, SessionSummary};
 use longhand_protocol::wire::SessionStatus;
 
 use super::observe::{Observed, References};
 use super::plan::{HARNESS_READY, Plan, View};
 use super::proxy_health::{Credentials, Unusable};
-use crate::conditions::{Observation, READY, find, merge};
+use crate::conditions::{Observation, READY, find, merge, word};
 use crate::error::Error;
 use crate::pods::Stage;
 
@@ -51,7 +52,7 @@ pub(super) fn status(observed: &Observed, plan: &Plan, outcome: &Outcome<'_>, no
     }
     let mut seen = vec![agent_resolved(observed), templates_resolved(observed)];
     seen.push(harness_ready(observed, plan, outcome.error));
-    seen.extend(credentials_ready(observed));
+    seen.extend(credentials_ready(observed, plan));
     seen.extend(outcome.log.map(within_limits));
     let ready = ready(&seen, &status, plan, outcome);
     seen.push(ready);
@@ -62,7 +63,7 @@ pub(super) fn status(observed: &Observed, plan: &Plan, outcome: &Outcome<'_>, no
 /// The status as it was, but for the harness: written before anything else, since only the pod that it names may claim.
 pub(super) fn with_harness(observed: &Observed, harness: HarnessStatus) -> AgentSessionStatus {
     let mut status = observed.session.status.clone().unwrap_or_default();
-    status.harness = (harness.generation > 0).then_some(harness);
+    status.harness = (harness.generation > 0 || harness.warm).then_some(harness);
     status
 }
 
@@ -93,7 +94,7 @@ fn templates_resolved(observed: &Observed) -> Observation {
     Observation::no(TEMPLATES_RESOLVED, "SandboxTemplateNotFound", message)
 }
 
-fn credentials_ready(observed: &Observed) -> Option<Observation> {
+fn credentials_ready(observed: &Observed, plan: &Plan) -> Option<Observation> {
     let started =
         observed.pods.iter().any(|seen| matches!(seen.pod.stage, Stage::Running { .. } | Stage::Restarting(_)));
     if let Credentials::Reported(unusable) = &observed.credentials
@@ -103,7 +104,7 @@ fn credentials_ready(observed: &Observed) -> Option<Observation> {
         let message: Vec<String> = unusable.iter().map(|one| describe(observed, one)).collect();
         return Some(Observation::no(CREDENTIALS_READY, reason, message.join("; ")));
     }
-    if started {
+    if started || plan.harness.warm {
         return Some(Observation::yes(CREDENTIALS_READY, "Mounted", "the credential proxy has every credential"));
     }
     let known =
@@ -114,8 +115,9 @@ fn credentials_ready(observed: &Observed) -> Option<Observation> {
 
 fn describe(observed: &Observed, unusable: &Unusable) -> String {
     let namespace = observed.session.namespace().unwrap_or_default();
-    let known = observed.references.as_ref().ok().filter(|known| known.credential.name == unusable.credential);
-    let Some(References { credential, vault, .. }) = known else {
+    let named = |(_, credential): &(&str, &CredentialSpec)| credential.name == unusable.credential;
+    let known: Vec<_> = observed.references.iter().flat_map(References::credentials).filter(named).collect();
+    let [(vault, credential)] = known.as_slice() else {
         return format!("credential {}: {}", unusable.credential, unusable.detail);
     };
     let secret = &credential.secret_ref;
@@ -140,6 +142,7 @@ fn harness_ready(observed: &Observed, plan: &Plan, error: Option<&Error>) -> Obs
             Ok(_) => no("Blocked", "something that the harness needs is missing".to_owned()),
         },
         View::Starting => no("Starting", format!("pod {name} is starting")),
+        View::Offered => no("Offered", "the session is offered to the agent's pods that are ready".to_owned()),
         View::Stuck(cause) => no(&word(&cause.reason), format!("pod {name} cannot start: {}", cause.message)),
         View::Crashing(cause) => no("Crashing", format!("pod {name}: {}: {}", cause.reason, cause.message)),
         View::NotClaimed => no("NotClaimed", format!("pod {name} runs, but does not claim the session")),
@@ -194,12 +197,6 @@ pub(super) fn limit_news(before: &[Condition], after: &[Condition]) -> Option<St
     let now = find(after, WITHIN_LIMITS).filter(|condition| condition.status == "False")?;
     let told = find(before, WITHIN_LIMITS).is_some_and(|before| before.reason == now.reason);
     (!told).then(|| now.message.clone())
-}
-
-/// Reasons of the API are one word; a pod's may be anything.
-fn word(reason: &str) -> String {
-    let word: String = reason.chars().filter(char::is_ascii_alphanumeric).take(128).collect();
-    if word.chars().next().is_some_and(|first| first.is_ascii_alphabetic()) { word } else { format!("Reason{word}") }
 }
 
 fn ready(seen: &[Observation], status: &AgentSessionStatus, plan: &Plan, outcome: &Outcome<'_>) -> Observation {

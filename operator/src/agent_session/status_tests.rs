@@ -16,6 +16,7 @@ use crate::agent::references::Missing;
 use crate::agent_session::observe::{HarnessPod, Observed, References, Unresolved};
 use crate::agent_session::plan::plan;
 use crate::agent_session::proxy_health::{Credentials, Unusable};
+use crate::agent_session::warm::Warm;
 use crate::conditions::find;
 use crate::error::Error;
 use crate::fixtures;
@@ -33,6 +34,8 @@ fn observed() -> Observed {
         wake_since: None,
         pods: Vec::new(),
         credentials: Credentials::Unknown,
+        warm: Warm::default(),
+        worked: None,
     }
 }
 
@@ -53,8 +56,13 @@ fn summary(status: SessionStatus) -> SessionSummary {
 fn with_pod(stage: Stage) -> Observed {
     let pod = PodView { name: "h-1".into(), uid: "pod-1".into(), ip: None, created: at(1), stage };
     let mut observed = Observed { pods: vec![HarnessPod { pod, generation: 1 }], ..observed() };
-    let harness =
-        HarnessStatus { generation: 1, pod_name: Some("h-1".into()), pod_uid: Some("pod-1".into()), failures: 0 };
+    let harness = HarnessStatus {
+        generation: 1,
+        pod_name: Some("h-1".into()),
+        pod_uid: Some("pod-1".into()),
+        warm: false,
+        failures: 0,
+    };
     let old =
         AgentSessionStatus { harness: Some(harness), session_id: Some("s".into()), ..AgentSessionStatus::default() };
     Arc::make_mut(&mut observed.session).status = Some(old);

@@ -1,13 +1,17 @@
 //! Which sessions a change elsewhere concerns.
 
-use futures::{Stream, StreamExt as _, stream};
-use kube::ResourceExt as _;
+use std::collections::HashMap;
+
+use futures::channel::mpsc::{UnboundedReceiver, unbounded};
+use futures::{Stream, StreamExt as _, TryStreamExt as _, stream};
+use k8s_openapi::api::core::v1::Pod;
 use kube::runtime::reflector::ObjectRef;
 use kube::runtime::watcher;
+use kube::{Resource as _, ResourceExt as _};
 use longhand_crds::default_model::DefaultModel;
 use longhand_crds::{Agent, AgentSession, SandboxTemplate, Vault};
 
-use crate::agent::references::vault_of;
+use crate::agent::{fallbacks, references};
 use crate::context::{Guarded, GuardedStore};
 
 type Root = Guarded<AgentSession>;
@@ -15,12 +19,86 @@ type Root = Guarded<AgentSession>;
 /// Sessions of an agent that appeared, changed or went.
 pub(super) fn by_agent(
     sessions: GuardedStore<AgentSession>,
+    store: GuardedStore<Agent>,
     agents: impl Stream<Item = watcher::Result<Guarded<Agent>>> + Send + 'static,
 ) -> impl Stream<Item = ObjectRef<Root>> + Send + 'static {
-    concerned(sessions, agents, |session, agent| session.spec.agent_ref.name == agent)
+    let mut known = HashMap::new();
+    let changed = agents.filter(move |agent| {
+        let news = agent.as_ref().map_or(true, |agent| is_news(&mut known, &store, agent));
+        std::future::ready(news)
+    });
+    concerned(sessions, changed, |session, agent| session.spec.agent_ref.name == agent)
 }
 
-/// Sessions whose agent's model is called with a credential of a vault that appeared, changed or went.
+type Generation = (Option<String>, Option<i64>);
+
+/// Whether sessions need to know: the status of an agent with pods that are ready changes often, and no session is made of it.
+fn is_news(
+    known: &mut HashMap<ObjectRef<Guarded<Agent>>, Generation>,
+    agents: &GuardedStore<Agent>,
+    agent: &Guarded<Agent>,
+) -> bool {
+    let (name, meta) = (ObjectRef::from_obj(agent), agent.meta());
+    if agents.get(&name).is_none() {
+        known.remove(&name);
+        return true;
+    }
+    let now = (meta.uid.clone(), meta.generation);
+    known.insert(name, now.clone()) != Some(now)
+}
+
+/// Sessions whose pod appeared, changed or went: the one that a pod was made for, or those that one serves that was made for
+/// none.
+pub(super) fn by_pod(
+    sessions: GuardedStore<AgentSession>,
+    pods: impl Stream<Item = watcher::Result<Pod>> + Send + 'static,
+) -> impl Stream<Item = ObjectRef<Root>> + Send + 'static {
+    pods.filter_map(async |pod| pod.ok()).flat_map(move |pod| {
+        let namespace = pod.namespace();
+        let owner = pod.owner_references().iter().find(|owner| owner.controller == Some(true));
+        let concerned: Vec<ObjectRef<Root>> = match owner {
+            Some(owner) if owner.kind == AgentSession::kind(&()) => {
+                vec![ObjectRef::new(&owner.name).within(namespace.as_deref().unwrap_or_default())]
+            }
+            _ => {
+                let serves = |session: &Guarded<AgentSession>| {
+                    let harness = session.0.as_ref().ok().and_then(|session| session.status.as_ref()?.harness.as_ref());
+                    session.namespace() == namespace
+                        && harness.is_some_and(|harness| harness.warm && harness.pod_uid == pod.metadata.uid)
+                };
+                sessions.state_filter(serves).iter().map(|session| ObjectRef::from_obj(&**session)).collect()
+            }
+        };
+        stream::iter(concerned)
+    })
+}
+
+/// The agents of which a pod that was not made for a session was taken or given back, once the store of sessions has it.
+pub(super) fn taken(
+    sessions: impl Stream<Item = watcher::Result<Root>> + Send + 'static,
+) -> (UnboundedReceiver<ObjectRef<Guarded<Agent>>>, impl Stream<Item = watcher::Result<Root>> + Send + 'static) {
+    let (tell, taken) = unbounded();
+    let mut before = HashMap::new();
+    let sessions = sessions.inspect_ok(move |session: &Root| {
+        let Ok(session) = &session.0 else { return };
+        let harness = session.status.as_ref().and_then(|status| status.harness.as_ref());
+        let serving = harness.filter(|harness| harness.warm).and_then(|harness| harness.pod_uid.clone());
+        let uid = session.uid().unwrap_or_default();
+        let deleted = session.metadata.deletion_timestamp.is_some();
+        let was = match serving.clone().filter(|_| !deleted) {
+            Some(pod) => before.insert(uid, pod),
+            None => before.remove(&uid),
+        };
+        if was != serving || deleted {
+            let agent = ObjectRef::new(&session.spec.agent_ref.name);
+            // An error says that the controller of agents has ended.
+            let _ = tell.unbounded_send(agent.within(&session.namespace().unwrap_or_default()));
+        }
+    });
+    (taken, sessions)
+}
+
+/// Sessions that name a vault that appeared, changed or went, or whose agent does.
 pub(super) fn by_vault(
     sessions: GuardedStore<AgentSession>,
     agents: GuardedStore<Agent>,
@@ -29,8 +107,10 @@ pub(super) fn by_vault(
 ) -> impl Stream<Item = ObjectRef<Root>> + Send + 'static {
     concerned(sessions, vaults, move |session, vault| {
         let namespace = session.namespace().unwrap_or_default();
-        crate::context::lookup(&agents, &namespace, &session.spec.agent_ref.name)
-            .is_some_and(|agent| vault_of(&agent, default.as_ref()) == Some(vault))
+        crate::context::lookup(&agents, &namespace, &session.spec.agent_ref.name).is_some_and(|agent| {
+            let default = default.as_ref();
+            references::uses(&agent, default, vault) || fallbacks::uses(&agent, default, vault)
+        }) || session.spec.vault_refs.iter().any(|named| named.name == vault)
     })
 }
 
@@ -60,4 +140,74 @@ where
         });
         stream::iter(users.into_iter().map(|session| ObjectRef::from_obj(&*session)).collect::<Vec<_>>())
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::{StreamExt as _, stream};
+    use k8s_openapi::api::core::v1::Pod;
+    use kube::core::DeserializeGuard;
+    use longhand_crds::agent_session::HarnessStatus;
+    use longhand_crds::{Agent, AgentSession, AgentStatus};
+    use serde_json::json;
+
+    use super::{Root, by_agent, by_pod, taken};
+    use crate::context::Guarded;
+    use crate::fixtures;
+    use crate::testing::store;
+
+    fn session(warm: Option<&str>) -> Root {
+        let mut session = fixtures::session();
+        session.status.get_or_insert_default().harness =
+            warm.map(|uid| HarnessStatus { pod_uid: Some(uid.to_owned()), warm: true, ..HarnessStatus::default() });
+        DeserializeGuard(Ok(session))
+    }
+
+    fn pod(kind: &str, owner: &str, uid: &str) -> Pod {
+        let owner = json!({ "apiVersion": "longhand.dev/v1alpha1", "kind": kind, "name": owner, "uid": "u", "controller": true });
+        serde_json::from_value(
+            json!({ "metadata": { "name": "p", "namespace": "team", "uid": uid, "ownerReferences": [owner] } }),
+        )
+        .unwrap()
+    }
+
+    #[tokio::test]
+    async fn an_agent_is_told_when_a_session_gets_a_ready_pod_and_gives_it_back() {
+        let seen = [None, Some("w"), Some("w"), Some("v"), None, None];
+        let (told, sessions) = taken(stream::iter(seen.map(|pod| Ok(session(pod)))));
+        // To each change belongs one that is told.
+        assert_eq!(sessions.count().await, seen.len());
+        let told: Vec<String> = told.map(|agent| agent.name).collect().await;
+        assert_eq!(told, ["coder", "coder", "coder"]);
+    }
+
+    #[tokio::test]
+    async fn a_pod_concerns_the_session_that_it_was_made_for_or_those_that_it_serves() {
+        let sessions = store([session(Some("w"))]);
+        let pods = [
+            pod("AgentSession", "another", "own"),
+            pod("Agent", "coder", "w"),
+            pod("Agent", "coder", "v"),
+            pod("Agent", "coder", "w"),
+        ];
+        let concerned: Vec<String> =
+            by_pod(sessions, stream::iter(pods.map(Ok))).map(|session| session.name).collect().await;
+        assert_eq!(concerned, ["another", "quickstart", "quickstart"]);
+    }
+
+    #[tokio::test]
+    async fn what_an_agent_s_pods_do_is_no_news_to_its_sessions() {
+        let agent = |generation: i64, ready: i32| -> Guarded<Agent> {
+            let mut agent = fixtures::agent();
+            agent.metadata.generation = Some(generation);
+            agent.status = Some(AgentStatus { warm_ready: ready, ..AgentStatus::default() });
+            DeserializeGuard(Ok(agent))
+        };
+        let sessions = store([DeserializeGuard(Ok::<AgentSession, _>(fixtures::session()))]);
+        let seen = [agent(1, 0), agent(1, 1), agent(2, 1), agent(2, 0)];
+        let told = by_agent(sessions.clone(), store([agent(1, 0)]), stream::iter(seen.clone().map(Ok)));
+        assert_eq!(told.count().await, 2);
+        let gone = by_agent(sessions, store([]), stream::iter(seen.map(Ok)));
+        assert_eq!(gone.count().await, 4, "one that is gone is always told");
+    }
 }

@@ -9,7 +9,7 @@ use super::{Backoff, Result, Server, TokenSource};
 use crate::event::Record;
 use crate::harness::{
     AppendRequest, AppendResponse, ClaimRequest, ClaimResponse, DeltasRequest, EventsPage, ExecuteRequest,
-    ExecuteResponse, IdleRequest, Inbox, LeaseRequest, PromoteRequest,
+    ExecuteResponse, IdleRequest, Inbox, LeaseRequest, Offer, ParkRequest, PromoteRequest,
 };
 use crate::id::SessionId;
 
@@ -17,8 +17,42 @@ use crate::id::SessionId;
 const CLAIM_DEADLINE: Duration = Duration::from_secs(30);
 /// How long one request for a tool's result stays open before it is sent again.
 const EXECUTE_POLL: Duration = Duration::from_secs(90);
+/// A search for the newest record of a type ends after so many pages, of 8,192 records each.
+const NEWEST_PAGES: usize = 8;
 /// A late preview helps nobody.
 const DELTAS_DEADLINE: Duration = Duration::from_secs(2);
+
+/// The harness API of a pod that belongs to no session.
+#[derive(Clone, Debug)]
+pub struct ParkedClient {
+    transport: Transport,
+}
+
+impl ParkedClient {
+    /// A client of the service at `server`.
+    ///
+    /// # Errors
+    /// When the URL or the authorities of `server` cannot be used.
+    pub fn new(server: impl Into<Server>, token: TokenSource) -> Result<Self> {
+        Ok(Self { transport: Transport::new(server, token)? })
+    }
+
+    /// Waits up to `wait` (at most 30 s) for a session.
+    ///
+    /// # Errors
+    /// 403 when the pod is not known as one that waits for sessions.
+    pub async fn park(&self, wait: Duration) -> Result<Offer> {
+        let path = ["harness", "v1", "parked"];
+        let request = ParkRequest { wait_seconds: wait.as_secs().min(30) };
+        self.transport.send_json(Call::post(&path).deadline(wait + DEADLINE), &request).await
+    }
+
+    /// The API of a session, over the same connections.
+    #[must_use]
+    pub fn session(&self, session: SessionId) -> HarnessClient {
+        HarnessClient { transport: self.transport.clone(), session }
+    }
+}
 
 /// The harness API of one session.
 #[derive(Clone, Debug)]
@@ -65,6 +99,25 @@ impl HarnessClient {
     pub async fn events(&self, after: u64, limit: usize) -> Result<EventsPage> {
         let path = self.path("events");
         self.transport.send(Call::get(&path).query("after", after).query("limit", limit)).await
+    }
+
+    /// The newest record of this type, if the service finds it within as many pages as it may look through.
+    ///
+    /// # Errors
+    /// See [`super::Error`].
+    pub async fn newest(&self, kind: &str) -> Result<Option<Record>> {
+        let path = self.path("events");
+        let mut before = None;
+        for _ in 0..NEWEST_PAGES {
+            let call = Call::get(&path).query("types[]", kind).query("order", "desc").query("limit", 1);
+            let page: EventsPage = self.transport.send(call.maybe_query("before", before)).await?;
+            let record = page.records.into_iter().next();
+            if record.is_some() || page.next.is_none() {
+                return Ok(record);
+            }
+            before = page.next;
+        }
+        Ok(None)
     }
 
     /// What is queued now.

@@ -17,7 +17,7 @@ use std::time::Duration;
 use http::StatusCode;
 pub use reqwest::Url;
 
-pub use self::harness::HarnessClient;
+pub use self::harness::{HarnessClient, ParkedClient};
 pub use self::internal::{InternalClient, PeerClient};
 pub use self::server::Server;
 pub use self::token::TokenSource;

@@ -4,6 +4,8 @@ use std::fmt::Display;
 use std::time::Duration;
 
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use jiff::Timestamp;
+use jiff::fmt::rfc2822;
 use reqwest::{Client, RequestBuilder, Response, Url};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize as _, Serialize};
@@ -173,12 +175,20 @@ pub(super) async fn api_error(response: Response, call: &Call<'_>) -> Error {
     Error::Api(Box::new(ApiError { call: call.name(), status, body, request_id, retry_after }))
 }
 
-/// `retry-after-ms`, or `retry-after` in seconds.
+/// `retry-after-ms`, or `retry-after` in seconds or as the time when to come again.
 #[must_use]
 pub fn retry_after(headers: &HeaderMap) -> Option<Duration> {
-    let number = |name: &str| headers.get(name)?.to_str().ok()?.trim().parse::<f64>().ok();
-    let seconds = number("retry-after-ms").map(|ms| ms / 1_000.0).or_else(|| number("retry-after"))?;
-    Duration::try_from_secs_f64(seconds).ok()
+    retry_after_at(headers, Timestamp::now())
+}
+
+fn retry_after_at(headers: &HeaderMap, now: Timestamp) -> Option<Duration> {
+    let text = |name: &str| Some(headers.get(name)?.to_str().ok()?.trim());
+    let number = |name: &str| text(name)?.parse::<f64>().ok();
+    if let Some(seconds) = number("retry-after-ms").map(|ms| ms / 1_000.0).or_else(|| number("retry-after")) {
+        return Duration::try_from_secs_f64(seconds).ok();
+    }
+    let then = rfc2822::DateTimeParser::new().parse_timestamp(text("retry-after")?).ok()?;
+    Some(Duration::try_from(then.duration_since(now)).unwrap_or_default())
 }
 
 fn conflict(details: &serde_json::Value) -> Option<Conflict> {
@@ -192,17 +202,20 @@ mod tests {
     use http::HeaderMap;
     use rstest::rstest;
 
-    use super::retry_after;
+    use super::retry_after_at;
 
     #[rstest]
     #[case(&[], None)]
     #[case(&[("retry-after", "2")], Some(Duration::from_secs(2)))]
     #[case(&[("retry-after", "2"), ("retry-after-ms", "150")], Some(Duration::from_millis(150)))]
     #[case(&[("retry-after", "-1")], None)]
-    #[case(&[("retry-after", "Wed, 21 Oct 2026 07:28:00 GMT")], None)]
+    #[case(&[("retry-after", "Wed, 21 Oct 2026 07:28:30 GMT")], Some(Duration::from_secs(30)))]
+    #[case(&[("retry-after", "Wed, 21 Oct 2026 07:27:00 GMT")], Some(Duration::ZERO))]
+    #[case(&[("retry-after", "soon")], None)]
     fn a_wait_is_read(#[case] headers: &[(&'static str, &'static str)], #[case] expected: Option<Duration>) {
         let headers: HeaderMap =
             headers.iter().map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap())).collect();
-        assert_eq!(retry_after(&headers), expected);
+        let now = "2026-10-21T07:28:00Z".parse().unwrap();
+        assert_eq!(retry_after_at(&headers, now), expected);
     }
 }

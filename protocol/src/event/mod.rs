@@ -7,8 +7,8 @@ mod preview;
 
 pub use client::{ClientEvent, MOST_EVENTS};
 pub use parts::{
-    Capped, ModelUsage, Permission, RetryStatus, Rubric, SessionError, SessionErrorType, StopReason, ToolEvent, Usage,
-    Verdict,
+    Capped, McpTool, ModelUsage, Permission, RetryStatus, Rubric, SessionError, SessionErrorType, Spent, StopReason,
+    ToolEvent, Usage, Verdict,
 };
 pub use preview::{Delta, DeltaContent, Preview, PreviewEvent};
 
@@ -164,6 +164,8 @@ bodies! {
     },
     /// The agent thinks; what it thinks stays with the model.
     AgentThinking "agent.thinking" {},
+    /// The conversation that the model is sent was made shorter; the log was not.
+    AgentThreadContextCompacted "agent.thread_context_compacted" {},
     /// The agent wants a tool of its sandbox to run.
     AgentToolUse "agent.tool_use" {
         /// The tool.
@@ -191,6 +193,26 @@ bodies! {
         name: String,
         /// The tool's input.
         input: Value,
+    },
+    /// The agent wants a tool of an MCP server, which the brain calls itself.
+    AgentMcpToolUse "agent.mcp_tool_use" {
+        /// Which of the agent's servers.
+        mcp_server_name: String,
+        /// The tool, as the server calls it.
+        name: String,
+        /// The tool's input.
+        input: Value,
+        /// Whether it may run.
+        evaluated_permission: Permission,
+    },
+    /// What the tool of an MCP server answered.
+    AgentMcpToolResult "agent.mcp_tool_result" {
+        /// The `agent.mcp_tool_use` that it answers.
+        mcp_tool_use_id: EventId,
+        /// Content blocks.
+        content: Option<Vec<Value>>,
+        /// Whether the tool failed.
+        is_error: Option<bool>,
     },
     /// A turn began.
     SessionStatusRunning "session.status_running" {},
@@ -223,9 +245,7 @@ bodies! {
     /// Tokens so far.
     SessionUsage "session.usage" {
         /// Since the session began.
-        #[serde(with = "parts::snapshot")]
-        #[schemars(with = "crate::wire::SessionUsage")]
-        usage: Usage,
+        usage: Spent,
     },
     /// The model is being called.
     SpanModelRequestStart "span.model_request_start" {},
@@ -244,9 +264,56 @@ bodies! {
         content: Vec<Value>,
         /// As the model API gave it.
         stop_reason: Option<String>,
+        /// The model that gave it; its thinking is for no other.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        model: Option<String>,
         /// For each `tool_use` block in order: the event that stands for it.
         #[serde(default)]
         tool_events: Vec<ToolEvent>,
+        /// Calls have no event because the session had made as many as it may.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        limited: bool,
+    },
+    /// Private: what a brain knows of the log so far, so that the next one need not read what came before.
+    ContextCheckpoint "x.context.checkpoint" {
+        /// How the state is written; a brain ignores what it does not know.
+        version: u32,
+        /// The state, which only the harness that wrote it reads.
+        state: Value,
+    },
+    /// Older tool results are not sent to the model any more.
+    ContextResultsCleared "x.context.results_cleared" {
+        /// How many of the newest results are still sent.
+        kept: u32,
+    },
+    /// The model's context window is smaller than what was sent.
+    ContextOverflow "x.context.overflow" {
+        /// What was sent, in tokens, as far as it is known.
+        tokens: u64,
+    },
+    /// The model has failed; until the end of the turn this one is asked.
+    ModelFallback "x.model.fallback" {
+        /// The name that the model API knows.
+        model: String,
+        /// Which of the agent's models: 0 for the first, 1 for the first fallback.
+        position: u32,
+    },
+    /// Private: the tools that an MCP server offers. The last one of a server counts, until the agent names another URL.
+    McpCatalog "x.mcp.catalog" {
+        /// Which of the agent's servers.
+        mcp_server_name: String,
+        /// Where it was asked.
+        url: String,
+        /// Its tools, as far as a model can be offered them, sorted by name.
+        tools: Vec<McpTool>,
+        /// Why they are not known, if they are not. The next message of a client asks the server again.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        problem: Option<String>,
+    },
+    /// Private: calls of MCP servers are about to be sent. One that has no result afterwards has an unknown outcome.
+    ToolStarted "x.tool.started" {
+        /// Their `agent.mcp_tool_use` events.
+        tool_use_ids: Vec<EventId>,
     },
     /// A harness claimed the session.
     SessionWoken "x.session.woken" {
@@ -292,6 +359,13 @@ bodies! {
         /// Why, as far as it is known.
         cause: String,
     },
+    /// The sandbox died under a tool call, which is run again as its policy says.
+    ToolRetried "x.tool.retried" {
+        /// The tool call.
+        tool_use_id: EventId,
+        /// Why.
+        cause: String,
+    },
     /// A tool call began and nobody knows how it ended.
     ToolOutcomeUnknown "x.tool.outcome_unknown" {
         /// The tool call.
@@ -328,6 +402,11 @@ mod tests {
     #[case(json!({"id": "sevt_1", "type": "session.usage", "processed_at": null, "usage": {
         "active_seconds": null, "cache_creation": {"ephemeral_1h_input_tokens": 0, "ephemeral_5m_input_tokens": 4},
         "cache_read_input_tokens": 3, "input_tokens": 1, "list_cost": null, "output_tokens": 2}}))]
+    #[case(json!({"id": "sevt_1", "type": "agent.mcp_tool_use", "mcp_server_name": "s", "name": "t", "input": {}, "evaluated_permission": "ask", "processed_at": null}))]
+    #[case(json!({"id": "sevt_1", "type": "agent.mcp_tool_result", "mcp_tool_use_id": "sevt_2", "content": [], "is_error": true, "processed_at": null}))]
+    #[case(json!({"id": "sevt_1", "type": "session.error", "error": {"type": "mcp_connection_failed_error", "mcp_server_name": "s", "message": "m", "retry_status": {"type": "exhausted"}}, "processed_at": null}))]
+    #[case(json!({"id": "sevt_1", "type": "x.mcp.catalog", "mcp_server_name": "s", "url": "https://s.test/mcp", "tools": [{"name": "t", "description": "d", "input_schema": {"type": "object"}, "repeatable": true}], "processed_at": null}))]
+    #[case(json!({"id": "sevt_1", "type": "x.tool.started", "tool_use_ids": ["sevt_2"], "processed_at": null}))]
     #[case(json!({"id": "sevt_1", "type": "session.of_tomorrow", "field": {"a": [1]}, "processed_at": null}))]
     fn an_event_survives_a_round_trip(#[case] wire: serde_json::Value) {
         let event: Event = serde_json::from_value(wire.clone()).unwrap();

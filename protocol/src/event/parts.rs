@@ -1,17 +1,35 @@
 //! What events are made of.
 
-use schemars::JsonSchema;
+use std::borrow::Cow;
+
+use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::id::EventId;
+use crate::wire::{CacheCreation, Money, SessionUsage};
 
 /// Which log event stands for which of the model's `tool_use` blocks.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ToolEvent {
     /// The model's own identifier, `toolu_...`.
     pub model_id: String,
-    /// The `agent.tool_use` or `agent.custom_tool_use` event.
+    /// The `agent.tool_use`, `agent.mcp_tool_use` or `agent.custom_tool_use` event.
     pub event_id: EventId,
+}
+
+/// A tool of an MCP server.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct McpTool {
+    /// As the server calls it.
+    pub name: String,
+    /// What it does, in the server's words; they are data, and bounded.
+    pub description: String,
+    /// JSON schema of its input, whose `type` is `object`.
+    pub input_schema: Value,
+    /// Whether the server says that a second call does no harm (`readOnlyHint`, `idempotentHint`).
+    #[serde(default)]
+    pub repeatable: bool,
 }
 
 /// Whether a tool call may run.
@@ -89,6 +107,9 @@ pub struct SessionError {
     /// The class.
     #[serde(rename = "type")]
     pub kind: SessionErrorType,
+    /// The server, if the class is about one of MCP.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mcp_server_name: Option<String>,
     /// One sentence for a person.
     pub message: String,
     /// What happens now.
@@ -109,6 +130,20 @@ pub enum SessionErrorType {
     ModelRequestFailedError,
     /// The credential's upstream could not be reached.
     CredentialHostUnreachableError,
+    /// The conversation is too long for the model, and cannot be made shorter.
+    CompactionLimitReachedError,
+    /// An MCP server could not be reached, or did not speak the protocol.
+    McpConnectionFailedError,
+    /// An MCP server, or the proxy before it, refused the credential.
+    McpAuthenticationFailedError,
+}
+
+impl SessionErrorType {
+    /// Whether the turn goes on, without what failed.
+    #[must_use]
+    pub const fn is_partial(self) -> bool {
+        matches!(self, Self::McpConnectionFailedError | Self::McpAuthenticationFailedError)
+    }
 }
 
 /// What happens after an error.
@@ -176,26 +211,47 @@ impl std::ops::AddAssign for Usage {
     }
 }
 
-/// Tokens in the shape that `session.usage` has.
-pub(super) mod snapshot {
-    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+/// What a session has used so far, in the shape that `session.usage` has.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "SessionUsage", into = "SessionUsage")]
+pub struct Spent {
+    /// Tokens.
+    pub tokens: Usage,
+    /// What they cost at list prices, if the agent knows prices.
+    pub list_cost: Option<Money>,
+}
 
-    use super::Usage;
-    use crate::wire::{CacheCreation, SessionUsage};
+impl From<Usage> for Spent {
+    fn from(tokens: Usage) -> Self {
+        Self { tokens, list_cost: None }
+    }
+}
 
-    pub(in crate::event) fn serialize<S: Serializer>(usage: &Usage, serializer: S) -> Result<S::Ok, S::Error> {
-        SessionUsage::from(*usage).serialize(serializer)
+impl From<Spent> for SessionUsage {
+    fn from(spent: Spent) -> Self {
+        Self { list_cost: spent.list_cost, ..spent.tokens.into() }
+    }
+}
+
+impl From<SessionUsage> for Spent {
+    fn from(usage: SessionUsage) -> Self {
+        let CacheCreation { ephemeral_5m_input_tokens, ephemeral_1h_input_tokens } = usage.cache_creation;
+        let tokens = Usage {
+            input_tokens: usage.input_tokens,
+            output_tokens: usage.output_tokens,
+            cache_read_input_tokens: usage.cache_read_input_tokens,
+            cache_creation_input_tokens: ephemeral_5m_input_tokens.saturating_add(ephemeral_1h_input_tokens),
+        };
+        Self { tokens, list_cost: usage.list_cost }
+    }
+}
+
+impl JsonSchema for Spent {
+    fn schema_name() -> Cow<'static, str> {
+        SessionUsage::schema_name()
     }
 
-    pub(in crate::event) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Usage, D::Error> {
-        SessionUsage::deserialize(deserializer).map(|usage| {
-            let CacheCreation { ephemeral_5m_input_tokens, ephemeral_1h_input_tokens } = usage.cache_creation;
-            Usage {
-                input_tokens: usage.input_tokens,
-                output_tokens: usage.output_tokens,
-                cache_read_input_tokens: usage.cache_read_input_tokens,
-                cache_creation_input_tokens: ephemeral_5m_input_tokens.saturating_add(ephemeral_1h_input_tokens),
-            }
-        })
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        SessionUsage::json_schema(generator)
     }
 }

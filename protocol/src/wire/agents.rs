@@ -127,6 +127,14 @@ impl McpServer {
             Self::Url { name, .. } => name,
         }
     }
+
+    /// Where it is.
+    #[must_use]
+    pub fn url(&self) -> &str {
+        match self {
+            Self::Url { url, .. } => url,
+        }
+    }
 }
 
 /// A tool, or a set of them, with everything that was left open filled in.

@@ -7,7 +7,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{Method, Request, Response, StatusCode, Uri, Version, header, request::Parts};
+use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header, request::Parts};
 use http_body_util::{Either, Full};
 use hyper::body::Incoming;
 use rustls::ClientConfig;
@@ -15,10 +15,10 @@ use rustls::ClientConfig;
 use super::token::SessionToken;
 use crate::{
     body::Relayed,
-    config::{Config, Placement, Route},
+    config::{Config, Credential, Placement, Route},
     error::{Malformed, Refusal},
     headers::{framing_conflict, prepare_request, prepare_response},
-    policy::{Destination, PlainPath},
+    policy::{Destination, Mismatch, PlainPath},
     secret::{FileCondition, Secret, SecretFile},
     upstream::{IDLE_TIMEOUT, Upstream},
 };
@@ -38,7 +38,8 @@ pub struct Proxy {
 /// A route with its credential's file and its connections.
 struct BoundRoute {
     route: Route,
-    file: SecretFile,
+    /// The credential's.
+    file: Option<SecretFile>,
     upstream: Upstream,
 }
 
@@ -51,6 +52,8 @@ pub struct CredentialState {
     pub credential: String,
     /// Why it cannot be used, if it cannot.
     pub condition: Option<FileCondition>,
+    /// Whether the harness can do nothing without it.
+    pub required: bool,
 }
 
 impl Proxy {
@@ -58,8 +61,8 @@ impl Proxy {
     #[must_use]
     pub fn new(config: Config, token_file: PathBuf, tls: &Arc<ClientConfig>) -> Self {
         let bind = |route: Route| BoundRoute {
-            file: SecretFile::new(route.credential.file.clone()),
-            upstream: Upstream::new(tls.clone(), route.credential.rule.allow_private),
+            file: route.credential.as_ref().map(|credential| SecretFile::new(credential.file.clone())),
+            upstream: Upstream::new(tls.clone(), route.allow_private),
             route,
         };
         Self { token: SessionToken::new(token_file), routes: config.routes.into_iter().map(bind).collect() }
@@ -68,12 +71,15 @@ impl Proxy {
     /// The state of every credential, in the order of the configuration.
     #[must_use]
     pub fn credentials(&self, now: Instant) -> Vec<CredentialState> {
-        let state = |bound: &BoundRoute| CredentialState {
-            route: bound.route.name.clone(),
-            credential: bound.route.credential.name.clone(),
-            condition: bound.file.current(now).err(),
+        let state = |bound: &BoundRoute| {
+            Some(CredentialState {
+                route: bound.route.name.clone(),
+                credential: bound.route.credential.as_ref()?.name.clone(),
+                condition: bound.file.as_ref()?.current(now).err(),
+                required: bound.route.required,
+            })
         };
-        self.routes.iter().map(state).collect()
+        self.routes.iter().filter_map(state).collect()
     }
 
     /// The condition of the session token's file, if it cannot be used.
@@ -92,7 +98,8 @@ impl Proxy {
             Err(refusal) => (None, Err(refusal)),
         };
         let route = bound.map_or("none", |bound| &bound.route.name);
-        let credential = bound.map_or("none", |bound| &bound.route.credential.name);
+        let credential = bound.and_then(|bound| bound.route.credential.as_ref());
+        let credential = credential.map_or("none", |credential| &credential.name);
         let host = bound.map_or("none", |bound| bound.route.upstream.host.as_str());
         let (decision, response) = match result {
             Ok(response) => ("forwarded", response),
@@ -149,18 +156,26 @@ impl BoundRoute {
     ) -> Result<Response<AnswerBody>, Refusal> {
         let host = self.route.upstream.host.as_str();
         let uri = self.target(&parts)?;
-        let credential = &self.route.credential;
-        let secret = self.file.current(now).map_err(|condition| self.unavailable(condition))?;
-        let (name, prefix) = match &credential.placement {
-            Placement::Header(name) => (name.clone(), ""),
-            Placement::Bearer => (header::AUTHORIZATION, "Bearer "),
+        let secret = self.secret(now)?;
+        let placed = match (&self.route.credential, &secret) {
+            (Some(credential), Some(secret)) => {
+                let (name, prefix) = match &credential.placement {
+                    Placement::Header(name) => (name.clone(), ""),
+                    Placement::Bearer => (header::AUTHORIZATION, "Bearer "),
+                };
+                let value = secret.header(prefix);
+                Some((name, value.map_err(|_| self.unavailable(credential, FileCondition::NotPrintable))?))
+            }
+            _ => None,
         };
-        let value = secret.header(prefix).map_err(|_| self.unavailable(FileCondition::NotPrintable))?;
+        let placement = placed.as_ref().map(|(name, _)| name.clone());
 
         let mut headers = parts.headers;
-        prepare_request(&mut headers, &name, value);
-        let in_headers = headers.iter().any(|(header, value)| *header != name && token.occurs_in(value.as_bytes()));
-        if in_headers || token.occurs_in(uri.to_string().as_bytes()) {
+        prepare_request(&mut headers, placed);
+        let leaks = |(header, value): (&HeaderName, &HeaderValue)| {
+            Some(header) != placement.as_ref() && token.occurs_in(value.as_bytes())
+        };
+        if headers.iter().any(leaks) || token.occurs_in(uri.to_string().as_bytes()) {
             return Err(Refusal::TokenWouldLeak { host: host.to_owned() });
         }
         let mut outgoing = Request::new(Relayed::new(body, REQUEST_IDLE_TIMEOUT));
@@ -184,33 +199,34 @@ impl BoundRoute {
             return Err(Refusal::BadAnswer { host: host.to_owned(), what: "two lengths for one body" });
         }
         let (mut head, body) = response.into_parts();
-        prepare_response(&mut head.headers, &secret);
+        prepare_response(&mut head.headers, secret.as_deref());
         let mut answer = Response::new(Either::Left(Relayed::new(body, IDLE_TIMEOUT)));
         *answer.status_mut() = status;
         *answer.headers_mut() = head.headers;
         Ok(answer)
     }
 
-    /// The upstream's URL for a request, once the credential's rule allows it.
+    /// The credential's value, if the route has a credential.
+    fn secret(&self, now: Instant) -> Result<Option<Arc<Secret>>, Refusal> {
+        let (Some(credential), Some(file)) = (&self.route.credential, &self.file) else { return Ok(None) };
+        file.current(now).map(Some).map_err(|condition| self.unavailable(credential, condition))
+    }
+
+    /// The upstream's URL for a request, once the route and the credential's rule allow it.
     fn target(&self, parts: &Parts) -> Result<Uri, Refusal> {
-        let Route { upstream, base_path, credential, .. } = &self.route;
-        let refused = |mismatch| Refusal::NotAllowed {
-            credential: credential.name.clone(),
-            host: upstream.host.to_string(),
-            mismatch,
-        };
-        let rest = self.rest(parts.uri.path()).unwrap_or_default();
-        let path = format!("{base_path}{rest}");
-        let path = PlainPath::parse(if path.is_empty() { "/" } else { &path }).map_err(|path| refused(path.into()))?;
-        let destination = Destination {
-            scheme: upstream.scheme,
-            host: &upstream.host,
-            port: upstream.port,
-            method: &parts.method,
-            path: &path,
-        };
-        credential.rule.judge(&destination).map_err(refused)?;
-        let query = parts.uri.query().map_or_else(String::new, |query| format!("?{query}"));
+        let upstream = &self.route.upstream;
+        let (path, query) = self.path_and_query(parts)?;
+        if let Some(credential) = &self.route.credential {
+            let destination = Destination {
+                scheme: upstream.scheme,
+                host: &upstream.host,
+                port: upstream.port,
+                method: &parts.method,
+                path: &path,
+            };
+            credential.rule.judge(&destination).map_err(|mismatch| self.refused(mismatch))?;
+        }
+        let query = query.map_or_else(String::new, |query| format!("?{query}"));
         let authority = if upstream.port == upstream.scheme.default_port() {
             upstream.host.in_authority()
         } else {
@@ -224,10 +240,43 @@ impl BoundRoute {
             .map_err(|_| Refusal::Malformed(Malformed::Url))
     }
 
-    fn unavailable(&self, condition: FileCondition) -> Refusal {
+    /// Where on the upstream the route leads.
+    fn path_and_query<'a>(&'a self, parts: &'a Parts) -> Result<(PlainPath, Option<&'a str>), Refusal> {
+        let Route { upstream, base_path, exact, methods, .. } = &self.route;
+        let off = |what| Refusal::OffRoute { host: upstream.host.to_string(), what };
+        if !methods.is_empty() && !methods.contains(&parts.method) {
+            return Err(off("the method is none of those that it has"));
+        }
+        // TRACE answers with the headers that it was sent; CONNECT would be a tunnel.
+        if [Method::TRACE, Method::CONNECT].contains(&parts.method) && self.route.credential.is_none() {
+            return Err(off("the method is dangerous"));
+        }
+        let rest = self.rest(parts.uri.path()).unwrap_or_default();
+        let (path, query) = match exact {
+            Some(_) if !rest.is_empty() || parts.uri.query().is_some() => {
+                return Err(off("neither path nor query can be added"));
+            }
+            Some(exact) => {
+                exact.split_once('?').map_or((exact.clone(), None), |(path, query)| (path.to_owned(), Some(query)))
+            }
+            None => (format!("{base_path}{rest}"), parts.uri.query()),
+        };
+        let path = if path.is_empty() { "/" } else { &path };
+        Ok((PlainPath::parse(path).map_err(|path| self.refused(path.into()))?, query))
+    }
+
+    fn refused(&self, mismatch: Mismatch) -> Refusal {
+        let host = self.route.upstream.host.to_string();
+        match &self.route.credential {
+            Some(credential) => Refusal::NotAllowed { credential: credential.name.clone(), host, mismatch },
+            None => Refusal::OffRoute { host, what: "the path can be read in two ways" },
+        }
+    }
+
+    fn unavailable(&self, credential: &Credential, condition: FileCondition) -> Refusal {
         Refusal::CredentialUnavailable {
-            credential: self.route.credential.name.clone(),
-            path: self.file.path().display().to_string(),
+            credential: credential.name.clone(),
+            path: credential.file.display().to_string(),
             condition,
         }
     }

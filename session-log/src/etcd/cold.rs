@@ -3,8 +3,8 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use longhand_protocol::SessionId;
 use longhand_protocol::event::Record;
-use longhand_protocol::{EventId, SessionId};
 
 use super::EtcdStore;
 use super::client::Again;
@@ -107,21 +107,11 @@ impl EtcdStore {
         Ok(due > last)
     }
 
-    /// The sequence number of an event whose identifier is no longer a key: each segment is looked through, the newest
-    /// first.
-    pub(super) async fn find_forgotten(&self, id: &SessionId, event: &EventId) -> Result<Option<u64>> {
-        let archived = self.inner.keys.archived(id);
-        let manifest = manifest(&self.inner.etcd.look(&[Look::Key(archived.clone())]).await?, &archived)?;
-        let forgotten = manifest.segments.iter().filter(|segment| segment.first <= manifest.forgotten);
-        for segment in forgotten.rev() {
-            let lines = self.read_segment(id, segment).await?.ok_or_else(|| {
-                StoreError::Unavailable("a segment was replaced while an event was looked for; try again".to_owned())
-            })?;
-            if let Some(line) = lines.iter().find(|line| line.record.event.id == *event) {
-                return Ok(Some(line.record.seq));
-            }
-        }
-        Ok(None)
+    /// A segment that the manifest has just named, read from the object store.
+    pub(super) async fn read_whole_segment(&self, id: &SessionId, segment: &Segment) -> Result<Vec<Line>> {
+        self.read_segment(id, segment).await?.ok_or_else(|| {
+            StoreError::Unavailable("a segment was replaced while an event was looked for; try again".to_owned())
+        })
     }
 
     /// A segment, checked against what the manifest says; `None` if there is no such object any more.

@@ -41,36 +41,6 @@ impl EtcdStore {
         self.whole_of(id, &self.inner.etcd.look(&self.whole_looks(id)).await?)
     }
 
-    /// See [`crate::SessionStore::position`].
-    pub(super) async fn find(&self, id: &SessionId, event: &EventId) -> Result<Option<u64>> {
-        let keys = &self.inner.keys;
-        let mut looks = self.whole_looks(id).to_vec();
-        looks.push(Look::Key(keys.idem(id, event)));
-        let view = self.inner.etcd.look(&looks).await?;
-        let whole = self.whole_of(id, &view)?;
-        if let Some(own) = view.get(&keys.idem(id, event)) {
-            return own.decode().map(Some);
-        }
-        if let Some(own) = self.find_forgotten(id, event).await? {
-            return Ok(Some(own));
-        }
-        let looks: Vec<Look> = whole.lineage.ancestors().map(|(id, _)| Look::Key(keys.idem(id, event))).collect();
-        if looks.is_empty() {
-            return Ok(None);
-        }
-        let view = self.inner.etcd.look(&looks).await?;
-        for (ancestor, part) in whole.lineage.ancestors() {
-            let seq = match view.get(&keys.idem(ancestor, event)) {
-                Some(seq) => Some(seq.decode::<u64>()?),
-                None => self.find_forgotten(ancestor, event).await?,
-            };
-            if let Some(seq) = seq.filter(|seq| part.contains(seq)) {
-                return Ok(Some(seq));
-            }
-        }
-        Ok(None)
-    }
-
     /// See [`crate::SessionStore::fork`].
     pub(super) async fn branch(&self, meta: SessionMeta, from: &Parent) -> Result<()> {
         let parent = self.state(&from.session).await?;

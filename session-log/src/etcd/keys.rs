@@ -17,7 +17,7 @@
 //! | `s/{session}/inbox/{event}` | a queued event and its place among those queued with it |
 //! | `s/{session}/call/{event}` | the state of a tool call without a result |
 //! | `s/{session}/done/{event}` | the sequence number of a tool call's result |
-//! | `s/{session}/idem/{event}` | the sequence number of an event in the log |
+//! | `s/{session}/idem/{event}` | the sequence number of an event in the log, unless a brain says it of itself |
 //! | `log/{session}/{seq:016x}` | a record; of all keys only these are watched by every replica, hence a prefix of their own |
 //! | `payload/{namespace}/{sha256}/{session}` | the session holds a payload in the object store |
 //! | `doomed/{namespace}/{sha256}` | a payload that nobody holds is being removed; nobody may begin to hold it |

@@ -15,7 +15,7 @@ mod session;
 #[cfg(test)]
 mod tests;
 
-use longhand_protocol::event::{EventBody, NewEvent, Record};
+use longhand_protocol::event::{EventBody, Record};
 use longhand_protocol::{EventId, SessionId};
 
 pub(crate) use self::append::{Append, Author, Effect, Extended};
@@ -89,9 +89,27 @@ impl Place<'_> {
         keys.into_iter().map(decode).collect::<Result<Vec<Record>>>().map(Ok)
     }
 
-    /// The records of an append that is repeated, if it is one: every event is in the log, as given, in a row, by the
-    /// same author.
-    fn repeated(&self, view: &View, epoch: u64, events: &[(&EventId, Option<&EventBody>)]) -> Result<Repeated> {
+    /// The records of a brain's append that is repeated, if it is one: the events are in the session's own log, as given,
+    /// right after the record that the brain has read up to.
+    fn repeated_after(
+        &self,
+        view: &View,
+        head: &Head,
+        epoch: u64,
+        read: u64,
+        events: &[Given<'_>],
+    ) -> Result<Repeated> {
+        let last = read.saturating_add(u64::try_from(events.len()).unwrap_or(u64::MAX));
+        if events.is_empty() || read < head.inherited || last > head.seq {
+            return Ok(Repeated::No);
+        }
+        let seqs: Vec<u64> = (read.saturating_add(1)..=last).collect();
+        self.same(view, &seqs, epoch, events)
+    }
+
+    /// The records of an append of the service that is repeated, if it is one: every event is in the log, as given, in a
+    /// row, by the same author.
+    fn repeated(&self, view: &View, epoch: u64, events: &[Given<'_>]) -> Result<Repeated> {
         let mut seqs = Vec::with_capacity(events.len());
         for (event, _) in events {
             match self.seq(view, event)? {
@@ -99,24 +117,27 @@ impl Place<'_> {
                 None => return Ok(Repeated::No),
             }
         }
+        if seqs.windows(2).any(|pair| pair[0].checked_add(1) != Some(pair[1])) {
+            return Ok(Repeated::No);
+        }
+        self.same(view, &seqs, epoch, events)
+    }
+
+    /// Whether the records with these numbers are these events of this author.
+    fn same(&self, view: &View, seqs: &[u64], epoch: u64, events: &[Given<'_>]) -> Result<Repeated> {
         let Some(head) = seqs.last().copied() else { return Ok(Repeated::No) };
-        let records = match self.records(view, &seqs)? {
+        let records = match self.records(view, seqs)? {
             Ok(records) => records,
             Err(looks) => return Ok(Repeated::Read(looks)),
         };
-        let same = records.iter().zip(events).all(|(record, (event, body))| {
-            record.event.id == **event
-                && record.epoch == epoch
-                && body.is_none_or(|body| record::same_body(&record.event.body, body))
-        });
-        let in_a_row = seqs.windows(2).all(|pair| pair[0].checked_add(1) == Some(pair[1]));
-        Ok(if same && in_a_row { Repeated::Yes(Appended { records, head }) } else { Repeated::No })
+        let same = records.iter().zip(events).all(|(stored, (id, body))| record::is_repeated(stored, epoch, id, *body));
+        Ok(if same { Repeated::Yes(Appended { records, head }) } else { Repeated::No })
     }
 
     /// The first of the events that is in the log already.
-    fn check_new(&self, view: &View, events: &[NewEvent]) -> Result<()> {
-        match events.iter().find(|event| view.get(&self.keys.idem(self.id, &event.id)).is_some()) {
-            Some(event) => Err(StoreError::Duplicate(event.id.clone())),
+    fn check_new<'a>(&self, view: &View, mut events: impl Iterator<Item = &'a EventId>) -> Result<()> {
+        match events.find(|event| view.get(&self.keys.idem(self.id, event)).is_some()) {
+            Some(event) => Err(StoreError::Duplicate(event.clone())),
             None => Ok(()),
         }
     }
@@ -126,6 +147,9 @@ impl Place<'_> {
 fn check_epoch(current: u64, given: u64) -> Result<()> {
     if given == current && given > 0 { Ok(()) } else { Err(StoreError::Fenced { given, current }) }
 }
+
+/// An event of an append: its identifier, and its body unless it is queued.
+type Given<'a> = (&'a EventId, Option<&'a EventBody>);
 
 /// Whether an append was carried out before.
 #[derive(Debug)]

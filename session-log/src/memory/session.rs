@@ -30,6 +30,7 @@ pub(super) struct Session {
     epoch: u64,
     head: Head,
     log: Vec<Record>,
+    /// Where the events are whose identifiers are remembered: all but what brains say of themselves.
     seqs: HashMap<EventId, u64>,
     inbox: Vec<NewEvent>,
     wake: Option<i64>,
@@ -77,6 +78,7 @@ impl Session {
             wake_revision: self.wake,
             status: self.head.shown_status(self.wake.is_some()),
             usage: self.head.usage,
+            list_cost: self.head.list_cost.clone(),
             active: self.head.active,
             updated_at: self.head.updated_at,
             size: self.head.size(),
@@ -241,6 +243,7 @@ impl Session {
         self.owner = Some(Claim { owner, ttl, until: Instant::now() + ttl });
         let woken = EventBody::SessionWoken { epoch: self.epoch, harness: claimant.pod_name.clone() };
         let mut appended = self.push(self.epoch, vec![NewEvent::new(woken)])?;
+        self.remember(&appended.records);
         Ok((self.epoch, appended.records.remove(0)))
     }
 
@@ -270,11 +273,11 @@ impl Session {
         then: &[NewEvent],
         caps: &Caps,
     ) -> Result<Appended> {
-        if let Some(appended) = self.appended_before(fence.epoch, promoted, then) {
+        if let Some(appended) = self.appended_after(fence, promoted, then) {
             return Ok(appended);
         }
         self.check_epoch(fence.epoch)?;
-        self.check_new(then)?;
+        self.check_new(then.iter().filter(|event| record::is_remembered(&event.body)))?;
         if self.head.seq != fence.expected_head {
             return Err(StoreError::HeadMoved { head: self.head.seq });
         }
@@ -292,12 +295,13 @@ impl Session {
             self.owner = None;
         }
         let appended = self.push(fence.epoch, events)?;
+        self.remember(&appended.records[..promoted.len()]);
         self.bound(caps, then)?;
         Ok(appended)
     }
 
     pub(super) fn append_unfenced(&mut self, events: &[NewEvent], caps: &Caps) -> Result<Appended> {
-        if let Some(appended) = self.appended_before(0, &[], events) {
+        if let Some(appended) = self.appended_before(events) {
             return Ok(appended);
         }
         self.check_new(events)?;
@@ -307,7 +311,7 @@ impl Session {
     }
 
     pub(super) fn change_agent(&mut self, agent: AgentSnapshot, event: NewEvent) -> Result<Appended> {
-        if let Some(appended) = self.appended_before(0, &[], std::slice::from_ref(&event)) {
+        if let Some(appended) = self.appended_before(std::slice::from_ref(&event)) {
             return Ok(appended);
         }
         self.check_new(std::slice::from_ref(&event))?;
@@ -324,7 +328,7 @@ impl Session {
         revision: i64,
         caps: &Caps,
     ) -> Result<Appended> {
-        if let Some(appended) = self.appended_before(0, &[], events) {
+        if let Some(appended) = self.appended_before(events) {
             return Ok(appended);
         }
         self.check_new(events)?;
@@ -360,22 +364,35 @@ impl Session {
         Ok(())
     }
 
-    /// The records of an append that is repeated.
-    fn appended_before(&self, epoch: u64, promoted: &[EventId], events: &[NewEvent]) -> Option<Appended> {
-        let ids = promoted.iter().chain(events.iter().map(|event| &event.id));
-        let records: Vec<Record> =
-            ids.map(|id| self.seqs.get(id).and_then(|seq| self.record(*seq)).cloned()).collect::<Option<_>>()?;
-        let given = promoted.iter().map(|_| None).chain(events.iter().map(|event| Some(&event.body)));
-        let same = records.iter().zip(given).all(|(record, body)| {
-            record.epoch == epoch && body.is_none_or(|body| record::same_body(&record.event.body, body))
-        });
+    /// The records of a brain's append that is repeated: they come right after what it had read.
+    fn appended_after(&self, fence: &Fence, promoted: &[EventId], events: &[NewEvent]) -> Option<Appended> {
+        let queued = promoted.iter().map(|id| (id, None));
+        let given: Vec<_> = queued.chain(events.iter().map(|event| (&event.id, Some(&event.body)))).collect();
+        let after = usize::try_from(fence.expected_head).ok().filter(|_| fence.expected_head >= self.head.inherited)?;
+        let records = self.log.get(after..after.checked_add(given.len())?)?.to_vec();
+        let same =
+            records.iter().zip(given).all(|(stored, (id, body))| record::is_repeated(stored, fence.epoch, id, body));
+        let head = records.last()?.seq;
+        same.then_some(Appended { records, head })
+    }
+
+    /// The records of an append of the service that is repeated.
+    fn appended_before(&self, events: &[NewEvent]) -> Option<Appended> {
+        let found = events.iter().map(|event| self.seqs.get(&event.id).and_then(|seq| self.record(*seq)).cloned());
+        let records: Vec<Record> = found.collect::<Option<_>>()?;
+        let given = events.iter().map(|event| (&event.id, Some(&event.body)));
+        let same = records.iter().zip(given).all(|(stored, (id, body))| record::is_repeated(stored, 0, id, body));
         let in_a_row = records.windows(2).all(|pair| pair[0].seq + 1 == pair[1].seq);
         let head = records.last()?.seq;
         (same && in_a_row).then_some(Appended { records, head })
     }
 
-    fn check_new(&self, events: &[NewEvent]) -> Result<()> {
-        match events.iter().find(|event| self.seqs.contains_key(&event.id)) {
+    fn remember(&mut self, records: &[Record]) {
+        self.seqs.extend(records.iter().map(|record| (record.event.id.clone(), record.seq)));
+    }
+
+    fn check_new<'a>(&self, events: impl IntoIterator<Item = &'a NewEvent>) -> Result<()> {
+        match events.into_iter().find(|event| self.seqs.contains_key(&event.id)) {
             Some(event) => Err(StoreError::Duplicate(event.id.clone())),
             None => Ok(()),
         }
@@ -401,7 +418,9 @@ impl Session {
         self.ended |= self.head.archived_at.is_some() || self.head.status == Some(SessionStatus::Terminated);
         let records: Vec<Record> = stored.into_iter().map(|stored| stored.record).collect();
         for record in &records {
-            self.seqs.insert(record.event.id.clone(), record.seq);
+            if record.epoch == 0 || record::is_remembered(&record.event.body) {
+                self.remember(std::slice::from_ref(record));
+            }
             if matches!(record.event.body, EventBody::AgentToolUse { .. }) {
                 self.calls.insert(record.event.id.clone(), CallState::Open);
             }

@@ -62,9 +62,9 @@ pub(crate) fn reference(body: &EventBody) -> Option<Reference> {
 /// The tool call that an event answers, whether its body is here or elsewhere.
 pub(crate) fn answered(body: &EventBody) -> Option<EventId> {
     match body {
-        EventBody::AgentToolResult { tool_use_id, .. } | EventBody::UserToolResult { tool_use_id, .. } => {
-            Some(tool_use_id.clone())
-        }
+        EventBody::AgentToolResult { tool_use_id: call, .. }
+        | EventBody::UserToolResult { tool_use_id: call, .. }
+        | EventBody::AgentMcpToolResult { mcp_tool_use_id: call, .. } => Some(call.clone()),
         body => reference(body)?.tool_use_id,
     }
 }
@@ -95,7 +95,7 @@ mod tests {
     #[case(EventBody::AgentMessage { content: text(INLINE_BYTES) })]
     #[case(EventBody::AgentToolUse { name: "write".into(), input: json!({"text": "x".repeat(INLINE_BYTES)}), evaluated_permission: Permission::Allow, sandbox: None })]
     #[case(EventBody::AgentToolResult { tool_use_id: EventId::generate(), content: Some(text(INLINE_BYTES)), is_error: Some(false) })]
-    #[case(EventBody::ModelResponse { content: text(INLINE_BYTES), stop_reason: None, tool_events: vec![] })]
+    #[case(EventBody::ModelResponse { content: text(INLINE_BYTES), stop_reason: None, model: None, tool_events: vec![], limited: false })]
     #[case(EventBody::Other { kind: "x.other".into(), fields: json!({"a": "x".repeat(INLINE_BYTES)}).as_object().unwrap().clone() })]
     #[case(EventBody::Other { kind: "x.forged".into(), fields: json!({FIELD: {"sha256": "0", "bytes": 1}}).as_object().unwrap().clone() })]
     fn a_large_body_comes_back(#[case] body: EventBody) {

@@ -188,7 +188,7 @@ async fn repetitions_are_recognised_until_they_are_forgotten() {
     let again = store.promote(&id, epoch, head, &[queued.id.clone()], vec![call.clone()]).await.unwrap();
     assert_eq!(again, promoted);
     assert_eq!(store.enqueue(&id, vec![queued.clone()]).await.unwrap()[0].event.id, queued.id);
-    assert_err!(store.append_unfenced(&id, vec![appended[0].clone(), message("c")]).await, StoreError::Duplicate(_));
+    assert_err!(store.append_unfenced(&id, vec![queued.clone(), message("c")]).await, StoreError::Duplicate(_));
     assert_eq!(store.forget(&id, DAY, Timestamp::now()).await.unwrap(), 0);
     assert_eq!(store.position(&id, &queued.id).await.unwrap(), Some(2));
 

@@ -38,12 +38,16 @@ struct Inner {
     details: Option<Value>,
     retry_after: Option<Duration>,
     do_not_repeat: bool,
+    /// It is known that nothing was done.
+    nothing_done: bool,
 }
 
 impl ApiError {
     fn new(status: StatusCode, kind: ErrorType, message: impl Into<String>) -> Self {
         let do_not_repeat = status == StatusCode::CONFLICT;
-        Self(Box::new(Inner { status, kind, message: message.into(), details: None, retry_after: None, do_not_repeat }))
+        let message = message.into();
+        let (details, retry_after, nothing_done) = (None, None, false);
+        Self(Box::new(Inner { status, kind, message, details, retry_after, do_not_repeat, nothing_done }))
     }
 
     /// 400: the request is wrong, and would be wrong again.
@@ -113,7 +117,7 @@ impl ApiError {
     /// 529: nothing was done, since too much is being done already.
     pub fn overloaded(message: impl Into<String>, retry_after: Duration) -> Self {
         let status = StatusCode::from_u16(OVERLOADED).unwrap_or(StatusCode::SERVICE_UNAVAILABLE);
-        Self::new(status, ErrorType::OverloadedError, message).retry_after(retry_after)
+        Self::new(status, ErrorType::OverloadedError, message).retry_after(retry_after).nothing_done()
     }
 
     /// 504: not done yet; ask again.
@@ -144,9 +148,21 @@ impl ApiError {
         self
     }
 
+    fn nothing_done(mut self) -> Self {
+        self.0.nothing_done = true;
+        self
+    }
+
     /// For a change that is not repeated safely: when its outcome is not known, an SDK must not send it again by itself.
     #[must_use]
     pub fn of_change(mut self) -> Self {
+        self.0.do_not_repeat |= self.0.status.is_server_error() && !self.0.nothing_done;
+        self
+    }
+
+    /// For a change of several steps, of which the first ones were made and are not known to be undone.
+    #[must_use]
+    pub fn of_last_step(mut self) -> Self {
         self.0.do_not_repeat |= self.0.status.is_server_error();
         self
     }
@@ -161,7 +177,7 @@ impl ApiError {
 impl IntoResponse for ApiError {
     /// The body is written by the layer that knows the request's identifier.
     fn into_response(self) -> Response {
-        let Inner { status, kind, message, details, retry_after, do_not_repeat } = *self.0;
+        let Inner { status, kind, message, details, retry_after, do_not_repeat, .. } = *self.0;
         let mut response = status.into_response();
         if let Some(wait) = retry_after {
             let ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX).max(1);
@@ -197,7 +213,8 @@ impl From<&StoreError> for ApiError {
             StoreError::NotQueued(_) => Self::log_conflict(Conflict::NotQueued, message),
             StoreError::TooLarge(_) => Self::too_large(message),
             StoreError::InboxFull { .. } => Self::too_many(message, Duration::from_secs(5)),
-            StoreError::Unavailable(_) | StoreError::NoSpace => Self::unavailable(message),
+            StoreError::Unavailable(_) => Self::unavailable(message),
+            StoreError::NoSpace => Self::unavailable(message).nothing_done(),
             StoreError::Overloaded { retry_after } => Self::overloaded(message, *retry_after),
             StoreError::LimitReached { what, limit, .. } => {
                 Self::limit_reached(LimitOf::Session, (*what).into(), *limit, message)
@@ -270,5 +287,34 @@ impl From<WorkError> for ApiError {
             WorkError::Refused(Refused::State(_) | Refused::Lost) => Self::conflict(message),
             WorkError::Refused(Refused::Metadata) => Self::bad_request(message),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use axum::response::IntoResponse as _;
+    use longhand_session_log::StoreError;
+    use rstest::rstest;
+
+    use super::{ApiError, SHOULD_RETRY};
+
+    const WAIT: Duration = Duration::from_secs(2);
+
+    /// An SDK sends again by itself what is answered with 5xx, unless it is told not to.
+    #[rstest]
+    #[case::nobody_knows(StoreError::Unavailable("away".into()), Some("false"))]
+    #[case::nothing_was_done(StoreError::Overloaded { retry_after: WAIT }, None)]
+    #[case::nothing_was_stored(StoreError::NoSpace, None)]
+    #[case::a_defect(StoreError::Corrupt { key: "k".into(), reason: "r".into() }, Some("false"))]
+    fn a_change_is_repeated_if_nothing_was_done(#[case] error: StoreError, #[case] header: Option<&str>) {
+        let said = |error: ApiError| {
+            let headers = error.into_response().headers().clone();
+            headers.get(SHOULD_RETRY).map(|value| value.to_str().unwrap().to_owned())
+        };
+        assert_eq!(said(ApiError::from(&error).of_change()).as_deref(), header);
+        assert_eq!(said(ApiError::from(&error).of_last_step()).as_deref(), Some("false"));
+        assert_eq!(said(ApiError::from(&error)), None, "what is only read is always asked again");
     }
 }

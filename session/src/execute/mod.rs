@@ -2,6 +2,7 @@
 
 mod hosted;
 mod plan;
+mod recall;
 mod reclaim;
 mod rouse;
 mod run;
@@ -280,6 +281,8 @@ async fn see_through(registered: Registered, entry: Arc<Running>, sender: watch:
     sender.send_replace(Some(outcome));
 }
 
+#[cfg(test)]
+mod policy_tests;
 #[cfg(test)]
 mod reclaim_tests;
 #[cfg(test)]

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use longhand_protocol::EventId;
 use longhand_protocol::event::{EventBody, NewEvent, Permission};
+use longhand_protocol::harness::{OutcomePolicy, RECALL};
 use longhand_sandbox::client::{NotStarted, SandboxError};
 use longhand_sandbox::wire::ToolOutput;
 use longhand_session_log::store::{CallState, Incarnation, SessionMeta};
@@ -40,6 +41,16 @@ pub(super) enum Step {
     Attach { incarnation: Incarnation, address: String },
     /// The call was given to a sandbox that is gone.
     Lost { incarnation: Incarnation, cause: String },
+}
+
+/// How often a call is run again whose sandbox was lost under it.
+const MAX_RETRIES: u32 = 2;
+
+/// Whether a call of which nobody knows how it ended is run again: its tool's policy says so, it was not often enough yet,
+/// and the client has not stopped the turn.
+pub(super) fn runs_again(meta: &SessionMeta, tool: &str, retried: u32, interrupted: bool) -> bool {
+    let policy = meta.agent.on_unknown_outcome.get(tool).copied().unwrap_or_default();
+    policy == OutcomePolicy::Retry && retried < MAX_RETRIES && !interrupted
 }
 
 /// What to do next. `avoid` is the UID of a pod that has said that it takes no more calls.
@@ -130,6 +141,7 @@ pub(super) fn judge(answer: Result<ToolOutput, SandboxError>, fresh: bool) -> Ve
 pub(super) struct Intent {
     pub(super) tool: String,
     pub(super) input: serde_json::Value,
+    /// The sandbox's name; empty for what needs none.
     pub(super) sandbox: String,
     /// Whether the client has to be asked first.
     pub(super) asks: bool,
@@ -166,6 +178,10 @@ pub(super) fn intent(body: &EventBody, meta: &SessionMeta) -> Option<Result<Inte
     let EventBody::AgentToolUse { name, input, evaluated_permission, sandbox } = body else { return None };
     if *evaluated_permission == Permission::Deny {
         return Some(Err(format!("The tool {name} was not run: it is not permitted in this session.")));
+    }
+    if name == RECALL {
+        let asks = *evaluated_permission == Permission::Ask;
+        return Some(Ok(Intent { tool: name.clone(), input: input.clone(), sandbox: String::new(), asks }));
     }
     let known = |wanted: &String| meta.sandboxes.contains(wanted);
     Some(match (sandbox, meta.sandboxes.first()) {

@@ -4,13 +4,14 @@ use http::StatusCode;
 use longhand_crds::sandbox::Loss;
 use longhand_protocol::EventId;
 use longhand_protocol::event::{EventBody, Permission};
+use longhand_protocol::harness::{OutcomePolicy, RECALL};
 use longhand_sandbox::client::{NotStarted, SandboxError};
 use longhand_sandbox::wire::{CallId, ToolOutput};
 use longhand_session_log::store::{CallState, Incarnation};
 use rstest::rstest;
 use serde_json::json;
 
-use super::{Intent, Leave, Step, Verdict, intent, judge, leave, next, once, unknown};
+use super::{Intent, Leave, Step, Verdict, intent, judge, leave, next, once, runs_again, unknown};
 use crate::execute::sandboxes::SandboxView;
 use crate::execute::story::{Answer, Since};
 use crate::testing::meta;
@@ -177,7 +178,7 @@ fn a_call_that_asks_runs_only_with_leave(
     #[case] expected: &str,
 ) {
     let intent = Intent { tool: "bash".to_owned(), input: json!({}), sandbox: "default".to_owned(), asks };
-    let found = match leave(&intent, &Since { answer, interrupted }) {
+    let found = match leave(&intent, &Since { answer, interrupted, ..Since::default() }) {
         Leave::Given => "given".to_owned(),
         Leave::NotYet => "not yet".to_owned(),
         Leave::Refused(label, text) => format!("{label} {text}"),
@@ -205,4 +206,36 @@ fn what_happens_once_has_one_identifier() {
     };
     assert_eq!(ready("p1").id, ready("p1").id);
     assert_ne!(ready("p1").id, ready("p2").id);
+}
+
+#[rstest]
+#[case::reported("bash", 0, false, false)]
+#[case::retried("read", 0, false, true)]
+#[case::retried_again("read", 1, false, true)]
+#[case::often_enough("read", 2, false, false)]
+#[case::stopped("read", 0, true, false)]
+fn a_call_runs_again_where_its_policy_says_so(
+    #[case] tool: &str,
+    #[case] retried: u32,
+    #[case] interrupted: bool,
+    #[case] expected: bool,
+) {
+    let mut meta = meta("n", "s", "u");
+    meta.agent.on_unknown_outcome.insert("read".to_owned(), OutcomePolicy::Retry);
+    assert_eq!(runs_again(&meta, tool, retried, interrupted), expected);
+}
+
+#[test]
+fn recall_needs_no_sandbox() {
+    let mut meta = meta("n", "s", "u");
+    meta.sandboxes.clear();
+    let body = |permission| EventBody::AgentToolUse {
+        name: RECALL.to_owned(),
+        input: json!({}),
+        evaluated_permission: permission,
+        sandbox: None,
+    };
+    assert!(intent(&body(Permission::Allow), &meta).unwrap().is_ok());
+    assert!(intent(&body(Permission::Ask), &meta).unwrap().unwrap().asks);
+    assert!(intent(&body(Permission::Deny), &meta).unwrap().is_err());
 }

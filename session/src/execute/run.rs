@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use longhand_protocol::event::{EventBody, NewEvent, Record};
+use longhand_protocol::harness::RECALL;
 use longhand_protocol::{EventId, SessionId};
 use longhand_sandbox::client::{SandboxError, Target};
 use longhand_sandbox::wire::{CallId, ExecuteRequest, ToolOutput};
@@ -62,6 +63,8 @@ struct Course {
     pause: Duration,
     /// An incarnation that this task has given the call to and that cannot have begun it before we ask.
     fresh: Option<Incarnation>,
+    /// How often it was to be run again.
+    retried: u32,
 }
 
 impl<'a> Call<'a> {
@@ -81,7 +84,8 @@ impl<'a> Call<'a> {
             Ok(intent) => intent,
             Err(text) => return self.refuse("refused", text).await,
         };
-        let queue = self.executor.hosted.queue(&state.meta, &intent.sandbox).await?;
+        let recalls = intent.tool == RECALL;
+        let queue = if recalls { None } else { self.executor.hosted.queue(&state.meta, &intent.sandbox).await? };
         match plan::leave(&intent, &story.since) {
             Leave::Given => {}
             Leave::NotYet => return Err(ExecuteError::NotConfirmed(self.call.clone())),
@@ -93,13 +97,16 @@ impl<'a> Call<'a> {
                 return self.finish(label, FinishFrom::Open, vec![result]).await;
             }
         }
+        if recalls {
+            return self.recall(&intent.input, story.seq).await;
+        }
         if story.since.interrupted {
             self.interrupted.cancel();
         }
         let seen_through = async {
             match queue {
                 Some(queue) => self.hosted(&queue).await,
-                None => self.in_sandbox(state.meta, intent).await,
+                None => self.in_sandbox(state.meta, intent, story.since.retried).await,
             }
         };
         tokio::select! {
@@ -109,7 +116,7 @@ impl<'a> Call<'a> {
         }
     }
 
-    async fn in_sandbox(&self, meta: SessionMeta, intent: Intent) -> Result<Labelled, ExecuteError> {
+    async fn in_sandbox(&self, meta: SessionMeta, intent: Intent, retried: u32) -> Result<Labelled, ExecuteError> {
         let key = SandboxKey {
             namespace: meta.namespace.clone(),
             name: resources::plan::sandbox_name(&meta.name, &meta.uid, &intent.sandbox),
@@ -128,6 +135,7 @@ impl<'a> Call<'a> {
             strange: None,
             pause: JOIN_AGAIN,
             fresh: None,
+            retried,
         };
         self.steer(course).await
     }
@@ -171,10 +179,30 @@ impl<'a> Call<'a> {
                     let lost = EventBody::SandboxLost { sandbox: course.intent.sandbox.clone(), cause: cause.clone() };
                     let lost = plan::once(&[self.session.as_str(), &incarnation.pod_uid], lost);
                     self.executor.announce(&self.session, lost).await?;
+                    if self.runs_again(&mut course, &incarnation, &cause).await? {
+                        continue;
+                    }
                     return self.never_known(CallState::Dispatched { incarnation }, &cause, true).await;
                 }
             }
         }
+    }
+
+    /// Takes the call back from a sandbox that will never say how it ended, if its policy is that it is run again.
+    async fn runs_again(&self, course: &mut Course, from: &Incarnation, cause: &str) -> Result<bool, ExecuteError> {
+        let interrupted = self.interrupted.is_cancelled();
+        if !plan::runs_again(&course.meta, &course.intent.tool, course.retried, interrupted) {
+            return Ok(false);
+        }
+        let body = EventBody::ToolRetried { tool_use_id: self.call.clone(), cause: cause.to_owned() };
+        let about = [self.session.as_str(), self.call.as_str(), &from.pod_uid, &from.attempt];
+        self.executor.announce(&self.session, plan::once(&about, body)).await?;
+        self.executor.store.undispatch(&self.session, &self.call, from).await?;
+        course.retried = course.retried.saturating_add(1);
+        // The next sandbox has as much time to come as the first.
+        course.began = Instant::now();
+        (course.waiting, course.strange, course.fresh) = (None, None, None);
+        Ok(true)
     }
 
     async fn look(&self, course: &Course) -> Result<Option<SandboxView>, ExecuteError> {
@@ -351,12 +379,20 @@ impl<'a> Call<'a> {
             Verdict::Strange(cause) => {
                 let since = *course.strange.get_or_insert_with(Instant::now);
                 if since.elapsed() >= self.executor.limits.arrival {
+                    if self.runs_again(course, &incarnation, &cause).await? {
+                        return Ok(None);
+                    }
                     return self.never_known(state, &cause, false).await.map(Some);
                 }
                 changed(&mut course.seen, JOIN_AGAIN.min(self.executor.limits.arrival)).await;
                 Ok(None)
             }
-            Verdict::Unknown(cause) => self.never_known(state, &cause, false).await.map(Some),
+            Verdict::Unknown(cause) => {
+                if self.runs_again(course, &incarnation, &cause).await? {
+                    return Ok(None);
+                }
+                self.never_known(state, &cause, false).await.map(Some)
+            }
             Verdict::Again(reason) => {
                 tracing::info!(reason, "joining a tool call again");
                 changed(&mut course.seen, course.pause).await;

@@ -18,6 +18,8 @@ const WINDOW: u64 = 128;
 pub(super) struct Story {
     /// The event that wants it.
     pub(super) intent: EventBody,
+    /// Its number.
+    pub(super) seq: u64,
     /// What came after it.
     pub(super) since: Since,
 }
@@ -29,6 +31,8 @@ pub(super) struct Since {
     pub(super) answer: Option<Answer>,
     /// Whether the client has stopped the turn.
     pub(super) interrupted: bool,
+    /// How often its sandbox was lost under it and it was to be run again.
+    pub(super) retried: u32,
 }
 
 /// What a client has said to a call that asks.
@@ -45,6 +49,9 @@ impl Since {
     pub(super) fn take(&mut self, call: &EventId, body: &EventBody) {
         match body {
             EventBody::UserInterrupt { .. } => self.interrupted = true,
+            EventBody::ToolRetried { tool_use_id, .. } if tool_use_id == call => {
+                self.retried = self.retried.saturating_add(1);
+            }
             EventBody::UserToolConfirmation { tool_use_id, result, deny_message }
                 if tool_use_id == call && self.answer.is_none() =>
             {
@@ -59,7 +66,11 @@ impl Since {
 
     /// What comes after all that was taken.
     pub(super) fn followed_by(self, later: Self) -> Self {
-        Self { answer: self.answer.or(later.answer), interrupted: self.interrupted || later.interrupted }
+        Self {
+            answer: self.answer.or(later.answer),
+            interrupted: self.interrupted || later.interrupted,
+            retried: self.retried.saturating_add(later.retried),
+        }
     }
 }
 
@@ -79,7 +90,7 @@ impl Call<'_> {
                 after = last.seq;
                 for record in slice.records {
                     if record.event.id == self.call {
-                        found = Some(record.event.body);
+                        found = Some((record.seq, record.event.body));
                         since = Since::default();
                     } else {
                         since.take(&self.call, &record.event.body);
@@ -87,8 +98,8 @@ impl Call<'_> {
                 }
             }
             later = since.followed_by(later);
-            if let Some(intent) = found {
-                return Ok(Story { intent, since: later });
+            if let Some((seq, intent)) = found {
+                return Ok(Story { intent, seq, since: later });
             }
             end = begin;
         }
@@ -144,7 +155,7 @@ mod tests {
             confirmation(&call, Verdict::Allow, None),
         ];
         let denied = Some(Answer::Deny(Some("no".to_owned())));
-        assert_eq!(since(&call, &said), Since { answer: denied.clone(), interrupted: false });
+        assert_eq!(since(&call, &said), Since { answer: denied.clone(), ..Since::default() });
         // Wherever the log is cut in two.
         for at in 0..=said.len() {
             let (early, late) = said.split_at(at);

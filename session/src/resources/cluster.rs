@@ -94,6 +94,14 @@ impl Cluster {
         })
     }
 
+    /// Every change of every agent, for ever.
+    pub fn watch_agents(&self) -> impl Stream<Item = watcher::Event<Agent>> + Send + use<> {
+        let events = watcher(Api::<Agent>::all(self.client.clone()), watcher::Config::default());
+        events.default_backoff().filter_map(|event| async move {
+            event.inspect_err(|error| tracing::warn!(%error, "the watch of agents broke and is made anew")).ok()
+        })
+    }
+
     /// Publishes what others need to know of the service.
     ///
     /// # Errors

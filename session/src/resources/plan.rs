@@ -59,6 +59,7 @@ pub fn agent_session(wanted: Wanted, id: &SessionId) -> Result<AgentSession, ser
             vault_refs: wanted.vaults.into_iter().map(|name| LocalRef { name }).collect(),
             title: wanted.title,
             metadata: wanted.metadata,
+            limits: None,
             budget: wanted.budget,
             resources: wanted.resources,
             ..defaults

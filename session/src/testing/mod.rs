@@ -45,6 +45,8 @@ use crate::quota::SizeLimits;
 
 /// Nothing in a test takes longer.
 pub(crate) const SOON: Duration = Duration::from_secs(20);
+/// How often a stream on which nothing happens says that it is there.
+pub(crate) const HEARTBEAT: Duration = Duration::from_millis(100);
 
 pub(crate) fn meta(namespace: &str, name: &str, uid: &str) -> SessionMeta {
     SessionMeta {
@@ -192,7 +194,7 @@ impl World {
         let waits = Waits {
             claim: Duration::from_millis(500),
             execute: Duration::from_millis(500),
-            heartbeat: Duration::from_millis(100),
+            heartbeat: HEARTBEAT,
             recheck: Duration::from_millis(100),
             deletion: KeepDeleted::default(),
         };
@@ -242,6 +244,18 @@ impl World {
             assert_eq!(body["request_id"], id);
         }
         Answer { status: parts.status, headers: parts.headers, body }
+    }
+
+    /// An answer that need not be JSON.
+    pub(crate) async fn text(&self, method: &str, path: &str, headers: &[(&str, &str)], body: Body) -> (u16, String) {
+        let mut request = Request::builder().method(method).uri(path).header("host", "longhand.test");
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let response = self.send(request.body(body).unwrap()).await;
+        let status = response.status().as_u16();
+        let bytes = timeout(SOON, axum::body::to_bytes(response.into_body(), usize::MAX)).await.unwrap().unwrap();
+        (status, String::from_utf8(bytes.to_vec()).unwrap())
     }
 
     pub(crate) async fn stream(&self, path: &str, token: &str, headers: &[(&str, &str)]) -> Frames {
@@ -358,9 +372,15 @@ impl Frames {
                 let id = field("id:").map(|id| id.parse().unwrap());
                 return Some(Frame { id, data: serde_json::from_str(&data).unwrap() });
             }
-            let chunk = timeout(SOON, self.body.next()).await.expect("a frame in time")?.unwrap();
-            self.text.push_str(std::str::from_utf8(&chunk).unwrap());
+            let chunk = self.chunk().await?;
+            self.text.push_str(&chunk);
         }
+    }
+
+    /// The next bytes as they come, of which a comment consists too; `None` at the end.
+    pub(crate) async fn chunk(&mut self) -> Option<String> {
+        let chunk = timeout(SOON, self.body.next()).await.expect("a chunk in time")?.unwrap();
+        Some(std::str::from_utf8(&chunk).unwrap().to_owned())
     }
 
     pub(crate) async fn take(&mut self, count: usize) -> Vec<Frame> {

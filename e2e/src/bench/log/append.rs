@@ -3,7 +3,7 @@
 use std::future::Future;
 use std::time::{Duration, Instant};
 
-use etcd_client::{Client, KvClient};
+use etcd_client::{Client, KvClient, Txn, TxnOp};
 use longhand_session_log::etcd::EtcdStore;
 use tokio::task::JoinSet;
 
@@ -17,6 +17,8 @@ const SIZES: [(usize, &str); 3] = [(200, "200 B"), (1_024, "1 KiB"), (16_384, "1
 /// How many sessions, and how many events each of them has in a round; of the largest size, a quarter.
 const LOADS: [(usize, usize); 3] = [(1, 200), (16, 120), (256, 40)];
 const SMALL: usize = 1_024;
+/// As many puts as etcd takes in one transaction.
+const BATCH: usize = 128;
 
 /// A load in words and in numbers.
 struct Load {
@@ -57,17 +59,23 @@ async fn measure(load: &Load) -> TestResult<Vec<Figure>> {
     let store = server.store().await?;
     let raw = Client::connect([server.endpoint()], None).await?.kv_client();
     let mut brains = claim(&store, load.sessions).await?;
-    let (mut ours, mut baseline) = (Side::default(), Side::default());
+    let (mut ours, mut baseline, mut batched) = (Side::default(), Side::default(), Side::default());
+    let most = load.sessions >= BATCH && load.size <= SMALL;
     for round in 0..=ROUNDS {
         let (raw_time, raw_latencies) = put(&raw, load, round).await?;
+        let batched_time = if most { Some(put_batched(&raw, load, round).await?) } else { None };
         let (time, latencies, after) = append(&store, brains, load).await?;
         brains = after;
         // The first round fills caches.
         if round > 0 {
             baseline.add(load, raw_time, raw_latencies);
             ours.add(load, time, latencies);
+            if let Some(time) = batched_time {
+                batched.add(load, time, Vec::new());
+            }
         }
     }
+    let ceiling = Samples { ours: batched.rates, baseline: baseline.rates.clone() };
     let rates = Samples { ours: ours.rates, baseline: baseline.rates };
     let latencies = thinned(&Samples { ours: ours.latencies, baseline: baseline.latencies });
     let small = load.size <= SMALL;
@@ -77,11 +85,15 @@ async fn measure(load: &Load) -> TestResult<Vec<Figure>> {
         _ => (Goal::None, Goal::None),
     };
     let name = format!("{}, {} session{}", load.name, load.sessions, if load.sessions == 1 { "" } else { "s" });
-    let figures = vec![
+    let mut figures = vec![
         Figure::percentile(&format!("{name}: append, p50"), "ms", &latencies, 50.0, median_goal),
         Figure::percentile(&format!("{name}: append, p99"), "ms", &latencies, 99.0, Goal::None),
         Figure::percentile(&format!("{name}: rate"), "events/s", &rates, 50.0, rate_goal),
     ];
+    if most {
+        let metric = format!("{name}: rate of etcd itself, {BATCH} puts a transaction, no guards");
+        figures.push(Figure::percentile(&metric, "events/s", &ceiling, 50.0, Goal::None));
+    }
     for figure in &figures {
         tracing::info!(figure.metric, figure.ours, ?figure.baseline, ?figure.ratio, "measured");
     }
@@ -132,6 +144,26 @@ async fn put(raw: &KvClient, load: &Load, round: usize) -> TestResult<(Duration,
     });
     let (time, done) = all(work).await?;
     Ok((time, done.concat()))
+}
+
+/// The same puts, as many at a time, but [`BATCH`] to a transaction: more than any log can have of which an event is a key
+/// and nothing else is checked or written.
+async fn put_batched(raw: &KvClient, load: &Load, round: usize) -> TestResult<Duration> {
+    let (value, each) = ("x".repeat(load.size), load.each);
+    let work = (0..load.sessions / BATCH).map(|number| {
+        let (mut raw, value) = (raw.clone(), value.clone());
+        async move {
+            for count in 0..each {
+                let put = |place| {
+                    let key = format!("/batched/{number:02}-{place:03}/{round}-{count:016x}");
+                    TxnOp::put(key, value.as_str(), None)
+                };
+                raw.txn(Txn::new().and_then((0..BATCH).map(put).collect::<Vec<_>>())).await?;
+            }
+            Ok(())
+        }
+    });
+    Ok(all(work).await?.0)
 }
 
 /// Runs all of them at once, each as a task.

@@ -1,14 +1,18 @@
 //! What the tests of the harness share: a session in memory, and checks of what a model is sent.
 
+pub(crate) mod mcp;
 pub(crate) mod model;
+pub(crate) mod raw;
 pub(crate) mod service;
 
 use std::time::Duration;
 
 use futures::FutureExt as _;
 use longhand_protocol::event::{ClientEvent, EventBody, NewEvent};
-use longhand_protocol::harness::{AgentSnapshot, HarnessSession, Model, Tool};
-use longhand_protocol::wire::toolsets::{BuiltinConfig, BuiltinTool, PermissionPolicy, WebOptions};
+use longhand_protocol::harness::{AgentSnapshot, HarnessSession, Limits, McpServer, Model, Tool};
+use longhand_protocol::wire::toolsets::{
+    BuiltinConfig, BuiltinTool, McpConfig, PermissionPolicy, ToolsetConfig, WebOptions,
+};
 use longhand_protocol::{Record, SessionId};
 use longhand_session_log::caps::Caps;
 use longhand_session_log::memory::MemoryStore;
@@ -57,7 +61,33 @@ fn toolset() -> Tool {
 }
 
 pub(crate) fn session() -> HarnessSession {
-    HarnessSession { id: session_id(), agent: agent(), sandboxes: vec!["main".to_owned()], harness_idle_seconds: 0 }
+    HarnessSession {
+        id: session_id(),
+        agent: agent(),
+        sandboxes: vec!["main".to_owned()],
+        harness_idle_seconds: 0,
+        limits: Limits::default(),
+        budget: None,
+    }
+}
+
+/// A session whose agent has the tools of an MCP server too, of which `ask` asks first and `off` is off.
+pub(crate) fn session_with_mcp() -> HarnessSession {
+    let mut session = session();
+    let url = "https://fake.test/mcp".to_owned();
+    session.agent.mcp_servers.push(McpServer::Url { name: "fake".to_owned(), url });
+    let policy = |permission_policy| ToolsetConfig { enabled: true, permission_policy };
+    let config =
+        |name: &str, enabled, permission_policy| McpConfig { name: name.to_owned(), enabled, permission_policy };
+    session.agent.tools.push(Tool::McpToolset {
+        mcp_server_name: "fake".to_owned(),
+        default_config: policy(PermissionPolicy::AlwaysAllow),
+        configs: vec![
+            config("ask", true, PermissionPolicy::AlwaysAsk),
+            config("off", false, PermissionPolicy::AlwaysAllow),
+        ],
+    });
+    session
 }
 
 /// A store that holds the session of [`session`].
@@ -68,7 +98,12 @@ pub(crate) fn store() -> MemoryStore {
 /// The same; its log is bounded.
 pub(crate) fn store_with(caps: Caps) -> MemoryStore {
     let store = MemoryStore::bounded(longhand_session_log::DEFAULT_INBOX_LIMIT, caps);
-    let meta = SessionMeta {
+    now(store.create(meta())).unwrap();
+    store
+}
+
+pub(crate) fn meta() -> SessionMeta {
+    SessionMeta {
         id: session_id(),
         namespace: "ns".to_owned(),
         name: "name".to_owned(),
@@ -81,9 +116,7 @@ pub(crate) fn store_with(caps: Caps) -> MemoryStore {
         thread_id: None,
         parent: None,
         retention: longhand_session_log::store::Retention::default(),
-    };
-    now(store.create(meta)).unwrap();
-    store
+    }
 }
 
 /// A store in memory answers at once.

@@ -16,13 +16,14 @@ use longhand_protocol::harness::{
     AppendRequest, AppendResponse, ClaimResponse, Conflict, DeltasRequest, EventsPage, ExecuteRequest, ExecuteResponse,
     HarnessSession, IdleRequest, LeaseRequest, PromoteRequest,
 };
+use longhand_protocol::wire::Order;
 use longhand_session_log::memory::MemoryStore;
 use longhand_session_log::store::{Appended, CallState, Claimant, FinishFrom, SessionStore as _, StoreError, Takeover};
 use serde::Serialize;
 use serde_json::json;
 use tokio::sync::Notify;
 
-use super::{session, session_id};
+use super::session_id;
 
 /// How the service misbehaves.
 #[derive(Default)]
@@ -44,6 +45,8 @@ pub(crate) struct Service {
     pub(crate) session: HarnessSession,
     pub(crate) faults: Mutex<Faults>,
     pub(crate) previews: Mutex<Vec<Preview>>,
+    /// How many records were given out.
+    pub(crate) read: Mutex<usize>,
     /// How often each tool call has run.
     pub(crate) runs: Mutex<HashMap<String, u32>>,
     /// Told when a claim is not renewed.
@@ -53,13 +56,14 @@ pub(crate) struct Service {
 }
 
 /// Serves the store until the test ends; gives the base URL.
-pub(crate) async fn serve(store: MemoryStore, idle_seconds: u64) -> (Arc<Service>, String) {
+pub(crate) async fn serve_session(store: MemoryStore, session: HarnessSession) -> (Arc<Service>, String) {
     let service = Arc::new(Service {
         store,
-        session: HarnessSession { harness_idle_seconds: idle_seconds, ..session() },
+        session,
         faults: Mutex::default(),
         previews: Mutex::default(),
         runs: Mutex::default(),
+        read: Mutex::default(),
         not_renewed: Notify::new(),
         executing: Notify::new(),
     });
@@ -115,7 +119,15 @@ async fn handle(
         }
         ("GET", "events") => {
             let limit = usize::try_from(number("limit")).unwrap();
-            let slice = service.store.read(&session_id(), number("after"), limit).await;
+            let wanted = longhand_session_log::store::Query {
+                after: number("after"),
+                before: query.get("before").map(|before| before.parse().unwrap()),
+                order: if query.get("order").is_some_and(|order| order == "desc") { Order::Desc } else { Order::Asc },
+                types: query.get("types[]").cloned().into_iter().collect(),
+                ..longhand_session_log::store::Query::after(0, limit)
+            };
+            let slice = service.store.slice(&session_id(), &wanted).await;
+            *service.read.lock().unwrap() += slice.as_ref().map_or(0, |slice| slice.records.len());
             respond(slice.map(|slice| EventsPage { records: slice.records, head: slice.head, next: slice.next }))
         }
         ("GET", "inbox") => {
@@ -166,7 +178,13 @@ impl Service {
         let claimant = Claimant { pod_uid: "pod".to_owned(), pod_name: "pod".to_owned() };
         let ttl = Duration::from_secs(5);
         let (epoch, record) = self.store.claim(&session_id(), &claimant, Takeover::Always, ttl).await?;
-        Ok(ClaimResponse { epoch, head: record.seq, lease_ttl_seconds: 1, session: self.session.clone() })
+        Ok(ClaimResponse {
+            epoch,
+            head: record.seq,
+            lease_ttl_seconds: 1,
+            session: self.session.clone(),
+            tools: vec![],
+        })
     }
 
     async fn idle(&self, request: IdleRequest) -> Result<Appended, StoreError> {

@@ -166,7 +166,7 @@ async fn probes_name_what_is_missing() {
         "ready": true,
         "sessionToken": {"usable": true, "missing": false, "detail": null},
         "credentials": [{
-            "route": "model", "credential": "anthropic",
+            "route": "model", "credential": "anthropic", "required": true,
             "usable": false, "missing": true, "detail": "the file does not exist",
         }],
     });

@@ -12,7 +12,7 @@ use super::{Place, Plan, Repeated, check_epoch};
 use crate::etcd::view::{Kv, Look, View};
 use crate::etcd::write::{Guard, Write};
 use crate::limits;
-use crate::record::{Head, Stored, encode, result_of};
+use crate::record::{Head, Stored, encode, is_remembered, result_of};
 use crate::store::{Appended, CallState, FinishFrom, Result, SessionMeta, StoreError};
 
 /// Who appends.
@@ -69,8 +69,15 @@ impl Append<'_> {
             Effect::Agent { .. } => looks.extend([keys.meta(id), keys.wake(id)].map(Look::Key)),
         }
         looks.extend(self.promoted.iter().map(|event| Look::Key(keys.inbox(id, event))));
-        looks.extend(self.place.look_idem(self.promoted.iter().chain(self.events.iter().map(|event| &event.id))));
+        looks.extend(self.place.look_idem(self.promoted.iter().chain(self.remembered())));
         looks
+    }
+
+    /// Those of the events whose identifiers are remembered apart from the log, and may not be there yet. Of a brain's
+    /// events the head is enough to find a repetition by.
+    fn remembered(&self) -> impl Iterator<Item = &EventId> {
+        let all = matches!(self.author, Author::Service);
+        self.events.iter().filter(move |event| all || is_remembered(&event.body)).map(|event| &event.id)
     }
 
     /// What a brain that is up to date would find, so that the transaction can be tried at once. Only without promotion
@@ -98,7 +105,13 @@ impl Append<'_> {
     pub(crate) fn plan(&self, view: &View, now: Timestamp) -> Result<Plan<Extended>> {
         let Place { keys, id } = self.place;
         let mut head = self.place.head(view)?;
-        match self.place.repeated(view, self.epoch(), &self.given())? {
+        let repeated = match self.author {
+            Author::Brain { epoch, expected_head } => {
+                self.place.repeated_after(view, &head, epoch, expected_head, &self.given())
+            }
+            Author::Service => self.place.repeated(view, self.epoch(), &self.given()),
+        };
+        match repeated? {
             Repeated::Yes(appended) => return Ok(Plan::Done(Extended { appended, head: None })),
             Repeated::Read(looks) => return Ok(Plan::Read(looks)),
             Repeated::No => {}
@@ -136,21 +149,21 @@ impl Append<'_> {
         promoted.chain(self.events.iter().map(|event| (&event.id, Some(&event.body)))).collect()
     }
 
-    /// The head, which names the epoch, and the events' identifiers are as they have to be, and stay so.
+    /// The head, which names the epoch, and the identifiers that are remembered are as they have to be, and stay so.
     fn fence(&self, view: &View, head: &Head, write: &mut Write) -> Result<()> {
         let Place { keys, id } = self.place;
         if let Author::Brain { epoch, expected_head } = self.author {
             check_epoch(head.epoch, epoch)?;
-            self.place.check_new(view, self.events)?;
+            self.place.check_new(view, self.remembered())?;
             if head.seq != expected_head {
                 return Err(StoreError::HeadMoved { head: head.seq });
             }
         }
-        self.place.check_new(view, self.events)?;
+        self.place.check_new(view, self.remembered())?;
         let stored = view.get(&keys.head(id)).ok_or_else(|| self.place.not_found())?;
         write.guard(Guard::Holds(stored.key.clone(), stored.value.clone()));
-        for event in self.events {
-            write.guard(Guard::Absent(keys.idem(id, &event.id)));
+        for event in self.remembered() {
+            write.guard(Guard::Absent(keys.idem(id, event)));
         }
         Ok(())
     }
@@ -204,13 +217,17 @@ impl Append<'_> {
         Ok(())
     }
 
-    /// Puts the records, their identifiers, and the calls that they open.
+    /// Puts the records, the identifiers that are remembered, and the calls that are opened.
     fn put_records(&self, stored: Vec<Stored>, write: &mut Write) -> Result<Vec<Record>> {
         let Place { keys, id } = self.place;
         let mut records = Vec::with_capacity(stored.len());
-        for Stored { record, bytes } in stored {
+        for (index, Stored { record, bytes }) in stored.into_iter().enumerate() {
             write.put(keys.log(id, record.seq), bytes);
-            write.put(keys.idem(id, &record.event.id), record.seq.to_string());
+            // Whoever queued an event may ask for it again.
+            let asked_for = index < self.promoted.len() || matches!(self.author, Author::Service);
+            if asked_for || is_remembered(&record.event.body) {
+                write.put(keys.idem(id, &record.event.id), record.seq.to_string());
+            }
             // By its name: the body of a large one is elsewhere.
             if record.event.body.kind() == "agent.tool_use" {
                 write.put(keys.call(id, &record.event.id), encode(&CallState::Open)?);

@@ -73,6 +73,7 @@ pub(crate) fn state(place: &Place<'_>, view: &View) -> Result<SessionState> {
         wake_revision,
         status: head.shown_status(wake_revision.is_some()),
         usage: head.usage,
+        list_cost: head.list_cost.clone(),
         active: head.active,
         updated_at: head.updated_at,
         size: head.size(),

@@ -195,10 +195,20 @@ fn a_session_is_made_where_there_is_none() {
 }
 
 #[test]
-fn an_append_relies_on_the_head_and_new_identifiers() {
+fn an_append_relies_on_the_head_and_on_new_identifiers_that_are_remembered() {
     let world = World::new();
-    let write = world.append(&[], &[running("sevt_1"), running("sevt_2")], Effect::Nothing).unwrap();
-    assert_eq!(write.guards, [world.head(), world.new_event("sevt_1"), world.new_event("sevt_2")]);
+    let write = world.append(&[], &[running("sevt_1"), call("sevt_2")], Effect::Nothing).unwrap();
+    assert_eq!(write.guards, [world.head(), world.new_event("sevt_2")]);
+    let (keys, id) = (&world.keys, &world.id);
+    let put = |write: &Write| -> Vec<String> { write.keys().skip(write.guards.len()).map(str::to_owned).collect() };
+    let remembered = keys.idem(id, &"sevt_2".parse().unwrap());
+    let opened = keys.call(id, &"sevt_2".parse().unwrap());
+    assert_eq!(put(&write), [keys.log(id, 3), keys.log(id, 4), remembered, opened, keys.head(id)]);
+    let write = world.append(&[], &[running("sevt_1")], Effect::Nothing).unwrap();
+    assert_eq!(
+        (write.guards.as_slice(), put(&write)),
+        ([world.head()].as_slice(), vec![keys.log(id, 3), keys.head(id)])
+    );
     let write = world.append_as(Author::Service, &[], &[running("sevt_1")], Effect::Nothing).unwrap();
     assert_eq!(write.guards, [world.head(), world.new_event("sevt_1")]);
 }
@@ -209,9 +219,10 @@ fn a_promotion_relies_on_the_queued_event_too() {
     let queued: EventId = "sevt_queued".parse().unwrap();
     let write = world.append(std::slice::from_ref(&queued), &[running("sevt_1")], Effect::Nothing).unwrap();
     let inbox = world.keys.inbox(&world.id, &queued);
-    let guards = [world.head(), world.new_event("sevt_1"), Guard::Present(inbox.clone())];
-    assert_eq!(write.guards, guards);
+    assert_eq!(write.guards, [world.head(), Guard::Present(inbox.clone())]);
     assert!(write.changes.contains(&Change::Delete(inbox)));
+    let remembered = world.keys.idem(&world.id, &queued);
+    assert!(write.changes.contains(&Change::Put(remembered, b"3".to_vec())), "its client may ask again");
 }
 
 #[test]
@@ -222,13 +233,8 @@ fn idle_relies_on_the_wake_key_and_an_empty_inbox() {
     let effect = Effect::Idle { wake_revision: world.wake_revision() };
     let write = world.append(&[], &[running("sevt_1")], effect).unwrap();
     let wake = world.keys.wake(&world.id);
-    let guards = [
-        world.head(),
-        world.new_event("sevt_1"),
-        world.unchanged(&wake),
-        Guard::NoneUnder(world.keys.inboxes(&world.id)),
-    ];
-    assert_eq!(write.guards, guards);
+    let empty = Guard::NoneUnder(world.keys.inboxes(&world.id));
+    assert_eq!(write.guards, [world.head(), world.unchanged(&wake), empty]);
     for gone in [wake, world.keys.owner(&world.id)] {
         assert!(write.changes.contains(&Change::Delete(gone)));
     }
@@ -350,6 +356,7 @@ fn the_largest_transaction_is_one_that_etcd_takes(#[case] promoted: usize, #[cas
 #[rstest]
 #[case::fenced(9, 9, &["sevt_none"], &["sevt_call"], -1, "epoch 9 is fenced off")]
 #[case::duplicate(1, 9, &["sevt_none"], &["sevt_call"], -1, "event sevt_call is in the log already")]
+#[case::known_by_the_head_alone(1, 9, &["sevt_none"], &["sevt_woken"], -1, "the log's head is 2")]
 #[case::head(1, 9, &["sevt_none"], &["sevt_1"], -1, "the log's head is 2")]
 #[case::queued(1, 2, &["sevt_none"], &["sevt_1"], -1, "event sevt_none is not queued")]
 #[case::wake(1, 2, &["sevt_queued"], &["sevt_1"], -1, "the session's wake key has changed")]
@@ -363,7 +370,8 @@ fn the_first_reason_is_given(
 ) {
     let world = World::new();
     let promoted: Vec<EventId> = promoted.iter().map(|id| id.parse().unwrap()).collect();
-    let events: Vec<NewEvent> = events.iter().map(|id| running(id)).collect();
+    let body = |id: &str| if id == "sevt_call" { call(id) } else { running(id) };
+    let events: Vec<NewEvent> = events.iter().map(|id| body(id)).collect();
     let author = Author::Brain { epoch, expected_head };
     let error = world.append_as(author, &promoted, &events, Effect::Idle { wake_revision }).unwrap_err();
     assert!(error.to_string().contains(reason), "{error}");

@@ -32,7 +32,9 @@ fn interrupt() -> NewEvent {
 
 fn sorry() -> NewEvent {
     let (kind, retry_status) = (SessionErrorType::UnknownError, RetryStatus::Terminal);
-    NewEvent::new(EventBody::SessionError { error: SessionError { kind, message: "full".into(), retry_status } })
+    NewEvent::new(EventBody::SessionError {
+        error: SessionError { kind, mcp_server_name: None, message: "full".into(), retry_status },
+    })
 }
 
 /// A session in a turn, whose log has so many events; the epoch.

@@ -155,7 +155,7 @@ pub(crate) async fn what_runs_is_cut_off_by_a_fork(fixture: &dyn Fixture) {
     let (epoch, head) = claim(&*store, &parent, "a").await;
     let (one, two) = (tool_use(), tool_use());
     let start = NewEvent::new(EventBody::SpanModelRequestStart {});
-    let used = NewEvent::new(EventBody::SessionUsage { usage });
+    let used = NewEvent::new(EventBody::SessionUsage { usage: usage.into() });
     store.append(&parent, epoch, head, vec![running(), used, start.clone(), one.clone(), two.clone()]).await.unwrap();
     store.enqueue(&parent, vec![message("queued")]).await.unwrap();
     store.finish_call(&parent, &one.id, &FinishFrom::Open, vec![tool_result(&one.id, "done")]).await.unwrap();

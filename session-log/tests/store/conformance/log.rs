@@ -1,12 +1,13 @@
 //! How a log grows.
 
 use longhand_protocol::event::NewEvent;
-use longhand_session_log::store::FinishFrom;
+use longhand_session_log::store::{FinishFrom, Parent};
 use longhand_session_log::{SessionStore, StoreError};
 use sha2::{Digest as _, Sha256};
 
 use super::{
-    Fixture, assert_err, claim, idle_event, kinds, message, messages, running, session, tool_result, tool_use,
+    Fixture, assert_err, claim, custom_tool_use, idle_event, kinds, message, messages, meta, running, session,
+    tool_result, tool_use,
 };
 
 pub(crate) async fn records_are_dense_and_chained(fixture: &dyn Fixture) {
@@ -83,7 +84,6 @@ pub(crate) async fn an_append_may_be_repeated(fixture: &dyn Fixture) {
     let audited = store.append_unfenced(&id, audit.clone()).await.unwrap();
     for again in [&store, &other] {
         assert_eq!(again.append(&id, epoch, head, events.clone()).await.unwrap(), first);
-        assert_eq!(again.append(&id, epoch, audited.head, events.clone()).await.unwrap(), first);
         assert_eq!(again.append_unfenced(&id, audit.clone()).await.unwrap(), audited);
     }
     claim(&*other, &id, "b").await;
@@ -91,13 +91,52 @@ pub(crate) async fn an_append_may_be_repeated(fixture: &dyn Fixture) {
     assert_eq!(store.state(&id).await.unwrap().head, 5);
 }
 
+/// As [`an_append_may_be_repeated`], where its records are not the last ones, or elsewhere by now.
+pub(crate) async fn a_repetition_is_found_by_its_place(fixture: &dyn Fixture) {
+    let (store, other) = (fixture.store(), fixture.replica().await);
+    let id = session(&*store).await;
+    let (epoch, head) = claim(&*store, &id, "a").await;
+    let (call, rest) = (vec![tool_use(), running()], messages(&["b", "c", "d"]));
+    let first = store.append(&id, epoch, head, call.clone()).await.unwrap();
+    let second = store.append(&id, epoch, first.head, rest.clone()).await.unwrap();
+    fixture.move_out(&id, true).await;
+    for again in [&store, &other] {
+        assert_eq!(again.append(&id, epoch, head, call.clone()).await.unwrap(), first);
+        assert_eq!(again.append(&id, epoch, first.head, rest.clone()).await.unwrap(), second);
+        // A part of it, more than it, or elsewhere, is something else.
+        let more = [rest.clone(), messages(&["e"])].concat();
+        for (expected, events) in [(first.head, more), (first.head, rest[1..].to_vec()), (head, rest.clone())] {
+            let refused = again.append(&id, epoch, expected, events).await;
+            assert_err!(refused, StoreError::HeadMoved { head } if head == second.head);
+        }
+        assert_eq!(again.append(&id, epoch, first.head, rest[..1].to_vec()).await.unwrap().head, first.head + 1);
+    }
+    assert_eq!(store.state(&id).await.unwrap().head, second.head);
+}
+
+/// The records of a fork's brain are its own, also if those of its parent look like them.
+pub(crate) async fn a_fork_has_repeated_nothing(fixture: &dyn Fixture) {
+    let store = fixture.store();
+    let id = session(&*store).await;
+    let fork = store.fork_id(&id);
+    let (epoch, head) = claim(&*store, &id, "a").await;
+    let events = vec![running(), idle_event()];
+    let appended = store.append(&id, epoch, head, events.clone()).await.unwrap();
+    store.fork(meta(&fork), &Parent { session: id.clone(), seq: appended.head }).await.unwrap();
+    let (of_fork, moved) = claim(&*store, &fork, "b").await;
+    assert_eq!(of_fork, epoch);
+    let refused = store.append(&fork, of_fork, head, events).await;
+    assert_err!(refused, StoreError::HeadMoved { head } if head == moved);
+}
+
 pub(crate) async fn a_different_append_is_not_a_repetition(fixture: &dyn Fixture) {
     let store = fixture.store();
     let id = session(&*store).await;
-    let (epoch, head) = claim(&*store, &id, "a").await;
-    let events = vec![running(), message("a")];
-    let head = store.append(&id, epoch, head, events.clone()).await.unwrap().head;
-    let changed = NewEvent { id: events[1].id.clone(), body: message("other").body };
+    let (epoch, before) = claim(&*store, &id, "a").await;
+    let events = vec![tool_use(), tool_use()];
+    let head = store.append(&id, epoch, before, events.clone()).await.unwrap().head;
+    let changed = NewEvent { id: events[1].id.clone(), ..tool_use() };
+    let changed = NewEvent { body: custom_tool_use().body, ..changed };
     let cases = [
         vec![events[1].clone(), message("new")],
         vec![message("new"), events[0].clone()],
@@ -105,7 +144,9 @@ pub(crate) async fn a_different_append_is_not_a_repetition(fixture: &dyn Fixture
         vec![events[1].clone(), events[0].clone()],
     ];
     for case in cases {
-        assert_err!(store.append(&id, epoch, head, case.clone()).await, StoreError::Duplicate(_));
+        for expected in [before, head] {
+            assert_err!(store.append(&id, epoch, expected, case.clone()).await, StoreError::Duplicate(_));
+        }
         assert_err!(store.append_unfenced(&id, case).await, StoreError::Duplicate(_));
     }
     let twice = message("twice");

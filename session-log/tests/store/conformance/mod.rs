@@ -63,7 +63,7 @@ macro_rules! suite {
             claims: [a_claim_raises_the_epoch, a_living_owner_is_respected, an_expired_claim_is_free,
                 a_claim_is_renewed_by_its_owner_only, a_claim_survives_nothing_but_itself],
             log: [records_are_dense_and_chained, a_zombie_changes_nothing, nobody_is_the_brain_of_epoch_0, a_moved_head_is_named,
-                an_append_may_be_repeated, a_different_append_is_not_a_repetition, a_transaction_is_bounded,
+                an_append_may_be_repeated, a_repetition_is_found_by_its_place, a_fork_has_repeated_nothing, a_different_append_is_not_a_repetition, a_transaction_is_bounded,
                 promotion_moves_events_in_the_given_order, a_promotion_may_be_repeated,
                 what_is_not_queued_is_not_promoted, idle_needs_the_wake_key_as_it_was,
                 idle_gives_the_session_up_once, only_idle_and_delete_clear_the_wake_key, slices_are_what_was_asked_for],
@@ -154,6 +154,10 @@ pub(crate) fn tool_use() -> NewEvent {
         evaluated_permission: Permission::Allow,
         sandbox: None,
     })
+}
+
+pub(crate) fn custom_tool_use() -> NewEvent {
+    NewEvent::new(EventBody::AgentCustomToolUse { name: "look_up".into(), input: json!({}) })
 }
 
 pub(crate) fn tool_result(call: &EventId, text: &str) -> NewEvent {

@@ -116,7 +116,7 @@ pub(crate) async fn status_and_usage_follow_the_events(fixture: &dyn Fixture) {
     let begun = began.event.processed_at.unwrap();
     assert_eq!(state.active.total(begun + TTL), TTL.try_into().unwrap(), "the turn goes on");
     let usage = Usage { input_tokens: 3, output_tokens: 4, ..Usage::default() };
-    let events = vec![NewEvent::new(EventBody::SessionUsage { usage }), idle_event()];
+    let events = vec![NewEvent::new(EventBody::SessionUsage { usage: usage.into() }), idle_event()];
     let wake = store.inbox(&id).await.unwrap().wake_revision.unwrap();
     let last = store.idle(&id, epoch, head, wake, events).await.unwrap().records.pop().unwrap();
     let state = store.state(&id).await.unwrap();

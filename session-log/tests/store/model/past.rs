@@ -51,6 +51,11 @@ fn append(what: What) -> Op {
 #[case::a_zombie_whose_replica_has_not_seen_a_leap(&[
     on(Act::Claim { brain: 1, takeover: true }), on(Act::Leap), append(What::Running),
 ])]
+#[case::a_fork_of_a_fork_whose_parent_comes_last(&[
+    Op::Create(4),
+    Op::Fork { of: Which::Any(4), to: 1, at: 0 },
+    Op::Fork { of: Which::Any(1), to: 2, at: 0 },
+])]
 #[tokio::test]
 async fn both_stores_answer_the_same_again(#[case] ops: &[Op]) {
     let (expected, actual) = super::both(ops, Caps::default()).await;

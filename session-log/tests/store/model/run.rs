@@ -258,7 +258,7 @@ impl Run<'_> {
             (What::Large, _) => return message(&"x".repeat(LARGE)),
             (What::Rescheduled, _) => EventBody::SessionStatusRescheduled {},
             (What::Terminated, _) => EventBody::SessionStatusTerminated {},
-            (What::Usage, _) => EventBody::SessionUsage { usage: usage(self.ids) },
+            (What::Usage, _) => EventBody::SessionUsage { usage: usage(self.ids).into() },
             (What::Span, None) => EventBody::SpanModelRequestStart {},
             (What::Span, Some(start)) => EventBody::SpanModelRequestEnd {
                 model_request_start_id: start.clone(),
@@ -436,16 +436,14 @@ impl Run<'_> {
             assert!(woken || ended || inbox.is_empty(), "events are queued and nobody is woken");
         }
         // A fork goes before what it forks.
-        while let Some(meta) = store.list(None, 1_000).await.unwrap().pop() {
-            let state = store.state(&meta.id).await.unwrap();
-            store.delete(state.fork.as_ref().unwrap_or(&meta.id)).await.or_else(has_forks).unwrap();
+        while let Some(mut last) = store.list(None, 1_000).await.unwrap().pop().map(|meta| meta.id) {
+            while let Some(fork) = store.state(&last).await.unwrap().fork {
+                last = fork;
+            }
+            store.delete(&last).await.unwrap();
         }
         self.answers
     }
-}
-
-fn has_forks(error: StoreError) -> Result<(), StoreError> {
-    if let StoreError::HasForks { .. } = error { Ok(()) } else { Err(error) }
 }
 
 async fn pages(store: &dyn SessionStore, id: &SessionId, query: &Query) -> Vec<Record> {

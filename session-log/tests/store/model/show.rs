@@ -47,6 +47,7 @@ pub(super) fn state(state: SessionState) -> String {
         wake_revision,
         status,
         usage,
+        list_cost,
         active: _,
         updated_at,
         size,
@@ -58,5 +59,7 @@ pub(super) fn state(state: SessionState) -> String {
     let (woken, archived) = (wake_revision.is_some(), archived_at.is_some());
     // Bytes differ: of times, and of what stands in the object store of one of them.
     let (events, inputs, parent) = (size.events, meta.delivered_inputs, meta.parent);
-    format!("{epoch} {head} {owner:?} {woken} {status:?} {usage:?} {events} {archived} {fork:?} {inputs} {parent:?}")
+    format!(
+        "{epoch} {head} {owner:?} {woken} {status:?} {usage:?} {list_cost:?} {events} {archived} {fork:?} {inputs} {parent:?}"
+    )
 }

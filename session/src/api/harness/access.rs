@@ -2,12 +2,15 @@
 
 use std::time::Duration;
 
+use longhand_crds::AgentSession;
 use longhand_protocol::SessionId;
 use longhand_protocol::harness::Conflict;
+use longhand_session_log::store::SessionState;
 
 use crate::api::error::{ApiError, Result};
 use crate::app::App;
 use crate::auth::{Identity, Pod};
+use crate::sessions::resource_of;
 
 /// What was learnt of a claim is looked up again after this long.
 pub(super) const REMEMBERED: Duration = Duration::from_secs(30);
@@ -39,19 +42,30 @@ pub(super) async fn require(app: &App, identity: &Identity, session: &SessionId,
         return Err(ApiError::log_conflict(Conflict::Fenced { epoch: state.epoch }, message));
     }
     let owns = state.owner.is_some_and(|owner| owner.claimant.pod_uid == pod.uid);
-    if owns || is_named(app, &pod, &state.meta.name, &state.meta.uid).await? {
+    if owns || resource_of(app, &state.meta).await?.is_some_and(|resource| is_named_by(&resource, &pod)) {
         app.claims.put(session.clone(), (state.epoch, pod.uid), REMEMBERED);
         return Ok(());
     }
     Err(denied(&pod, session))
 }
 
+/// The session as its owner sees it, whose epoch is then the session's. Everybody else is refused: whoever was the owner by
+/// 412, as by every other call.
+pub(super) async fn owned(app: &App, identity: &Identity, session: &SessionId) -> Result<SessionState> {
+    let pod = pod_of(identity)?;
+    require(app, identity, session, None).await?;
+    let state = app.store.state(session).await?;
+    if state.owner.as_ref().is_some_and(|owner| owner.claimant.pod_uid == pod.uid) {
+        return Ok(state);
+    }
+    let message = format!("pod {}/{} has not claimed session {session}", pod.namespace, pod.name);
+    Err(ApiError::log_conflict(Conflict::Fenced { epoch: state.epoch }, message))
+}
+
 /// Whether the operator has named the pod as the session's harness.
-pub(super) async fn is_named(app: &App, pod: &Pod, name: &str, uid: &str) -> Result<bool> {
-    let resource = app.resources.session(&pod.namespace, name).await?;
-    let resource = resource.filter(|resource| resource.metadata.uid.as_deref() == Some(uid));
-    let named = resource.and_then(|resource| resource.status?.harness?.pod_uid);
-    Ok(named.as_ref() == Some(&pod.uid))
+pub(super) fn is_named_by(resource: &AgentSession, pod: &Pod) -> bool {
+    let named = resource.status.as_ref().and_then(|status| status.harness.as_ref()?.pod_uid.as_ref());
+    named == Some(&pod.uid)
 }
 
 /// The pod is not the one.

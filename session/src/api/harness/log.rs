@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use axum::Json;
 use axum::extract::State;
+use longhand_protocol::EventId;
 use longhand_protocol::event::{EventBody, NewEvent};
 use longhand_protocol::harness::{
     AppendRequest, AppendResponse, EventsPage, IdleRequest, Inbox, LeaseRequest, PromoteRequest,
@@ -25,6 +26,10 @@ use crate::metrics;
 const PAGE: usize = 500;
 const LONGEST_PAGE: usize = 1_000;
 const LONGEST_WAIT: u64 = 30;
+/// What events are called that mean something to one harness only.
+const NOTES: &str = "x.harness.";
+/// The most bytes of such an event. A harness cuts what is longer into several.
+const LONGEST_NOTE: usize = 512 * 1024;
 
 /// `POST lease`.
 pub async fn lease(
@@ -147,32 +152,58 @@ fn answer(appended: Appended) -> Json<AppendResponse> {
     Json(AppendResponse { records: appended.records, head: appended.head })
 }
 
-/// Refuses what is not a brain's to say: results and the fate of sandboxes are the service's.
+/// Refuses what is not a brain's to say: results of sandboxes and their fate are the service's. A brain calls MCP servers
+/// itself, and so it is the one that knows how such a call ended.
 fn check(events: &[NewEvent]) -> Result<()> {
-    match events.iter().find(|event| !is_brains(&event.body)) {
-        None => Ok(()),
-        Some(event) => Err(ApiError::bad_request(format!(
-            "a harness may not append `{}` here (event {})",
-            event.body.kind(),
-            event.id
-        ))),
+    let answered = |call: &EventId| {
+        let is_result = |body: &EventBody| matches!(body, EventBody::AgentMcpToolResult { mcp_tool_use_id, .. } if mcp_tool_use_id == call);
+        events.iter().any(|event| is_result(&event.body))
+    };
+    let may = |body: &EventBody| match body {
+        EventBody::ToolOutcomeUnknown { tool_use_id, .. } => answered(tool_use_id),
+        body => is_brains(body),
+    };
+    for NewEvent { id, body } in events {
+        if !may(body) {
+            return Err(ApiError::bad_request(format!("a harness may not append `{}` here (event {id})", body.kind())));
+        }
+        if let EventBody::Other { kind, fields } = body
+            && kind.starts_with(NOTES)
+        {
+            let size = serde_json::to_vec(fields).map_or(usize::MAX, |text| text.len());
+            if size > LONGEST_NOTE {
+                return Err(ApiError::bad_request(format!(
+                    "`{kind}` has {size} bytes, and may have {LONGEST_NOTE} (event {id})"
+                )));
+            }
+        }
     }
+    Ok(())
 }
 
 fn is_brains(body: &EventBody) -> bool {
     match body {
         EventBody::AgentMessage { .. }
         | EventBody::AgentThinking {}
+        | EventBody::AgentThreadContextCompacted {}
+        | EventBody::ContextCheckpoint { .. }
+        | EventBody::ContextResultsCleared { .. }
+        | EventBody::ContextOverflow { .. }
         | EventBody::AgentToolUse { .. }
         | EventBody::AgentCustomToolUse { .. }
+        | EventBody::AgentMcpToolUse { .. }
+        | EventBody::AgentMcpToolResult { .. }
+        | EventBody::McpCatalog { .. }
+        | EventBody::ToolStarted { .. }
         | EventBody::SessionStatusRunning {}
         | EventBody::SessionStatusRescheduled {}
         | EventBody::SessionError { .. }
         | EventBody::SessionUsage { .. }
         | EventBody::SpanModelRequestStart {}
         | EventBody::SpanModelRequestEnd { .. }
-        | EventBody::ModelResponse { .. } => true,
-        EventBody::Other { kind, .. } => kind.starts_with("span."),
+        | EventBody::ModelResponse { .. }
+        | EventBody::ModelFallback { .. } => true,
+        EventBody::Other { kind, .. } => kind.starts_with("span.") || kind.starts_with(NOTES),
         EventBody::UserMessage { .. }
         | EventBody::UserInterrupt { .. }
         | EventBody::UserToolConfirmation { .. }
@@ -190,6 +221,7 @@ fn is_brains(body: &EventBody) -> bool {
         | EventBody::SandboxReady { .. }
         | EventBody::SandboxReclaimed { .. }
         | EventBody::SandboxLost { .. }
+        | EventBody::ToolRetried { .. }
         | EventBody::ToolOutcomeUnknown { .. } => false,
     }
 }

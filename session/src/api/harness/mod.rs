@@ -3,4 +3,6 @@
 pub mod access;
 pub mod claim;
 pub mod log;
+pub mod mcp;
+pub mod parked;
 pub mod tools;

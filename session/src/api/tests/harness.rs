@@ -149,6 +149,7 @@ async fn a_zombie_is_412_and_changes_nothing() {
 #[case("x.session.woken", json!({"epoch": 9, "harness": "h"}))]
 #[case("x.sandbox.lost", json!({"sandbox": "default", "cause": "c"}))]
 #[case("x.credential.used", json!({}))]
+#[case("x.tool.outcome_unknown", json!({"tool_use_id": "sevt_1", "cause": "c"}))]
 #[tokio::test]
 async fn a_brain_appends_only_what_is_its_own(#[case] kind: &str, #[case] fields: Value) {
     let world = World::new();
@@ -164,6 +165,51 @@ async fn a_brain_appends_only_what_is_its_own(#[case] kind: &str, #[case] fields
         assert!(answer.message().contains(kind), "{}", answer.message());
     }
     assert_eq!(world.kinds(&id).await, ["x.session.woken"]);
+}
+
+fn mcp_use(permission: &str) -> Value {
+    let fields = json!({"mcp_server_name": "s", "name": "t", "input": {}, "evaluated_permission": permission});
+    event("agent.mcp_tool_use", fields)
+}
+
+#[tokio::test]
+async fn a_brain_appends_what_becomes_of_calls_of_mcp_servers() {
+    let world = World::new();
+    let id = world.session("one", "pod-1").await;
+    let epoch = world.claim(&id, "pod-1").await;
+    let catalog = event("x.mcp.catalog", json!({"mcp_server_name": "s", "url": "https://s.test", "tools": []}));
+    let (call, other) = (mcp_use("allow"), mcp_use("allow"));
+    let started = event("x.tool.started", json!({"tool_use_ids": [call["id"], other["id"]]}));
+    let result =
+        event("agent.mcp_tool_result", json!({"mcp_tool_use_id": call["id"], "content": [], "is_error": true}));
+    let unknown = |call: &Value| event("x.tool.outcome_unknown", json!({"tool_use_id": call["id"], "cause": "c"}));
+    let append = |events: Value| json!({"epoch": epoch, "expected_head": 1, "events": events});
+    let foreign = append(json!([unknown(&other), result]));
+    let refused = world.call("POST", &path(&id, "append"), "pod-1", &foreign).await;
+    assert_eq!(refused.status, 400, "of a call that it does not answer: {refused:?}");
+    let all = append(json!([catalog, call, other, started, unknown(&call), result]));
+    let answer = world.call("POST", &path(&id, "append"), "pod-1", &all).await;
+    assert_eq!((answer.status.as_u16(), &answer.body["head"]), (200, &json!(7)), "{answer:?}");
+}
+
+#[rstest]
+#[case("ask", 200)]
+#[case("allow", 400)]
+#[tokio::test]
+async fn a_call_of_an_mcp_server_is_confirmed_like_any(#[case] permission: &str, #[case] status: u16) {
+    let world = World::new();
+    let id = world.session("one", "pod-1").await;
+    let epoch = world.claim(&id, "pod-1").await;
+    let call = mcp_use(permission);
+    let append = json!({"epoch": epoch, "expected_head": 1, "events": [call]});
+    assert_eq!(world.call("POST", &path(&id, "append"), "pod-1", &append).await.status, 200);
+    let confirmation = json!({"type": "user.tool_confirmation", "tool_use_id": call["id"], "result": "allow"});
+    let sent = json!({"events": [confirmation]});
+    let answer = world.call("POST", &format!("/v1/sessions/{id}/events"), "alice", &sent).await;
+    assert_eq!(answer.status.as_u16(), status, "{answer:?}");
+    // It is no tool of a sandbox.
+    let execute = json!({"epoch": epoch, "tool_use_id": call["id"]});
+    assert!(!world.call("POST", &path(&id, "execute"), "pod-1", &execute).await.status.is_success());
 }
 
 #[rstest]
@@ -200,7 +246,13 @@ async fn a_brain_reads_any_slice(#[case] query: &str, #[case] seqs: &[u64], #[ca
     let id = world.session("one", "pod-1").await;
     let epoch = world.claim(&id, "pod-1").await;
     let body = |seq: u64| match seq % 2 {
-        0 => EventBody::ModelResponse { content: vec![], stop_reason: None, tool_events: vec![] },
+        0 => EventBody::ModelResponse {
+            content: vec![],
+            stop_reason: None,
+            model: None,
+            tool_events: vec![],
+            limited: false,
+        },
         _ => EventBody::AgentThinking {},
     };
     let named = |seq: u64| longhand_protocol::NewEvent { id: format!("sevt_{seq}").parse().unwrap(), body: body(seq) };

@@ -2,8 +2,9 @@ use longhand_protocol::event::{Delta, DeltaContent, EventBody, NewEvent, Preview
 use longhand_protocol::{EventId, SessionId};
 use longhand_session_log::SessionStore as _;
 use serde_json::{Value, json};
+use tokio::time::Instant;
 
-use crate::testing::{Frame, World, message};
+use crate::testing::{Frame, HEARTBEAT, World, message};
 
 async fn world() -> (World, SessionId, u64, String) {
     let world = World::new();
@@ -109,4 +110,18 @@ async fn a_reader_whose_permission_is_taken_away_is_cut_off() {
     let mut stream = world.stream(&path, "alice", &[]).await;
     world.cluster.forbid_everything();
     assert_eq!(stream.next().await, None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_on_which_nothing_happens_has_a_heartbeat() {
+    let (world, id, epoch, path) = world().await;
+    let mut stream = world.stream(&path, "alice", &[]).await;
+    let begun = Instant::now();
+    for beats in 1..=3 {
+        assert_eq!(stream.chunk().await.as_deref(), Some(":\n\n"));
+        let (due, waited) = (HEARTBEAT * beats, begun.elapsed());
+        assert!((due..due + HEARTBEAT / 2).contains(&waited), "beat {beats} after {waited:?}");
+    }
+    let seq = write(&world, &id, epoch, message("a")).await;
+    assert_eq!(stream.next().await.unwrap().id, Some(seq));
 }

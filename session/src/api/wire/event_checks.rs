@@ -34,12 +34,11 @@ impl Answers {
 
     fn is_answer_to(self, body: &EventBody) -> bool {
         match (self, body) {
-            (Self::Confirmation, EventBody::AgentToolUse { evaluated_permission, .. }) => {
-                *evaluated_permission == Permission::Ask
-            }
-            (Self::Confirmation, EventBody::Other { kind, fields }) => {
-                kind == "agent.mcp_tool_use" && fields.get("evaluated_permission").is_some_and(|given| given == "ask")
-            }
+            (
+                Self::Confirmation,
+                EventBody::AgentToolUse { evaluated_permission, .. }
+                | EventBody::AgentMcpToolUse { evaluated_permission, .. },
+            ) => *evaluated_permission == Permission::Ask,
             (Self::CustomTool, EventBody::AgentCustomToolUse { .. }) => true,
             _ => false,
         }

@@ -23,6 +23,7 @@ use crate::api::place::Span;
 use crate::api::query::Params;
 use crate::app::App;
 use crate::auth::Access;
+use crate::warm::Offering;
 
 /// How long a queued event's acceptance is remembered, to tell how long it was queued.
 pub(crate) const ACCEPTED_FOR: Duration = Duration::from_secs(600);
@@ -194,7 +195,10 @@ pub async fn send(
     if !events.iter().all(|event| matches!(event, ClientEvent::UserInterrupt { .. })) {
         app.quota.check_bytes(&*app.store, &state.meta.namespace).await?;
     }
+    // A harness that is ready need not wait for the answer to this request.
+    let offering = Offering::begin(&app, &state);
     let data = enqueue(&app, &state.meta.id, named(events, seed.as_ref())).await?;
+    offering.make();
     Ok(Json(EventsSent { data }))
 }
 

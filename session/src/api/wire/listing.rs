@@ -1,17 +1,19 @@
 //! Pages of kinds that the wire API writes, the newest first.
 
 use jiff::Timestamp;
+use kube::api::ObjectMeta;
 use longhand_protocol::wire::Order;
 
 use super::cursor;
 use super::session_page::{At, Key, Selection};
 use crate::api::error::{ApiError, Result};
 use crate::api::query::Params;
+use crate::resources::ResourceError;
 use crate::resources::named::{archived_at, created_at};
 use crate::resources::objects::{Kind, Objects};
 
-const PAGE: usize = 20;
-const LONGEST_PAGE: usize = 100;
+pub(super) const PAGE: usize = 20;
+pub(super) const LONGEST_PAGE: usize = 100;
 
 /// Which objects a list shall hold.
 #[derive(Clone, Debug)]
@@ -49,12 +51,24 @@ impl Listing {
         objects: &dyn Objects<K>,
         namespace: &str,
     ) -> Result<(Vec<K>, Option<String>)> {
+        self.of_pages(|from| objects.page(namespace, from), K::meta).await
+    }
+
+    /// The same of anything that comes page by page.
+    pub(super) async fn of_pages<T, F>(
+        self,
+        mut page: impl FnMut(Option<String>) -> F,
+        meta: impl Fn(&T) -> &ObjectMeta,
+    ) -> Result<(Vec<T>, Option<String>)>
+    where
+        F: Future<Output = Result<(Vec<T>, Option<String>), ResourceError>>,
+    {
         let mut selection = Selection::new(Order::Desc, self.at.clone(), self.limit);
         let mut from = None;
         loop {
-            let (items, next) = objects.page(namespace, from).await?;
-            for item in items.into_iter().filter(|item| self.wants(item)) {
-                selection.offer(key(&item), item);
+            let (items, next) = page(from).await?;
+            for item in items.into_iter().filter(|item| self.wants(meta(item))) {
+                selection.offer(key(meta(&item)), item);
             }
             from = next;
             if from.is_none() {
@@ -66,16 +80,15 @@ impl Listing {
         Ok((selected.items, next))
     }
 
-    fn wants<K: Kind>(&self, object: &K) -> bool {
-        let created = created_at(object.meta()).unwrap_or_default();
-        (self.archived || archived_at(object.meta()).is_none())
+    fn wants(&self, meta: &ObjectMeta) -> bool {
+        let created = created_at(meta).unwrap_or_default();
+        (self.archived || archived_at(meta).is_none())
             && self.since.is_none_or(|since| created >= since)
             && self.until.is_none_or(|until| created <= until)
     }
 }
 
-fn key<K: Kind>(object: &K) -> Key {
-    let meta = object.meta();
+fn key(meta: &ObjectMeta) -> Key {
     Key { created: created_at(meta).map_or(0, Timestamp::as_second), name: meta.name.clone().unwrap_or_default() }
 }
 

@@ -118,10 +118,13 @@ impl Made {
     /// out again and may find it.
     pub(super) async fn give_up(&self, app: &App, error: ApiError) -> ApiError {
         let is_left = self.again || self.resumable && error.status().is_server_error();
-        if let (false, Ok((namespace, name, uid))) = (is_left, sessions::identity(&self.resource))
-            && let Err(error) = app.resources.delete_session(namespace, name, uid).await
-        {
-            tracing::warn!(%error, "a session that could not be begun is left over");
+        let Ok((namespace, name, uid)) = sessions::identity(&self.resource) else { return error.of_last_step() };
+        if is_left {
+            return error.of_last_step();
+        }
+        if let Err(left) = app.resources.delete_session(namespace, name, uid).await {
+            tracing::warn!(error = %left, "a session that could not be begun is left over");
+            return error.of_last_step();
         }
         error.of_change()
     }

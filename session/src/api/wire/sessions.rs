@@ -75,7 +75,7 @@ pub async fn delete(
     // The resource first: should the log be left, the sweep takes it.
     let deleted = app.resources.delete_session(&meta.namespace, &meta.name, &meta.uid).await;
     deleted.map_err(|error| ApiError::from(error).of_change())?;
-    app.store.delete(&meta.id).await.map_err(|error| ApiError::from(error).of_change())?;
+    app.store.delete(&meta.id).await.map_err(|error| ApiError::from(error).of_last_step())?;
     tracing::info!(session = %meta.id, "session deleted");
     Ok(Json(SessionDeleted { id: meta.id, kind: "session_deleted".to_owned() }))
 }

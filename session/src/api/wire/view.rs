@@ -121,7 +121,7 @@ fn active(state: &SessionState, now: Timestamp) -> f64 {
 
 /// A session has one thread, so that it has run as long as its turns have.
 fn used(state: &SessionState, now: Timestamp) -> SessionUsage {
-    SessionUsage { active_seconds: Some(active(state, now)), ..state.usage.into() }
+    SessionUsage { active_seconds: Some(active(state, now)), list_cost: state.list_cost.clone(), ..state.usage.into() }
 }
 
 fn budget(budget: &Budget) -> wire::Budget {

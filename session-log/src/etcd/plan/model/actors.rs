@@ -125,11 +125,12 @@ impl Brain {
             }
         }
         let Reading { unanswered, open, used, .. } = world.past.reading(self.read);
-        if let (Some(message), None) = (unanswered, &open) {
+        let said = |message| self.reckless && world.past.log.iter().any(|entry| entry.0 == self.answer(message, world));
+        if let (Some(message), None) = (unanswered.filter(|message| !said(*message)), &open) {
             let (says, event) = if world.tools && !used {
                 (Says::ToolUse, "t1".to_owned())
             } else {
-                (Says::Answer, format!("a{epoch}x{message}"))
+                (Says::Answer, self.answer(message, world))
             };
             options.push(Action::Start(number, Wish::Append { epoch, head, event, says }));
         }
@@ -141,6 +142,14 @@ impl Brain {
             let wish = Wish::Idle { epoch, head, wake: self.wake, event: format!("i{epoch}x{head}") };
             options.push(Action::Start(number, wish));
         }
+    }
+
+    /// The identifier of an answer. Who takes a head without reading answers again, and nobody would protect it from doing
+    /// so under the same one.
+    fn answer(&self, message: usize, world: &World) -> String {
+        let name = format!("a{}x{message}", self.epoch);
+        let again = self.reckless && world.past.log.iter().any(|entry| entry.0 == name);
+        if again { name + "again" } else { name }
     }
 
     fn answered(&mut self, wish: &Wish, answer: &Result<Outcome, StoreError>) {

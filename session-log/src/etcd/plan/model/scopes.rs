@@ -20,6 +20,8 @@ pub(super) enum Name {
     Zombie,
     /// A harness that does what no good one does, and an event of the service's.
     Reckless,
+    /// The same harness, which uses a tool.
+    Retries,
     /// A call is open: two replicas, and a sandbox that refuses or is lost.
     Calls,
     /// A call is open: a replica, while the epoch is raised and the service appends something.
@@ -79,6 +81,10 @@ pub(super) fn scope(name: Name, ignored: &[Guarded], more: u8) -> Scope {
         Name::Reckless => claimed(false).with(
             [owner(1, true), Role::Auditor { left: 1 }, client(more)],
             Budget { sends: 1, claims: more, crashes: 0, expiries: 0, losses: 0 },
+        ),
+        Name::Retries => claimed(true).with(
+            [owner(1, true), Role::Auditor { left: 1 + more }],
+            Budget { sends: 1, claims: 0, crashes: 0, expiries: 0, losses: 0 },
         ),
         Name::Calls => called().with(
             [
@@ -162,10 +168,11 @@ pub(super) fn show(found: &Explored<Action, Law>) -> String {
     format!("{law:?} after\n  {}", steps.join("\n  "))
 }
 
-const ALL: [Name; 14] = [
+const ALL: [Name; 15] = [
     Name::Turns,
     Name::Zombie,
     Name::Reckless,
+    Name::Retries,
     Name::Calls,
     Name::Asked,
     Name::Results,

@@ -145,14 +145,7 @@ pub(super) struct Session {
 impl Session {
     pub(super) fn new() -> Self {
         let id: SessionId = "sesn_1".parse().unwrap();
-        let model = Model {
-            id: "m".into(),
-            max_tokens: 1,
-            api_version: "v".into(),
-            effort: None,
-            speed: None,
-            inference_geo: None,
-        };
+        let model = Model { id: "m".into(), max_tokens: 1, api_version: "v".into(), ..Model::default() };
         let agent = AgentSnapshot {
             id: "agent_1".into(),
             name: "a".into(),
@@ -162,6 +155,8 @@ impl Session {
             system: None,
             tools: vec![],
             mcp_servers: vec![],
+            context: longhand_protocol::harness::ContextPolicy::default(),
+            on_unknown_outcome: std::collections::BTreeMap::new(),
         };
         let meta = SessionMeta {
             id: id.clone(),

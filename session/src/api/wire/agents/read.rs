@@ -52,7 +52,9 @@ pub(super) fn created(body: CreateAgent) -> Result<AgentSpec> {
         tools: tools.into_iter().flatten().map(Into::into).collect(),
         mcp_servers: mcp_servers.into_iter().flatten().map(Into::into).collect(),
         metadata: metadata.unwrap_or_default(),
+        context: None,
         harness: None,
+        warm: 0,
     };
     check(&spec)?;
     Ok(spec)
@@ -93,7 +95,8 @@ pub(super) fn updated(mut spec: AgentSpec, update: UpdateAgent) -> Result<AgentS
     let tools = tools.map(|tools: Vec<ToolParam>| tools.into_iter().map(Into::into).collect());
     spec.tools = tools.apply_or_default(spec.tools);
     let servers = mcp_servers.map(|servers: Vec<McpServer>| servers.into_iter().map(Into::into).collect());
-    spec.mcp_servers = servers.apply_or_default(spec.mcp_servers);
+    let known = spec.mcp_servers.clone();
+    spec.mcp_servers = McpServerSpec::completed(servers.apply_or_default(spec.mcp_servers), &known);
     spec.metadata = match pairs {
         Change::Keep => spec.metadata,
         Change::Clear => return Err(ApiError::bad_request("`metadata` is null: set each pair to null instead")),
@@ -116,8 +119,11 @@ fn new_model(model: ModelParam) -> Result<ModelSpec> {
     Ok(spec)
 }
 
-/// Effort stays unless it is given; the rest is replaced.
+/// Effort stays unless it is given; the rest is replaced. Prices are those of the model.
 fn set_model(spec: &mut ModelSpec, model: ModelParam) {
+    if spec.id != model.id {
+        spec.prices = None;
+    }
     spec.id = model.id;
     spec.effort = model.effort.map(Into::into).or(spec.effort);
     spec.speed = model.speed.map(Into::into);

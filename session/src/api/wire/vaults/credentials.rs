@@ -17,12 +17,13 @@ use serde::{Deserialize, Serialize};
 
 use super::map::{credential_id, shown_credential};
 use super::write::{Values, Written};
-use super::{LONGEST_PAGE, PAGE, VaultPlace, check_live, fresh_id, vault_for};
+use super::{VaultPlace, check_live, fresh_id, vault_for};
 use crate::api::error::{ApiError, Result};
 use crate::api::extract::{Caller, PathOf, shortened};
 use crate::api::query::Params;
 use crate::api::wire::cursor;
 use crate::api::wire::fields::{SecretBody, check_display_name, check_metadata, patch_metadata};
+use crate::api::wire::listing::{LONGEST_PAGE, PAGE};
 use crate::api::wire::once::{MaybeSeed, Seed};
 use crate::app::App;
 use crate::auth::Access;

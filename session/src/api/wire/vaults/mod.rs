@@ -13,26 +13,24 @@ use axum::extract::State;
 use jiff::Timestamp;
 use longhand_crds::wire_id::{derived_id, prefix};
 use longhand_crds::{Vault, VaultSpec, annotations, wire_id};
+use longhand_protocol::wire::Page;
 use longhand_protocol::wire::vaults::{self as wire, CreateVault, Deleted, UpdateVault};
-use longhand_protocol::wire::{Order, Page};
 
 use super::agents::{made_and_gone, new_metadata};
 use super::checks::NewName;
 use super::fields::{check_display_name, check_metadata, patch_metadata};
+use super::listing::Listing;
+use super::namespace_for;
 use super::once::MaybeSeed;
-use super::session_page::{At, Key, Selection};
-use super::{cursor, namespace_for};
 use crate::api::error::{ApiError, Result};
 use crate::api::extract::{Caller, JsonOf, PathOf, shortened};
 use crate::api::query::Params;
 use crate::app::App;
 use crate::auth::{Access, Identity};
 use crate::resources::ResourceError;
-use crate::resources::named::{archived_at, created_at, find};
+use crate::resources::named::{archived_at, find};
 
 const KIND: &str = "vaults";
-const PAGE: usize = 20;
-const LONGEST_PAGE: usize = 100;
 /// Others change the same vault; each of these attempts reads it anew.
 const ATTEMPTS: usize = 5;
 
@@ -43,28 +41,13 @@ pub async fn list(
     path: PathOf,
     mut params: Params,
 ) -> Result<Json<Page<wire::Vault>>> {
-    let at: Option<At> = params.one("page")?.map(|page| cursor::decode(&page, Order::Desc)).transpose()?;
-    let limit = params.limit(PAGE, LONGEST_PAGE)?;
-    let archived = params.flag("include_archived")?;
+    let listing = Listing::take(&mut params)?;
     params.end()?;
     let namespace = namespace_for(&identity, &path)?;
     app.auth.require(&identity, Access::Kind(KIND, "list"), namespace).await?;
-    let mut selection = Selection::new(Order::Desc, at, limit);
-    let mut from = None;
-    loop {
-        let (vaults, next) = app.vaults.page(namespace, from).await?;
-        for vault in vaults.into_iter().filter(|vault| archived || archived_at(&vault.metadata).is_none()) {
-            let created = created_at(&vault.metadata).map_or(0, jiff::Timestamp::as_second);
-            selection.offer(Key { created, name: vault.metadata.name.clone().unwrap_or_default() }, vault);
-        }
-        from = next;
-        if from.is_none() {
-            break;
-        }
-    }
-    let selected = selection.select();
-    let next_page = selected.next.map(|at| cursor::encode(Order::Desc, at)).transpose()?;
-    Ok(Json(Page { data: selected.items.iter().map(map::shown).collect(), next_page }))
+    let (vaults, next_page) =
+        listing.of_pages(|from| app.vaults.page(namespace, from), |vault| &vault.metadata).await?;
+    Ok(Json(Page { data: vaults.iter().map(map::shown).collect(), next_page }))
 }
 
 /// `POST vaults`.

@@ -1,0 +1,45 @@
+//! A pod of the same shape that nobody manages: the least that a pod costs on this cluster.
+
+use std::time::{Duration, Instant};
+
+use futures::TryStreamExt as _;
+use k8s_openapi::api::core::v1::Pod;
+use kube::api::{DeleteParams, PostParams};
+use kube::runtime::watcher;
+use longhand_cli::backend::is_ready;
+
+use crate::cluster::{TestNamespace, TestResult};
+
+const DEADLINE: Duration = Duration::from_secs(120);
+
+/// Milliseconds from the create request to the condition Ready, in a watch that is open before.
+///
+/// # Errors
+/// When it is not ready within two minutes.
+pub(super) async fn ready_after(namespace: &TestNamespace, shape: &Pod, name: &str) -> TestResult<f64> {
+    let mut pod = Pod { spec: shape.spec.clone(), ..Pod::default() };
+    pod.metadata.name = Some(name.to_owned());
+    if let Some(spec) = &mut pod.spec {
+        spec.node_name = None;
+    }
+    let pods = namespace.api::<Pod>();
+    let ready = async {
+        let mut seen = std::pin::pin!(watcher::watch_object(pods.clone(), name));
+        let mut begun = None;
+        while let Some(pod_now) = seen.try_next().await? {
+            // The first item says that there is none yet: the watch is open before the clock starts.
+            match (&pod_now, begun) {
+                (None, None) => {
+                    begun = Some(Instant::now());
+                    pods.create(&PostParams::default(), &pod).await?;
+                }
+                (Some(pod_now), Some(begun)) if is_ready(pod_now) => return TestResult::Ok(Instant::now() - begun),
+                _ => {}
+            }
+        }
+        Err("the watch ended".into())
+    };
+    let took = tokio::time::timeout(DEADLINE, ready).await.map_err(|_| format!("{name} was not ready in time"))??;
+    pods.delete(name, &DeleteParams::default().grace_period(0)).await?;
+    Ok(took.as_secs_f64() * 1_000.0)
+}

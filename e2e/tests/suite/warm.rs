@@ -1,0 +1,191 @@
+//! Harnesses that are ready before there is a session for them.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::Pod;
+use kube::api::{DeleteParams, ListParams, Patch, PatchParams};
+use longhand_crds::agent::WarmState;
+use longhand_crds::{Agent, AgentSession, labels};
+use longhand_e2e::cluster::log::{assert_sound, messages};
+use longhand_e2e::cluster::{Fixture, SessionOptions, TestNamespace, TestResult, eventually, in_namespace, wait_for};
+use longhand_protocol::SessionId;
+use longhand_protocol::event::EventBody;
+
+const SCRIPT: &str = r#"
+rules:
+  - when: {user_contains: slow}
+    then: {text: "It took a while.", delay_per_token_ms: 1500}
+  - then: {text: "Here I am."}
+"#;
+
+/// Pods start on a machine that may be busy.
+const START: Duration = Duration::from_secs(90);
+
+async fn scale(namespace: &TestNamespace, replicas: i32) -> TestResult {
+    let patch = Patch::Merge(serde_json::json!({ "spec": { "replicas": replicas } }));
+    namespace.api::<Agent>().patch_scale("agent", &PatchParams::default(), &patch).await?;
+    Ok(())
+}
+
+async fn sessions_per_pod(namespace: &TestNamespace, sessions: i32) -> TestResult {
+    let patch = Patch::Merge(serde_json::json!({ "spec": { "harness": { "sessionsPerPod": sessions } } }));
+    namespace.api::<Agent>().patch("agent", &PatchParams::default(), &patch).await?;
+    Ok(())
+}
+
+/// Waits until this many pods are ready; gives the names of all that the status names and that do not retire.
+async fn ready(namespace: &TestNamespace, count: i32, deadline: Duration) -> TestResult<BTreeSet<String>> {
+    let what = format!("status.warmReady is {count}");
+    wait_for(namespace.api::<Agent>(), "agent", &what, deadline, |agent| {
+        let status = agent?.status.as_ref().filter(|status| status.warm_ready == count)?;
+        let pods = status.warm_pods.iter().filter(|pod| pod.state != WarmState::Retiring);
+        Some(pods.map(|pod| pod.name.clone()).collect())
+    })
+    .await
+}
+
+/// The pods that claimed the session, in order.
+async fn claimants(fixture: &Fixture, session: &SessionId) -> TestResult<Vec<String>> {
+    let log = fixture.service.log(session).await?;
+    assert_sound(&log);
+    let claims = log.into_iter().filter_map(|event| match event.event.body {
+        EventBody::SessionWoken { harness, .. } => Some(harness),
+        _ => None,
+    });
+    Ok(claims.collect())
+}
+
+async fn harness_pods(namespace: &TestNamespace, selector: &str) -> TestResult<usize> {
+    let params = ListParams::default().labels(&format!("{}={},{selector}", labels::ROLE, labels::HARNESS));
+    Ok(namespace.api::<Pod>().list(&params).await?.items.len())
+}
+
+#[tokio::test]
+async fn a_message_is_taken_by_a_harness_that_was_ready_and_the_pool_is_filled_up() {
+    in_namespace("warm", |namespace| async move {
+        let fixture = Fixture::install(&namespace, SCRIPT, 60).await?;
+        let version = wait_for(namespace.api::<Agent>(), "agent", "status.version is set", START, |agent| {
+            agent?.status.as_ref()?.version
+        })
+        .await?;
+        scale(&namespace, 2).await?;
+        let pool = ready(&namespace, 2, START).await?;
+        assert_eq!(pool.len(), 2);
+
+        // Without input of its own: the log is there before the message.
+        let session = fixture.session("one", &SessionOptions::default()).await?;
+        fixture.service.send(&session, "please be slow").await?;
+        let harness = wait_for(
+            namespace.api::<AgentSession>(),
+            "one",
+            "status.harness.warm",
+            Duration::from_secs(20),
+            |session| session?.status.as_ref()?.harness.clone().filter(|harness| harness.warm),
+        )
+        .await?;
+        let taken = harness.pod_name.ok_or("the harness has no name")?;
+        assert!(pool.contains(&taken), "{taken} was not ready before: {pool:?}");
+        let filled = ready(&namespace, 2, START).await?;
+        assert!(filled.len() == 3 || !filled.contains(&taken), "the pool is filled up beside {taken}: {filled:?}");
+
+        fixture.service.until_idle(&session, 0, START).await?;
+        assert_eq!(claimants(&fixture, &session).await?, [taken]);
+        assert_eq!(harness_pods(&namespace, labels::SESSION_UID).await?, 0, "no pod was made for the session");
+        wait_for(namespace.api::<AgentSession>(), "one", "the pod is given back", Duration::from_secs(20), |session| {
+            let status = session?.status.as_ref()?;
+            let given_back = status.harness.as_ref().is_none_or(|harness| harness.pod_uid.is_none());
+            (given_back && status.phase.as_deref() == Some("idle")).then_some(())
+        })
+        .await?;
+
+        // The next message is taken by a ready one too, and knows what was said.
+        let head = fixture.service.log(&session).await?.len() as u64;
+        fixture.service.send(&session, "again").await?;
+        fixture.service.until_idle(&session, head, START).await?;
+        let claims = claimants(&fixture, &session).await?;
+        assert!(claims.len() == 2 && filled.contains(&claims[1]), "{claims:?} of {filled:?}");
+        assert_eq!(messages(&fixture.service.log(&session).await?), ["It took a while.", "Here I am."]);
+
+        // A surplus goes after a minute; none wanted go at once.
+        scale(&namespace, 0).await?;
+        eventually("no harness is kept ready", START, || async {
+            Ok((harness_pods(&namespace, labels::AGENT_UID).await? == 0).then_some(()))
+        })
+        .await?;
+        let agent = namespace.api::<Agent>().get("agent").await?;
+        assert_eq!(agent.status.and_then(|status| status.version), Some(version), "scaling makes no version");
+        Ok(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_ready_harness_that_dies_at_work_is_made_up_for() {
+    in_namespace("warm-killed", |namespace| async move {
+        let fixture = Fixture::install(&namespace, SCRIPT, 60).await?;
+        scale(&namespace, 1).await?;
+        ready(&namespace, 1, START).await?;
+        let session = fixture.session("one", &SessionOptions::default()).await?;
+        fixture.service.send(&session, "please be slow").await?;
+        let pod = wait_for(
+            namespace.api::<AgentSession>(),
+            "one",
+            "status.harness.warm",
+            Duration::from_secs(20),
+            |session| session?.status.as_ref()?.harness.clone().filter(|harness| harness.warm)?.pod_name,
+        )
+        .await?;
+        namespace.api::<Pod>().delete(&pod, &DeleteParams::default().grace_period(0)).await?;
+        fixture.service.until_idle(&session, 0, START).await?;
+        let claims = claimants(&fixture, &session).await?;
+        assert!(claims.len() == 2 && claims[0] == pod && claims[1] != pod, "{claims:?}");
+        ready(&namespace, 1, START).await?;
+        Ok(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn one_pod_serves_several_sessions() {
+    in_namespace("warm-shared", |namespace| async move {
+        let fixture = Fixture::install(&namespace, SCRIPT, 60).await?;
+        sessions_per_pod(&namespace, 4).await?;
+        scale(&namespace, 1).await?;
+        let pool = ready(&namespace, 1, START).await?;
+        let mut sessions = Vec::new();
+        for name in ["one", "two"] {
+            sessions.push(fixture.session(name, &SessionOptions::default()).await?);
+        }
+        for session in &sessions {
+            fixture.service.send(session, "please be slow").await?;
+        }
+        for session in &sessions {
+            fixture.service.until_idle(session, 0, START).await?;
+            let claims = claimants(&fixture, session).await?;
+            assert_eq!(claims.len(), 1, "{claims:?}");
+            assert!(pool.contains(&claims[0]), "{claims:?} of {pool:?}");
+        }
+        Ok(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_session_with_vaults_gets_a_pod_of_its_own() {
+    in_namespace("warm-vaults", |namespace| async move {
+        let fixture = Fixture::install(&namespace, SCRIPT, 60).await?;
+        scale(&namespace, 1).await?;
+        ready(&namespace, 1, START).await?;
+        namespace
+            .apply("apiVersion: longhand.dev/v1alpha1\nkind: AgentSession\nmetadata: {name: own}\nspec:\n  agentRef: {name: agent}\n  vaultRefs: [{name: model}]\n")
+            .await?;
+        let session = fixture.session_id("own").await?;
+        fixture.service.send(&session, "hello").await?;
+        fixture.service.until_idle(&session, 0, START).await?;
+        let claims = claimants(&fixture, &session).await?;
+        assert!(claims.len() == 1 && claims[0].contains("-harness-"), "{claims:?}");
+        Ok(())
+    })
+    .await;
+}

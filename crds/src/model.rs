@@ -192,7 +192,7 @@ mod tests {
         .unwrap();
         let expected = json!({
             "id": "m", "max_tokens": 8192, "api_version": "2023-06-01", "effort": null, "speed": null, "inference_geo": null,
-            "api": "anthropic", "thinking": {"type": "enabled", "budget_tokens": 2048}, "context_edits": [edit], "betas": ["b"],
+            "prices": null, "api": "anthropic", "thinking": {"type": "enabled", "budget_tokens": 2048}, "context_edits": [edit], "betas": ["b"],
             "fallbacks": [{"id": "n", "api": "openai", "max_tokens": 7, "effort": "max"}, {"id": "o"}],
         });
         assert_eq!(serde_json::to_value(spec.snapshot()).unwrap(), expected);

@@ -64,9 +64,6 @@ pub(super) fn reply(
         Stop::MaxTokens if no_calls => Some(format!(
             "The answer was cut off at {max_tokens} tokens, the agent's `maxTokens`. Send a message to let it go on, or raise the limit."
         )),
-        Stop::ContextWindowExceeded => Some(
-            "The conversation has filled the model's context window. Start a new session, or use a model with a larger one.".to_owned(),
-        ),
         Stop::Other(reason) => {
             Some(format!("The model stopped for a reason that this harness does not know: {reason}."))
         }

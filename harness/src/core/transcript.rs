@@ -40,6 +40,8 @@ pub struct Transcript {
     trimmed: bool,
     /// How often the conversation was made shorter, or that failed, since the model last came to an end.
     compactions: u32,
+    /// The answer that is being read has filled the model's window.
+    filled: bool,
     failures: u32,
     model_position: u32,
     gave_up: bool,
@@ -202,7 +204,8 @@ impl Transcript {
             }
             EventBody::ModelResponse { content, stop_reason, model, tool_events, limited } => {
                 let stop = Stop::parse(stop_reason.as_deref());
-                if stop != Stop::ContextWindowExceeded {
+                self.filled = stop == Stop::ContextWindowExceeded;
+                if !self.filled {
                     self.compactions = 0;
                 }
                 self.gauge.add(weight(content));
@@ -255,7 +258,8 @@ impl Transcript {
     /// The model has counted what it read and wrote. Where that filled its window, it is known how large that is.
     fn count(&mut self, usage: Usage) {
         self.gauge.count(usage);
-        if let Some(Item::Answer(Answer { stop: Stop::ContextWindowExceeded, .. })) = self.items.last() {
+        // Not by the request for a summary that follows, which is shorter.
+        if std::mem::take(&mut self.filled) {
             self.gauge.overflow(self.gauge.estimate(0));
         }
     }
@@ -436,9 +440,7 @@ impl Transcript {
         }
         match self.items.last() {
             Some(Item::Answer(Answer { stop: Stop::Refusal, .. })) => StopReason::Refusal,
-            Some(Item::Answer(Answer { stop: Stop::ContextWindowExceeded | Stop::Other(_), .. })) => {
-                StopReason::RetriesExhausted
-            }
+            Some(Item::Answer(Answer { stop: Stop::Other(_), .. })) => StopReason::RetriesExhausted,
             _ => StopReason::EndTurn,
         }
     }

@@ -182,7 +182,7 @@ impl Accumulator {
     }
 
     fn finish(&mut self) -> Result<Reply, Failure> {
-        let cut_off = self.stop_reason.as_deref() == Some("max_tokens");
+        let cut_off = matches!(self.stop_reason.as_deref(), Some("max_tokens" | "model_context_window_exceeded"));
         let last = self.blocks.len().saturating_sub(1);
         let mut incomplete = Vec::new();
         let mut ids = HashSet::new();

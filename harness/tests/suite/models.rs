@@ -24,7 +24,12 @@ fn frames(frames: &[Value]) -> String {
 
 /// An answer of a Messages API.
 pub(crate) fn says(blocks: &[Value], stop_reason: &str) -> Answer {
-    let start = json!({"type": "message_start", "message": {"usage": {"input_tokens": 1}}});
+    says_after(1, blocks, stop_reason)
+}
+
+/// The same after it has read so many tokens.
+fn says_after(input_tokens: u64, blocks: &[Value], stop_reason: &str) -> Answer {
+    let start = json!({"type": "message_start", "message": {"usage": {"input_tokens": input_tokens}}});
     let blocks = blocks.iter().enumerate().flat_map(|(index, block)| {
         [
             json!({"type": "content_block_start", "index": index, "content_block": block}),
@@ -144,18 +149,18 @@ async fn interleaved_thinking_and_blocks_of_the_server_go_back_as_they_came() {
 }
 
 #[tokio::test]
-async fn a_full_context_window_is_said_and_ends_the_turn() {
-    let call = json!({"type": "tool_use", "id": "toolu_1", "name": "bash", "input": {"command": "ls"}});
+async fn a_full_context_window_is_compacted_and_the_turn_goes_on() {
     let answers = [
-        says(&[json!({"type": "text", "text": "a"}), call], "model_context_window_exceeded"),
+        says_after(8_000, &[json!({"type": "text", "text": "a"})], "model_context_window_exceeded"),
+        says(&[json!({"type": "text", "text": "what was said"})], "end_turn"),
         says(&[json!({"type": "text", "text": "b"})], "end_turn"),
     ];
-    let outcome = run(store(), session(), [text("go"), text("on")], answers).await;
-    let error = errors(&outcome.log).remove(0);
-    assert!(error.0.contains("context window"), "{error:?}");
-    assert_eq!(error.1, RetryStatus::Terminal);
-    assert!(outcome.service.runs.lock().unwrap().is_empty());
-    check_request(&outcome.server.bodies()[1]);
+    let outcome = run(store(), session(), [text("go")], answers).await;
+    assert!(errors(&outcome.log).is_empty(), "{:?}", errors(&outcome.log));
+    let bodies = outcome.server.bodies();
+    assert_eq!(bodies.len(), 3);
+    assert!(bodies[2]["messages"][0].to_string().contains("what was said"), "{}", bodies[2]);
+    check_request(&bodies[2]);
 }
 
 pub(crate) fn errors(log: &[Record]) -> Vec<(String, RetryStatus)> {

@@ -9,6 +9,7 @@ use axum::http::{Method, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router, middleware};
+use bytes::Bytes;
 use serde::de::DeserializeOwned;
 use tokio::time::timeout;
 
@@ -82,12 +83,16 @@ impl<S: Sync, T: DeserializeOwned> FromRequest<S> for Body<T> {
     type Rejection = ApiError;
 
     async fn from_request(request: Request, _: &S) -> Result<Self, ApiError> {
-        let bytes = timeout(BODY_TIMEOUT, to_bytes(request.into_body(), MAX_REQUEST_BYTES))
-            .await
-            .map_err(|_| ApiError::SlowBody { seconds: BODY_TIMEOUT.as_secs() })?
-            .map_err(|error| body_error(&error))?;
-        Ok(Self(serde_json::from_slice(&bytes)?))
+        Ok(Self(serde_json::from_slice(&whole(request.into_body()).await?)?))
     }
+}
+
+/// All of a body, within the bounds of size and time.
+pub(super) async fn whole(body: axum::body::Body) -> Result<Bytes, ApiError> {
+    timeout(BODY_TIMEOUT, to_bytes(body, MAX_REQUEST_BYTES))
+        .await
+        .map_err(|_| ApiError::SlowBody { seconds: BODY_TIMEOUT.as_secs() })?
+        .map_err(|error| body_error(&error))
 }
 
 fn body_error(error: &axum::Error) -> ApiError {

@@ -54,6 +54,10 @@ pub mod labels {
     pub const SESSION_UID: &str = "longhand.dev/session-uid";
     /// UID of the `Sandbox`.
     pub const SANDBOX_UID: &str = "longhand.dev/sandbox-uid";
+    /// UID of the `SandboxTemplate` whose pool a pod was started for, also after a sandbox has taken it.
+    pub const POOL_UID: &str = "longhand.dev/pool-uid";
+    /// What a pod of a pool was made from, as a hash.
+    pub const POOL_HASH: &str = "longhand.dev/pool-hash";
     /// UID of the `Agent` that a ControllerRevision is a version of, or that a harness pod without a session belongs to.
     pub const AGENT_UID: &str = "longhand.dev/agent-uid";
     /// The identifier by which the wire API knows the object, see [`crate::wire_id`].
@@ -67,6 +71,8 @@ pub mod annotations {
     /// When an `AgentSession` of the wire API was made, as RFC 3339: the API server's own time has whole seconds only, in which
     /// a client makes many.
     pub const CREATED_AT: &str = "longhand.dev/created-at";
+    /// Which of its sandbox's pods a pod is. No label: what networks know a pod by does not change when a sandbox takes it.
+    pub const INCARNATION: &str = "longhand.dev/incarnation";
     /// When the object was archived, as RFC 3339: it is kept and shown, and nothing new may use it.
     pub const ARCHIVED_AT: &str = "longhand.dev/archived-at";
     /// Where the log of an `AgentSession` comes from: `import`, or `fork` and what of. The wire API makes such a log; it is
@@ -101,11 +107,29 @@ fn metadata_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
     })
 }
 
-/// The schema of a list of conditions: a map by `type`.
-fn conditions_schema(generator: &mut schemars::SchemaGenerator) -> schemars::Schema {
-    let mut schema = generator.subschema_for::<Vec<k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition>>();
-    schema.insert("x-kubernetes-list-type".into(), "map".into());
-    schema.insert("x-kubernetes-list-map-keys".into(), serde_json::json!(["type"]));
-    schema.insert("maxItems".into(), 16.into());
-    schema
+/// The schema of an amount, without its long description.
+fn quantity_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+    schemars::json_schema!({ "x-kubernetes-int-or-string": true })
+}
+
+/// The schema of a list of conditions, a map by `type`, without the long descriptions that every kind would repeat.
+fn conditions_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+    schemars::json_schema!({
+        "type": "array",
+        "maxItems": 16,
+        "x-kubernetes-list-type": "map",
+        "x-kubernetes-list-map-keys": ["type"],
+        "items": {
+            "type": "object",
+            "required": ["lastTransitionTime", "message", "reason", "status", "type"],
+            "properties": {
+                "lastTransitionTime": { "type": "string", "format": "date-time" },
+                "message": { "type": "string" },
+                "observedGeneration": { "type": "integer", "format": "int64" },
+                "reason": { "type": "string" },
+                "status": { "type": "string" },
+                "type": { "type": "string" },
+            },
+        },
+    })
 }

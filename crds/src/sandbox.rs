@@ -1,6 +1,6 @@
 //! `Sandbox`: a pod that runs what a model asks for.
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -22,7 +22,10 @@ use crate::LocalRef;
     printcolumn(name = "Reason", type_ = "string", json_path = ".status.conditions[?(@.type=='Ready')].reason"),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
 )]
-#[x_kube(validation = Rule::new("self == oldSelf").message("the spec of a Sandbox cannot be changed: make another"))]
+#[x_kube(
+    validation = Rule::new("self.templateRef == oldSelf.templateRef && has(self.sessionRef) == has(oldSelf.sessionRef) && (!has(self.sessionRef) || self.sessionRef == oldSelf.sessionRef)")
+        .message("only desiredState of a Sandbox can be changed: make another"),
+)]
 #[serde(rename_all = "camelCase")]
 pub struct SandboxSpec {
     /// The `SandboxTemplate` that it is made from.
@@ -31,6 +34,20 @@ pub struct SandboxSpec {
     /// template says.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub session_ref: Option<SessionRef>,
+    /// Whether there shall be a pod. A suspended sandbox keeps its workspace if the template says that it is persistent. The
+    /// next tool call of its session wakes it.
+    #[serde(default)]
+    pub desired_state: DesiredState,
+}
+
+/// Whether a sandbox shall have a pod.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum DesiredState {
+    /// It shall.
+    #[default]
+    Running,
+    /// It shall not.
+    Suspended,
 }
 
 /// A session of the same namespace.
@@ -64,13 +81,22 @@ pub struct SandboxStatus {
     /// Where `sandboxd` listens, `IP:port`, while the pod is ready.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub address: Option<String>,
-    /// How often the pod was replaced.
+    /// How often the pod was lost.
     #[serde(default)]
     pub restarts: i64,
+    /// How many pods it has had; the next one's name is made from it.
+    #[serde(default)]
+    pub incarnation: i64,
+    /// When it is given up unless it is ready by then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub provisioning_deadline: Option<Time>,
+    /// Since when the pod that there is has been ready for the first time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ready_at: Option<Time>,
     /// Why the pod before this one is gone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_loss: Option<Loss>,
-    /// `Ready`.
+    /// `Ready`; `Suspended` and `Finished` once they have had something to say.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "crate::conditions_schema")]
     pub conditions: Vec<Condition>,

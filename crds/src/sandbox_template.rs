@@ -9,7 +9,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::patterns;
+use crate::{LocalRef, patterns};
 
 /// What sandboxes are made from: a part of a pod's spec, and how long an idle one is kept.
 #[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -20,6 +20,12 @@ use crate::patterns;
     namespaced,
     status = "SandboxTemplateStatus",
     category = "longhand",
+    scale(
+        spec_replicas_path = ".spec.warm",
+        status_replicas_path = ".status.warmReady",
+        label_selector_path = ".status.selector"
+    ),
+    printcolumn(name = "Warm", type_ = "integer", json_path = ".status.warmReady"),
     printcolumn(name = "Image", type_ = "string", json_path = ".spec.image"),
     printcolumn(name = "Ready", type_ = "string", json_path = ".status.conditions[?(@.type=='Ready')].status"),
     printcolumn(name = "Reason", type_ = "string", json_path = ".status.conditions[?(@.type=='Ready')].reason"),
@@ -30,6 +36,8 @@ use crate::patterns;
         .message("network and packages belong to sandboxes that Longhand makes"),
     validation = Rule::new("!has(self.packages) || (has(self.network) && (self.network.egress == 'Unrestricted' || (has(self.network.allowPackageManagers) && self.network.allowPackageManagers)))")
         .message("packages need network.egress Unrestricted, or network.allowPackageManagers"),
+    validation = Rule::new("self.warm == 0 || ((!has(self.selfHosted) || !self.selfHosted) && self.workspace.persistence == 'Ephemeral')")
+        .message("warm belongs to sandboxes that Longhand makes and whose workspace is Ephemeral: a pod that runs gains no volume"),
 )]
 #[serde(rename_all = "camelCase")]
 pub struct SandboxTemplateSpec {
@@ -78,17 +86,128 @@ pub struct SandboxTemplateSpec {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16))]
     pub tolerations: Vec<Toleration>,
+    /// How pods are spread over zones or nodes, among all sandboxes of the namespace.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 4))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["topologyKey".into()]))]
+    pub topology_spread: Vec<TopologySpread>,
+    /// The PriorityClass.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 253))]
+    pub priority_class_name: Option<String>,
+    /// Secrets that the kubelet pulls the image with. No container sees them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 4))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
+    pub image_pull_secrets: Vec<LocalRef>,
+    /// The user and group that the tools run as, and that own the workspace.
+    #[serde(default = "default_user")]
+    #[schemars(range(min = 1, max = 2_147_483_647))]
+    pub run_as_user: i64,
     /// The folder that the tools work in.
     #[serde(default)]
     pub workspace: Workspace,
-    /// For how long no tool call may have run before a session's sandbox is removed, in seconds.
+    /// How many pods are kept running for sandboxes to come. A sandbox that finds none starts one of its own.
+    #[serde(default)]
+    #[schemars(range(min = 0, max = 1_000))]
+    pub warm: i32,
+    /// What becomes of a sandbox whose pod is lost.
+    #[serde(default)]
+    pub on_failure: OnFailure,
+    /// For how long a sandbox may be on its way to being ready before it is given up, in seconds.
+    #[serde(default = "default_provisioning_seconds")]
+    #[schemars(range(min = 5, max = 3_600))]
+    pub provisioning_seconds: i32,
+    /// For how long no tool call may have run before a session's sandbox is reclaimed, in seconds: suspended if its workspace is
+    /// persistent, else removed.
     #[serde(default = "default_idle_seconds")]
     #[schemars(range(min = 1, max = 604_800))]
     pub idle_seconds: i32,
+    /// For how long a session's sandbox may be suspended before it is removed with its workspace, in seconds.
+    #[serde(default = "default_suspended_seconds")]
+    #[schemars(range(min = 1, max = 31_536_000))]
+    pub suspended_seconds: i32,
+    /// How long after it was made a sandbox is ended, whatever it does, in seconds.
+    #[serde(default = "default_lifetime_seconds")]
+    #[schemars(range(min = 10, max = 31_536_000))]
+    pub lifetime_seconds: i32,
+    /// For how long a sandbox that has ended is kept to be looked at, in seconds.
+    #[serde(default = "default_retention_seconds")]
+    #[schemars(range(min = 0, max = 604_800))]
+    pub retention_seconds: i32,
+}
+
+/// What a sandbox is bound by whose template is gone, and what templates say that say nothing.
+pub const DEFAULT_PROVISIONING_SECONDS: i32 = 120;
+/// See [`DEFAULT_PROVISIONING_SECONDS`].
+pub const DEFAULT_SUSPENDED_SECONDS: i32 = 86_400;
+/// See [`DEFAULT_PROVISIONING_SECONDS`].
+pub const DEFAULT_LIFETIME_SECONDS: i32 = 604_800;
+/// See [`DEFAULT_PROVISIONING_SECONDS`].
+pub const DEFAULT_RETENTION_SECONDS: i32 = 3_600;
+
+const fn default_user() -> i64 {
+    1_000
+}
+
+const fn default_provisioning_seconds() -> i32 {
+    DEFAULT_PROVISIONING_SECONDS
 }
 
 const fn default_idle_seconds() -> i32 {
     300
+}
+
+const fn default_suspended_seconds() -> i32 {
+    DEFAULT_SUSPENDED_SECONDS
+}
+
+const fn default_lifetime_seconds() -> i32 {
+    DEFAULT_LIFETIME_SECONDS
+}
+
+const fn default_retention_seconds() -> i32 {
+    DEFAULT_RETENTION_SECONDS
+}
+
+/// What becomes of a sandbox whose pod is lost.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum OnFailure {
+    /// It gets another pod, with the same workspace if that is persistent.
+    #[default]
+    Recreate,
+    /// It has ended.
+    Fail,
+}
+
+/// How pods are spread.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct TopologySpread {
+    /// The label of nodes that tells the places apart.
+    #[schemars(length(min = 1, max = 317))]
+    pub topology_key: String,
+    /// By how many pods two places may differ.
+    #[serde(default = "default_max_skew")]
+    #[schemars(range(min = 1, max = 1_000))]
+    pub max_skew: i32,
+    /// What is done with a pod that cannot be placed so.
+    #[serde(default)]
+    pub when_unsatisfiable: WhenUnsatisfiable,
+}
+
+const fn default_max_skew() -> i32 {
+    1
+}
+
+/// What is done with a pod that cannot be placed evenly.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum WhenUnsatisfiable {
+    /// It is placed all the same.
+    #[default]
+    ScheduleAnyway,
+    /// It waits.
+    DoNotSchedule,
 }
 
 fn node_selector_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
@@ -97,6 +216,11 @@ fn node_selector_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
         "maxProperties": 16,
         "additionalProperties": { "type": "string", "maxLength": 63 },
     })
+}
+
+/// The API server's own words on quantities take 2 KB each.
+fn quantities_schema(generator: &mut schemars::SchemaGenerator) -> schemars::Schema {
+    schemars::json_schema!({ "type": "object", "additionalProperties": crate::quantity_schema(generator) })
 }
 
 /// What sandboxes may reach.
@@ -176,9 +300,11 @@ pub struct EnvVar {
 pub struct Resources {
     /// What the scheduler sets aside.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(schema_with = "quantities_schema")]
     pub requests: BTreeMap<String, Quantity>,
     /// What the container may use at the most.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(schema_with = "quantities_schema")]
     pub limits: BTreeMap<String, Quantity>,
 }
 
@@ -187,12 +313,22 @@ pub struct Resources {
 #[x_kube(
     validation = Rule::new(patterns::NO_RESERVED_FOLDER)
         .message("mountPath is inside a folder that sandboxes need for themselves: /tmp, /proc, /sys, /dev or /etc"),
+    validation = Rule::new("!has(self.storageClassName) || self.persistence == 'Persistent'")
+        .message("storageClassName belongs to a workspace that is Persistent"),
 )]
 #[serde(rename_all = "camelCase")]
 pub struct Workspace {
-    /// How much it may hold before the sandbox is evicted.
+    /// How much it may hold. A sandbox that holds more in an ephemeral one is evicted.
     #[serde(default = "default_workspace_size")]
+    #[schemars(schema_with = "crate::quantity_schema")]
     pub size: Quantity,
+    /// Whether it outlives the pod.
+    #[serde(default)]
+    pub persistence: Persistence,
+    /// The StorageClass of a persistent one; the cluster's default if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 253))]
+    pub storage_class_name: Option<String>,
     /// Where it is mounted.
     #[serde(default = "default_mount_path")]
     #[schemars(length(min = 2, max = 255), regex(pattern = patterns::FOLDER))]
@@ -201,8 +337,23 @@ pub struct Workspace {
 
 impl Default for Workspace {
     fn default() -> Self {
-        Self { size: default_workspace_size(), mount_path: default_mount_path() }
+        Self {
+            size: default_workspace_size(),
+            persistence: Persistence::default(),
+            storage_class_name: None,
+            mount_path: default_mount_path(),
+        }
     }
+}
+
+/// Whether a workspace outlives the pod.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum Persistence {
+    /// It goes with the pod: nothing has to be provisioned, so that a sandbox is there as fast as a pod.
+    #[default]
+    Ephemeral,
+    /// It is a volume of the sandbox, which its next pod finds again.
+    Persistent,
 }
 
 fn default_workspace_size() -> Quantity {
@@ -220,7 +371,13 @@ pub struct SandboxTemplateStatus {
     /// The generation that this status speaks of.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
-    /// `Ready`.
+    /// How many pods wait for a sandbox and are ready.
+    #[serde(default)]
+    pub warm_ready: i32,
+    /// Selects the pods that were started to wait for a sandbox.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub selector: Option<String>,
+    /// `Ready`, and `WarmReady` of a template with `warm`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "crate::conditions_schema")]
     pub conditions: Vec<Condition>,

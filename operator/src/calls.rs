@@ -68,11 +68,25 @@ impl CallError {
     pub fn reason(&self) -> &'static str {
         match self.status() {
             Some(status) if status.is_forbidden() && status.message.contains("exceeded quota") => "QuotaExceeded",
+            Some(status) if status.is_forbidden() && status.message.contains("violates PodSecurity") => "PodSecurity",
+            Some(status) if status.is_forbidden() && is_of_limit_range(&status.message) => "LimitRange",
             Some(status) if status.is_forbidden() => "Forbidden",
             Some(status) if status.is_invalid() => "Invalid",
             Some(_) | None => "ApiServerUnavailable",
         }
     }
+
+    /// Whether asking again in a moment is of no use, as somebody has to change something first.
+    #[must_use]
+    pub fn is_lasting(&self) -> bool {
+        matches!(self.reason(), "Invalid" | "LimitRange" | "PodSecurity")
+    }
+}
+
+/// The API server tells its own refusals apart by their words alone.
+fn is_of_limit_range(message: &str) -> bool {
+    ["maximum ", "minimum "].iter().any(|bound| message.contains(bound))
+        && [" usage per ", "limit to request ratio"].iter().any(|what| message.contains(what))
 }
 
 /// Waits for `call`, but not for long.
@@ -115,7 +129,14 @@ mod tests {
 
     #[rstest]
     #[case(403, "Forbidden", "pods \"a\" is forbidden: exceeded quota: q", "QuotaExceeded")]
-    #[case(403, "Forbidden", "violates PodSecurity", "Forbidden")]
+    #[case(403, "Forbidden", "pods \"a\" is forbidden: violates PodSecurity \"restricted:latest\"", "PodSecurity")]
+    #[case(
+        403,
+        "Forbidden",
+        "pods \"a\" is forbidden: maximum cpu usage per Container is 1, but limit is 2",
+        "LimitRange"
+    )]
+    #[case(403, "Forbidden", "pods is forbidden: User \"a\" cannot create resource", "Forbidden")]
     #[case(422, "Invalid", "spec.x: Required value", "Invalid")]
     #[case(500, "InternalError", "etcdserver: no leader", "ApiServerUnavailable")]
     #[tokio::test]
@@ -128,6 +149,7 @@ mod tests {
         let error = call(|| "create pod a/b".into(), async { Err::<(), _>(refused(code, reason, message)) });
         let error = error.await.unwrap_err();
         assert_eq!(error.reason(), expected);
+        assert_eq!(error.is_lasting(), !["QuotaExceeded", "Forbidden", "ApiServerUnavailable"].contains(&expected));
         assert_eq!(error.to_string(), format!("cannot create pod a/b: {message}"));
     }
 

@@ -8,6 +8,12 @@ const MAX_MESSAGE: usize = 1_024;
 
 /// The condition that sums the others up.
 pub const READY: &str = "Ready";
+/// Whether there is no pod since none is wanted.
+pub const SUSPENDED: &str = "Suspended";
+/// Whether it has come to its end.
+pub const FINISHED: &str = "Finished";
+/// Whether as many pods wait as are wanted.
+pub const WARM_READY: &str = "WarmReady";
 
 /// The value of a condition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

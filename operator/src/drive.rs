@@ -70,6 +70,7 @@ fn kind_label<K: Resource<DynamicType = ()>>() -> &'static str {
         "SandboxTemplate" => "SandboxTemplate",
         "Vault" => "Vault",
         "Pod" => "Pod",
+        "PersistentVolumeClaim" => "PersistentVolumeClaim",
         "NetworkPolicy" => "NetworkPolicy",
         _ => "other",
     }

@@ -43,6 +43,16 @@ pub enum Error {
     /// An object cannot be written as JSON.
     #[error("an object cannot be written: {0}")]
     Unwritable(serde_json::Error),
+    /// Something else has the name of the claim of a workspace that is to be made.
+    #[error(
+        "PersistentVolumeClaim {namespace}/{name} exists and belongs to something else; it is left alone, delete or rename it"
+    )]
+    VolumeNameTaken {
+        /// The claim's namespace.
+        namespace: String,
+        /// The claim's name.
+        name: String,
+    },
     /// Something else has the name of a pod that is to be made.
     #[error("pod {namespace}/{name} exists and belongs to something else; it is left alone, delete or rename it")]
     NameTaken {
@@ -67,6 +77,7 @@ impl Error {
             Self::VersionTaken { .. } => "VersionTaken",
             Self::Unwritable(_) => "Unwritable",
             Self::NameTaken { .. } => "PodNameTaken",
+            Self::VolumeNameTaken { .. } => "VolumeNameTaken",
         }
     }
 
@@ -74,10 +85,11 @@ impl Error {
     #[must_use]
     pub fn retry_after(&self) -> Duration {
         match self {
+            Self::Kubernetes(error) if error.is_lasting() => Duration::from_secs(30),
             Self::Kubernetes(_) => Duration::from_secs(5),
             Self::Log(error) => log_service::retry_after(error),
             Self::NotSynced(_) | Self::NoVerifyKey { .. } | Self::VersionTaken { .. } => Duration::from_secs(2),
-            Self::NameTaken { .. } | Self::Unwritable(_) => Duration::from_secs(30),
+            Self::NameTaken { .. } | Self::VolumeNameTaken { .. } | Self::Unwritable(_) => Duration::from_secs(30),
         }
     }
 }

@@ -28,8 +28,12 @@ pub enum Happened {
     SandboxCreated,
     /// A sandbox pod is gone.
     SandboxLost,
-    /// An idle sandbox was removed.
+    /// An idle sandbox was removed, or one that has expired.
     SandboxReclaimed,
+    /// A sandbox's pod was told to end, and its workspace is kept.
+    SandboxSuspended,
+    /// A sandbox has come to its end.
+    SandboxFinished,
     /// A session, or its namespace, is nearly full, or is.
     LimitNear,
     /// A harness pod that belongs to no session ended although nobody told it to.
@@ -46,6 +50,8 @@ impl Happened {
             Self::SandboxCreated => (EventType::Normal, "SandboxCreated", "CreatePod"),
             Self::SandboxLost => (EventType::Warning, "SandboxLost", "ReplacePod"),
             Self::SandboxReclaimed => (EventType::Normal, "SandboxReclaimed", "DeleteSandbox"),
+            Self::SandboxSuspended => (EventType::Normal, "SandboxSuspended", "DeletePod"),
+            Self::SandboxFinished => (EventType::Warning, "SandboxFinished", "DeletePod"),
             Self::LimitNear => (EventType::Warning, "LimitNear", "Watch"),
             Self::WarmHarnessLost => (EventType::Warning, "WarmHarnessLost", "ReplacePod"),
             Self::WarmBlocked => (EventType::Warning, "WarmBlocked", "CreatePod"),

@@ -12,6 +12,8 @@ const WATCH_ERRORS: &str = "longhand_operator_watch_errors_total";
 const LEADER: &str = "longhand_operator_leader";
 const PODS_CREATED: &str = "longhand_operator_pods_created_total";
 const PODS_LOST: &str = "longhand_operator_pods_lost_total";
+const WARM_TAKEN: &str = "longhand_operator_warm_sandboxes_taken_total";
+const WARM_CONFLICTS: &str = "longhand_operator_warm_sandbox_conflicts_total";
 const HARNESS_STARTS: &str = "longhand_operator_harness_starts_total";
 const WARM_PODS: &str = "longhand_operator_warm_harnesses";
 const STAGE_SECONDS: &str = "longhand_operator_stage_seconds";
@@ -43,6 +45,8 @@ pub fn install() -> Result<PrometheusHandle, BuildError> {
     describe_gauge!(LEADER, "1 while this replica holds the lease");
     describe_counter!(PODS_CREATED, "Pods made, by role");
     describe_counter!(PODS_LOST, "Pods replaced because they failed or are gone, by role");
+    describe_counter!(WARM_TAKEN, "Pods of a pool that became a sandbox");
+    describe_counter!(WARM_CONFLICTS, "Pods of a pool that were another sandbox's by the time they were to be taken");
     describe_counter!(HARNESS_STARTS, "Harnesses that sessions got, by whether one was ready or had to be made");
     describe_gauge!(WARM_PODS, "Harness pods of agents that belong to no session, by what they do");
     describe_histogram!(STAGE_SECONDS, Unit::Seconds, "What a session waits for, by stage");
@@ -93,6 +97,16 @@ pub fn warm_pods(state: &'static str, pods: usize) {
 /// A pod failed or is gone.
 pub fn pod_lost(role: &'static str) {
     counter!(PODS_LOST, "role" => role).increment(1);
+}
+
+/// A pod of a pool has become a sandbox.
+pub fn warm_taken() {
+    counter!(WARM_TAKEN).increment(1);
+}
+
+/// A pod of a pool could not be taken, as it has changed since it was seen.
+pub fn warm_conflict() {
+    counter!(WARM_CONFLICTS).increment(1);
 }
 
 /// A stage is over.

@@ -1,10 +1,13 @@
-//! What the processes of Longhand have in common: how they log, how they are told to stop, and how they serve connections.
+//! What the processes of Longhand have in common: how they log, how they are told to stop, how they serve
+//! connections, and how they speak MCP.
 //!
 //! Nothing here knows what is served, Kubernetes or etcd.
 
 #[cfg(feature = "http")]
 pub mod http;
 pub mod log;
+#[cfg(feature = "mcp")]
+pub mod mcp;
 pub mod signals;
 #[cfg(feature = "http")]
 mod stall;

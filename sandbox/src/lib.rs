@@ -10,4 +10,6 @@ pub mod wire;
 #[cfg(feature = "server")]
 pub mod server;
 #[cfg(feature = "server")]
+pub mod supervise;
+#[cfg(feature = "server")]
 mod tools;

@@ -6,6 +6,7 @@ use std::time::Duration;
 use longhand_process::{log, signals};
 use longhand_sandbox::server::reaper::{self, Children};
 use longhand_sandbox::server::{Config, ConfigError, Server, ServerError};
+use longhand_sandbox::supervise;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::error;
@@ -25,6 +26,10 @@ enum Error {
 }
 
 fn main() -> ExitCode {
+    let mut arguments = std::env::args_os().skip(1);
+    if arguments.next().is_some_and(|argument| argument == supervise::ARGUMENT) {
+        return supervise::main(arguments);
+    }
     log::to_stderr();
     match start() {
         Ok(()) => ExitCode::SUCCESS,
@@ -50,7 +55,7 @@ fn start() -> Result<(), Error> {
 
 async fn run(config: Config) -> Result<(), Error> {
     let mut asked = signals::Stop::listen()?;
-    let children = Children::default();
+    let children = Children::supervised();
     let server = Server::bind(config, children.clone()).await?;
     let (stop, stopped, tasks) = (CancellationToken::new(), CancellationToken::new(), TaskTracker::new());
     tasks.spawn({

@@ -16,12 +16,31 @@ const LIFETIME_SECONDS: u64 = 5 * 60;
 const MAX_LIFETIME_SECONDS: u64 = 10 * 60;
 const LEEWAY_SECONDS: u64 = 30;
 
+/// What a token opens.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Scope {
+    /// Tool calls, files and control.
+    #[default]
+    Tools,
+    /// Terminals, and nothing else.
+    Terminal,
+}
+
+impl Scope {
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
 #[derive(Serialize, Deserialize)]
 struct Claims {
     aud: String,
     sub: String,
     exp: u64,
     iat: u64,
+    #[serde(default, skip_serializing_if = "Scope::is_default")]
+    scope: Scope,
 }
 
 /// A key that cannot be used.
@@ -77,14 +96,20 @@ impl Signer {
         STANDARD.encode(self.public.as_bytes())
     }
 
-    /// A token that opens the sandbox in the pod with this UID, for a few minutes.
+    /// A token that opens the tools of the sandbox in the pod with this UID, for a few minutes.
     pub fn sign(&self, pod_uid: &str) -> Result<String, SignError> {
+        self.sign_for(pod_uid, Scope::Tools)
+    }
+
+    /// A token that opens only `scope` of the sandbox in the pod with this UID, for a few minutes.
+    pub fn sign_for(&self, pod_uid: &str, scope: Scope) -> Result<String, SignError> {
         let now = jsonwebtoken::get_current_timestamp();
         self.encode(&Claims {
             aud: AUDIENCE.to_owned(),
             sub: pod_uid.to_owned(),
             exp: now + LIFETIME_SECONDS,
             iat: now,
+            scope,
         })
     }
 
@@ -118,6 +143,9 @@ pub enum TokenError {
     /// From the future.
     #[error("the token was issued in the future (iat)")]
     NotYetIssued,
+    /// For something else.
+    #[error("the token's scope does not open this path")]
+    Scope,
     /// Valid for too long.
     #[error("the token is valid for more than {MAX_LIFETIME_SECONDS} s (exp - iat)")]
     LivesTooLong,
@@ -149,11 +177,25 @@ impl Verifier {
         Ok(Self { key: DecodingKey::from_ed_der(key.as_bytes()), validation })
     }
 
-    /// Whether the token opens this sandbox now.
+    /// Whose tokens are taken.
+    #[must_use]
+    pub fn pod_uid(&self) -> &str {
+        self.validation.sub.as_deref().unwrap_or_default()
+    }
+
+    /// Whether the token opens this sandbox's tools now.
     pub fn verify(&self, token: &str) -> Result<(), TokenError> {
+        self.verify_for(token, Scope::Tools)
+    }
+
+    /// Whether the token opens `wanted` of this sandbox now.
+    pub fn verify_for(&self, token: &str, wanted: Scope) -> Result<(), TokenError> {
         let claims =
             jsonwebtoken::decode::<Claims>(token, &self.key, &self.validation).map_err(|error| failed(&error))?;
-        let Claims { exp, iat, .. } = claims.claims;
+        let Claims { exp, iat, scope, .. } = claims.claims;
+        if scope != wanted {
+            return Err(TokenError::Scope);
+        }
         if iat > jsonwebtoken::get_current_timestamp() + LEEWAY_SECONDS {
             return Err(TokenError::NotYetIssued);
         }
@@ -185,7 +227,7 @@ mod tests {
     use rstest::rstest;
     use serde_json::json;
 
-    use super::{Claims, KeyError, Signer, TokenError, Verifier};
+    use super::{Claims, KeyError, Scope, Signer, TokenError, Verifier};
 
     const POD: &str = "0b9c0f3e-0000-4000-8000-000000000001";
 
@@ -205,6 +247,20 @@ mod tests {
         let token = signer.sign(POD).unwrap();
         assert_eq!(verifier.verify(&token), Ok(()));
         assert_eq!(verifier.verify(&signer.sign("another").unwrap()), Err(TokenError::Subject));
+    }
+
+    #[rstest]
+    #[case(Scope::Tools, Scope::Tools, Ok(()))]
+    #[case(Scope::Terminal, Scope::Terminal, Ok(()))]
+    #[case(Scope::Tools, Scope::Terminal, Err(TokenError::Scope))]
+    #[case(Scope::Terminal, Scope::Tools, Err(TokenError::Scope))]
+    fn a_scope_opens_nothing_else(
+        #[case] signed: Scope,
+        #[case] wanted: Scope,
+        #[case] expected: Result<(), TokenError>,
+    ) {
+        let (signer, verifier) = pair();
+        assert_eq!(verifier.verify_for(&signer.sign_for(POD, signed).unwrap(), wanted), expected);
     }
 
     #[test]
@@ -242,7 +298,7 @@ mod tests {
     ) {
         let (signer, verifier) = pair();
         let iat = now().saturating_add_signed(issued);
-        let claims = Claims { aud: aud.to_owned(), sub: sub.to_owned(), exp: iat + lifetime, iat };
+        let claims = Claims { aud: aud.to_owned(), sub: sub.to_owned(), exp: iat + lifetime, iat, scope: Scope::Tools };
         assert_eq!(verifier.verify(&signer.encode(&claims).unwrap()), expected);
     }
 

@@ -11,6 +11,12 @@ pub const DEFAULT_PORT: u16 = 8090;
 /// The largest request body that `sandboxd` reads.
 pub const MAX_REQUEST_BYTES: usize = 8 * 1024 * 1024;
 
+/// The mode of a file, in octal digits, in the answer to `GET /v1/files`.
+pub const MODE_HEADER: &str = "x-longhand-mode";
+
+/// The WebSocket subprotocol of `GET /v1/terminal`.
+pub const TERMINAL_PROTOCOL: &str = "v5.channel.k8s.io";
+
 const MAX_CALL_ID: usize = 256;
 
 /// The key of one tool call: the id of the tool-use event. It makes a call at most once.
@@ -114,12 +120,22 @@ pub struct CancelResponse {
     pub cancelled: bool,
 }
 
-/// Answer of `GET /v1/activity`.
+/// Answer of `GET /v1/activity`. Times are measured on a clock that is never set.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Activity {
     /// Calls that run now.
     pub running_calls: usize,
-    /// Whole seconds since the last call ended, or since the start if there was none; 0 while a call runs.
+    /// Terminals that are open.
+    #[serde(default)]
+    pub terminals: usize,
+    /// Files and archives that are being sent or received.
+    #[serde(default)]
+    pub transfers: usize,
+    /// Commands whose call has been answered and of which a process still runs.
+    #[serde(default)]
+    pub background: usize,
+    /// Whole seconds since the last call, terminal or transfer ended, or since the start if there was none; 0 while there is
+    /// one. What runs in the background does not count.
     pub idle_seconds: u64,
     /// Whether new calls are refused for good.
     pub draining: bool,
@@ -130,6 +146,9 @@ pub struct Activity {
 pub struct DrainRequest {
     /// Drain only if the sandbox has been idle for this long.
     pub idle_seconds: u64,
+    /// Whether what commands have left running in the background keeps the sandbox from being idle.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub background_counts: bool,
 }
 
 /// Answer of `POST /v1/drain`.
@@ -140,6 +159,45 @@ pub struct DrainResponse {
     /// What the decision was based on.
     #[serde(flatten)]
     pub activity: Activity,
+}
+
+/// Answer of `PUT /v1/files`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stored {
+    /// The size of the file.
+    pub bytes: u64,
+    /// Whether there was none before.
+    pub created: bool,
+}
+
+/// Answer of `PUT /v1/archive`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Unpacked {
+    /// Files and links that were put in place.
+    pub files: u64,
+    /// The size of all files.
+    pub bytes: u64,
+    /// Entries that are no files, directories or links, such as devices.
+    pub skipped: u64,
+}
+
+/// The query of `GET /v1/terminal`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TerminalOptions {
+    /// What the shell runs; without it, the shell is interactive.
+    pub command: Option<String>,
+    /// The width of the terminal.
+    pub columns: u16,
+    /// Its height.
+    pub rows: u16,
+    /// What kind of terminal it is.
+    pub term: String,
+}
+
+impl Default for TerminalOptions {
+    fn default() -> Self {
+        Self { command: None, columns: 80, rows: 24, term: "xterm-256color".to_owned() }
+    }
 }
 
 /// Why `sandboxd` refused a request.
@@ -154,6 +212,8 @@ pub enum ErrorCode {
     NotFound,
     /// 404: `attach_only` named a call that this process does not know.
     UnknownCall,
+    /// 404: there is no such file or folder.
+    NoSuchFile,
     /// 405: the path has another method.
     MethodNotAllowed,
     /// 408: the body did not arrive in time.
@@ -164,10 +224,22 @@ pub enum ErrorCode {
     Draining,
     /// 410: the call has finished, but its result is no longer kept.
     ResultEvicted,
+    /// 410: the call was running when `sandboxd` was restarted; it is not run again.
+    OutcomeUnknown,
     /// 413: the body is too large.
     TooLarge,
-    /// 429: too many calls run; this one was not started.
+    /// 422: the file or folder cannot be sent or stored.
+    FileRefused,
+    /// 507: no space is left.
+    StorageFull,
+    /// 426: the request is not one for a WebSocket in [`TERMINAL_PROTOCOL`].
+    UpgradeRequired,
+    /// 500: the terminal could not be opened.
+    NoTerminal,
+    /// 429: too many calls run, or too many transfers or terminals are open; this one was not started.
     TooManyCalls,
+    /// 500: a fault of `sandboxd`.
+    Failed,
     /// 503: the process is ending; the call was not started.
     Terminating,
     /// A code that this version does not know.
@@ -196,7 +268,7 @@ mod tests {
     use rstest::rstest;
     use serde_json::json;
 
-    use super::{Activity, CallId, DrainResponse, ErrorCode, ExecuteRequest};
+    use super::{Activity, CallId, DrainRequest, DrainResponse, ErrorCode, ExecuteRequest};
 
     #[rstest]
     #[case("sevt_01", true)]
@@ -220,11 +292,14 @@ mod tests {
             serde_json::to_value(&request).unwrap(),
             json!({"call_id": "c", "name": "bash", "input": {"command": "ls"}})
         );
-        let activity = Activity { running_calls: 0, idle_seconds: 7, draining: true };
-        assert_eq!(
-            serde_json::to_value(DrainResponse { drained: true, activity }).unwrap(),
-            json!({"drained": true, "running_calls": 0, "idle_seconds": 7, "draining": true})
-        );
+        let activity =
+            Activity { running_calls: 0, terminals: 1, transfers: 2, background: 3, idle_seconds: 7, draining: true };
+        let whole = json!({"drained": true, "running_calls": 0, "terminals": 1, "transfers": 2, "background": 3, "idle_seconds": 7, "draining": true});
+        assert_eq!(serde_json::to_value(DrainResponse { drained: true, activity }).unwrap(), whole);
+        let older = json!({"running_calls": 0, "idle_seconds": 7, "draining": true});
+        assert_eq!(serde_json::from_value::<Activity>(older).unwrap().background, 0);
+        let drain: DrainRequest = serde_json::from_value(json!({"idle_seconds": 3})).unwrap();
+        assert_eq!(drain, DrainRequest { idle_seconds: 3, background_counts: false });
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::middleware::{from_fn, from_fn_with_state};
-use axum::routing::{any, delete, get, post, put};
+use axum::routing::{delete, get, post, put};
 use longhand_crds::default_model::DefaultModel;
 use longhand_crds::{Agent, AgentSession, SandboxTemplate};
 use longhand_protocol::{EventId, SessionId};
@@ -277,7 +277,7 @@ impl App {
             .route("/idle", post(harness::log::idle))
             .route("/execute", post(harness::tools::execute))
             .route("/deltas", post(harness::tools::deltas))
-            .route("/mcp", any(harness::mcp::serve));
+            .route("/mcp", post(harness::mcp::serve));
         let internal = Router::new()
             .route("/sessions", get(internal::list))
             .route("/sessions/{session}", delete(internal::delete))

@@ -9,6 +9,11 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use axum::response::IntoResponse as _;
+use axum::routing::post;
+use bytes::Bytes;
+use http::HeaderMap;
+use longhand_process::mcp::{self, About, Received};
 use longhand_protocol::EventId;
 use longhand_protocol::client::TokenSource;
 use longhand_protocol::event::McpTool;
@@ -295,4 +300,31 @@ async fn a_change_of_the_tools_is_noticed() {
     let mut other = World::start().await;
     other.call("echo").await;
     assert_eq!((other.session.take_changed(), other.session.take_changed()), (vec!["fake".to_owned()], vec![]));
+}
+
+/// The part of a server that the session service and sandboxd have in common, with the answer of a call as a stream.
+#[tokio::test]
+async fn our_own_servers_are_understood() {
+    const ABOUT: About = About { name: "own", version: "1", instructions: None };
+    let serve = async |headers: HeaderMap, body: Bytes| {
+        let tools = || json!([{"name": "echo", "description": "Echoes.", "inputSchema": {"type": "object"}}]);
+        match mcp::receive(&headers, &body, ABOUT, tools) {
+            Received::Answered(response) => response.into_response(),
+            Received::Call(call, reply) => {
+                assert!(mcp::takes_stream(&headers));
+                let text = format!("echo: {}", call.arguments["message"].as_str().unwrap());
+                let message = reply.text(Ok(mcp::text_result(&text, false)));
+                let frames = format!(":\n\n:\n\nevent: message\ndata: {message}\n\n");
+                ([("content-type", "text/event-stream")], frames).into_response()
+            }
+        }
+    };
+    let base = listen(axum::Router::new().route("/{*path}", post(serve))).await;
+    let servers = Servers::new(Some(&base), TokenSource::fixed("the-token")).unwrap();
+    let mut session = servers.open_with(PATIENCE);
+    let tools = within(session.discover(vec![server()])).await.remove(0).tools.unwrap();
+    assert_eq!(names(&tools), ["echo"]);
+    let input = json!({"message": "hello"});
+    session.send(vec![Call { event: EventId::generate(), server: server(), tool: "echo".to_owned(), input }]);
+    assert_eq!(within(session.ended()).await.remove(0).answer, said("echo: hello"));
 }

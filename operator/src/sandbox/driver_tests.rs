@@ -2,23 +2,26 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use kube::Resource as _;
 use kube::core::DeserializeGuard;
 use kube::runtime::controller::Action;
 use longhand_crds::Sandbox;
 use longhand_crds::sandbox::SandboxStatus;
+use longhand_crds::sandbox_template::Persistence;
 use longhand_protocol::internal::Drained;
 use rstest::rstest;
 use serde_json::{Value, json};
 
-use super::{Sandboxes, network_policy, reconcile};
+use super::{Sandboxes, network_policy, pod, reconcile};
 use crate::fixtures;
-use crate::testing::{Call, FakeLog, Server, context_with, store};
+use crate::testing::{Call, FakeLog, Server, context_with, images, store};
 
 const UID: &str = "3e8f1a2b-quickstart-main-3e8f1a";
 const PODS: &str = "/api/v1/namespaces/team/pods";
-const POD: &str = "/api/v1/namespaces/team/pods/quickstart-main-3e8f1a-0";
+const POD: &str = "/api/v1/namespaces/team/pods/quickstart-main-3e8f1a-3e8f1-0";
 const SANDBOX: &str = "/apis/longhand.dev/v1alpha1/namespaces/team/sandboxes/quickstart-main-3e8f1a";
 const STATUS: &str = "/apis/longhand.dev/v1alpha1/namespaces/team/sandboxes/quickstart-main-3e8f1a/status";
 const POLICY: &str = "/apis/networking.k8s.io/v1/namespaces/team/networkpolicies/longhand-sandbox";
@@ -28,7 +31,9 @@ const EVENTS: &str = "/apis/events.k8s.io/v1/namespaces/team/events";
 fn sandboxes(log: Arc<FakeLog>, pods: Vec<Pod>, policies: Vec<NetworkPolicy>) -> (Arc<Sandboxes>, Server) {
     let (context, server) = context_with(log);
     let templates = store([DeserializeGuard(Ok(fixtures::template()))]);
-    (Arc::new(Sandboxes { context, templates, pods: store(pods), policies: store(policies) }), server)
+    let (pods, policies, claims) = (store(pods), store(policies), store(Vec::<PersistentVolumeClaim>::new()));
+    let reservations = super::Reservations::default();
+    (Arc::new(Sandboxes { context, templates, pods, claims, policies, reservations }), server)
 }
 
 fn fence() -> NetworkPolicy {
@@ -38,9 +43,9 @@ fn fence() -> NetworkPolicy {
 fn pod(status: &Value) -> Pod {
     serde_json::from_value(json!({
         "metadata": {
-            "name": "quickstart-main-3e8f1a-0", "namespace": "team", "uid": "pod-0",
+            "name": "quickstart-main-3e8f1a-3e8f1-0", "namespace": "team", "uid": "pod-0",
             "creationTimestamp": Timestamp::now().to_string(),
-            "labels": { "longhand.dev/sandbox-uid": UID },
+            "annotations": { "longhand.dev/incarnation": "0" },
             "ownerReferences": [{ "apiVersion": "longhand.dev/v1alpha1", "kind": "Sandbox", "name": "x", "uid": UID, "controller": true }],
         },
         "status": status,
@@ -58,8 +63,9 @@ fn running(ready_since: &str) -> Value {
 
 fn sandbox(pod_uid: Option<&str>) -> Arc<Sandbox> {
     let mut sandbox = fixtures::sandbox();
+    sandbox.metadata.creation_timestamp = Some(Time(Timestamp::now()));
     sandbox.status = pod_uid.map(|uid| SandboxStatus {
-        pod_name: Some("quickstart-main-3e8f1a-0".into()),
+        pod_name: Some("quickstart-main-3e8f1a-3e8f1-0".into()),
         pod_uid: Some(uid.into()),
         ..SandboxStatus::default()
     });
@@ -100,7 +106,7 @@ async fn the_fence_is_up_before_the_first_pod() {
     reconcile(sandbox(None), sandboxes.clone()).await.unwrap();
     let sent = server.nothing_else(sandboxes).await;
     assert_eq!(sent[0]["kind"], "NetworkPolicy");
-    assert_eq!(sent[2]["metadata"]["name"], "quickstart-main-3e8f1a-0");
+    assert_eq!(sent[2]["metadata"]["name"], "quickstart-main-3e8f1a-3e8f1-0");
     assert_eq!(sent[3]["status"]["podUID"], "pod-0");
     assert_eq!(sent[4]["reason"], "SandboxCreated");
 }
@@ -137,7 +143,7 @@ async fn a_ready_pod_is_published_and_nothing_else_is_done() {
 async fn a_loss_is_written_before_the_next_pod_is_made() {
     let (sandboxes, server) = sandboxes(Arc::default(), vec![], vec![fence()]);
     let mut next = pod(&json!({}));
-    next.metadata.name = Some("quickstart-main-3e8f1a-1".into());
+    next.metadata.name = Some("quickstart-main-3e8f1a-3e8f1-1".into());
     next.metadata.uid = Some("pod-1".into());
     let server = server.expect([
         ("GET", POD, 404, failure(404, "NotFound")),
@@ -152,7 +158,7 @@ async fn a_loss_is_written_before_the_next_pod_is_made() {
     let sent = server.nothing_else(sandboxes).await;
     assert_eq!(sent[1]["status"]["lastLoss"]["podUID"], "pod-0");
     assert_eq!(sent[1]["status"]["podUID"], Value::Null);
-    assert_eq!(sent[3]["metadata"]["name"], "quickstart-main-3e8f1a-1");
+    assert_eq!(sent[3]["metadata"]["name"], "quickstart-main-3e8f1a-3e8f1-1");
     assert_eq!((&sent[4]["status"]["podUID"], &sent[4]["status"]["restarts"]), (&json!("pod-1"), &json!(1)));
 }
 
@@ -178,4 +184,148 @@ async fn only_a_drained_sandbox_is_removed(#[case] drained: Drained, #[case] gon
         assert_eq!(sent[1]["preconditions"]["uid"], UID);
         assert_eq!(sent[2]["preconditions"]["uid"], "pod-0");
     }
+}
+
+const SHELL: &str = "/api/v1/namespaces/team/pods/shell-0";
+const NEXT: &str = "/api/v1/namespaces/team/pods/shell-1";
+
+/// A pod that waits in the pool, in this state.
+fn warm(name: &str, version: &str) -> Pod {
+    let mut pod = pod::build_warm(&images(), &fixtures::template(), "key=", name);
+    let made = self::pod(&running(&Timestamp::now().to_string()));
+    pod.metadata.uid = Some(format!("uid-of-{name}"));
+    pod.metadata.resource_version = Some(version.into());
+    pod.metadata.creation_timestamp = made.metadata.creation_timestamp;
+    pod.status = made.status;
+    pod
+}
+
+/// The same when it is ours.
+fn taken(name: &str) -> Pod {
+    let mut pod = warm(name, "8");
+    pod.metadata.owner_references = self::pod(&json!({})).metadata.owner_references;
+    pod
+}
+
+#[tokio::test]
+async fn a_pod_of_the_pool_is_taken_by_one_write_and_is_ready_at_once() {
+    let (sandboxes, server) = sandboxes(Arc::default(), vec![warm("shell-0", "7")], vec![fence()]);
+    let server = server.expect([("PATCH", SHELL, 200, answer(&taken("shell-0"))), status()]);
+    reconcile(sandbox(None), sandboxes.clone()).await.unwrap();
+    let sent = server.nothing_else(sandboxes).await;
+    let metadata = &sent[0]["metadata"];
+    assert_eq!((&metadata["resourceVersion"], &metadata["uid"]), (&json!("7"), &json!("uid-of-shell-0")));
+    assert_eq!(metadata["ownerReferences"], json!([answer(&fixtures::sandbox().controller_owner_ref(&()))]));
+    assert_eq!(metadata["annotations"], json!({ "longhand.dev/incarnation": "0" }));
+    assert_eq!(metadata["labels"], Value::Null, "networks know it by its labels, and would have to learn new ones");
+    let written = &sent[1]["status"];
+    assert_eq!((&written["podName"], &written["address"]), (&json!("shell-0"), &json!("10.0.0.7:8090")));
+    assert_eq!((&written["conditions"][0]["status"], &written["provisioningDeadline"]), (&json!("True"), &Value::Null));
+}
+
+#[tokio::test]
+async fn a_pod_that_somebody_else_has_taken_is_left_to_them() {
+    let pool = vec![warm("shell-0", "7"), warm("shell-1", "7")];
+    let (sandboxes, server) = sandboxes(Arc::default(), pool, vec![fence()]);
+    let mut theirs = taken("shell-0");
+    theirs.metadata.owner_references.as_mut().unwrap()[0].uid = "another".into();
+    let server = server.expect([
+        ("PATCH", SHELL, 409, failure(409, "Conflict")),
+        ("GET", SHELL, 200, answer(&theirs)),
+        ("PATCH", NEXT, 200, answer(&taken("shell-1"))),
+        status(),
+    ]);
+    reconcile(sandbox(None), sandboxes.clone()).await.unwrap();
+    let sent = server.nothing_else(sandboxes).await;
+    assert_eq!(sent[3]["status"]["podName"], "shell-1");
+}
+
+#[tokio::test]
+async fn a_pod_that_we_have_taken_before_is_not_doubled_although_no_watch_has_shown_it() {
+    let pool = vec![warm("shell-0", "7"), warm("shell-1", "7")];
+    let (sandboxes, server) = sandboxes(Arc::default(), pool, vec![fence()]);
+    let server = server.expect([
+        ("PATCH", SHELL, 409, failure(409, "Conflict")),
+        ("GET", SHELL, 200, answer(&taken("shell-0"))),
+        status(),
+    ]);
+    reconcile(sandbox(None), sandboxes.clone()).await.unwrap();
+    let sent = server.nothing_else(sandboxes).await;
+    assert_eq!(sent[2]["status"]["podName"], "shell-0");
+}
+
+#[tokio::test]
+async fn an_empty_pool_falls_back_to_a_pod_of_its_own() {
+    let mut other = warm("shell-0", "7");
+    let labels = other.metadata.labels.as_mut().unwrap();
+    labels.insert("longhand.dev/pool-hash".into(), "made of something else".into());
+    let (sandboxes, server) = sandboxes(Arc::default(), vec![other], vec![fence()]);
+    let server = server.expect([keys(), ("POST", PODS, 201, answer(&pod(&json!({})))), status(), event()]);
+    reconcile(sandbox(None), sandboxes.clone()).await.unwrap();
+    server.nothing_else(sandboxes).await;
+}
+
+#[tokio::test]
+async fn an_idle_sandbox_with_a_workspace_to_keep_is_drained_and_only_its_pod_removed() {
+    let drained = Some(Drained { drained: true, idle_seconds: 10 });
+    let log = Arc::new(FakeLog { drained, ..FakeLog::default() });
+    let idle = pod(&running("2020-01-01T00:00:00Z"));
+    let (mut sandboxes, server) = sandboxes(log.clone(), vec![idle.clone()], vec![fence()]);
+    let mut template = fixtures::template();
+    template.spec.workspace.persistence = Persistence::Persistent;
+    Arc::get_mut(&mut sandboxes).unwrap().templates = store([DeserializeGuard(Ok(template))]);
+    let server = server.expect([status(), ("DELETE", POD, 200, answer(&idle)), event()]);
+    reconcile(sandbox(Some("pod-0")), sandboxes.clone()).await.unwrap();
+    let sent = server.nothing_else(sandboxes).await;
+    assert_eq!((&sent[1]["preconditions"]["uid"], &sent[2]["reason"]), (&json!("pod-0"), &json!("SandboxSuspended")));
+}
+
+#[tokio::test]
+async fn the_volume_comes_before_the_pod_and_belongs_to_the_sandbox() {
+    let (mut sandboxes, server) = sandboxes(Arc::default(), vec![], vec![fence()]);
+    let mut template = fixtures::template();
+    template.spec.workspace.persistence = Persistence::Persistent;
+    Arc::get_mut(&mut sandboxes).unwrap().templates = store([DeserializeGuard(Ok(template))]);
+    let claims = "/api/v1/namespaces/team/persistentvolumeclaims";
+    let server = server.expect([
+        ("POST", claims, 409, failure(409, "AlreadyExists")),
+        keys(),
+        (
+            "GET",
+            "/api/v1/namespaces/team/persistentvolumeclaims/quickstart-main-3e8f1a-3e8f1",
+            200,
+            json!({ "metadata": { "name": "x" } }),
+        ),
+        status(),
+    ]);
+    reconcile(sandbox(None), sandboxes.clone()).await.unwrap_err();
+    let sent = server.nothing_else(sandboxes).await;
+    assert_eq!(sent[0]["metadata"]["ownerReferences"][0]["uid"], UID);
+    assert_eq!(sent[3]["status"]["conditions"][0]["reason"], "VolumeNameTaken");
+}
+
+#[tokio::test]
+async fn what_has_expired_is_removed() {
+    let (sandboxes, server) = sandboxes(Arc::default(), vec![], vec![fence()]);
+    let mut ended = (*sandbox(None)).clone();
+    let finished = json!([{ "type": "Finished", "status": "True", "reason": "OOMKilled", "message": "", "lastTransitionTime": "2020-01-01T00:00:00Z" }]);
+    ended.status =
+        Some(SandboxStatus { conditions: serde_json::from_value(finished).unwrap(), ..SandboxStatus::default() });
+    let deleted = json!({ "kind": "Status", "apiVersion": "v1", "status": "Success" });
+    let server = server.expect([("DELETE", SANDBOX, 200, deleted), event()]);
+    reconcile(Arc::new(ended), sandboxes.clone()).await.unwrap();
+    let sent = server.nothing_else(sandboxes).await;
+    assert_eq!(sent[0]["preconditions"]["uid"], UID);
+}
+
+#[tokio::test]
+async fn a_quota_that_is_used_up_is_the_reason() {
+    let (sandboxes, server) = sandboxes(Arc::default(), vec![], vec![fence()]);
+    let mut refused = failure(403, "Forbidden");
+    refused["message"] = json!("pods \"x\" is forbidden: exceeded quota: q, requested: pods=1");
+    let server = server.expect([keys(), ("POST", PODS, 403, refused), status()]);
+    reconcile(sandbox(None), sandboxes.clone()).await.unwrap_err();
+    let sent = server.nothing_else(sandboxes).await;
+    assert_eq!(sent[2]["status"]["conditions"][0]["reason"], "QuotaExceeded");
+    assert!(sent[2]["status"]["provisioningDeadline"].is_string());
 }

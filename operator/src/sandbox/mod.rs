@@ -1,29 +1,36 @@
-//! `Sandbox`: it has a pod behind the fence, a lost pod is replaced, and an idle one is reclaimed.
+//! `Sandbox`: it has a pod behind the fence, which is taken from its template's pool or made; a lost pod is replaced, an idle one
+//! reclaimed, and nothing is on its way, suspended or at its end for ever.
 
 mod apply;
-mod network_policy;
+pub(crate) mod ground;
+pub(crate) mod network_policy;
 mod observe;
 mod plan;
-mod pod;
+pub(crate) mod pod;
+mod policy;
+mod reservations;
 mod status;
+mod take;
+mod volume;
 
 use std::sync::Arc;
 
 use futures::{StreamExt as _, stream};
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use kube::runtime::controller::{Action, Controller};
 use kube::runtime::reflector::{ObjectRef, Store};
-use kube::runtime::watcher;
+use kube::runtime::{PredicateConfig, WatchStreamExt as _, predicates, watcher};
 use kube::{Api, Resource as _, ResourceExt as _};
 use longhand_crds::{Sandbox, SandboxTemplate, labels};
 use tokio_util::sync::CancellationToken;
 
-use self::apply::Reclaimed;
+use self::apply::{Applied, Reclaimed};
 use self::observe::Observed;
 use self::plan::{Plan, View};
-use crate::conditions::{READY, true_since};
+use self::reservations::Reservations;
+use crate::conditions::{FINISHED, find};
 use crate::context::{Context, Guarded, GuardedStore, first_list, synced};
 use crate::error::Error;
 use crate::events::Happened;
@@ -34,7 +41,9 @@ struct Sandboxes {
     context: Arc<Context>,
     templates: GuardedStore<SandboxTemplate>,
     pods: Store<Pod>,
+    claims: Store<PersistentVolumeClaim>,
     policies: Store<NetworkPolicy>,
+    reservations: Reservations,
 }
 
 /// Reconciles every `Sandbox` until `token` is cancelled.
@@ -46,9 +55,13 @@ pub async fn run(context: Arc<Context>, token: CancellationToken) {
     let (store, sandboxes) = drive::watch::<Guarded<Sandbox>>(Api::all(client.clone()), everything());
     let (templates, template_stream) = drive::watch::<Guarded<SandboxTemplate>>(Api::all(client.clone()), everything());
     let (pods, pod_stream) = drive::watch::<Pod>(Api::all(client.clone()), everything().labels(&sandbox_pods));
+    let (claims, claim_stream) =
+        drive::watch::<PersistentVolumeClaim>(Api::all(client.clone()), everything().labels(&sandbox_pods));
     let (policies, policy_stream) =
         drive::watch::<NetworkPolicy>(Api::all(client.clone()), everything().labels(&managed));
     let (of_template, of_namespace) = (store.clone(), store.clone());
+    // The status of a template changes with each pod that is taken from its pool, which concerns no sandbox.
+    let template_stream = template_stream.predicate_filter(predicates::generation, PredicateConfig::default());
     let by_template = template_stream.filter_map(async |template| template.ok()).flat_map(move |template| {
         let (namespace, name) = (template.namespace(), template.name_any());
         stream::iter(concerned(&of_template, namespace.as_deref(), |sandbox| sandbox.spec.template_ref.name == name))
@@ -58,9 +71,12 @@ pub async fn run(context: Arc<Context>, token: CancellationToken) {
         .flat_map(move |policy| stream::iter(concerned(&of_namespace, policy.namespace().as_deref(), |_| true)));
     let controller = Controller::for_stream(sandboxes, store)
         .owns_stream(pod_stream)
+        .owns_stream(claim_stream)
         .reconcile_on(by_template)
         .reconcile_on(by_policy);
-    drive::run(controller, Arc::new(Sandboxes { context, templates, pods, policies }), token, reconcile).await;
+    let reservations = Reservations::default();
+    let sandboxes = Sandboxes { context, templates, pods, claims, policies, reservations };
+    drive::run(controller, Arc::new(sandboxes), token, reconcile).await;
 }
 
 fn concerned(
@@ -77,8 +93,8 @@ async fn reconcile(sandbox: Arc<Sandbox>, sandboxes: Arc<Sandboxes>) -> Result<A
     if sandbox.metadata.deletion_timestamp.is_some() {
         return Ok(Action::await_change());
     }
-    let Sandboxes { templates, pods, policies, .. } = &*sandboxes;
-    synced(vec![first_list(templates), first_list(pods), first_list(policies)]).await?;
+    let Sandboxes { templates, pods, claims, policies, .. } = &*sandboxes;
+    synced(vec![first_list(templates), first_list(pods), first_list(claims), first_list(policies)]).await?;
     let observed = observe::observe(sandbox, &sandboxes).await?;
     proceed(&observed, &sandboxes, Timestamp::now()).await
 }
@@ -87,33 +103,59 @@ async fn reconcile(sandbox: Arc<Sandbox>, sandboxes: Arc<Sandboxes>) -> Result<A
 async fn proceed(observed: &Observed, sandboxes: &Sandboxes, now: Timestamp) -> Result<Action, Error> {
     let plan = plan::plan(observed, now);
     let (client, sandbox) = (&sandboxes.context.client, &observed.sandbox);
+    if let Some(why) = plan.expired {
+        apply::remove(sandbox, sandboxes).await?;
+        sandboxes.context.events.publish(Happened::SandboxReclaimed, &sandbox.object_ref(&()), why).await;
+        return Ok(Action::await_change());
+    }
     let mut written = sandbox.status.clone();
     if let Some(loss) = &plan.loss {
-        let lost = status::lost(observed, plan.restarts, loss, now);
+        let lost = status::lost(observed, &plan, loss, now);
         crate::status::write(client, &**sandbox, written.as_ref(), &lost).await?;
         written = Some(lost);
     }
     let applied = apply::apply(observed, &plan, sandboxes).await;
-    let pod = applied.as_ref().ok().cloned().flatten().or_else(|| plan.pod.clone());
+    if let (Some(_), Some(Applied { pod: Some(pod), .. })) = (&plan.make, applied.as_ref().ok()) {
+        sandboxes.reservations.has(&sandbox.uid().unwrap_or_default(), plan.incarnation, &pod.name);
+    }
+    let pod = applied.as_ref().ok().and_then(|applied| applied.pod.clone()).or_else(|| plan.pod.clone());
     let status = status::status(observed, &plan, pod.as_ref(), applied.as_ref().err(), now);
     crate::status::write(client, &**sandbox, written.as_ref(), &status).await?;
-    tell(observed, &plan, applied.is_ok(), now, sandboxes).await;
-    applied?;
+    tell(observed, &plan, applied.as_ref().ok(), now, sandboxes).await;
+    if let Err(error) = applied {
+        return failed(error, &plan);
+    }
     let Some(drain) = &plan.drain else { return Ok(drive::action(plan.requeue)) };
     match apply::reclaim(sandbox, drain, sandboxes).await? {
-        Reclaimed::NotBefore(delay) => Ok(Action::requeue(delay)),
+        Reclaimed::NotBefore(delay) => Ok(Action::requeue(plan.requeue.map_or(delay, |other| other.min(delay)))),
         Reclaimed::Yes => {
-            let note = format!("removed after {} s without a tool call", drain.idle_seconds);
-            sandboxes.context.events.publish(Happened::SandboxReclaimed, &sandbox.object_ref(&()), &note).await;
+            let idle = drain.idle_seconds;
+            let (happened, done) = match drain.suspend {
+                true => (Happened::SandboxSuspended, "suspended"),
+                false => (Happened::SandboxReclaimed, "removed"),
+            };
+            let note = format!("{done} after {idle} s without a tool call");
+            sandboxes.context.events.publish(happened, &sandbox.object_ref(&()), &note).await;
             Ok(Action::await_change())
         }
     }
 }
 
-async fn tell(observed: &Observed, plan: &Plan, applied: bool, now: Timestamp, sandboxes: &Sandboxes) {
+/// An error is tried again, but not beyond the time at which something else is due.
+fn failed(error: Error, plan: &Plan) -> Result<Action, Error> {
+    match plan.requeue.filter(|due| *due < error.retry_after()) {
+        Some(due) => {
+            tracing::warn!(%error, "a sandbox could not be brought about");
+            Ok(Action::requeue(due))
+        }
+        None => Err(error),
+    }
+}
+
+async fn tell(observed: &Observed, plan: &Plan, applied: Option<&Applied>, now: Timestamp, sandboxes: &Sandboxes) {
     let (events, regarding) = (&sandboxes.context.events, observed.sandbox.object_ref(&()));
-    let conditions = observed.sandbox.status.as_ref().map(|status| status.conditions.as_slice()).unwrap_or_default();
-    if let (View::Ready, Some(pod), None) = (&plan.view, &plan.pod, true_since(conditions, READY)) {
+    let status = observed.sandbox.status.clone().unwrap_or_default();
+    if let (View::Ready, Some(pod), None) = (&plan.view, &plan.pod, &status.ready_at) {
         metrics::stage(metrics::Stage::SandboxReady, pods::elapsed(pod.created, now));
     }
     if let Some(loss) = &plan.loss {
@@ -121,11 +163,20 @@ async fn tell(observed: &Observed, plan: &Plan, applied: bool, now: Timestamp, s
         let note = format!("pod {} is lost: {}: {}", loss.pod_uid, loss.reason, loss.message);
         events.publish(Happened::SandboxLost, &regarding, &note).await;
     }
-    if let (Some(name), true) = (&plan.make, applied) {
+    if let (Some(name), Some(Applied { taken: false, .. })) = (&plan.make, applied) {
         events.publish(Happened::SandboxCreated, &regarding, &format!("made pod {name}")).await;
+    }
+    if let View::Finished(cause) = &plan.view
+        && find(&status.conditions, FINISHED).is_none()
+    {
+        let note = format!("{}: {}", cause.reason, cause.message);
+        events.publish(Happened::SandboxFinished, &regarding, &note).await;
     }
 }
 
+#[cfg(test)]
+#[path = "claim_tests.rs"]
+mod claims;
 #[cfg(test)]
 #[path = "driver_tests.rs"]
 mod tests;

@@ -12,10 +12,10 @@ use longhand_crds::labels;
 use super::pod::SANDBOXD_PORT;
 
 /// Name of the policy in each namespace.
-pub(super) const NAME: &str = "longhand-sandbox";
+pub(crate) const NAME: &str = "longhand-sandbox";
 
 /// The policy for `namespace`: in from the session service, which is in `system`; out to nowhere.
-pub(super) fn build(namespace: &str, system: &str) -> NetworkPolicy {
+pub(crate) fn build(namespace: &str, system: &str) -> NetworkPolicy {
     let service = NetworkPolicyPeer {
         namespace_selector: Some(selector(&[("kubernetes.io/metadata.name", system)])),
         pod_selector: Some(selector(&[
@@ -46,7 +46,7 @@ pub(super) fn build(namespace: &str, system: &str) -> NetworkPolicy {
 }
 
 /// Whether `found` says what `wanted` does.
-pub(super) fn holds(found: Option<&NetworkPolicy>, wanted: &NetworkPolicy) -> bool {
+pub(crate) fn holds(found: Option<&NetworkPolicy>, wanted: &NetworkPolicy) -> bool {
     found.is_some_and(|found| found.spec == wanted.spec && found.metadata.deletion_timestamp.is_none())
 }
 

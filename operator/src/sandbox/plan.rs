@@ -4,16 +4,18 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use kube::ResourceExt as _;
-use longhand_crds::sandbox::Loss;
+use longhand_crds::sandbox::{DesiredState, Loss, SandboxStatus};
+use longhand_crds::sandbox_template::OnFailure;
 
 use super::observe::Observed;
 use super::pod;
-use crate::conditions::{READY, find};
+use super::policy::Policy;
+use crate::conditions::{FINISHED, READY, SUSPENDED, false_since, find, true_since};
 use crate::pods::{Cause, Pending, PodView, Stage, elapsed, is_overdue};
 
-/// A pod is ready within this time, or its condition says that it is late.
-const PROVISIONING: Duration = Duration::from_secs(120);
 const MAX_BACKOFF: Duration = Duration::from_secs(60);
+/// A pod that was ready and is not for this long is on a node that is lost, or hangs: its liveness probe has failed too.
+const UNRESPONSIVE: Duration = Duration::from_secs(60);
 
 /// What shall be done.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,14 +26,22 @@ pub(super) struct Plan {
     pub(super) loss: Option<Loss>,
     /// Pods to delete, by name and UID.
     pub(super) remove: Vec<(String, String)>,
-    /// The pod to make.
+    /// The pod to make, unless one of the pool can be taken.
     pub(super) make: Option<String>,
-    /// An idle pod to drain, and then to remove with its sandbox.
+    /// Whether the workspace's volume must be made before the pod.
+    pub(super) volume: bool,
+    /// An idle pod to drain, and then to remove.
     pub(super) drain: Option<Drain>,
+    /// The sandbox itself is removed: why.
+    pub(super) expired: Option<&'static str>,
     /// The pod that there is.
     pub(super) pod: Option<PodView>,
-    /// How often the pod was replaced, with `loss`.
+    /// How often the pod was lost, with `loss`.
     pub(super) restarts: i64,
+    /// Which pod is the current or the next one.
+    pub(super) incarnation: i64,
+    /// When the sandbox is given up unless it is ready by then.
+    pub(super) deadline: Option<Timestamp>,
     /// How it looks.
     pub(super) view: View,
     /// When to look again.
@@ -44,6 +54,8 @@ pub(super) struct Drain {
     pub(super) pod_name: String,
     pub(super) pod_uid: String,
     pub(super) idle_seconds: u64,
+    /// Whether the sandbox is suspended then, as its workspace is kept, or removed.
+    pub(super) suspend: bool,
 }
 
 /// How a sandbox looks.
@@ -53,8 +65,8 @@ pub(super) enum View {
     TemplateMissing,
     /// A pod is on its way.
     Provisioning,
-    /// A pod has been on its way for too long.
-    Late,
+    /// A pod waits for the workspace's volume: what the volume waits for.
+    VolumePending(String),
     /// A pod cannot start.
     Stuck(Cause),
     /// It takes calls.
@@ -65,48 +77,170 @@ pub(super) enum View {
     Terminating(Option<Cause>),
     /// The next pod is made later, because the last one failed.
     BackingOff,
+    /// The next pod is made when the pod of this name has ended, which still has the workspace.
+    WaitingForPod(String),
+    /// Its pod ends, and no other is made.
+    Suspending,
+    /// It has no pod.
+    Suspended,
+    /// It has ended for this reason, for ever.
+    Finished(Cause),
 }
 
 /// What shall be done.
 pub(super) fn plan(observed: &Observed, now: Timestamp) -> Plan {
+    let policy = Policy::of(&observed.sandbox, observed.template.as_ref());
     let status = observed.sandbox.status.clone().unwrap_or_default();
-    let name = observed.sandbox.name_any();
-    let named = match &status.pod_uid {
-        Some(uid) => observed.pods.iter().find(|seen| &seen.uid == uid),
-        None => observed.pods.iter().find(|seen| seen.name == pod::name(&name, status.restarts)),
-    };
-    let loss = loss(observed, named, now);
-    let current = named.filter(|_| loss.is_none());
-    let restarts = status.restarts.saturating_add(i64::from(loss.is_some()));
     let mut plan = Plan {
         fence: !observed.fenced,
-        loss,
+        loss: None,
         remove: Vec::new(),
         make: None,
+        volume: false,
         drain: None,
-        pod: current.cloned(),
-        restarts,
+        expired: None,
+        pod: None,
+        restarts: status.restarts,
+        incarnation: status.incarnation,
+        deadline: None,
         view: View::Provisioning,
         requeue: None,
     };
-    match current {
-        Some(current) => {
-            plan.remove = removable(observed, Some(current));
-            judge(&mut plan, observed, current, now);
-        }
-        None => replace(&mut plan, observed, pod::name(&name, restarts), now),
+    if let Some(ended) = find(&status.conditions, FINISHED).filter(|ended| ended.status == "True") {
+        let left = policy.retention.saturating_sub(elapsed(ended.last_transition_time.0, now));
+        plan.expired = left.is_zero().then_some("it has ended, and was kept for as long as its template says");
+        plan.requeue = Some(left).filter(|left| !left.is_zero());
+        plan.remove = removable(observed, None);
+        plan.view = View::Finished(Cause::new(&ended.reason, &ended.message));
+        return plan;
+    }
+    let lifetime_left = policy.lifetime.saturating_sub(elapsed(created(observed), now));
+    if lifetime_left.is_zero() {
+        let message = format!("it was made {} s ago and may live no longer", policy.lifetime.as_secs());
+        end(&mut plan, observed, &policy, Cause::new("LifetimeExceeded", message));
+        return plan;
+    }
+    match observed.sandbox.spec.desired_state {
+        DesiredState::Running => run(&mut plan, observed, &status, &policy, now),
+        DesiredState::Suspended => suspend(&mut plan, observed, &status, &policy, now),
+    }
+    if !matches!(plan.view, View::Finished(_)) {
+        plan.requeue = earliest(plan.requeue, lifetime_left);
     }
     plan
 }
 
+fn created(observed: &Observed) -> Timestamp {
+    // Without a time it is as good as new.
+    observed.sandbox.metadata.creation_timestamp.as_ref().map_or(Timestamp::MAX, |time| time.0)
+}
+
+fn earliest(one: Option<Duration>, other: Duration) -> Option<Duration> {
+    Some(one.map_or(other, |one| one.min(other)).max(Duration::from_millis(1)))
+}
+
+/// No pod may be any more, and none will.
+fn end(plan: &mut Plan, observed: &Observed, policy: &Policy, cause: Cause) {
+    leave(plan, observed);
+    plan.make = None;
+    plan.volume = false;
+    plan.drain = None;
+    plan.remove = removable(observed, None);
+    plan.requeue = Some(policy.retention);
+    plan.view = View::Finished(cause);
+}
+
+/// The pod that there is, if any, is the current one no more.
+fn leave(plan: &mut Plan, observed: &Observed) {
+    // With a loss it has been counted.
+    plan.incarnation = plan.incarnation.saturating_add(i64::from(observed.current.is_some() && plan.loss.is_none()));
+    plan.pod = None;
+    plan.deadline = None;
+}
+
+fn suspend(plan: &mut Plan, observed: &Observed, status: &SandboxStatus, policy: &Policy, now: Timestamp) {
+    leave(plan, observed);
+    plan.remove = removable(observed, None);
+    let ending = observed.pods.iter().filter_map(|pod| match pod.stage {
+        Stage::Terminating { due, .. } if is_overdue(due, now) => None,
+        Stage::Terminating { due, .. } => Some(until_overdue(due, now)),
+        _ => Some(Duration::MAX),
+    });
+    if let Some(wait) = ending.min() {
+        plan.view = View::Suspending;
+        plan.requeue = Some(wait);
+        return;
+    }
+    plan.view = View::Suspended;
+    if let Some(limit) = policy.suspended {
+        let since = true_since(&status.conditions, SUSPENDED).unwrap_or(now);
+        let left = limit.saturating_sub(elapsed(since, now));
+        plan.expired = left.is_zero().then_some("it was suspended for as long as its template allows");
+        plan.requeue = Some(left);
+    }
+}
+
+fn until_overdue(due: Timestamp, now: Timestamp) -> Duration {
+    let overdue = due.saturating_add(Duration::from_secs(31)).unwrap_or(due);
+    elapsed(now, overdue).max(Duration::from_secs(1))
+}
+
+fn run(plan: &mut Plan, observed: &Observed, status: &SandboxStatus, policy: &Policy, now: Timestamp) {
+    let named = observed.current.as_ref().and_then(|uid| observed.pods.iter().find(|seen| &seen.uid == uid));
+    plan.loss = loss(status, named, policy, now);
+    if let Some(loss) = &plan.loss {
+        plan.restarts = plan.restarts.saturating_add(1);
+        plan.incarnation = plan.incarnation.saturating_add(1);
+        if policy.on_failure == OnFailure::Fail {
+            let cause = Cause::new(&loss.reason, format!("pod {} is lost: {}", loss.pod_uid, loss.message));
+            end(plan, observed, policy, cause);
+            return;
+        }
+    }
+    // What was written counts on: a pod that is lost before it was ready gives the next one no more time.
+    plan.deadline = status.provisioning_deadline.as_ref().map(|time| time.0);
+    match named.filter(|_| plan.loss.is_none()) {
+        Some(current) => {
+            plan.pod = Some(current.clone());
+            plan.remove = removable(observed, Some(current));
+            judge(plan, observed, status, policy, current, now);
+        }
+        None => replace(plan, observed, policy, now),
+    }
+    bound(plan, observed, status, policy, now);
+}
+
+/// Nothing is on its way to being ready for ever.
+fn bound(plan: &mut Plan, observed: &Observed, status: &SandboxStatus, policy: &Policy, now: Timestamp) {
+    let was_ready = plan.pod.is_some() && status.ready_at.is_some();
+    match plan.view {
+        View::Ready => plan.deadline = None,
+        View::Terminating(_) | View::NotReady if was_ready => {}
+        _ => {
+            let deadline =
+                plan.deadline.unwrap_or_else(|| now.saturating_add(policy.provisioning).unwrap_or(Timestamp::MAX));
+            plan.deadline = Some(deadline);
+            if now < deadline {
+                plan.requeue = earliest(plan.requeue, elapsed(now, deadline));
+                return;
+            }
+            let last = find(&status.conditions, READY).filter(|ready| ready.status != "True");
+            let last = last.map_or_else(String::new, |ready| format!(": {}: {}", ready.reason, ready.message));
+            let message = format!("it was not ready within {} s{last}", policy.provisioning.as_secs());
+            end(plan, observed, policy, Cause::new("ProvisioningDeadlineExceeded", message));
+        }
+    }
+}
+
 /// Why the pod that there was can take no more calls.
-fn loss(observed: &Observed, named: Option<&PodView>, now: Timestamp) -> Option<Loss> {
-    let status = observed.sandbox.status.as_ref();
-    let gone =
-        |uid: &str, cause: Cause| Some(Loss { pod_uid: uid.to_owned(), reason: cause.reason, message: cause.message });
+fn loss(status: &SandboxStatus, named: Option<&PodView>, policy: &Policy, now: Timestamp) -> Option<Loss> {
+    let kept = if policy.persistent { "; its workspace is kept" } else { "" };
+    let gone = |uid: &str, Cause { reason, message }: Cause| {
+        Some(Loss { pod_uid: uid.to_owned(), reason, message: format!("{message}{kept}") })
+    };
     let Some(pod) = named else {
-        let uid = status.and_then(|status| status.pod_uid.as_deref())?;
-        return gone(uid, disappeared(observed));
+        let uid = status.pod_uid.as_deref()?;
+        return gone(uid, disappeared(status));
     };
     match &pod.stage {
         Stage::Failed(cause, _) | Stage::Restarting(cause) => gone(&pod.uid, cause.clone()),
@@ -115,21 +249,34 @@ fn loss(observed: &Observed, named: Option<&PodView>, now: Timestamp) -> Option<
             let silent = || Cause::new("NodeLost", "the pod was told to end and its node does not answer");
             gone(&pod.uid, disruption.clone().unwrap_or_else(silent))
         }
+        Stage::Running { ready_since: None, .. } if unresponsive(status, now).is_some_and(|left| left.is_zero()) => {
+            let message = format!(
+                "the pod was ready and has not been so for {} s: it hangs, or its node is lost",
+                UNRESPONSIVE.as_secs()
+            );
+            gone(&pod.uid, Cause::new("Unresponsive", message))
+        }
         Stage::Terminating { .. } | Stage::Pending(_) | Stage::Running { .. } => None,
     }
 }
 
+/// For how long a pod that was ready, and is not now, is still waited for.
+fn unresponsive(status: &SandboxStatus, now: Timestamp) -> Option<Duration> {
+    status.ready_at.as_ref()?;
+    let since = false_since(&status.conditions, READY).unwrap_or(now);
+    Some(UNRESPONSIVE.saturating_sub(elapsed(since, now)))
+}
+
 /// Why a pod is gone that was last seen as the condition says.
-fn disappeared(observed: &Observed) -> Cause {
-    let conditions = observed.sandbox.status.as_ref().map(|status| status.conditions.as_slice()).unwrap_or_default();
-    match find(conditions, READY).filter(|ready| ["Evicted", "NodeLost", "Preempted"].contains(&ready.reason.as_str()))
-    {
+fn disappeared(status: &SandboxStatus) -> Cause {
+    let known = ["Evicted", "NodeLost", "Preempted"];
+    match find(&status.conditions, READY).filter(|ready| known.contains(&ready.reason.as_str())) {
         Some(ready) => Cause::new(&ready.reason, &ready.message),
         None => Cause::new("Deleted", "the pod was deleted"),
     }
 }
 
-/// Pods of earlier incarnations, but for those that are ending already.
+/// Pods that are not the current one, but for those that are ending already.
 fn removable(observed: &Observed, current: Option<&PodView>) -> Vec<(String, String)> {
     let others = observed.pods.iter().filter(|seen| current.is_none_or(|current| current.uid != seen.uid));
     others
@@ -138,18 +285,30 @@ fn removable(observed: &Observed, current: Option<&PodView>) -> Vec<(String, Str
         .collect()
 }
 
-fn judge(plan: &mut Plan, observed: &Observed, current: &PodView, now: Timestamp) {
+fn judge(
+    plan: &mut Plan,
+    observed: &Observed,
+    status: &SandboxStatus,
+    policy: &Policy,
+    current: &PodView,
+    now: Timestamp,
+) {
     plan.view = match &current.stage {
         Stage::Running { ready_since: Some(since), .. } => {
-            reclaim(plan, observed, current, *since, now);
+            reclaim(plan, policy, current, *since, now);
             View::Ready
         }
-        Stage::Running { ready_since: None, since } => starting(plan, *since, View::NotReady, now),
+        Stage::Running { ready_since: None, .. } => {
+            plan.requeue = unresponsive(status, now);
+            View::NotReady
+        }
         Stage::Pending(Pending::Stuck(cause)) => View::Stuck(cause.clone()),
-        Stage::Pending(_) => starting(plan, current.created, View::Provisioning, now),
+        Stage::Pending(_) => match observed.volume.pending() {
+            Some(why) => View::VolumePending(why.to_owned()),
+            None => View::Provisioning,
+        },
         Stage::Terminating { disruption, due } => {
-            let overdue = due.saturating_add(Duration::from_secs(31)).unwrap_or(*due);
-            plan.requeue = Some(elapsed(now, overdue).max(Duration::from_secs(1)));
+            plan.requeue = Some(until_overdue(*due, now));
             View::Terminating(disruption.clone())
         }
         // These are losses, and a lost pod is not the current one.
@@ -157,32 +316,24 @@ fn judge(plan: &mut Plan, observed: &Observed, current: &PodView, now: Timestamp
     };
 }
 
-/// Looks again when the time to start is over.
-fn starting(plan: &mut Plan, since: Timestamp, view: View, now: Timestamp) -> View {
-    let left = PROVISIONING.saturating_sub(elapsed(since, now));
-    if left.is_zero() {
-        return View::Late;
-    }
-    plan.requeue = Some(left);
-    view
-}
-
 /// A session's sandbox goes when it has been idle for as long as its template says. Only the service knows when a call
 /// ran last, so it is asked when the time may be over.
-fn reclaim(plan: &mut Plan, observed: &Observed, current: &PodView, ready_since: Timestamp, now: Timestamp) {
-    let Some(template) = observed.template.as_ref().filter(|_| observed.sandbox.spec.session_ref.is_some()) else {
-        return;
-    };
-    let idle_seconds = u64::try_from(template.spec.idle_seconds).unwrap_or(1).max(1);
-    let left = Duration::from_secs(idle_seconds).saturating_sub(elapsed(ready_since, now));
+fn reclaim(plan: &mut Plan, policy: &Policy, current: &PodView, ready_since: Timestamp, now: Timestamp) {
+    let Some(idle) = policy.idle else { return };
+    let left = idle.saturating_sub(elapsed(ready_since, now));
     if left.is_zero() {
-        plan.drain = Some(Drain { pod_name: current.name.clone(), pod_uid: current.uid.clone(), idle_seconds });
+        plan.drain = Some(Drain {
+            pod_name: current.name.clone(),
+            pod_uid: current.uid.clone(),
+            idle_seconds: idle.as_secs(),
+            suspend: policy.persistent,
+        });
     } else {
         plan.requeue = Some(left);
     }
 }
 
-fn replace(plan: &mut Plan, observed: &Observed, name: String, now: Timestamp) {
+fn replace(plan: &mut Plan, observed: &Observed, policy: &Policy, now: Timestamp) {
     if observed.template.is_none() {
         plan.view = View::TemplateMissing;
         return;
@@ -199,7 +350,20 @@ fn replace(plan: &mut Plan, observed: &Observed, name: String, now: Timestamp) {
         return;
     }
     plan.remove = removable(observed, None);
-    plan.make = Some(name);
+    if policy.persistent
+        && let Some((ending, due)) = observed.pods.iter().find_map(|seen| match seen.stage {
+            Stage::Terminating { due, .. } if !is_overdue(due, now) => Some((seen, due)),
+            _ => None,
+        })
+    {
+        // Two pods must not write to one workspace.
+        plan.view = View::WaitingForPod(ending.name.clone());
+        plan.requeue = Some(until_overdue(due, now));
+        return;
+    }
+    plan.volume = policy.persistent && observed.volume.is_missing();
+    let uid = observed.sandbox.uid().unwrap_or_default();
+    plan.make = Some(pod::name(&observed.sandbox.name_any(), &uid, plan.incarnation));
 }
 
 /// How long after a failure the next pod is made.

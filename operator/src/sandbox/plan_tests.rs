@@ -2,18 +2,23 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use longhand_crds::sandbox::{Loss, SandboxStatus};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use longhand_crds::sandbox::{DesiredState, Loss, SandboxStatus};
+use longhand_crds::sandbox_template::{OnFailure, Persistence, SandboxTemplateSpec};
 use rstest::rstest;
 
 use super::{Drain, Plan, View, backoff, plan};
-use crate::conditions::{Observation, READY, find, merge};
+use crate::conditions::{FINISHED, Observation, READY, SUSPENDED, find, merge};
 use crate::fixtures;
 use crate::pods::{Cause, Pending, PodView, Stage};
 use crate::sandbox::observe::Observed;
 use crate::sandbox::status::{lost, status};
+use crate::sandbox::volume::Volume;
 
 const NOW: i64 = 1_000;
-const NAME: &str = "quickstart-main-3e8f1a";
+const NAME: &str = "quickstart-main-3e8f1a-3e8f1";
+/// What is left of the lifetime.
+const LIFE: u64 = 603_801;
 
 fn at(second: i64) -> Timestamp {
     Timestamp::from_second(second).unwrap()
@@ -52,9 +57,59 @@ fn observed(named: Option<i64>, restarts: i64, pods: Vec<PodView>) -> Observed {
         pod_name: named.map(|named| format!("{NAME}-{named}")),
         pod_uid: named.map(|named| format!("pod-{named}")),
         restarts,
+        incarnation: restarts,
         ..SandboxStatus::default()
     });
-    Observed { sandbox: Arc::new(sandbox), template: Some(fixtures::template()), pods, fenced: true }
+    let made = || pods.iter().find(|pod| pod.uid == format!("pod-{restarts}")).map(|pod| pod.uid.clone());
+    let current = named.map(|named| format!("pod-{named}")).or_else(made);
+    Observed {
+        sandbox: Arc::new(sandbox),
+        template: Some(fixtures::template()),
+        pods,
+        current,
+        fenced: true,
+        volume: Volume::Missing,
+        warm: vec![],
+    }
+}
+
+impl Observed {
+    fn with(mut self, change: impl FnOnce(&mut SandboxStatus)) -> Self {
+        change(Arc::make_mut(&mut self.sandbox).status.as_mut().unwrap());
+        self
+    }
+
+    fn template(mut self, change: impl FnOnce(&mut SandboxTemplateSpec)) -> Self {
+        change(&mut self.template.as_mut().unwrap().spec);
+        self
+    }
+
+    fn persistent(self) -> Self {
+        self.template(|spec| spec.workspace.persistence = Persistence::Persistent)
+    }
+
+    fn suspended(mut self) -> Self {
+        Arc::make_mut(&mut self.sandbox).spec.desired_state = DesiredState::Suspended;
+        self
+    }
+
+    fn free_standing(mut self) -> Self {
+        Arc::make_mut(&mut self.sandbox).spec.session_ref = None;
+        self
+    }
+
+    /// As it is after the plan was carried out, with these pods.
+    fn after(mut self, plan: &Plan, now: i64, pods: Vec<PodView>) -> Self {
+        let written = status(&self, plan, plan.pod.as_ref(), None, at(now));
+        self.current = written.pod_uid.clone();
+        Arc::make_mut(&mut self.sandbox).status = Some(written);
+        self.pods = pods;
+        self
+    }
+}
+
+fn condition<'a>(status: &'a SandboxStatus, kind: &str) -> (&'a str, &'a str) {
+    find(&status.conditions, kind).map_or(("", ""), |condition| (&condition.status, &condition.reason))
 }
 
 fn name(restarts: i64) -> Option<String> {
@@ -71,7 +126,6 @@ fn ids(restarts: &[i64]) -> Vec<(String, String)> {
 #[case::starting(observed(Some(0), 0, vec![pod(0, pending())]), None, &[], View::Provisioning)]
 #[case::ready(observed(Some(0), 0, vec![pod(0, ready(999))]), None, &[], View::Ready)]
 #[case::not_ready(observed(Some(0), 0, vec![pod(0, Stage::Running { since: at(990), ready_since: None })]), None, &[], View::NotReady)]
-#[case::never_ready(observed(Some(0), 0, vec![pod(0, Stage::Running { since: at(880), ready_since: None })]), None, &[], View::Late)]
 #[case::told_to_end(observed(Some(0), 0, vec![pod(0, terminating(NOW))]), None, &[], View::Terminating(None))]
 #[case::no_room(
     observed(Some(0), 0, vec![pod(0, Stage::Pending(Pending::Stuck(Cause::new("Unschedulable", "no"))))]),
@@ -102,11 +156,11 @@ fn a_lost_pod_is_replaced_and_its_cause_kept(
     #[case] remove: &[i64],
 ) {
     let observed = observed(Some(0), 0, pods);
-    let plan = plan(&observed, at(NOW));
-    let loss = plan.loss.clone().unwrap();
-    assert_eq!((loss.pod_uid.as_str(), loss.reason.as_str(), plan.restarts), ("pod-0", reason, 1));
-    assert_eq!((plan.make, plan.remove, plan.pod), (make, ids(remove), None));
-    let written = lost(&observed, plan.restarts, &loss, at(NOW));
+    let again = plan(&observed, at(NOW));
+    let loss = again.loss.clone().unwrap();
+    assert_eq!((loss.pod_uid.as_str(), loss.reason.as_str(), again.restarts), ("pod-0", reason, 1));
+    assert_eq!((again.make.clone(), again.remove.clone(), again.pod.clone()), (make, ids(remove), None));
+    let written = lost(&observed, &again, &loss, at(NOW));
     assert_eq!((written.pod_uid, written.address, written.restarts), (None, None, 1));
     assert_eq!(find(&written.conditions, READY).unwrap().reason, reason);
     assert_eq!(written.last_loss, Some(loss));
@@ -115,26 +169,26 @@ fn a_lost_pod_is_replaced_and_its_cause_kept(
 #[test]
 fn a_loss_is_counted_once() {
     let first = observed(Some(0), 0, vec![pod(0, failed(NOW))]);
-    let loss = plan(&first, at(NOW)).loss.unwrap();
+    let planned = plan(&first, at(NOW));
     let mut second = first.clone();
-    Arc::make_mut(&mut second.sandbox).status = Some(lost(&first, 1, &loss, at(NOW)));
+    let written = lost(&first, &planned, planned.loss.as_ref().unwrap(), at(NOW));
+    Arc::make_mut(&mut second.sandbox).status = Some(written);
+    second.current = None;
     let again = plan(&second, at(NOW));
     assert_eq!((again.loss, again.restarts, again.make), (None, 1, name(1)));
 }
 
 #[test]
 fn a_pod_that_was_evicted_before_it_went_was_evicted() {
-    let mut observed = observed(Some(0), 0, vec![]);
     let seen = Observation::no(READY, "Evicted", "pod was told to end: drained");
-    let status = Arc::make_mut(&mut observed.sandbox).status.as_mut().unwrap();
-    status.conditions = merge(&[], &[seen], None, at(1));
+    let observed = observed(Some(0), 0, vec![]).with(|status| status.conditions = merge(&[], &[seen], None, at(1)));
     assert_eq!(plan(&observed, at(NOW)).loss.unwrap().reason, "Evicted");
 }
 
 #[rstest]
-#[case::first_loss(1, NOW, name(1), View::Provisioning, None)]
+#[case::first_loss(1, NOW, name(1), View::Provisioning, Some(120))]
 #[case::again(3, NOW - 1, None, View::BackingOff, Some(3))]
-#[case::again_and_waited(3, NOW - 4, name(3), View::Provisioning, None)]
+#[case::again_and_waited(3, NOW - 4, name(3), View::Provisioning, Some(120))]
 fn pods_that_fail_are_replaced_more_slowly(
     #[case] restarts: i64,
     #[case] failed_at: i64,
@@ -149,18 +203,19 @@ fn pods_that_fail_are_replaced_more_slowly(
 }
 
 fn drain() -> Option<Drain> {
-    Some(Drain { pod_name: format!("{NAME}-0"), pod_uid: "pod-0".into(), idle_seconds: 10 })
+    Some(Drain { pod_name: format!("{NAME}-0"), pod_uid: "pod-0".into(), idle_seconds: 10, suspend: false })
 }
 
 #[rstest]
 #[case::in_use(observed(Some(0), 0, vec![pod(0, ready(NOW - 4))]), None, Some(6))]
-#[case::perhaps_idle(observed(Some(0), 0, vec![pod(0, ready(NOW - 10))]), drain(), None)]
-#[case::free_standing(
-    { let mut observed = observed(Some(0), 0, vec![pod(0, ready(1))]); Arc::make_mut(&mut observed.sandbox).spec.session_ref = None; observed },
-    None, None
+#[case::perhaps_idle(observed(Some(0), 0, vec![pod(0, ready(NOW - 10))]), drain(), Some(LIFE))]
+#[case::to_be_suspended(
+    observed(Some(0), 0, vec![pod(0, ready(NOW - 10))]).persistent(),
+    drain().map(|drain| Drain { suspend: true, ..drain }), Some(LIFE)
 )]
-#[case::template_gone(Observed { template: None, ..observed(Some(0), 0, vec![pod(0, ready(1))]) }, None, None)]
-#[case::not_ready(observed(Some(0), 0, vec![pod(0, pending())]), None, Some(20))]
+#[case::free_standing(observed(Some(0), 0, vec![pod(0, ready(1))]).free_standing(), None, Some(LIFE))]
+#[case::template_gone(Observed { template: None, ..observed(Some(0), 0, vec![pod(0, ready(1))]) }, None, Some(LIFE))]
+#[case::not_ready(observed(Some(0), 0, vec![pod(0, pending())]), None, Some(120))]
 fn an_idle_sandbox_of_a_session_is_reclaimed(
     #[case] observed: Observed,
     #[case] expected: Option<Drain>,
@@ -216,6 +271,191 @@ fn the_last_loss_stays_when_the_next_pod_is_ready() {
     Arc::make_mut(&mut observed.sandbox).status.as_mut().unwrap().last_loss = Some(loss.clone());
     let plan = plan(&observed, at(NOW));
     assert_eq!(status(&observed, &plan, plan.pod.as_ref(), None, at(NOW)).last_loss, Some(loss));
+}
+
+#[test]
+fn what_is_not_ready_in_time_has_ended_and_says_why() {
+    let stuck = || pod(0, Stage::Pending(Pending::Stuck(Cause::new("Unschedulable", "0/1 nodes are available"))));
+    let first = observed(Some(0), 0, vec![stuck()]);
+    let begun = plan(&first, at(NOW));
+    assert_eq!((begun.deadline, begun.requeue), (Some(at(NOW + 120)), Some(Duration::from_secs(120))));
+    let later = first.after(&begun, NOW, vec![stuck()]);
+    assert_eq!(plan(&later, at(NOW + 119)).view, begun.view);
+    let over = plan(&later, at(NOW + 120));
+    assert_eq!((over.remove.clone(), over.make.clone(), over.incarnation), (ids(&[0]), None, 1));
+    let written = status(&later, &over, over.pod.as_ref(), None, at(NOW + 120));
+    for kind in [READY, FINISHED] {
+        let said = find(&written.conditions, kind).unwrap();
+        assert_eq!(said.reason, "ProvisioningDeadlineExceeded");
+        assert!(
+            said.message.contains("within 120 s: Unschedulable: ") && said.message.contains("0/1 nodes"),
+            "{said:?}"
+        );
+    }
+    assert_eq!((written.pod_uid, written.provisioning_deadline), (None, None));
+}
+
+#[rstest]
+#[case::without_a_template(Observed { template: None, ..observed(None, 0, vec![]) })]
+#[case::failing_again_and_again(observed(None, 7, vec![pod(6, failed(NOW - 1))]))]
+fn nothing_is_on_its_way_for_ever(#[case] observed: Observed) {
+    let observed = observed.with(|status| status.provisioning_deadline = Some(Time(at(NOW))));
+    assert_ne!(condition(observed.sandbox.status.as_ref().unwrap(), FINISHED).0, "True");
+    assert!(matches!(plan(&observed, at(NOW)).view, View::Finished(_)));
+    assert!(!matches!(plan(&observed, at(NOW - 1)).view, View::Finished(_)));
+}
+
+#[test]
+fn a_sandbox_that_is_ready_has_no_deadline_any_more() {
+    let late = observed(Some(0), 0, vec![pod(0, ready(NOW))])
+        .with(|status| status.provisioning_deadline = Some(Time(at(NOW - 1))));
+    let plan = plan(&late, at(NOW));
+    assert_eq!((plan.view.clone(), plan.deadline), (View::Ready, None));
+    let written = status(&late, &plan, plan.pod.as_ref(), None, at(NOW));
+    assert_eq!((written.provisioning_deadline, written.ready_at), (None, Some(Time(at(NOW)))));
+}
+
+#[rstest]
+#[case::in_use(LIFE - 1, false)]
+#[case::over(LIFE, true)]
+fn a_lifetime_is_a_hard_bound(#[case] later: u64, #[case] over: bool) {
+    let now = NOW + i64::try_from(later).unwrap();
+    let planned = plan(&observed(Some(0), 0, vec![pod(0, ready(now))]), at(now));
+    assert_eq!(matches!(planned.view, View::Finished(ref cause) if cause.reason == "LifetimeExceeded"), over);
+    assert_eq!(planned.remove, if over { ids(&[0]) } else { vec![] });
+}
+
+#[rstest]
+#[case::kept(1, None, Some(3_599))]
+#[case::removed(3_600, Some(()), None)]
+fn what_has_ended_is_kept_to_be_looked_at_and_no_longer(
+    #[case] later: i64,
+    #[case] expired: Option<()>,
+    #[case] requeue: Option<u64>,
+) {
+    let ended = observed(Some(0), 0, vec![pod(0, failed(NOW))]).template(|spec| spec.on_failure = OnFailure::Fail);
+    let first = plan(&ended, at(NOW));
+    assert_eq!((first.make.clone(), first.restarts, first.incarnation), (None, 1, 1));
+    let ended = ended.after(&first, NOW, vec![]);
+    let written = ended.sandbox.status.clone().unwrap();
+    assert_eq!(
+        (condition(&written, FINISHED), condition(&written, READY)),
+        (("True", "OOMKilled"), ("False", "OOMKilled"))
+    );
+    assert_eq!(written.last_loss.unwrap().reason, "OOMKilled");
+    let later = plan(&ended, at(NOW + later));
+    assert_eq!((later.expired.map(|_| ()), later.requeue), (expired, requeue.map(Duration::from_secs)));
+    assert_eq!(later.make, None);
+}
+
+#[test]
+fn a_pod_that_hangs_or_whose_node_is_lost_is_replaced() {
+    let hangs = || pod(0, Stage::Running { since: at(1), ready_since: None });
+    let was_ready = observed(Some(0), 0, vec![hangs()]).with(|status| status.ready_at = Some(Time(at(1))));
+    let first = plan(&was_ready, at(NOW));
+    assert_eq!(
+        (first.view.clone(), first.requeue, first.deadline),
+        (View::NotReady, Some(Duration::from_secs(60)), None)
+    );
+    let later = was_ready.after(&first, NOW, vec![hangs()]);
+    assert_eq!(plan(&later, at(NOW + 59)).loss, None);
+    let lost = plan(&later, at(NOW + 60));
+    assert_eq!((lost.loss.unwrap().reason.as_str(), lost.make, lost.remove), ("Unresponsive", name(1), ids(&[0])));
+}
+
+#[test]
+fn a_sandbox_is_suspended_and_resumed_with_its_workspace() {
+    let bound = || Volume::Bound { name: "w".into() };
+    let mut running = observed(Some(0), 0, vec![pod(0, ready(NOW))]).persistent();
+    running.volume = bound();
+    let told = running.suspended();
+    let suspending = plan(&told, at(NOW));
+    assert_eq!((suspending.remove.clone(), suspending.view.clone()), (ids(&[0]), View::Suspending));
+    let ending = told.after(&suspending, NOW, vec![pod(0, terminating(NOW + 30))]);
+    let written = ending.sandbox.status.clone().unwrap();
+    assert_eq!(condition(&written, SUSPENDED), ("False", "Suspending"));
+    assert_eq!((written.pod_uid, written.incarnation), (None, 1));
+    let still = plan(&ending, at(NOW + 1));
+    assert_eq!((still.remove.clone(), still.view, still.incarnation), (vec![], View::Suspending, 1));
+
+    // Told to run before the pod has gone: two pods must not have one workspace.
+    let mut woken = ending.clone();
+    Arc::make_mut(&mut woken.sandbox).spec.desired_state = DesiredState::Running;
+    let waiting = plan(&woken, at(NOW + 1));
+    assert_eq!((waiting.make.clone(), waiting.loss, waiting.view), (None, None, View::WaitingForPod(name(0).unwrap())));
+
+    let gone = plan(&Observed { pods: vec![], ..ending.clone() }, at(NOW + 2));
+    assert_eq!((gone.view.clone(), gone.loss.clone(), gone.restarts), (View::Suspended, None, 0));
+    let mut woken = ending.after(&gone, NOW + 2, vec![]);
+    assert_eq!(condition(woken.sandbox.status.as_ref().unwrap(), SUSPENDED), ("True", "WorkspaceKept"));
+    Arc::make_mut(&mut woken.sandbox).spec.desired_state = DesiredState::Running;
+    let resuming = plan(&woken, at(NOW + 3));
+    assert_eq!((resuming.make.clone(), resuming.volume, resuming.restarts), (name(1), false, 0));
+    let resumed = woken.after(&resuming, NOW + 3, vec![]);
+    let written = resumed.sandbox.status.clone().unwrap();
+    assert_eq!(
+        (condition(&written, SUSPENDED), condition(&written, READY)),
+        (("False", "Resuming"), ("False", "Resuming"))
+    );
+    let mut up = resumed;
+    (up.pods, up.current) = (vec![pod(1, ready(NOW + 4))], Some("pod-1".into()));
+    let up_again = plan(&up, at(NOW + 4));
+    let up = up.after(&up_again, NOW + 4, vec![]);
+    let written = up.sandbox.status.as_ref().unwrap();
+    assert_eq!((condition(written, SUSPENDED), condition(written, READY)), (("False", "Running"), ("True", "Running")));
+}
+
+#[test]
+fn an_ephemeral_workspace_does_not_wait_for_the_pod_before_and_its_loss_is_said() {
+    let told = observed(None, 1, vec![pod(0, terminating(NOW + 30))]);
+    assert_eq!(plan(&told, at(NOW)).make, name(1));
+    let told = observed(None, 1, vec![]).suspended();
+    let suspended = plan(&told, at(NOW));
+    let written = status(&told, &suspended, None, None, at(NOW));
+    assert_eq!(condition(&written, SUSPENDED), ("True", "WorkspaceLost"));
+}
+
+#[rstest]
+#[case::of_a_session(true, 86_399, Some(1), false)]
+#[case::of_a_session_for_too_long(true, 86_400, None, true)]
+#[case::free_standing(false, 86_400, Some(LIFE - 86_400), false)]
+fn a_suspended_sandbox_of_a_session_is_kept_for_a_while(
+    #[case] of_session: bool,
+    #[case] later: i64,
+    #[case] requeue: Option<u64>,
+    #[case] expired: bool,
+) {
+    let told = observed(None, 0, vec![]).persistent().suspended();
+    let told = if of_session { told } else { told.free_standing() };
+    let first = plan(&told, at(NOW));
+    let told = told.after(&first, NOW, vec![]);
+    let planned = plan(&told, at(NOW + later));
+    assert_eq!(planned.expired.is_some(), expired);
+    if let Some(requeue) = requeue {
+        assert_eq!(planned.requeue, Some(Duration::from_secs(requeue)));
+    }
+}
+
+#[test]
+fn a_volume_is_made_once_before_the_pod_and_waited_for() {
+    let mut new = observed(None, 0, vec![]).persistent();
+    let first = plan(&new, at(NOW));
+    assert_eq!((first.make, first.volume), (name(0), true));
+    new.volume = Volume::Pending { name: "w".into(), why: "no StorageClass".into() };
+    assert!(!plan(&new, at(NOW)).volume);
+    new.pods = vec![pod(0, pending())];
+    new.current = Some("pod-0".into());
+    let waiting = plan(&new, at(NOW));
+    let written = status(&new, &waiting, waiting.pod.as_ref(), None, at(NOW));
+    let ready = find(&written.conditions, READY).unwrap();
+    assert_eq!(ready.reason, "VolumePending");
+    assert!(ready.message.contains("no StorageClass"));
+}
+
+#[test]
+fn a_loss_says_that_the_workspace_is_kept() {
+    let lost = plan(&observed(Some(0), 0, vec![pod(0, failed(NOW))]).persistent(), at(NOW)).loss.unwrap();
+    assert_eq!(lost.message, "too much; its workspace is kept");
 }
 
 #[rstest]

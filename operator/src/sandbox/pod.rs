@@ -2,32 +2,58 @@
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::api::core::v1::{Container, ContainerPort, EnvVar, HTTPGetAction, Pod, PodDNSConfig, PodSpec, Probe};
+use k8s_openapi::api::core::v1::{
+    Container, ContainerPort, EnvVar, HTTPGetAction, LocalObjectReference, PersistentVolumeClaimVolumeSource, Pod,
+    PodDNSConfig, PodSpec, Probe, ResourceRequirements, Toleration, TopologySpreadConstraint, Volume,
+};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::{Resource as _, ResourceExt as _};
-use longhand_crds::{Sandbox, SandboxTemplate, labels};
+use longhand_crds::sandbox_template::{Persistence, TopologySpread, WhenUnsatisfiable};
+use longhand_crds::{Sandbox, SandboxTemplate, annotations, labels};
+use sha2::{Digest as _, Sha256};
 
 use crate::config::Images;
 use crate::hardening::{self, env, env_of_field, mount};
 
 /// Name of the container.
-pub(super) const SANDBOX: &str = "sandbox";
+pub(crate) const SANDBOX: &str = "sandbox";
 /// Where `sandboxd` listens.
 pub(super) const SANDBOXD_PORT: u16 = 8090;
 
 const SANDBOXD: &str = "/usr/local/bin/sandboxd";
-const USER: i64 = 1_000;
-/// So much of a sandbox's name is in the names of its pods.
+const VERIFY_KEY: &str = "SANDBOXD_VERIFY_KEY";
+/// So much of a name is in the names of what is made for it.
 const NAME_PART: usize = 200;
+/// So much of a UID, which begins at random.
+const UID_PART: usize = 5;
+const LOST_NODE_SECONDS: i64 = 30;
 const TMP: &str = "/tmp";
 const TMP_SIZE: &str = "1Gi";
 
-/// The name of the pod after so many restarts.
-pub(super) fn name(sandbox: &str, restarts: i64) -> String {
-    let part: String = sandbox.chars().take(NAME_PART).collect();
-    format!("{}-{restarts}", part.trim_end_matches(|last: char| !last.is_ascii_alphanumeric()))
+/// What the names of everything begin with that is made for the object of this name and UID: an object of the same name that
+/// is made anew never waits for what the old one has left.
+pub(crate) fn stem(name: &str, uid: &str) -> String {
+    let part: String = name.chars().take(NAME_PART).collect();
+    let uid: String = uid.chars().filter(char::is_ascii_alphanumeric).take(UID_PART).collect();
+    format!("{}-{uid}", part.trim_end_matches(|last: char| !last.is_ascii_alphanumeric()))
+}
+
+/// The name of a sandbox's pod of this incarnation.
+pub(super) fn name(sandbox: &str, uid: &str, incarnation: i64) -> String {
+    format!("{}-{incarnation}", stem(sandbox, uid))
+}
+
+/// The labels of the pod that is made for a sandbox.
+fn labels_of(sandbox: &Sandbox) -> BTreeMap<String, String> {
+    let own = [
+        (labels::MANAGED_BY, labels::LONGHAND.to_owned()),
+        (labels::ROLE, labels::SANDBOX.to_owned()),
+        (labels::SANDBOX_UID, sandbox.uid().unwrap_or_default()),
+    ];
+    let session = sandbox.spec.session_ref.iter().map(|session| (labels::SESSION_UID, session.uid.clone()));
+    own.into_iter().chain(session).map(|(key, value)| (key.to_owned(), value)).collect()
 }
 
 /// The pod of this name for `sandbox`, which trusts tokens that fit `verify_key`.
@@ -37,49 +63,137 @@ pub(super) fn build(
     template: &SandboxTemplate,
     verify_key: &str,
     name: &str,
+    incarnation: i64,
 ) -> Pod {
-    let uid = sandbox.uid().unwrap_or_default();
-    let mut all = vec![
-        (labels::MANAGED_BY, labels::LONGHAND),
-        (labels::ROLE, labels::SANDBOX),
-        (labels::SANDBOX_UID, uid.as_str()),
-    ];
-    all.extend(sandbox.spec.session_ref.iter().map(|session| (labels::SESSION_UID, session.uid.as_str())));
-    let labels: BTreeMap<String, String> =
-        all.into_iter().map(|(key, value)| (key.to_owned(), value.to_owned())).collect();
-    let spec = &template.spec;
+    let workspace = match template.spec.workspace.persistence {
+        Persistence::Ephemeral => None,
+        Persistence::Persistent => Some(stem(&sandbox.name_any(), &sandbox.uid().unwrap_or_default())),
+    };
     Pod {
         metadata: ObjectMeta {
             name: Some(name.to_owned()),
             namespace: sandbox.namespace(),
-            labels: Some(labels),
+            labels: Some(labels_of(sandbox)),
+            annotations: Some([evictable(), incarnation_of(incarnation)].into_iter().flatten().collect()),
             owner_references: sandbox.controller_owner_ref(&()).map(|owner| vec![owner]),
             ..ObjectMeta::default()
         },
-        spec: Some(PodSpec {
-            automount_service_account_token: Some(false),
-            enable_service_links: Some(false),
-            // A pod is one incarnation: what ran in a container that ended is lost, and must not look alive.
-            restart_policy: Some("Never".to_owned()),
-            // There is no way out, so a query for a name fails at once and does not wait for a timeout.
-            dns_policy: Some("None".to_owned()),
-            dns_config: Some(PodDNSConfig {
-                nameservers: Some(vec!["127.0.0.1".to_owned()]),
-                ..PodDNSConfig::default()
-            }),
-            security_context: Some(hardening::pod(USER)),
-            termination_grace_period_seconds: Some(30),
-            runtime_class_name: spec.runtime_class_name.clone(),
-            node_selector: (!spec.node_selector.is_empty()).then(|| spec.node_selector.clone()),
-            tolerations: (!spec.tolerations.is_empty()).then(|| spec.tolerations.clone()),
-            containers: vec![container(images, template, verify_key)],
-            volumes: Some(vec![
-                hardening::empty_dir("workspace", spec.workspace.size.clone()),
-                hardening::empty_dir("tmp", Quantity(TMP_SIZE.to_owned())),
-            ]),
-            ..PodSpec::default()
-        }),
+        spec: Some(spec(images, template, verify_key, workspace)),
         status: None,
+    }
+}
+
+/// The pod of this name that waits in the pool of `template`.
+pub(crate) fn build_warm(images: &Images, template: &SandboxTemplate, verify_key: &str, name: &str) -> Pod {
+    let own = [
+        (labels::MANAGED_BY, labels::LONGHAND.to_owned()),
+        (labels::ROLE, labels::SANDBOX.to_owned()),
+        (labels::POOL_UID, template.uid().unwrap_or_default()),
+        (labels::POOL_HASH, pool_hash(images, template)),
+    ];
+    Pod {
+        metadata: ObjectMeta {
+            name: Some(name.to_owned()),
+            namespace: template.namespace(),
+            labels: Some(own.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()),
+            annotations: Some(evictable()),
+            owner_references: template.controller_owner_ref(&()).map(|owner| vec![owner]),
+            ..ObjectMeta::default()
+        },
+        spec: Some(spec(images, template, verify_key, None)),
+        status: None,
+    }
+}
+
+/// What the pods of a template are made of, as a label: another one is another pod.
+pub(crate) fn pool_hash(images: &Images, template: &SandboxTemplate) -> String {
+    let spec = serde_json::to_vec(&spec(images, template, "", None)).unwrap_or_default();
+    Sha256::digest(&spec).iter().take(5).map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// The key that the pod's `sandboxd` knows the session service by.
+pub(crate) fn verify_key(pod: &Pod) -> Option<&str> {
+    let container = pod.spec.as_ref()?.containers.iter().find(|container| container.name == SANDBOX)?;
+    container.env.iter().flatten().find(|variable| variable.name == VERIFY_KEY)?.value.as_deref()
+}
+
+/// Says which of its sandbox's pods a pod is.
+pub(super) fn incarnation_of(incarnation: i64) -> BTreeMap<String, String> {
+    BTreeMap::from([(annotations::INCARNATION.to_owned(), incarnation.to_string())])
+}
+
+/// No autoscaler has to spare the node for its sake: its calls end, or are known not to have.
+fn evictable() -> BTreeMap<String, String> {
+    BTreeMap::from([("cluster-autoscaler.kubernetes.io/safe-to-evict".to_owned(), "true".to_owned())])
+}
+
+/// The spec of a pod of `template`; `workspace` is the claim of a persistent one.
+fn spec(images: &Images, template: &SandboxTemplate, verify_key: &str, workspace: Option<String>) -> PodSpec {
+    let spec = &template.spec;
+    let workspace = match workspace {
+        Some(claim_name) => Volume {
+            name: "workspace".to_owned(),
+            persistent_volume_claim: Some(PersistentVolumeClaimVolumeSource { claim_name, read_only: None }),
+            ..Volume::default()
+        },
+        None => hardening::empty_dir("workspace", spec.workspace.size.clone()),
+    };
+    let secrets = spec.image_pull_secrets.iter().map(|secret| LocalObjectReference { name: secret.name.clone() });
+    let mut security = hardening::pod(spec.run_as_user);
+    // Without this a large volume is walked through at each start.
+    security.fs_group_change_policy = Some("OnRootMismatch".to_owned());
+    PodSpec {
+        automount_service_account_token: Some(false),
+        enable_service_links: Some(false),
+        // A pod is one incarnation: what ran in a container that ended is lost, and must not look alive.
+        restart_policy: Some("Never".to_owned()),
+        // There is no way out, so a query for a name fails at once and does not wait for a timeout.
+        dns_policy: Some("None".to_owned()),
+        dns_config: Some(PodDNSConfig { nameservers: Some(vec!["127.0.0.1".to_owned()]), ..PodDNSConfig::default() }),
+        security_context: Some(security),
+        termination_grace_period_seconds: Some(30),
+        runtime_class_name: spec.runtime_class_name.clone(),
+        priority_class_name: spec.priority_class_name.clone(),
+        image_pull_secrets: (!spec.image_pull_secrets.is_empty()).then(|| secrets.collect()),
+        node_selector: (!spec.node_selector.is_empty()).then(|| spec.node_selector.clone()),
+        tolerations: Some(tolerations(&spec.tolerations)),
+        topology_spread_constraints: (!spec.topology_spread.is_empty())
+            .then(|| spec.topology_spread.iter().map(spread).collect()),
+        containers: vec![container(images, template, verify_key)],
+        volumes: Some(vec![workspace, hardening::empty_dir("tmp", Quantity(TMP_SIZE.to_owned()))]),
+        ..PodSpec::default()
+    }
+}
+
+/// Those of the template. A node that does not answer is left after half a minute, not after the five minutes that the API
+/// server gives every pod, unless the template says otherwise.
+fn tolerations(given: &[Toleration]) -> Vec<Toleration> {
+    let says = |key: &str| given.iter().any(|given| given.key.as_deref().is_none_or(|given| given == key));
+    let ours = ["node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"].into_iter().filter(|key| !says(key));
+    let ours = ours.map(|key| Toleration {
+        key: Some(key.to_owned()),
+        operator: Some("Exists".to_owned()),
+        effect: Some("NoExecute".to_owned()),
+        toleration_seconds: Some(LOST_NODE_SECONDS),
+        value: None,
+    });
+    given.iter().cloned().chain(ours).collect()
+}
+
+fn spread(given: &TopologySpread) -> TopologySpreadConstraint {
+    let when_unsatisfiable = match given.when_unsatisfiable {
+        WhenUnsatisfiable::ScheduleAnyway => "ScheduleAnyway",
+        WhenUnsatisfiable::DoNotSchedule => "DoNotSchedule",
+    };
+    TopologySpreadConstraint {
+        topology_key: given.topology_key.clone(),
+        max_skew: given.max_skew,
+        when_unsatisfiable: when_unsatisfiable.to_owned(),
+        label_selector: Some(LabelSelector {
+            match_labels: Some(BTreeMap::from([(labels::ROLE.to_owned(), labels::SANDBOX.to_owned())])),
+            match_expressions: None,
+        }),
+        ..TopologySpreadConstraint::default()
     }
 }
 
@@ -98,12 +212,7 @@ fn container(images: &Images, template: &SandboxTemplate, verify_key: &str) -> C
         }]),
         readiness_probe: Some(probe("/readyz", 1, 3)),
         liveness_probe: Some(probe("/livez", 10, 6)),
-        resources: Some(hardening::resources(
-            spec.resources.as_ref(),
-            &[("cpu", "100m"), ("memory", "128Mi"), ("ephemeral-storage", "64Mi")],
-            // Disk is limited by the size of each volume: the rest of the file system is read-only.
-            &[("cpu", "2"), ("memory", "2Gi")],
-        )),
+        resources: Some(resources(template)),
         security_context: Some(hardening::container()),
         termination_message_policy: Some("FallbackToLogsOnError".to_owned()),
         volume_mounts: Some(vec![mount("workspace", &spec.workspace.mount_path, false), mount("tmp", TMP, false)]),
@@ -112,11 +221,26 @@ fn container(images: &Images, template: &SandboxTemplate, verify_key: &str) -> C
     }
 }
 
+/// Requests and limits, so that a sandbox is bounded and an autoscaler knows what it needs: what is only requested is the limit too.
+fn resources(template: &SandboxTemplate) -> ResourceRequirements {
+    let mut all = hardening::resources(
+        template.spec.resources.as_ref(),
+        &[("cpu", "100m"), ("memory", "128Mi"), ("ephemeral-storage", "64Mi")],
+        // Disk is limited by the size of each volume: the rest of the file system is read-only.
+        &[("cpu", "2"), ("memory", "2Gi")],
+    );
+    let limits = all.limits.get_or_insert_default();
+    for (name, amount) in all.requests.iter().flatten().filter(|(name, _)| *name != "ephemeral-storage") {
+        limits.entry(name.clone()).or_insert_with(|| amount.clone());
+    }
+    all
+}
+
 /// What `sandboxd` needs comes last: of two variables of one name the last one counts.
 fn environment(template: &SandboxTemplate, verify_key: &str) -> Vec<EnvVar> {
     let spec = &template.spec;
     let own = [
-        env("SANDBOXD_VERIFY_KEY", verify_key),
+        env(VERIFY_KEY, verify_key),
         env("SANDBOXD_WORKSPACE", &spec.workspace.mount_path),
         env_of_field("POD_UID", "metadata.uid"),
     ];
@@ -143,16 +267,20 @@ fn probe(path: &str, period: i32, failures: i32) -> Probe {
 
 #[cfg(test)]
 mod tests {
-    use longhand_crds::sandbox_template::{EnvVar, Resources};
+    use longhand_crds::sandbox_template::{EnvVar, Persistence, Resources};
     use rstest::rstest;
 
-    use super::{build, name};
+    use super::{build, build_warm, name, pool_hash, verify_key};
     use crate::fixtures;
     use crate::testing::images;
 
+    fn pod_of(template: &longhand_crds::SandboxTemplate) -> k8s_openapi::api::core::v1::Pod {
+        build(&images(), &fixtures::sandbox(), template, "key=", "s-0", 0)
+    }
+
     #[test]
     fn the_pod_is_as_designed() {
-        insta::assert_yaml_snapshot!(build(&images(), &fixtures::sandbox(), &fixtures::template(), "key=", "s-0"));
+        insta::assert_yaml_snapshot!(pod_of(&fixtures::template()));
     }
 
     #[test]
@@ -161,17 +289,46 @@ mod tests {
         let spec = &mut template.spec;
         spec.image = Some("toolbox:1".into());
         spec.runtime_class_name = Some("gvisor".into());
+        spec.priority_class_name = Some("low".into());
+        spec.run_as_user = 2_000;
+        spec.image_pull_secrets = vec![longhand_crds::LocalRef { name: "registry".into() }];
+        spec.workspace.persistence = Persistence::Persistent;
+        spec.topology_spread =
+            serde_json::from_value(serde_json::json!([{ "topologyKey": "topology.kubernetes.io/zone" }])).unwrap();
+        spec.tolerations = serde_json::from_value(
+            serde_json::json!([{ "key": "node.kubernetes.io/unreachable", "operator": "Exists" }]),
+        )
+        .unwrap();
         spec.env = ["HOME", "POD_UID", "LANG"].map(|name| EnvVar { name: name.into(), value: "x".into() }).into();
-        let memory = [("memory".to_owned(), k8s_openapi::apimachinery::pkg::api::resource::Quantity("64Mi".into()))];
-        spec.resources = Some(Resources { limits: memory.into(), ..Resources::default() });
-        insta::assert_yaml_snapshot!(build(&images(), &fixtures::sandbox(), &template, "key=", "s-0"));
+        let amount = |amount: &str| k8s_openapi::apimachinery::pkg::api::resource::Quantity(amount.into());
+        spec.resources = Some(Resources {
+            limits: [("memory".to_owned(), amount("64Mi"))].into(),
+            requests: [("cpu".to_owned(), amount("3"))].into(),
+        });
+        insta::assert_yaml_snapshot!(pod_of(&template));
+    }
+
+    #[test]
+    fn a_pool_is_told_apart_by_what_its_pods_are_made_of() {
+        let template = fixtures::template();
+        let mut scaled = template.clone();
+        (scaled.spec.warm, scaled.spec.idle_seconds) = (7, 1);
+        assert_eq!(pool_hash(&images(), &scaled), pool_hash(&images(), &template));
+        let mut changed = template.clone();
+        changed.spec.image = Some("toolbox:2".into());
+        assert_ne!(pool_hash(&images(), &changed), pool_hash(&images(), &template));
+        let pod = build_warm(&images(), &template, "key=", "shell-0");
+        assert_eq!(verify_key(&pod), Some("key="));
+        let mut own = pod_of(&template);
+        own.spec.as_mut().unwrap().containers = pod.spec.as_ref().unwrap().containers.clone();
+        assert_eq!(pod.spec, own.spec, "a pod of the pool is what a sandbox's own pod would be");
     }
 
     #[rstest]
-    #[case("box", "box-3")]
-    #[case("box.", "box-3")]
-    fn names_tell_the_restarts(#[case] sandbox: &str, #[case] expected: &str) {
-        assert_eq!(name(sandbox, 3), expected);
-        assert_eq!(name(&"b".repeat(253), 3).len(), 202);
+    #[case("box", "box-3e8f1-3")]
+    #[case("box.", "box-3e8f1-3")]
+    fn names_tell_whose_pod_it_is(#[case] sandbox: &str, #[case] expected: &str) {
+        assert_eq!(name(sandbox, "3e8f-1a2b", 3), expected);
+        assert_eq!(name(&"b".repeat(253), "3e8f1a2b", 3).len(), 208);
     }
 }

@@ -1,19 +1,20 @@
 //! What is said of a sandbox.
 
 use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use longhand_crds::sandbox::{Loss, SandboxStatus};
 
 use super::observe::Observed;
 use super::plan::{Plan, View};
 use super::pod::SANDBOXD_PORT;
-use crate::conditions::{Observation, READY, merge};
+use crate::conditions::{FINISHED, Observation, READY, SUSPENDED, find, merge};
 use crate::error::Error;
-use crate::pods::PodView;
+use crate::pods::{PodView, Stage};
 
 /// The status of a sandbox whose pod is gone, written before another is made: whoever waits for a call must learn of it.
-pub(super) fn lost(observed: &Observed, restarts: i64, loss: &Loss, now: Timestamp) -> SandboxStatus {
+pub(super) fn lost(observed: &Observed, plan: &Plan, loss: &Loss, now: Timestamp) -> SandboxStatus {
     let ready = Observation::no(READY, &loss.reason, format!("pod {} is lost: {}", loss.pod_uid, loss.message));
-    let mut status = base(observed, restarts, None);
+    let mut status = base(observed, plan, None);
     status.last_loss = Some(loss.clone());
     status.conditions = merge(&status.conditions, &[ready], status.observed_generation, now);
     status
@@ -27,26 +28,41 @@ pub(super) fn status(
     error: Option<&Error>,
     now: Timestamp,
 ) -> SandboxStatus {
-    let mut status = base(observed, plan.restarts, pod);
+    let mut status = base(observed, plan, pod);
     if let Some(loss) = &plan.loss {
         status.last_loss = Some(loss.clone());
     }
-    if plan.view == View::Ready {
+    // One that was taken from the pool is ready although the plan did not know it.
+    let ready_since = pod.and_then(|pod| match pod.stage {
+        Stage::Running { ready_since, .. } => ready_since,
+        _ => None,
+    });
+    if let Some(since) = ready_since.filter(|_| plan.view == View::Ready || plan.make.is_some()) {
         status.address = pod.and_then(|pod| pod.ip.as_deref()).map(address);
+        status.ready_at.get_or_insert(Time(since));
+        status.provisioning_deadline = None;
     }
-    let ready = ready(observed, plan, pod, error);
-    status.conditions = merge(&status.conditions, &[ready], status.observed_generation, now);
+    let mut seen = vec![ready(observed, plan, pod, error)];
+    seen.extend(suspended(observed, plan));
+    if let View::Finished(cause) = &plan.view {
+        seen.push(Observation::yes(FINISHED, &cause.reason, &cause.message));
+    }
+    status.conditions = merge(&status.conditions, &seen, status.observed_generation, now);
     status
 }
 
-fn base(observed: &Observed, restarts: i64, pod: Option<&PodView>) -> SandboxStatus {
+fn base(observed: &Observed, plan: &Plan, pod: Option<&PodView>) -> SandboxStatus {
     let old = observed.sandbox.status.clone().unwrap_or_default();
+    let same = pod.is_some_and(|pod| old.pod_uid.as_ref() == Some(&pod.uid));
     SandboxStatus {
         observed_generation: observed.sandbox.metadata.generation,
         pod_name: pod.map(|pod| pod.name.clone()),
         pod_uid: pod.map(|pod| pod.uid.clone()),
         address: None,
-        restarts,
+        restarts: plan.restarts,
+        incarnation: plan.incarnation,
+        provisioning_deadline: plan.deadline.map(Time),
+        ready_at: old.ready_at.filter(|_| same),
         last_loss: old.last_loss,
         conditions: old.conditions,
     }
@@ -67,10 +83,16 @@ fn ready(observed: &Observed, plan: &Plan, pod: Option<&PodView>, error: Option<
             let template = &observed.sandbox.spec.template_ref.name;
             no("TemplateNotFound", format!("SandboxTemplate {template} does not exist in this namespace"))
         }
-        View::Provisioning => no("Provisioning", format!("pod {name} is starting")),
-        View::Late => {
-            no("ProvisioningDeadlineExceeded", format!("pod {name} has been starting for more than two minutes"))
-        }
+        View::Provisioning => match pod.map(|pod| &pod.stage) {
+            Some(Stage::Running { ready_since: Some(_), .. }) => {
+                Observation::yes(READY, "Running", format!("pod {name} takes calls; it was started beforehand"))
+            }
+            _ if resuming(observed) => {
+                no("Resuming", format!("pod {name} is starting, with the workspace that was kept"))
+            }
+            _ => no("Provisioning", format!("pod {name} is starting")),
+        },
+        View::VolumePending(why) => no("VolumePending", format!("pod {name} waits for its workspace: {why}")),
         View::Stuck(cause) => no(&cause.reason, format!("pod {name} cannot start: {}", cause.message)),
         View::Ready => Observation::yes(READY, "Running", format!("pod {name} takes calls")),
         View::NotReady => no("NotReady", format!("pod {name} runs and does not answer its readiness probe")),
@@ -81,5 +103,42 @@ fn ready(observed: &Observed, plan: &Plan, pod: Option<&PodView>, error: Option<
             let Loss { reason, message, .. } = loss.unwrap_or_default();
             no("BackingOff", format!("the pod was lost ({reason}: {message}); the next is made in a moment"))
         }
+        View::WaitingForPod(ending) => {
+            no("Resuming", format!("the next pod is made when {ending} has ended, which still has the workspace"))
+        }
+        View::Suspending => no("Suspending", "the pod was told to end".to_owned()),
+        View::Suspended => no("Suspended", "there is no pod, as spec.desiredState says".to_owned()),
+        View::Finished(cause) => no(&cause.reason, cause.message.clone()),
+    }
+}
+
+/// Whether there was a time without a pod and there is no pod since then that was ready.
+fn resuming(observed: &Observed) -> bool {
+    let status = observed.sandbox.status.as_ref();
+    let suspended = status.and_then(|status| find(&status.conditions, SUSPENDED));
+    suspended.is_some_and(|condition| condition.status == "True" || condition.reason == "Resuming")
+}
+
+/// The condition `Suspended`, once it has had something to say.
+fn suspended(observed: &Observed, plan: &Plan) -> Option<Observation> {
+    let status = observed.sandbox.status.as_ref();
+    match &plan.view {
+        View::Suspending => Some(Observation::no(SUSPENDED, "Suspending", "the pod has not ended yet")),
+        View::Suspended => Some(match observed.volume.name() {
+            Some(volume) => Observation::yes(
+                SUSPENDED,
+                "WorkspaceKept",
+                format!("there is no pod; the workspace is kept in PersistentVolumeClaim {volume}"),
+            ),
+            None => Observation::yes(
+                SUSPENDED,
+                "WorkspaceLost",
+                "there is no pod; the workspace went with it, as it is not persistent or was never made",
+            ),
+        }),
+        _ if status.is_none_or(|status| find(&status.conditions, SUSPENDED).is_none()) => None,
+        View::Ready => Some(Observation::no(SUSPENDED, "Running", "there is a pod")),
+        View::Finished(_) => Some(Observation::no(SUSPENDED, "Finished", "it has ended")),
+        _ => Some(Observation::no(SUSPENDED, "Resuming", "a pod is on its way")),
     }
 }

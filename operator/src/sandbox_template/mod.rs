@@ -1,55 +1,86 @@
-//! `SandboxTemplate`: accepted as it is: what could not work, the API server refuses.
+//! `SandboxTemplate`: accepted as it is, since what could not work, the API server refuses; and its pool of pods that wait for
+//! sandboxes to come.
+//!
+//! A pod of the pool is controlled by the template until a sandbox takes it, see [`crate::sandbox`]. Its name has the number of a
+//! slot, and slots are free by what there is, so that a reconcile which has not seen the last one's pods makes no more of them.
+
+mod apply;
+mod observe;
+mod plan;
+mod status;
 
 use std::sync::Arc;
 
+use futures::{StreamExt as _, stream};
 use jiff::Timestamp;
-use kube::Api;
+use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::networking::v1::NetworkPolicy;
 use kube::runtime::controller::{Action, Controller};
+use kube::runtime::reflector::{ObjectRef, Store};
 use kube::runtime::watcher;
-use longhand_crds::{SandboxTemplate, SandboxTemplateStatus};
+use kube::{Api, ResourceExt as _};
+use longhand_crds::{SandboxTemplate, labels};
 use tokio_util::sync::CancellationToken;
 
-use crate::conditions::{Observation, READY, merge};
-use crate::context::{Context, Guarded};
+use self::observe::Observed;
+use crate::context::{Context, Guarded, GuardedStore, first_list, synced};
+use crate::drive;
 use crate::error::Error;
-use crate::{drive, status};
+
+/// What the reconcile of a template looks at.
+struct Pools {
+    context: Arc<Context>,
+    pods: Store<Pod>,
+    policies: Store<NetworkPolicy>,
+}
 
 /// Reconciles every `SandboxTemplate` until `token` is cancelled.
 pub async fn run(context: Arc<Context>, token: CancellationToken) {
-    let api = Api::all(context.client.clone());
-    let (store, templates) = drive::watch::<Guarded<SandboxTemplate>>(api, watcher::Config::default());
-    drive::run(Controller::for_stream(templates, store), context, token, reconcile).await;
+    let client = &context.client;
+    let managed = format!("{}={}", labels::MANAGED_BY, labels::LONGHAND);
+    let of_pools = format!("{managed},{}={},{}", labels::ROLE, labels::SANDBOX, labels::POOL_UID);
+    let config = watcher::Config::default;
+    let (store, templates) = drive::watch::<Guarded<SandboxTemplate>>(Api::all(client.clone()), config());
+    let (pods, pod_stream) = drive::watch::<Pod>(Api::all(client.clone()), config().labels(&of_pools));
+    let (policies, policy_stream) = drive::watch::<NetworkPolicy>(Api::all(client.clone()), config().labels(&managed));
+    let (known, fenced) = (store.clone(), store.clone());
+    // A pod that was taken has another controller, and its template must make the next one.
+    let by_pod = pod_stream.filter_map(async |pod| pod.ok()).flat_map(move |pod| stream::iter(whose(&known, &pod)));
+    // Pods that wait are behind the fence too.
+    let by_policy = policy_stream.filter_map(async |policy| policy.ok()).flat_map(move |policy| {
+        let found = fenced.state_filter(|template| template.namespace() == policy.namespace());
+        stream::iter(found.into_iter().map(|template| ObjectRef::from_obj(&*template)).collect::<Vec<_>>())
+    });
+    let controller = Controller::for_stream(templates, store).reconcile_on(by_pod).reconcile_on(by_policy);
+    drive::run(controller, Arc::new(Pools { context, pods, policies }), token, reconcile).await;
 }
 
-async fn reconcile(template: Arc<SandboxTemplate>, context: Arc<Context>) -> Result<Action, Error> {
-    let new = plan(&template, Timestamp::now());
-    status::write(&context.client, &*template, template.status.as_ref(), &new).await?;
-    Ok(Action::await_change())
+fn whose(templates: &GuardedStore<SandboxTemplate>, pod: &Pod) -> Option<ObjectRef<Guarded<SandboxTemplate>>> {
+    let uid = pod.labels().get(labels::POOL_UID)?;
+    let namespace = pod.namespace();
+    let found = templates.find(|template| template.namespace() == namespace && template.uid().as_ref() == Some(uid))?;
+    Some(ObjectRef::from_obj(&*found))
 }
 
-fn plan(template: &SandboxTemplate, now: Timestamp) -> SandboxTemplateStatus {
-    let old = template.status.clone().unwrap_or_default();
-    let generation = template.metadata.generation;
-    let ready = Observation::yes(READY, "Accepted", "sandboxes can be made from this template");
-    SandboxTemplateStatus {
-        observed_generation: generation,
-        conditions: merge(&old.conditions, &[ready], generation, now),
+async fn reconcile(template: Arc<SandboxTemplate>, pools: Arc<Pools>) -> Result<Action, Error> {
+    if template.metadata.deletion_timestamp.is_some() {
+        return Ok(Action::await_change());
     }
+    synced(vec![first_list(&pools.pods), first_list(&pools.policies)]).await?;
+    proceed(&observe::observe(template, &pools), &pools, Timestamp::now()).await
+}
+
+/// Acts on what was observed. Whatever fails, the status is written.
+async fn proceed(observed: &Observed, pools: &Pools, now: Timestamp) -> Result<Action, Error> {
+    let plan = plan::plan(observed, now);
+    let applied = apply::apply(observed, &plan, pools).await;
+    let template = &observed.template;
+    let status = status::status(observed, &plan, applied.as_ref().err(), now);
+    crate::status::write(&pools.context.client, &**template, template.status.as_ref(), &status).await?;
+    applied?;
+    Ok(drive::action(plan.requeue))
 }
 
 #[cfg(test)]
-mod tests {
-    use jiff::Timestamp;
-
-    use super::plan;
-    use crate::fixtures;
-
-    #[test]
-    fn a_status_is_written_once() {
-        let mut template = fixtures::template();
-        let first = plan(&template, Timestamp::from_second(1).unwrap());
-        assert_eq!((first.observed_generation, first.conditions[0].reason.as_str()), (Some(1), "Accepted"));
-        template.status = Some(first.clone());
-        assert_eq!(plan(&template, Timestamp::from_second(2).unwrap()), first);
-    }
-}
+#[path = "driver_tests.rs"]
+mod tests;

@@ -8,7 +8,7 @@ use axum::middleware::Next;
 use axum::response::Response;
 
 use super::error::ApiError;
-use crate::token::Verifier;
+use crate::token::{Scope, Verifier};
 
 pub(super) async fn require_token(
     State(verifier): State<Arc<Verifier>>,
@@ -16,6 +16,16 @@ pub(super) async fn require_token(
     next: Next,
 ) -> Result<Response, ApiError> {
     verifier.verify(bearer(request.headers()).ok_or(ApiError::NoToken)?)?;
+    Ok(next.run(request).await)
+}
+
+/// The same for a terminal, whose tokens open nothing else.
+pub(super) async fn require_terminal_token(
+    State(verifier): State<Arc<Verifier>>,
+    request: Request,
+    next: Next,
+) -> Result<Response, ApiError> {
+    verifier.verify_for(bearer(request.headers()).ok_or(ApiError::NoToken)?, Scope::Terminal)?;
     Ok(next.run(request).await)
 }
 

@@ -12,10 +12,16 @@ const LISTEN: &str = "SANDBOXD_LISTEN";
 const VERIFY_KEY: &str = "SANDBOXD_VERIFY_KEY";
 const WORKSPACE: &str = "SANDBOXD_WORKSPACE";
 const GRACE: &str = "SANDBOXD_GRACE_SECONDS";
+const TERMINAL_IDLE: &str = "SANDBOXD_TERMINAL_IDLE_SECONDS";
+const STATE: &str = "SANDBOXD_STATE";
+const MAX_PROCESSES: &str = "SANDBOXD_MAX_PROCESSES";
 const POD_UID: &str = "POD_UID";
 
 const DEFAULT_WORKSPACE: &str = "/workspace";
 const DEFAULT_GRACE: Duration = Duration::from_secs(20);
+const DEFAULT_TERMINAL_IDLE: Duration = Duration::from_secs(30 * 60);
+const DEFAULT_STATE: &str = ".sandboxd-state";
+const DEFAULT_MAX_PROCESSES: usize = 4096;
 
 /// What `sandboxd` is told by its environment.
 #[derive(Debug)]
@@ -30,6 +36,27 @@ pub struct Config {
     pub grace: Duration,
     /// What tools see: the environment of the image, without what is meant for `sandboxd`.
     pub environment: Vec<(OsString, OsString)>,
+    /// What is seldom set.
+    pub options: Options,
+}
+
+/// Settings that have a default everywhere.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Options {
+    /// `SANDBOXD_MAX_PROCESSES`: with more processes of commands than this, the command that has most of them is killed;
+    /// default 4096.
+    pub max_processes: usize,
+    /// `SANDBOXD_TERMINAL_IDLE_SECONDS`: a terminal in which nothing is typed or shown for so long is closed; default 1800.
+    pub terminal_idle: Duration,
+    /// `SANDBOXD_STATE`: a directory for what a restarted process must know of the calls before; default `.sandboxd-state` in
+    /// the directory for temporary files. Without one, or if it cannot be used, calls are remembered by this process only.
+    pub state: Option<PathBuf>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { max_processes: DEFAULT_MAX_PROCESSES, terminal_idle: DEFAULT_TERMINAL_IDLE, state: None }
+    }
 }
 
 /// A variable that is missing or wrong.
@@ -71,12 +98,25 @@ impl Config {
             None => DEFAULT_GRACE,
             Some(value) => Duration::from_secs(parse(GRACE, "a number of seconds", value).map(u32::into)?),
         };
+        let max_processes = match get(MAX_PROCESSES) {
+            None => DEFAULT_MAX_PROCESSES,
+            Some(value) => parse(MAX_PROCESSES, "a number of processes", value)?,
+        };
+        let terminal_idle = match get(TERMINAL_IDLE) {
+            None => DEFAULT_TERMINAL_IDLE,
+            Some(value) => Duration::from_secs(parse(TERMINAL_IDLE, "a number of seconds", value).map(u32::into)?),
+        };
         Ok(Self {
             listen,
             verifier: Verifier::new(&require(VERIFY_KEY)?, &require(POD_UID)?)?,
             workspace: get(WORKSPACE).unwrap_or_else(|| DEFAULT_WORKSPACE.to_owned()).into(),
             grace,
             environment,
+            options: Options {
+                max_processes,
+                terminal_idle,
+                state: Some(get(STATE).map_or_else(|| std::env::temp_dir().join(DEFAULT_STATE), PathBuf::from)),
+            },
         })
     }
 }
@@ -113,6 +153,9 @@ mod tests {
         assert_eq!(config.listen.to_string(), "0.0.0.0:8090");
         assert_eq!(config.workspace, Path::new("/workspace"));
         assert_eq!(config.grace, Duration::from_secs(20));
+        assert_eq!(config.options.max_processes, 4096);
+        assert_eq!(config.options.terminal_idle, Duration::from_secs(1800));
+        assert!(config.options.state.unwrap().ends_with(".sandboxd-state"));
     }
 
     #[test]
@@ -127,6 +170,7 @@ mod tests {
     #[case("SANDBOXD_VERIFY_KEY", "", "the environment variable SANDBOXD_VERIFY_KEY is required")]
     #[case("SANDBOXD_VERIFY_KEY", "x", "SANDBOXD_VERIFY_KEY: the verify key is not the base64")]
     #[case("SANDBOXD_LISTEN", "8090", "SANDBOXD_LISTEN is not an address such as 0.0.0.0:8090: \"8090\"")]
+    #[case("SANDBOXD_MAX_PROCESSES", "many", "SANDBOXD_MAX_PROCESSES is not a number of processes: \"many\"")]
     #[case("SANDBOXD_GRACE_SECONDS", "-1", "SANDBOXD_GRACE_SECONDS is not a number of seconds: \"-1\"")]
     fn a_wrong_variable_is_named(#[case] name: &str, #[case] value: &str, #[case] message: &str) {
         let error = Config::from_env(environment(&[(name, value)])).unwrap_err().to_string();

@@ -1,12 +1,15 @@
 //! Refusals as HTTP answers.
 
 use axum::Json;
+use axum::extract::rejection::QueryRejection;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 
 use super::journal::Refused;
 use crate::token::TokenError;
-use crate::wire::{CallId, ErrorBody, ErrorCode, ErrorDetail, MAX_REQUEST_BYTES};
+use crate::tools::terminal::TerminalError;
+use crate::tools::transfer::TransferError;
+use crate::wire::{CallId, ErrorBody, ErrorCode, ErrorDetail, MAX_REQUEST_BYTES, TERMINAL_PROTOCOL};
 
 /// Why a request got no answer but an error.
 #[derive(Debug, thiserror::Error)]
@@ -27,8 +30,30 @@ pub(super) enum ApiError {
     NotFound { path: String },
     #[error("this path does not have the method {method}")]
     Method { method: String },
+    #[error("the query is not what this endpoint takes: {0}")]
+    Query(#[from] QueryRejection),
+    #[error("mode is not up to three octal digits")]
+    Mode,
+    #[error("a terminal takes a WebSocket in the subprotocol {TERMINAL_PROTOCOL}")]
+    NoWebSocket,
+    #[error(transparent)]
+    Terminal(#[from] TerminalError),
+    #[error(transparent)]
+    Transfer(#[from] TransferError),
+    #[error("the work failed inside sandboxd")]
+    Failed,
+    #[error("{}", not_now(*.0))]
+    NotNow(Refused),
     #[error("{}", refusal(.call_id, *.reason))]
     Refused { call_id: CallId, reason: Refused },
+}
+
+fn not_now(reason: Refused) -> &'static str {
+    match reason {
+        Refused::Draining => "the sandbox is being reclaimed",
+        Refused::Terminating => "the sandbox is ending",
+        _ => "too many terminals or transfers are open",
+    }
 }
 
 fn refusal(call_id: &CallId, reason: Refused) -> String {
@@ -36,6 +61,11 @@ fn refusal(call_id: &CallId, reason: Refused) -> String {
         Refused::Mismatch => format!("call {call_id} is known with another name or input"),
         Refused::Evicted => {
             format!("call {call_id} has finished; its result is no longer kept, and it is not run again")
+        }
+        Refused::OutcomeUnknown => {
+            format!(
+                "call {call_id} was running when sandboxd was restarted: its outcome is unknown, and it is not run again"
+            )
         }
         Refused::Unknown => format!("call {call_id} is not known to this process"),
         Refused::Busy => format!("too many calls run; call {call_id} was not started"),
@@ -48,14 +78,25 @@ impl ApiError {
     fn kind(&self) -> (StatusCode, ErrorCode) {
         match self {
             Self::NoToken | Self::Token(_) => (StatusCode::UNAUTHORIZED, ErrorCode::Unauthorized),
-            Self::Body(_) | Self::BrokenBody => (StatusCode::BAD_REQUEST, ErrorCode::InvalidRequest),
+            Self::Body(_) | Self::BrokenBody | Self::Query(_) | Self::Mode => {
+                (StatusCode::BAD_REQUEST, ErrorCode::InvalidRequest)
+            }
+            Self::Transfer(TransferError::Missing(_)) => (StatusCode::NOT_FOUND, ErrorCode::NoSuchFile),
+            Self::Transfer(TransferError::Full(_)) => (StatusCode::INSUFFICIENT_STORAGE, ErrorCode::StorageFull),
+            Self::Transfer(TransferError::Broken(_)) => (StatusCode::BAD_REQUEST, ErrorCode::InvalidRequest),
+            Self::Transfer(TransferError::Refused(_)) => (StatusCode::UNPROCESSABLE_ENTITY, ErrorCode::FileRefused),
+            Self::NoWebSocket => (StatusCode::UPGRADE_REQUIRED, ErrorCode::UpgradeRequired),
+            Self::Terminal(TerminalError::Nul) => (StatusCode::BAD_REQUEST, ErrorCode::InvalidRequest),
+            Self::Terminal(_) => (StatusCode::INTERNAL_SERVER_ERROR, ErrorCode::NoTerminal),
+            Self::Failed => (StatusCode::INTERNAL_SERVER_ERROR, ErrorCode::Failed),
             Self::SlowBody { .. } => (StatusCode::REQUEST_TIMEOUT, ErrorCode::RequestTimeout),
             Self::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, ErrorCode::TooLarge),
             Self::NotFound { .. } => (StatusCode::NOT_FOUND, ErrorCode::NotFound),
             Self::Method { .. } => (StatusCode::METHOD_NOT_ALLOWED, ErrorCode::MethodNotAllowed),
-            Self::Refused { reason, .. } => match reason {
+            Self::NotNow(reason) | Self::Refused { reason, .. } => match reason {
                 Refused::Mismatch => (StatusCode::CONFLICT, ErrorCode::CallMismatch),
                 Refused::Evicted => (StatusCode::GONE, ErrorCode::ResultEvicted),
+                Refused::OutcomeUnknown => (StatusCode::GONE, ErrorCode::OutcomeUnknown),
                 Refused::Unknown => (StatusCode::NOT_FOUND, ErrorCode::UnknownCall),
                 Refused::Busy => (StatusCode::TOO_MANY_REQUESTS, ErrorCode::TooManyCalls),
                 Refused::Draining => (StatusCode::CONFLICT, ErrorCode::Draining),
@@ -72,6 +113,7 @@ impl IntoResponse for ApiError {
             (status, Json(ErrorBody { error: ErrorDetail { code, message: self.to_string() } })).into_response();
         let extra = match code {
             ErrorCode::Unauthorized => Some((header::WWW_AUTHENTICATE, "Bearer")),
+            ErrorCode::UpgradeRequired => Some((header::UPGRADE, "websocket")),
             ErrorCode::TooManyCalls => Some((header::RETRY_AFTER, "1")),
             _ => None,
         };

@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 
-use crate::wire::{Activity, CallId, DrainResponse, ToolOutput};
+use super::ledger::Past;
+use crate::wire::{Activity, CallId, ToolOutput};
 
 /// The bounds of a journal.
 #[derive(Clone, Copy, Debug)]
@@ -20,11 +21,22 @@ pub(super) struct Limits {
     pub(super) result_bytes: usize,
     /// Calls whose ids are kept after their results are not.
     pub(super) evicted: usize,
+    /// Terminals that are open at the same time.
+    pub(super) terminals: usize,
+    /// Files and archives that are sent or received at the same time.
+    pub(super) transfers: usize,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { running: 32, results: 256, result_bytes: 32 * 1024 * 1024, evicted: 100_000 }
+        Self {
+            running: 32,
+            results: 256,
+            result_bytes: 32 * 1024 * 1024,
+            evicted: 100_000,
+            terminals: 8,
+            transfers: 16,
+        }
     }
 }
 
@@ -38,6 +50,14 @@ impl Fingerprint {
         feed(&mut hash, b'n', name.as_bytes());
         feed_value(&mut hash, input);
         Self(hash.finalize().into())
+    }
+
+    pub(super) fn bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+
+    pub(super) fn from_bytes(bytes: [u8; 32]) -> Self {
+        Self(bytes)
     }
 }
 
@@ -96,9 +116,11 @@ pub(super) enum Refused {
     Mismatch,
     /// The call has finished and its result is gone.
     Evicted,
+    /// The call was running when an earlier process ended.
+    OutcomeUnknown,
     /// Only known calls were asked for.
     Unknown,
-    /// Too many calls run.
+    /// Too many calls run, or too many transfers or terminals are open.
     Busy,
     /// The sandbox is being reclaimed.
     Draining,
@@ -123,14 +145,14 @@ struct Evicted {
     ids: HashSet<u128>,
 }
 
-impl Evicted {
-    fn key(id: &CallId) -> u128 {
-        let digest: [u8; 32] = Sha256::digest(id.as_str()).into();
-        digest.iter().take(16).fold(0, |key, byte| (key << 8) | u128::from(*byte))
-    }
+/// A short name of a call.
+pub(super) fn key(id: &CallId) -> u128 {
+    let digest: [u8; 32] = Sha256::digest(id.as_str()).into();
+    digest.iter().take(16).fold(0, |key, byte| (key << 8) | u128::from(*byte))
+}
 
-    fn insert(&mut self, id: &CallId, limit: usize) {
-        let key = Self::key(id);
+impl Evicted {
+    fn insert(&mut self, key: u128, limit: usize) {
         if self.ids.insert(key) {
             self.order.push_back(key);
         }
@@ -142,7 +164,7 @@ impl Evicted {
     }
 
     fn contains(&self, id: &CallId) -> bool {
-        !self.ids.is_empty() && self.ids.contains(&Self::key(id))
+        !self.ids.is_empty() && self.ids.contains(&key(id))
     }
 }
 
@@ -155,7 +177,26 @@ pub(super) struct Journal<R> {
     finished: VecDeque<CallId>,
     finished_bytes: usize,
     evicted: Evicted,
+    unknown: HashMap<u128, Fingerprint>,
+    terminals: usize,
+    transfers: usize,
     last_end: Instant,
+}
+
+/// What keeps a sandbox busy besides calls.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Use {
+    Terminal,
+    Transfer,
+}
+
+/// What commands have left running.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Background {
+    /// Commands of which something runs.
+    pub(super) commands: usize,
+    /// When the last one that ended did so.
+    pub(super) last_end: Option<Instant>,
 }
 
 impl<R: Clone> Journal<R> {
@@ -168,7 +209,25 @@ impl<R: Clone> Journal<R> {
             finished: VecDeque::new(),
             finished_bytes: 0,
             evicted: Evicted::default(),
+            unknown: HashMap::new(),
+            terminals: 0,
+            transfers: 0,
             last_end: now,
+        }
+    }
+
+    /// Takes over what an earlier process has done.
+    pub(super) fn restore(&mut self, past: Vec<Past>) {
+        for call in past {
+            match call {
+                Past::Finished { call_id, fingerprint, output } => {
+                    let state = State::Finished(Arc::new(output.clone()));
+                    self.calls.insert(call_id.clone(), Entry { fingerprint, state });
+                    self.keep(call_id, output.content.len());
+                }
+                Past::Evicted { key } => self.evicted.insert(key, self.limits.evicted),
+                Past::Unknown { key, fingerprint } => _ = self.unknown.insert(key, fingerprint),
+            }
         }
     }
 
@@ -191,6 +250,11 @@ impl<R: Clone> Journal<R> {
         }
         if self.evicted.contains(id) {
             return Err(Refused::Evicted);
+        }
+        if !self.unknown.is_empty()
+            && let Some(known) = self.unknown.get(&key(id))
+        {
+            return Err(if *known == fingerprint { Refused::OutcomeUnknown } else { Refused::Mismatch });
         }
         match self.mode {
             _ if attach_only => Err(Refused::Unknown),
@@ -215,14 +279,18 @@ impl<R: Clone> Journal<R> {
         entry.state = State::Finished(Arc::clone(output));
         self.running -= 1;
         self.last_end = now;
-        self.finished.push_back(id.clone());
-        self.finished_bytes += output.content.len();
+        self.keep(id.clone(), output.content.len());
+    }
+
+    fn keep(&mut self, id: CallId, bytes: usize) {
+        self.finished.push_back(id);
+        self.finished_bytes += bytes;
         while self.finished.len() > self.limits.results || self.finished_bytes > self.limits.result_bytes {
             let Some(oldest) = self.finished.pop_front() else { return };
             if let Some(Entry { state: State::Finished(output), .. }) = self.calls.remove(&oldest) {
                 self.finished_bytes -= output.content.len();
             }
-            self.evicted.insert(&oldest, self.limits.evicted);
+            self.evicted.insert(key(&oldest), self.limits.evicted);
         }
     }
 
@@ -243,24 +311,61 @@ impl<R: Clone> Journal<R> {
         self.calls.values().filter_map(running).collect()
     }
 
-    pub(super) fn activity(&self, now: Instant) -> Activity {
+    /// Begins something other than a call.
+    pub(super) fn open(&mut self, what: Use) -> Result<(), Refused> {
+        let (open, limit) = match what {
+            Use::Terminal => (&mut self.terminals, self.limits.terminals),
+            Use::Transfer => (&mut self.transfers, self.limits.transfers),
+        };
+        match self.mode {
+            Mode::Draining => Err(Refused::Draining),
+            Mode::Terminating => Err(Refused::Terminating),
+            Mode::Accepting if *open >= limit => Err(Refused::Busy),
+            Mode::Accepting => {
+                *open += 1;
+                Ok(())
+            }
+        }
+    }
+
+    /// Ends what [`Journal::open`] began.
+    pub(super) fn close(&mut self, what: Use, now: Instant) {
+        let open = match what {
+            Use::Terminal => &mut self.terminals,
+            Use::Transfer => &mut self.transfers,
+        };
+        *open = open.saturating_sub(1);
+        self.last_end = now;
+    }
+
+    pub(super) fn activity(&self, background: Background, now: Instant) -> Activity {
         Activity {
             running_calls: self.running,
+            terminals: self.terminals,
+            transfers: self.transfers,
+            background: background.commands,
             idle_seconds: self.idle(now).as_secs(),
             draining: self.mode == Mode::Draining,
         }
     }
 
     fn idle(&self, now: Instant) -> Duration {
-        if self.running > 0 { Duration::ZERO } else { now.saturating_duration_since(self.last_end) }
+        let busy = self.running > 0 || self.terminals > 0 || self.transfers > 0;
+        if busy { Duration::ZERO } else { now.saturating_duration_since(self.last_end) }
     }
 
-    /// Refuses new calls for good, if none runs and none has run for `idle`.
-    pub(super) fn drain(&mut self, idle: Duration, now: Instant) -> DrainResponse {
-        if self.mode == Mode::Accepting && self.running == 0 && self.idle(now) >= idle {
+    /// Refuses everything new for good, if nothing is going on and nothing has been for `idle`. What commands have left
+    /// running counts if `background` holds it.
+    pub(super) fn drain(&mut self, idle: Duration, background: Option<Background>, now: Instant) -> bool {
+        let busy = self.running > 0 || self.terminals > 0 || self.transfers > 0;
+        let quiet = background.is_none_or(|background| {
+            let quiet_for = |end: Instant| now.saturating_duration_since(end) >= idle;
+            background.commands == 0 && background.last_end.is_none_or(quiet_for)
+        });
+        if self.mode == Mode::Accepting && !busy && quiet && self.idle(now) >= idle {
             self.mode = Mode::Draining;
         }
-        DrainResponse { drained: self.mode == Mode::Draining, activity: self.activity(now) }
+        self.mode == Mode::Draining
     }
 
     /// Refuses new calls because the process is ending.

@@ -6,10 +6,11 @@ use proptest::prelude::*;
 use rstest::rstest;
 use serde_json::{Value, json};
 
-use super::{Begun, Fingerprint, Journal, Limits, Refused};
+use super::{Background, Begun, Fingerprint, Journal, Limits, Past, Refused, Use, key};
 use crate::wire::{CallId, ToolOutput};
 
-const SMALL: Limits = Limits { running: 2, results: 2, result_bytes: 100, evicted: 3 };
+const SMALL: Limits = Limits { running: 2, results: 2, result_bytes: 100, evicted: 3, terminals: 1, transfers: 2 };
+const QUIET: Background = Background { commands: 0, last_end: None };
 
 fn id(id: &str) -> CallId {
     CallId::new(id).unwrap()
@@ -81,7 +82,7 @@ fn a_second_result_changes_nothing() {
     f.finish("a", "second");
     f.finish("never-begun", "third");
     assert_eq!(f.begin("a"), Ok(Begun::Finished(first)));
-    assert_eq!(f.journal.activity(f.now).running_calls, 0);
+    assert_eq!(f.journal.activity(QUIET, f.now).running_calls, 0);
 }
 
 #[test]
@@ -152,14 +153,14 @@ fn too_many_calls_are_refused_but_known_ones_are_found() {
 fn idle_counts_from_the_start_and_then_from_the_end_of_the_last_call() {
     let mut f = Fixture::new();
     f.pass(7);
-    assert_eq!(f.journal.activity(f.now).idle_seconds, 7);
+    assert_eq!(f.journal.activity(QUIET, f.now).idle_seconds, 7);
     f.begin("a").unwrap();
     f.pass(5);
-    let activity = f.journal.activity(f.now);
+    let activity = f.journal.activity(QUIET, f.now);
     assert_eq!((activity.running_calls, activity.idle_seconds), (1, 0));
     f.finish("a", "");
     f.pass(3);
-    assert_eq!(f.journal.activity(f.now).idle_seconds, 3);
+    assert_eq!(f.journal.activity(QUIET, f.now).idle_seconds, 3);
 }
 
 #[test]
@@ -167,15 +168,15 @@ fn draining_needs_idleness_and_is_for_good() {
     let mut f = Fixture::new();
     let known = f.run("known", "x");
     f.pass(9);
-    assert!(!f.journal.drain(Duration::from_secs(10), f.now).drained);
+    assert!(!f.journal.drain(Duration::from_secs(10), None, f.now));
     f.begin("a").unwrap();
     f.pass(60);
-    assert!(!f.journal.drain(Duration::ZERO, f.now).drained, "a call runs");
+    assert!(!f.journal.drain(Duration::ZERO, None, f.now), "a call runs");
     f.finish("a", "");
     f.pass(10);
-    let drained = f.journal.drain(Duration::from_secs(10), f.now);
-    assert!(drained.drained && drained.activity.draining);
-    assert!(f.journal.drain(Duration::from_secs(1000), f.now).drained, "repeatable");
+    assert!(f.journal.drain(Duration::from_secs(10), None, f.now));
+    assert!(f.journal.activity(QUIET, f.now).draining);
+    assert!(f.journal.drain(Duration::from_secs(1000), None, f.now), "repeatable");
     assert_eq!(f.begin("new"), Err(Refused::Draining));
     assert_eq!(f.begin("known"), Ok(Begun::Finished(known)));
 }
@@ -188,7 +189,68 @@ fn a_terminating_process_takes_no_call_and_does_not_drain() {
     assert_eq!(f.begin("b"), Err(Refused::Terminating));
     assert_eq!(f.begin("a"), Ok(Begun::Running(1)));
     f.finish("a", "");
-    assert!(!f.journal.drain(Duration::ZERO, f.now).drained);
+    assert!(!f.journal.drain(Duration::ZERO, None, f.now));
+}
+
+#[rstest]
+#[case(Use::Terminal, 1)]
+#[case(Use::Transfer, 2)]
+fn terminals_and_transfers_keep_it_busy_and_are_bounded(#[case] what: Use, #[case] limit: usize) {
+    let mut f = Fixture::new();
+    for _ in 0..limit {
+        assert_eq!(f.journal.open(what), Ok(()));
+    }
+    assert_eq!(f.journal.open(what), Err(Refused::Busy));
+    f.pass(60);
+    let activity = f.journal.activity(QUIET, f.now);
+    assert_eq!((activity.terminals + activity.transfers, activity.idle_seconds), (limit, 0));
+    assert!(!f.journal.drain(Duration::ZERO, None, f.now));
+    for _ in 0..limit {
+        f.journal.close(what, f.now);
+    }
+    f.pass(5);
+    assert_eq!(f.journal.activity(QUIET, f.now).idle_seconds, 5);
+    assert!(!f.journal.drain(Duration::from_secs(6), None, f.now));
+    assert!(f.journal.drain(Duration::from_secs(5), None, f.now));
+    assert_eq!(f.journal.open(what), Err(Refused::Draining));
+}
+
+#[test]
+fn what_runs_in_the_background_counts_if_it_is_said_to() {
+    let mut f = Fixture::new();
+    f.pass(60);
+    let idle = Duration::from_secs(10);
+    let running = Background { commands: 1, last_end: None };
+    let just_ended = Background { commands: 0, last_end: Some(f.now - Duration::from_secs(9)) };
+    assert_eq!(f.journal.activity(running, f.now).background, 1);
+    assert!(!f.journal.drain(idle, Some(running), f.now));
+    assert!(!f.journal.drain(idle, Some(just_ended), f.now));
+    f.pass(1);
+    assert!(f.journal.drain(idle, Some(just_ended), f.now));
+    let mut other = Fixture::new();
+    other.pass(60);
+    assert!(other.journal.drain(idle, None, other.now), "it does not count otherwise");
+}
+
+#[test]
+fn what_an_earlier_process_did_is_not_done_again() {
+    let mut f = Fixture::new();
+    let finished =
+        |call: &str| Past::Finished { call_id: id(call), fingerprint: print("bash"), output: ToolOutput::ok(call) };
+    f.journal.restore(vec![
+        finished("a"),
+        Past::Evicted { key: key(&id("gone")) },
+        Past::Unknown { key: key(&id("cut")), fingerprint: print("bash") },
+        finished("b"),
+        finished("c"),
+    ]);
+    assert_eq!(f.begin("c"), Ok(Begun::Finished(Arc::new(ToolOutput::ok("c")))));
+    assert_eq!(f.begin("a"), Err(Refused::Evicted), "the bounds are as ever");
+    assert_eq!(f.begin("gone"), Err(Refused::Evicted));
+    assert_eq!(f.begin("cut"), Err(Refused::OutcomeUnknown));
+    assert_eq!(f.journal.begin(&id("cut"), print("bash"), true, || 9), Err(Refused::OutcomeUnknown));
+    assert_eq!(f.journal.begin(&id("cut"), print("read"), false, || 9), Err(Refused::Mismatch));
+    assert_eq!((f.started, f.journal.activity(QUIET, f.now).running_calls), (0, 0));
 }
 
 #[rstest]
@@ -244,9 +306,9 @@ proptest! {
                     journal.finish(&id(&format!("c{call}")), &Arc::new(ToolOutput::ok("x".repeat(size))), now);
                 }
                 Step::Drain(idle) => {
-                    let answer = journal.drain(Duration::from_secs(idle), now);
-                    prop_assert!(!answer.drained || answer.activity.running_calls == 0);
-                    closed |= answer.drained;
+                    let drained = journal.drain(Duration::from_secs(idle), None, now);
+                    prop_assert!(!drained || journal.running == 0);
+                    closed |= drained;
                 }
                 Step::Pass(seconds) => now += Duration::from_secs(seconds),
                 Step::Terminate => { journal.terminate(); closed = true; }

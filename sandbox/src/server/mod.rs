@@ -5,10 +5,15 @@ mod calls;
 mod config;
 mod error;
 mod journal;
+mod ledger;
+mod mcp;
 pub mod reaper;
 mod routes;
+mod terminal;
+mod transfer;
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,11 +21,12 @@ use hyper_util::service::TowerToHyperService;
 use longhand_process::http::{Limits, Listener};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
-use tracing::info;
+use tracing::{info, warn};
 
-pub use config::{Config, ConfigError};
+pub use config::{Config, ConfigError, Options};
 
 use calls::Calls;
+use ledger::{Ledger, Past};
 use reaper::Children;
 
 use crate::tools::{Setup, Toolbox};
@@ -62,12 +68,14 @@ pub struct Server {
 impl Server {
     /// Prepares the workspace and listens. Child processes are registered in `children` (see [`reaper`]).
     pub async fn bind(config: Config, children: Children) -> Result<Self, ServerError> {
-        let Config { listen, verifier, workspace, grace, environment } = config;
-        let toolbox = Toolbox::new(Setup { workspace, environment, children })?;
+        let Config { listen, verifier, workspace, grace, environment, options } = config;
+        let Options { max_processes, terminal_idle, state } = options;
+        let toolbox = Toolbox::new(Setup { workspace, environment, children, max_processes })?;
         let listen_error = |source| ServerError::Listen { address: listen, source };
         let listener = TcpListener::bind(listen).await.map_err(listen_error)?;
         let address = listener.local_addr().map_err(listen_error)?;
-        let calls = Arc::new(Calls::new(toolbox));
+        let ledger = state.and_then(|dir| ledger(&dir, verifier.pod_uid()));
+        let calls = Arc::new(Calls::new(toolbox, ledger, terminal_idle));
         let router = routes::router(Arc::clone(&calls), Arc::new(verifier));
         Ok(Self { listener, address, calls, router, grace })
     }
@@ -91,5 +99,22 @@ impl Server {
         };
         tokio::join!(serve, terminate);
         info!("stopped");
+    }
+}
+
+/// What an earlier process has left. Without it, a call is run at most once by this process, but perhaps by another one too.
+fn ledger(dir: &Path, pod_uid: &str) -> Option<(Ledger, Vec<Past>)> {
+    match Ledger::open(dir, pod_uid, ledger::Limits::default()) {
+        Ok((ledger, past)) => {
+            let unfinished = past.iter().filter(|call| matches!(call, Past::Unknown { .. })).count();
+            if !past.is_empty() {
+                info!(calls = past.len(), unfinished, "this process goes on where an earlier one has ended");
+            }
+            Some((ledger, past))
+        }
+        Err(error) => {
+            warn!(dir = %dir.display(), %error, "calls are not recorded, and a restart would not know them (SANDBOXD_STATE)");
+            None
+        }
     }
 }

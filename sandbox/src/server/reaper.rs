@@ -21,6 +21,7 @@ use tracing::debug;
 #[derive(Clone, Debug, Default)]
 pub struct Children {
     inner: Arc<Inner>,
+    supervised: bool,
 }
 
 #[derive(Debug, Default)]
@@ -37,6 +38,17 @@ pub(crate) struct Registration {
 }
 
 impl Children {
+    /// Commands run below a supervisor (see [`crate::supervise`]), which is this very program. Only for one that hands its
+    /// arguments to [`crate::supervise::main`]; otherwise a command that leaves its process group outlives its call.
+    #[must_use]
+    pub fn supervised() -> Self {
+        Self { supervised: true, ..Self::default() }
+    }
+
+    pub(crate) fn are_supervised(&self) -> bool {
+        self.supervised
+    }
+
     /// Starts a process that its caller will wait for.
     pub(crate) fn spawn(&self, command: &mut Command) -> io::Result<(Child, Registration)> {
         // Under the lock, so that a child that ends at once is registered before anybody looks for orphans.

@@ -9,12 +9,14 @@ use axum::http::{Method, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router, middleware};
+use bytes::Bytes;
 use serde::de::DeserializeOwned;
 use tokio::time::timeout;
 
-use super::auth::require_token;
+use super::auth::{require_terminal_token, require_token};
 use super::calls::Calls;
 use super::error::ApiError;
+use super::{mcp, terminal, transfer};
 use crate::token::Verifier;
 use crate::wire::{
     Activity, CancelRequest, CancelResponse, DrainRequest, DrainResponse, ExecuteRequest, MAX_REQUEST_BYTES,
@@ -28,11 +30,17 @@ pub(super) fn router(calls: Arc<Calls>, verifier: Arc<Verifier>) -> Router {
         .route("/v1/cancel", post(cancel))
         .route("/v1/activity", get(activity))
         .route("/v1/drain", post(drain))
+        .route("/v1/files", get(transfer::download).put(transfer::upload))
+        .route("/v1/archive", get(transfer::download_folder).put(transfer::upload_folder))
+        .route("/mcp", post(mcp::message))
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)
-        .layer(middleware::from_fn_with_state(verifier, require_token));
+        .layer(middleware::from_fn_with_state(Arc::clone(&verifier), require_token));
+    let terminals = Router::new()
+        .route("/v1/terminal", get(terminal::open))
+        .layer(middleware::from_fn_with_state(verifier, require_terminal_token));
     let probes = Router::new().route("/livez", get(livez)).route("/readyz", get(readyz));
-    probes.merge(guarded).with_state(calls)
+    probes.merge(guarded).merge(terminals).with_state(calls)
 }
 
 async fn execute(State(calls): State<Arc<Calls>>, Body(request): Body<ExecuteRequest>) -> Result<Response, ApiError> {
@@ -49,7 +57,7 @@ async fn activity(State(calls): State<Arc<Calls>>) -> Json<Activity> {
 }
 
 async fn drain(State(calls): State<Arc<Calls>>, Body(request): Body<DrainRequest>) -> Json<DrainResponse> {
-    Json(calls.drain(Duration::from_secs(request.idle_seconds)))
+    Json(calls.drain(&request))
 }
 
 async fn livez() -> &'static str {
@@ -69,18 +77,22 @@ async fn method_not_allowed(method: Method) -> ApiError {
 }
 
 /// A JSON body, whatever its content type, within the bounds of size and time.
-struct Body<T>(T);
+pub(super) struct Body<T>(pub(super) T);
 
 impl<S: Sync, T: DeserializeOwned> FromRequest<S> for Body<T> {
     type Rejection = ApiError;
 
     async fn from_request(request: Request, _: &S) -> Result<Self, ApiError> {
-        let bytes = timeout(BODY_TIMEOUT, to_bytes(request.into_body(), MAX_REQUEST_BYTES))
-            .await
-            .map_err(|_| ApiError::SlowBody { seconds: BODY_TIMEOUT.as_secs() })?
-            .map_err(|error| body_error(&error))?;
-        Ok(Self(serde_json::from_slice(&bytes)?))
+        Ok(Self(serde_json::from_slice(&whole(request.into_body()).await?)?))
     }
+}
+
+/// All of a body, within the bounds of size and time.
+pub(super) async fn whole(body: axum::body::Body) -> Result<Bytes, ApiError> {
+    timeout(BODY_TIMEOUT, to_bytes(body, MAX_REQUEST_BYTES))
+        .await
+        .map_err(|_| ApiError::SlowBody { seconds: BODY_TIMEOUT.as_secs() })?
+        .map_err(|error| body_error(&error))
 }
 
 fn body_error(error: &axum::Error) -> ApiError {

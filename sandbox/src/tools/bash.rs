@@ -1,6 +1,6 @@
 //! The tool `bash`.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
@@ -12,14 +12,17 @@ use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::capture::Capture;
-use super::input::BashInput;
+use super::capture::{Capture, Shown};
+use super::cgroup::Memory;
+use super::input::{BashInput, ProcessInput};
+use super::jobs::Jobs;
 use super::process::{Ended, Output, Process};
 use super::scratch::Scratch;
 use super::shell::{Handover, Interpreter, ShellState};
+use super::spawned::Launcher;
+use super::terminal::{Size, Terminal, TerminalError};
 use super::{ToolError, ToolResult, fail};
-use crate::server::reaper::Children;
-use crate::wire::ToolOutput;
+use crate::wire::{TerminalOptions, ToolOutput};
 
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(120);
 const MAX_TIMEOUT: Duration = Duration::from_secs(600);
@@ -31,7 +34,9 @@ pub(super) struct Bash {
     initial: ShellState,
     state: Mutex<ShellState>,
     scratch: Scratch,
-    children: Children,
+    launcher: Launcher,
+    jobs: Jobs,
+    memory: Option<Memory>,
     background: Arc<Semaphore>,
     stop: CancellationToken,
 }
@@ -47,14 +52,16 @@ impl Bash {
         workspace: PathBuf,
         environment: Vec<(OsString, OsString)>,
         scratch: Scratch,
-        children: Children,
+        launcher: Launcher,
     ) -> Self {
         let initial = ShellState { cwd: workspace, environment };
         Self {
             state: Mutex::new(initial.clone()),
             initial,
             scratch,
-            children,
+            launcher,
+            jobs: Jobs::default(),
+            memory: Memory::find(),
             background: Arc::new(Semaphore::new(MAX_BACKGROUND)),
             stop: CancellationToken::new(),
         }
@@ -66,8 +73,13 @@ impl Bash {
         if input.restart == Some(true) {
             *self.state() = self.initial.clone();
         }
+        let background = input.run_in_background == Some(true);
+        if background && input.timeout_ms.is_some() {
+            return fail("timeout_ms does not apply to a command in the background; end it with the tool process");
+        }
         match input.command {
             Some(command) if command.contains('\0') => fail("the command contains a NUL byte"),
+            Some(command) if background => self.background(&command).await,
             Some(command) => self.command(&command, timeout, cancel).await,
             None if input.restart == Some(true) => {
                 Ok(ToolOutput::ok("The shell was restarted: its directory and environment are those of the start."))
@@ -76,10 +88,15 @@ impl Bash {
         }
     }
 
+    /// The tool `process`.
+    pub(super) async fn process(&self, input: &ProcessInput, cancel: &CancellationToken) -> ToolResult {
+        self.jobs.run(input, cancel).await
+    }
+
     async fn command(&self, command: &str, timeout: Duration, cancel: &CancellationToken) -> ToolResult {
+        let kills = self.memory.as_ref().map(Memory::oom_kills);
         let (state, notice) = self.start_state();
-        let handover = Handover::write(self.scratch.unique(), command)
-            .map_err(|error| ToolError(format!("the command could not be written: {error}")))?;
+        let handover = self.hand_over(command)?;
         let process = self.start(&state, &handover)?;
         let mut capture = Capture::new(&self.scratch);
         if let Some(notice) = notice {
@@ -94,8 +111,62 @@ impl Bash {
             Some(output) => self.keep_reading(output, capture).await,
         };
         let (end, is_error) = describe(&ended, timeout);
-        let content = [end, background].iter().flatten().fold(shown.text, |text, line| with_line(text, line));
+        let killed = kills.and_then(|before| self.killed_since(before));
+        let content = [end, killed, background].iter().flatten().fold(shown.text, |text, line| with_line(text, line));
         Ok(ToolOutput { content, is_error, truncated: shown.truncated })
+    }
+
+    /// Starts a command and does not wait for it. The directory and the environment stay as they are.
+    async fn background(&self, command: &str) -> ToolResult {
+        self.jobs.check()?;
+        let (state, notice) = self.start_state();
+        let handover = self.hand_over(command)?;
+        let process = self.start(&state, &handover)?;
+        let mut output = self.jobs.adopt(process, handover, command, &self.scratch).await?;
+        if let Some(notice) = notice {
+            output.content.insert_str(0, &notice);
+        }
+        Ok(output)
+    }
+
+    /// Starts a shell on a terminal, in the workspace.
+    pub(super) fn terminal(&self, options: &TerminalOptions) -> Result<Terminal, TerminalError> {
+        let given = options.command.as_deref().unwrap_or_default();
+        if given.contains('\0') || options.term.contains('\0') {
+            return Err(TerminalError::Nul);
+        }
+        let ShellState { cwd, environment } = &self.initial;
+        let interpreter = Interpreter::find(self.path()).ok_or(TerminalError::NoShell)?;
+        let mut command = Command::new(&interpreter.program);
+        match &options.command {
+            Some(given) => command.arg("-c").arg(given),
+            None => command.arg("-i"),
+        };
+        command
+            .env_clear()
+            .envs(environment.iter().map(|(name, value)| (name, value)))
+            .env("PWD", cwd)
+            .current_dir(cwd);
+        let size = Size { columns: options.columns, rows: options.rows };
+        Terminal::start(command, size, &options.term, &self.launcher)
+    }
+
+    fn path(&self) -> Option<&OsStr> {
+        self.initial.environment.iter().find(|(name, _)| name == "PATH").map(|(_, value)| value.as_os_str())
+    }
+
+    fn hand_over(&self, command: &str) -> Result<Handover, ToolError> {
+        let spares = [Path::new("/dev/shm"), &self.initial.cwd];
+        Handover::write(self.scratch.unique(), &spares, command)
+            .map_err(|error| ToolError(format!("the command could not be written: {error}")))
+    }
+
+    /// What the kernel has done meanwhile because the sandbox was out of memory.
+    fn killed_since(&self, before: u64) -> Option<String> {
+        let memory = self.memory.as_ref()?;
+        let killed = memory.oom_kills().checked_sub(before).filter(|killed| *killed > 0)?;
+        let limit = memory.usage().map(|usage| format!(" of {} MiB", usage.limit >> 20)).unwrap_or_default();
+        Some(format!("[the sandbox ran out of its memory{limit}, and the kernel killed {killed} of its processes]"))
     }
 
     /// Where the next command starts. A directory that is gone is replaced by the workspace, which is said.
@@ -111,8 +182,7 @@ impl Bash {
     }
 
     fn start(&self, state: &ShellState, handover: &Handover) -> Result<Process, ToolError> {
-        let path = self.initial.environment.iter().find(|(name, _)| name == "PATH").map(|(_, value)| value.as_os_str());
-        let Some(interpreter) = Interpreter::find(path) else {
+        let Some(interpreter) = Interpreter::find(self.path()) else {
             return fail("this image has neither bash nor sh");
         };
         let mut command = Command::new(&interpreter.program);
@@ -122,7 +192,7 @@ impl Bash {
             .envs(state.environment.iter().map(|(name, value)| (name, value)))
             .env("PWD", &state.cwd)
             .current_dir(&state.cwd);
-        Process::start(command, &self.children).map_err(|error| {
+        Process::start(command, &self.launcher).map_err(|error| {
             ToolError(format!(
                 "{} could not be started in {}: {error}",
                 interpreter.program.display(),
@@ -132,7 +202,7 @@ impl Bash {
     }
 
     /// Reads on behind the back of the answer, so that background processes neither block nor get a broken pipe.
-    async fn keep_reading(&self, output: Output, capture: Capture<'_>) -> (super::capture::Shown, Option<String>) {
+    async fn keep_reading(&self, output: Output, capture: Capture<'_>) -> (Shown, Option<String>) {
         let Ok(slot) = Arc::clone(&self.background).try_acquire_owned() else {
             let cut = format!(
                 "[more than {MAX_BACKGROUND} commands left processes in the background; the output of this one is cut off]"
@@ -170,15 +240,17 @@ fn timeout(milliseconds: Option<u64>) -> Result<Duration, ToolError> {
 }
 
 /// The line that says how the command ended, if that has to be said, and whether it failed.
-fn describe(ended: &Ended, timeout: Duration) -> (Option<String>, bool) {
+pub(super) fn describe(ended: &Ended, timeout: Duration) -> (Option<String>, bool) {
     match ended {
         Ended::Exited(Ok(status)) if status.success() => (None, false),
         Ended::Exited(Ok(status)) => (Some(describe_status(*status)), true),
         Ended::Exited(Err(error)) => (Some(format!("the exit status is not known: {error}")), true),
-        Ended::TimedOut => (
-            Some(format!("timed out after {} s; the command and what it started were killed", timeout.as_secs_f64())),
-            true,
-        ),
+        Ended::Killed(excess) => (Some(excess.to_string()), true),
+        Ended::TimedOut { all } => {
+            let end = if *all { "were killed" } else { "were killed, but some of it has not ended" };
+            let line = format!("timed out after {} s; the command and what it started {end}", timeout.as_secs_f64());
+            (Some(line), true)
+        }
         Ended::Interrupted => (Some("interrupted".to_owned()), true),
     }
 }

@@ -47,8 +47,7 @@ struct Log {
 
 impl Log {
     async fn create(path: PathBuf) -> io::Result<Self> {
-        let file = File::options().write(true).create_new(true).mode(0o600).open(&path).await?;
-        Ok(Self { file, path, room: MAX_FILE })
+        Ok(Self { file: new_file(&path).await?, path, room: MAX_FILE })
     }
 
     async fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
@@ -57,6 +56,10 @@ impl Log {
         self.room -= bytes.len();
         Ok(())
     }
+}
+
+async fn new_file(path: &Path) -> io::Result<File> {
+    File::options().write(true).create_new(true).mode(0o600).open(path).await
 }
 
 #[derive(Debug)]
@@ -128,11 +131,11 @@ impl<'a> Capture<'a> {
     }
 
     /// Goes on as a file after the model has got its answer: what is shown now, and where the rest goes.
-    pub(super) async fn continue_in_file(mut self) -> (Shown, Option<LogSink>) {
+    pub(super) async fn continue_in_file(mut self) -> (Shown, Option<Sink>) {
         self.keep().await;
         let shown = self.show();
         let sink = match self.kept {
-            Kept::In(log) => Some(LogSink { log }),
+            Kept::In(log) => Some(Sink { log, end: End::Stop }),
             Kept::NotYet | Kept::Failed(_) => None,
         };
         (shown, sink)
@@ -162,22 +165,60 @@ impl<'a> Capture<'a> {
     }
 }
 
-/// Where the output of background processes goes.
-#[derive(Debug)]
-pub(super) struct LogSink {
-    log: Log,
+/// What happens when a file is full.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    /// The beginning is kept.
+    Stop,
+    /// The newest is kept: what there is becomes the `.old` file, and a new one begins.
+    Rotate,
+    /// Nothing more can be written.
+    Failed,
 }
 
-impl LogSink {
+/// Where the output of background processes goes: a file of at most 16 MiB, or two of 8 MiB.
+#[derive(Debug)]
+pub(super) struct Sink {
+    log: Log,
+    end: End,
+}
+
+impl Sink {
+    /// A new file that keeps the newest output, for what may write for days.
+    pub(super) async fn rotating(path: PathBuf) -> io::Result<Self> {
+        let log = Log { room: MAX_FILE / 2, ..Log::create(path).await? };
+        Ok(Self { log, end: End::Rotate })
+    }
+
     pub(super) fn path(&self) -> &Path {
         &self.log.path
     }
 
-    /// Takes what came, as far as there is room.
-    pub(super) async fn push(&mut self, bytes: &[u8]) -> io::Result<()> {
+    /// Takes what came, as far as there is room. A file that cannot be written is given up, not its writer.
+    pub(super) async fn push(&mut self, bytes: &[u8]) {
+        if self.end == End::Failed {
+            return;
+        }
+        if let Err(error) = self.write(bytes).await {
+            tracing::warn!(path = %self.log.path.display(), %error, "the output of a background process is not kept");
+            self.end = End::Failed;
+        }
+    }
+
+    async fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        if self.end == End::Rotate && self.log.room < bytes.len() {
+            tokio::fs::rename(&self.log.path, older(&self.log.path)).await?;
+            self.log.file = new_file(&self.log.path).await?;
+            self.log.room = MAX_FILE / 2;
+        }
         self.log.append(bytes).await?;
         self.log.file.flush().await
     }
+}
+
+/// Where the output before the newest is, if there is so much.
+pub(super) fn older(path: &Path) -> PathBuf {
+    path.with_extension("old")
 }
 
 // A character that the cut went through would show as a replacement character.

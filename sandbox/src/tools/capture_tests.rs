@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 use rstest::rstest;
 
-use super::{Capture, HEAD, MAX_FILE, Scratch, TAIL, Window, without_cut_end, without_cut_start};
+use super::{Capture, HEAD, MAX_FILE, Scratch, Sink, TAIL, Window, older, without_cut_end, without_cut_start};
 
 fn scratch() -> (tempfile::TempDir, Scratch) {
     let parent = tempfile::tempdir().unwrap();
@@ -73,8 +73,22 @@ async fn background_output_goes_on_in_the_file() {
     let (shown, sink) = capture.continue_in_file().await;
     assert_eq!((shown.text.as_str(), shown.truncated), ("before\n", false));
     let mut sink = sink.unwrap();
-    sink.push(b"after\n").await.unwrap();
+    sink.push(b"after\n").await;
     assert_eq!(std::fs::read_to_string(sink.path()).unwrap(), "before\nafter\n");
+}
+
+#[tokio::test]
+async fn a_rotating_file_keeps_the_newest_and_is_bounded() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("1.log");
+    let mut sink = Sink::rotating(path.clone()).await.unwrap();
+    for letter in b'a'..=b'z' {
+        sink.push(&vec![letter; 1024 * 1024]).await;
+    }
+    let (old, new) = (std::fs::read(older(&path)).unwrap(), std::fs::read(&path).unwrap());
+    assert_eq!((old.len(), new.len()), (MAX_FILE / 2, 2 * 1024 * 1024));
+    assert_eq!((old[0], old.last(), new[0], new.last()), (b'q', Some(&b'x'), b'y', Some(&b'z')));
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 2);
 }
 
 #[rstest]

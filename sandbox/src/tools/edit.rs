@@ -5,6 +5,7 @@ use std::path::Path;
 use super::budget::Budget;
 use super::files::{read_text, replace};
 use super::input::EditInput;
+use super::place::{Missing, Place};
 use super::{ToolError, ToolResult, fail, resolve};
 use crate::wire::ToolOutput;
 
@@ -13,14 +14,15 @@ const MAX_EDIT: u64 = 16 * 1024 * 1024;
 /// Replaces the one place where `old_string` is, or all of them with `replace_all`.
 pub(super) fn edit(workspace: &Path, input: &EditInput, budget: &Budget) -> ToolResult {
     let path = resolve(workspace, &input.file_path)?;
-    let text = read_text(&path, MAX_EDIT, budget)?;
+    let place = Place::find(workspace, &path, Missing::Fail)?;
+    let text = read_text(&place, MAX_EDIT, budget)?;
     let (edited, count) =
         edited(&text, input).map_err(|error| ToolError(format!("{}: {}", path.display(), error.0)))?;
     if edited.len() as u64 > MAX_EDIT {
         return fail(format!("{} would be larger than {MAX_EDIT} bytes", path.display()));
     }
     budget.check()?;
-    replace(&path, edited.as_bytes())?;
+    replace(&place, edited.as_bytes())?;
     let places = if count == 1 { "1 place".to_owned() } else { format!("{count} places") };
     Ok(ToolOutput::ok(format!("edited {} in {places}", path.display())))
 }

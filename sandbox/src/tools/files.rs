@@ -1,12 +1,16 @@
 //! The tools `read` and `write`, and what `edit` shares with them.
 
-use std::fs::{self, File, Metadata, Permissions};
+use std::fs::{File, Metadata, Permissions};
 use std::io::{self, BufRead as _, BufReader, ErrorKind, Read as _, Write as _};
 use std::os::unix::fs::PermissionsExt as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
+
+use rustix::fs::FileType;
+use rustix::io::Errno;
 
 use super::budget::{Budget, Within};
 use super::input::{ReadInput, WriteInput};
+use super::place::{Missing, Place};
 use super::{ToolError, ToolResult, fail, resolve};
 use crate::wire::ToolOutput;
 
@@ -28,16 +32,22 @@ pub(super) fn io_error(action: &str, path: &Path, error: &io::Error) -> ToolErro
 }
 
 /// Opens a regular file. Anything else could block for ever or never end.
-pub(super) fn open_regular(path: &Path) -> Result<(File, Metadata), ToolError> {
+pub(super) fn open_regular(place: &Place) -> Result<(File, Metadata), ToolError> {
+    let path = &place.shown;
     let failed = |error: io::Error| io_error("read", path, &error);
-    let metadata = fs::metadata(path).map_err(failed)?;
+    let is_socket = |error: &io::Error| error.raw_os_error() == Some(Errno::NXIO.raw_os_error());
+    let file = match place.open() {
+        Err(error) if is_socket(&error) => return fail(format!("{} is not a regular file", path.display())),
+        other => other.map_err(failed)?,
+    };
+    let metadata = file.metadata().map_err(failed)?;
     if metadata.is_dir() {
         return fail(format!("{} is a directory; use glob or bash to list it", path.display()));
     }
     if !metadata.is_file() {
         return fail(format!("{} is not a regular file", path.display()));
     }
-    Ok((File::open(path).map_err(failed)?, metadata))
+    Ok((file, metadata))
 }
 
 pub(super) fn is_binary(start: &[u8]) -> bool {
@@ -110,7 +120,7 @@ fn lines(mut reader: impl io::BufRead, range: Range) -> io::Result<Lines> {
 pub(super) fn read(workspace: &Path, input: &ReadInput, budget: &Budget) -> ToolResult {
     let path = resolve(workspace, &input.file_path)?;
     let range = Range::new(input.view_range)?;
-    let (file, metadata) = open_regular(&path)?;
+    let (file, metadata) = open_regular(&Place::find(workspace, &path, Missing::Fail)?)?;
     let failed = |error: io::Error| read_error(&path, budget, &error);
     let mut reader = BufReader::with_capacity(64 * 1024, Within { budget, inner: file });
     if is_binary(reader.fill_buf().map_err(failed)?) {
@@ -145,60 +155,45 @@ pub(super) fn read_error(path: &Path, budget: &Budget, error: &io::Error) -> Too
 /// The tool `write`.
 pub(super) fn write(workspace: &Path, input: &WriteInput, budget: &Budget) -> ToolResult {
     let path = resolve(workspace, &input.file_path)?;
-    if let Some(parent) = path.parent() {
-        fs::create_dir_all(parent).map_err(|error| match error.kind() {
-            ErrorKind::AlreadyExists => {
-                ToolError(format!("cannot write {}: a part of the path is not a directory", path.display()))
-            }
-            _ => io_error("make the directory", parent, &error),
-        })?;
-    }
+    let place = Place::find(workspace, &path, Missing::Make)?;
     budget.check()?;
-    let existed = replace(&path, input.content.as_bytes())?;
+    let existed = replace(&place, input.content.as_bytes())?;
     let done = if existed { "replaced" } else { "created" };
     Ok(ToolOutput::ok(format!("{done} {} ({} bytes)", path.display(), input.content.len())))
 }
 
-/// Puts `content` at `path` in one step; readers see the old file or the new one. The mode of an old file stays, and a link
-/// goes on pointing where it did. Says whether there was a file.
-pub(super) fn replace(path: &Path, content: &[u8]) -> Result<bool, ToolError> {
+/// Puts `content` at a place in one step; readers see the old file or the new one. The mode of an old file stays. Says whether
+/// there was a file.
+pub(super) fn replace(place: &Place, content: &[u8]) -> Result<bool, ToolError> {
+    let path = &place.shown;
     let failed = |error: io::Error| io_error("write", path, &error);
-    let (target, mode) = match fs::metadata(path) {
-        Ok(metadata) if metadata.is_file() => {
-            (fs::canonicalize(path).map_err(failed)?, Some(metadata.permissions().mode() & 0o7777))
-        }
-        Ok(metadata) if metadata.is_dir() => return fail(format!("{} is a directory", path.display())),
-        Ok(_) => return fail(format!("{} is not a regular file", path.display())),
-        Err(error) if error.kind() == ErrorKind::NotFound => (new_target(path)?, None),
+    let mode = match place.stat() {
+        Ok(stat) => match FileType::from_raw_mode(stat.st_mode) {
+            FileType::RegularFile => Some(stat.st_mode & 0o7777),
+            FileType::Directory => return fail(format!("{} is a directory", path.display())),
+            _ => return fail(format!("{} is not a regular file", path.display())),
+        },
+        Err(error) if error.kind() == ErrorKind::NotFound => None,
         Err(error) => return Err(failed(error)),
     };
-    let directory = target.parent().ok_or_else(|| ToolError(format!("{} has no directory", path.display())))?;
     let mut file = tempfile::Builder::new()
         .prefix(".longhand-")
         // As any program would make it: the umask takes away what it has to.
         .permissions(Permissions::from_mode(0o666))
-        .tempfile_in(directory)
+        .tempfile_in(place.directory_path())
         .map_err(failed)?;
     file.write_all(content).map_err(failed)?;
     if let Some(mode) = mode {
         file.as_file().set_permissions(Permissions::from_mode(mode)).map_err(failed)?;
     }
-    file.persist(&target).map_err(|error| failed(error.error))?;
+    file.persist(place.directory_path().join(place.name())).map_err(|error| failed(error.error))?;
     Ok(mode.is_some())
 }
 
-/// Where a file that does not exist comes to be: at the end of a dangling link, if the path is one.
-fn new_target(path: &Path) -> Result<PathBuf, ToolError> {
-    match fs::read_link(path) {
-        Ok(link) => Ok(path.parent().unwrap_or(path).join(link)),
-        Err(_) if path.file_name().is_none() => fail(format!("{} is not the name of a file", path.display())),
-        Err(_) => Ok(path.to_owned()),
-    }
-}
-
 /// The whole text of a file that is to be changed.
-pub(super) fn read_text(path: &Path, limit: u64, budget: &Budget) -> Result<String, ToolError> {
-    let (file, metadata) = open_regular(path)?;
+pub(super) fn read_text(place: &Place, limit: u64, budget: &Budget) -> Result<String, ToolError> {
+    let (file, metadata) = open_regular(place)?;
+    let path = &place.shown;
     let too_large = || ToolError(format!("{} is larger than {limit} bytes; change it with bash", path.display()));
     if metadata.len() > limit {
         return Err(too_large());

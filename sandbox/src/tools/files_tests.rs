@@ -156,3 +156,22 @@ fn what_cannot_be_written_is_said() {
         assert!(error.contains(message), "{name}: {error}");
     }
 }
+
+#[test]
+fn a_link_that_leads_out_of_the_workspace_is_refused_and_what_it_leads_to_is_untouched() {
+    let (dir, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let target = other.path().join("target");
+    fs::write(&target, "old").unwrap();
+    symlink(&target, dir.path().join("file")).unwrap();
+    symlink(other.path(), dir.path().join("folder")).unwrap();
+    for name in ["file", "folder/target", "folder/new"] {
+        for error in [writing(dir.path(), name, "x").unwrap_err(), reading(dir.path(), name, None).unwrap_err()] {
+            assert!(error.contains("leads out of the workspace by a link, to "), "{name}: {error}");
+        }
+    }
+    assert_eq!(fs::read_to_string(&target).unwrap(), "old");
+    assert_eq!(fs::read_dir(other.path()).unwrap().count(), 1);
+    // Named by itself, it may be read and written.
+    writing(dir.path(), target.to_str().unwrap(), "new").unwrap();
+    assert_eq!(reading(dir.path(), target.to_str().unwrap(), None).unwrap().content, "new");
+}

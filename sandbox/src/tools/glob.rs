@@ -11,6 +11,7 @@ use ignore::{DirEntry, WalkBuilder};
 use super::budget::Budget;
 use super::files::io_error;
 use super::input::SearchInput;
+use super::place;
 use super::{ToolError, ToolResult, fail, resolve};
 use crate::wire::ToolOutput;
 
@@ -18,8 +19,9 @@ const MAX_RESULTS: usize = 200;
 
 /// Lists the files whose path below `path` matches, the newest first.
 pub(super) fn glob(workspace: &Path, input: &SearchInput, budget: &Budget) -> ToolResult {
-    let (base, pattern) = place(workspace, input)?;
+    let (base, pattern) = start(workspace, input)?;
     let matcher = matcher(&pattern)?;
+    place::check(workspace, &base)?;
     let metadata = std::fs::metadata(&base).map_err(|error| io_error("search", &base, &error))?;
     if !metadata.is_dir() {
         return fail(format!("{} is not a directory", base.display()));
@@ -71,7 +73,7 @@ fn matcher(pattern: &str) -> Result<GlobMatcher, ToolError> {
 }
 
 /// The directory to walk and the pattern below it. An absolute pattern names its directory itself.
-fn place(workspace: &Path, input: &SearchInput) -> Result<(PathBuf, String), ToolError> {
+fn start(workspace: &Path, input: &SearchInput) -> Result<(PathBuf, String), ToolError> {
     let pattern = input.pattern.strip_prefix("./").unwrap_or(&input.pattern);
     if pattern.is_empty() {
         return fail("the pattern is empty");
@@ -101,7 +103,7 @@ mod tests {
 
     use rstest::rstest;
 
-    use super::{glob, place};
+    use super::{glob, start};
     use crate::tools::budget::{ample, spent};
     use crate::tools::input::SearchInput;
 
@@ -168,7 +170,7 @@ mod tests {
     #[case("/w/a.rs", "/w", "a.rs")]
     #[case("/*.rs", "/", "*.rs")]
     fn an_absolute_pattern_names_its_directory(#[case] pattern: &str, #[case] base: &str, #[case] rest: &str) {
-        assert_eq!(place(Path::new("/x"), &input(pattern, None)).unwrap(), (PathBuf::from(base), rest.to_owned()));
+        assert_eq!(start(Path::new("/x"), &input(pattern, None)).unwrap(), (PathBuf::from(base), rest.to_owned()));
     }
 
     #[rstest]

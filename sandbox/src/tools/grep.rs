@@ -11,6 +11,7 @@ use super::budget::{Budget, Within};
 use super::files::io_error;
 use super::glob::walk;
 use super::input::SearchInput;
+use super::place;
 use super::{ToolError, ToolResult, fail, resolve};
 use crate::wire::ToolOutput;
 
@@ -27,6 +28,7 @@ pub(super) fn grep(workspace: &Path, input: &SearchInput, budget: &Budget) -> To
         None => workspace.to_owned(),
     };
     let matcher = matcher(&input.pattern)?;
+    place::check(workspace, &base)?;
     std::fs::metadata(&base).map_err(|error| io_error("search", &base, &error))?;
     let mut searcher = SearcherBuilder::new()
         .line_number(true)

@@ -15,15 +15,26 @@ pub(super) enum Tool {
     Edit(EditInput),
     Glob(SearchInput),
     Grep(SearchInput),
+    Process(ProcessInput),
 }
 
-#[derive(Debug, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct BashInput {
     pub(super) command: Option<String>,
     #[serde(default)]
     pub(super) restart: Option<bool>,
     pub(super) timeout_ms: Option<u64>,
+    /// Answer at once and leave the command to the tool `process`.
+    pub(super) run_in_background: Option<bool>,
+}
+
+#[derive(Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ProcessInput {
+    /// Which job; all of them without.
+    pub(super) id: Option<u64>,
+    pub(super) kill: Option<bool>,
 }
 
 #[derive(Debug, PartialEq, Eq, Deserialize)]
@@ -67,10 +78,11 @@ impl Tool {
             "edit" => fields(name, input).map(Self::Edit),
             "glob" => fields(name, input).map(Self::Glob),
             "grep" => fields(name, input).map(Self::Grep),
+            "process" => fields(name, input).map(Self::Process),
             other => {
                 let other: String = other.chars().take(64).collect();
                 fail(format!(
-                    "there is no tool {other:?} in this sandbox; it has bash, read, write, edit, glob and grep"
+                    "there is no tool {other:?} in this sandbox; it has bash, process, read, write, edit, glob and grep"
                 ))
             }
         }
@@ -90,12 +102,15 @@ mod tests {
     use rstest::rstest;
     use serde_json::{Value, json};
 
-    use super::{BashInput, ReadInput, SearchInput, Tool};
+    use super::{BashInput, ProcessInput, ReadInput, SearchInput, Tool};
 
     #[test]
     fn the_documented_inputs_are_taken() {
         let bash = Tool::parse("bash", json!({"command": "ls", "timeout_ms": 5})).unwrap();
-        assert_eq!(bash, Tool::Bash(BashInput { command: Some("ls".into()), restart: None, timeout_ms: Some(5) }));
+        assert_eq!(
+            bash,
+            Tool::Bash(BashInput { command: Some("ls".into()), timeout_ms: Some(5), ..BashInput::default() })
+        );
         let read = Tool::parse("read", json!({"file_path": "a", "view_range": [1, -1]})).unwrap();
         assert_eq!(read, Tool::Read(ReadInput { file_path: "a".into(), view_range: Some([1, -1]) }));
         let grep = Tool::parse("grep", json!({"pattern": "x", "path": null})).unwrap();
@@ -103,6 +118,10 @@ mod tests {
         assert!(Tool::parse("write", json!({"file_path": "a", "content": ""})).is_ok());
         assert!(Tool::parse("edit", json!({"file_path": "a", "old_string": "x", "new_string": ""})).is_ok());
         assert!(Tool::parse("bash", json!({"restart": true, "command": null})).is_ok());
+        assert!(Tool::parse("bash", json!({"command": "ls", "run_in_background": true})).is_ok());
+        let process = Tool::parse("process", json!({"id": 1, "kill": true})).unwrap();
+        assert_eq!(process, Tool::Process(ProcessInput { id: Some(1), kill: Some(true) }));
+        assert!(Tool::parse("process", json!({})).is_ok());
     }
 
     #[rstest]

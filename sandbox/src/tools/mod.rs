@@ -1,16 +1,26 @@
 //! The tools. What a model asked wrongly is an answer that it can read, never a refused request.
 
+mod archive;
 mod bash;
 mod budget;
 mod capture;
+mod cgroup;
 mod edit;
 mod files;
 mod glob;
 mod grep;
+mod guard;
 mod input;
+mod jobs;
+mod place;
 mod process;
+pub(crate) mod schema;
 mod scratch;
 mod shell;
+mod spawned;
+pub(crate) mod terminal;
+pub(crate) mod transfer;
+mod tree;
 
 use std::ffi::OsString;
 use std::io;
@@ -19,14 +29,18 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::server::reaper::Children;
-use crate::wire::ToolOutput;
+use crate::wire::{TerminalOptions, ToolOutput};
 use bash::Bash;
 use budget::{Budget, Stopped};
+use cgroup::Memory;
 use input::Tool;
 use scratch::Scratch;
+pub(crate) use spawned::Commands;
+use spawned::Launcher;
+use terminal::{Terminal, TerminalError};
 
 const FILE_TOOL_LIMIT: Duration = Duration::from_secs(120);
 // What a blocking thread gets to notice that its time is over, before nobody waits for it any more.
@@ -37,6 +51,8 @@ pub(crate) struct Setup {
     pub(crate) workspace: PathBuf,
     pub(crate) environment: Vec<(OsString, OsString)>,
     pub(crate) children: Children,
+    /// More processes of commands than this are too many.
+    pub(crate) max_processes: usize,
 }
 
 /// Why tools cannot work here.
@@ -94,18 +110,45 @@ fn into_output(result: ToolResult) -> ToolOutput {
 pub(crate) struct Toolbox {
     workspace: Arc<Path>,
     bash: Bash,
+    launcher: Launcher,
+    _guard: DropGuard,
 }
 
 impl Toolbox {
+    /// Prepares the workspace. To be called in a runtime, which then watches over the processes of commands.
     pub(crate) fn new(setup: Setup) -> Result<Self, SetupError> {
-        let Setup { workspace, environment, children } = setup;
+        let Setup { workspace, environment, children, max_processes } = setup;
         let workspace = usable(&workspace).map_err(|source| SetupError::Workspace { path: workspace, source })?;
         let temporary = std::env::temp_dir();
         let scratch = Scratch::new(&temporary).or_else(|_| Scratch::new(&workspace));
         let scratch =
             scratch.map_err(|source| SetupError::Scratch { temporary, workspace: workspace.clone(), source })?;
-        let bash = Bash::new(workspace.clone(), environment, scratch, children);
-        Ok(Self { workspace: workspace.into(), bash })
+        let launcher = Launcher { children, ..Launcher::default() };
+        let stop = CancellationToken::new();
+        let guard = guard::run(launcher.commands.clone(), Memory::find(), max_processes);
+        tokio::spawn(stop.clone().run_until_cancelled_owned(guard));
+        let bash = Bash::new(workspace.clone(), environment, scratch, launcher.clone());
+        Ok(Self { workspace: workspace.into(), bash, launcher, _guard: stop.drop_guard() })
+    }
+
+    /// Where relative paths start.
+    pub(crate) fn workspace(&self) -> Arc<Path> {
+        Arc::clone(&self.workspace)
+    }
+
+    /// Ends what commands have left running.
+    pub(crate) async fn end(&self) {
+        self.launcher.commands.end().await;
+    }
+
+    /// Opens a terminal with a shell.
+    pub(crate) fn terminal(&self, options: &TerminalOptions) -> Result<Terminal, TerminalError> {
+        self.bash.terminal(options)
+    }
+
+    /// The commands whose processes live.
+    pub(crate) fn commands(&self) -> &Commands {
+        &self.launcher.commands
     }
 
     /// Runs one call to its end.
@@ -114,6 +157,7 @@ impl Toolbox {
         match Tool::parse(name, input) {
             Err(error) => ToolOutput::error(error.0),
             Ok(Tool::Bash(input)) => into_output(self.bash.run(input, cancel).await),
+            Ok(Tool::Process(input)) => into_output(self.bash.process(&input, cancel).await),
             Ok(Tool::Read(input)) => blocking(cancel, move |budget| files::read(&workspace, &input, budget)).await,
             Ok(Tool::Write(input)) => blocking(cancel, move |budget| files::write(&workspace, &input, budget)).await,
             Ok(Tool::Edit(input)) => blocking(cancel, move |budget| edit::edit(&workspace, &input, budget)).await,

@@ -1,22 +1,20 @@
-//! One command as a process group of its own: its output in one stream, its end, and its forced end.
+//! One command: its output in one stream, its end, and its forced end.
 
 use std::io;
 use std::os::fd::OwnedFd;
-use std::process::{ExitStatus, Stdio};
+use std::process::ExitStatus;
 use std::time::Duration;
 
-use nix::sys::signal::{Signal, killpg};
-use nix::unistd::Pid;
+use nix::sys::signal::Signal;
 use tokio::io::AsyncReadExt as _;
 use tokio::net::unix::pipe::Receiver;
-use tokio::process::{Child, Command};
-use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::capture::Capture;
-use crate::server::reaper::{Children, Registration};
+use super::capture::{Capture, Sink};
+use super::spawned::{Excess, Launcher, Spawned, prepared};
+use crate::supervise::Kind;
 
-const TERM_LIMIT: Duration = Duration::from_secs(2);
 // What was written before the shell ended is in the pipe by then: silence means that there is no more.
 const SILENCE: Duration = Duration::from_millis(50);
 const DRAIN_LIMIT: Duration = Duration::from_millis(500);
@@ -26,15 +24,15 @@ const CHUNK: usize = 32 * 1024;
 #[derive(Debug)]
 pub(super) enum Ended {
     Exited(io::Result<ExitStatus>),
-    TimedOut,
+    Killed(Excess),
+    TimedOut { all: bool },
     Interrupted,
 }
 
 /// A running command.
 #[derive(Debug)]
 pub(super) struct Process {
-    child: Child,
-    registration: Registration,
+    spawned: Spawned,
     output: Output,
 }
 
@@ -47,15 +45,14 @@ pub(super) struct Output {
 }
 
 impl Process {
-    /// Starts `command` with nothing to read and both outputs in one pipe.
-    pub(super) fn start(mut command: std::process::Command, children: &Children) -> io::Result<Self> {
-        use std::os::unix::process::CommandExt as _;
+    /// Starts `command`, whose environment is given in full, with nothing to read and both outputs in one pipe.
+    pub(super) fn start(command: std::process::Command, launcher: &Launcher) -> io::Result<Self> {
         let (reader, writer) = io::pipe()?;
         let pipe = Receiver::from_owned_fd(OwnedFd::from(reader))?;
-        command.stdin(Stdio::null()).stdout(writer.try_clone()?).stderr(writer).process_group(0);
-        // Owned here, since it holds the write end: the pipe must close with the last process that has it.
-        let (child, registration) = children.spawn(&mut Command::from(command))?;
-        Ok(Self { child, registration, output: Output { pipe, chunk: vec![0; CHUNK], open: true } })
+        let mut command = prepared(command, Kind::Command, &launcher.children);
+        command.stdout(writer.try_clone()?).stderr(writer);
+        let spawned = Spawned::start(command, Kind::Command, launcher)?;
+        Ok(Self { spawned, output: Output { pipe, chunk: vec![0; CHUNK], open: true } })
     }
 
     /// Waits for the end of the command, and brings it about at `deadline` or when cancelled. The pipe comes back if some
@@ -66,19 +63,23 @@ impl Process {
         cancel: &CancellationToken,
         capture: &mut Capture<'_>,
     ) -> (Ended, Option<Output>) {
-        let ended = loop {
+        let mut ended = loop {
             tokio::select! {
                 biased;
                 () = cancel.cancelled() => break Ended::Interrupted,
-                () = sleep_until(deadline) => break Ended::TimedOut,
-                status = self.child.wait() => break Ended::Exited(status),
+                () = sleep_until(deadline) => break Ended::TimedOut { all: true },
+                status = self.spawned.wait() => break Ended::Exited(status),
                 read = self.output.read(), if self.output.open => capture.push(read).await,
             }
         };
-        if !matches!(ended, Ended::Exited(_)) {
-            self.kill().await;
+        if let Some(excess) = self.spawned.excess() {
+            ended = Ended::Killed(excess);
         }
-        drop(self.registration);
+        match &mut ended {
+            Ended::Exited(_) | Ended::Killed(_) => {}
+            Ended::Interrupted => _ = self.spawned.kill(Signal::SIGTERM).await,
+            Ended::TimedOut { all } => *all = self.spawned.kill(Signal::SIGTERM).await,
+        }
         let until = Instant::now() + DRAIN_LIMIT;
         while self.output.open && Instant::now() < until {
             match timeout(SILENCE, self.output.read()).await {
@@ -86,25 +87,48 @@ impl Process {
                 Err(_) => break,
             }
         }
+        self.spawned.leave().await;
         let held = self.output.open.then_some(self.output);
         (ended, held)
     }
 
-    /// Ends the whole group: politely first, then whoever is left.
-    async fn kill(&mut self) {
-        let group = Pid::from_raw(self.registration.pid());
-        // ESRCH, the only error that a group of our own can give, means that it is gone.
-        killpg(group, Signal::SIGTERM).ok();
-        let all_gone = async {
-            self.child.wait().await.ok();
-            while killpg(group, None).is_ok() {
-                sleep(Duration::from_millis(20)).await;
+    /// Follows the command in the background to its end, or to its forced end when cancelled. Its output goes to `sink`.
+    pub(super) async fn follow(mut self, cancel: &CancellationToken, sink: &mut Sink) -> Ended {
+        self.spawned.mark_background();
+        let mut ended = loop {
+            tokio::select! {
+                biased;
+                () = cancel.cancelled() => break Ended::Interrupted,
+                status = self.spawned.wait() => break Ended::Exited(status),
+                read = self.output.read(), if self.output.open => sink.push(read).await,
             }
         };
-        if timeout(TERM_LIMIT, all_gone).await.is_err() {
-            killpg(group, Signal::SIGKILL).ok();
-            self.child.wait().await.ok();
+        if let Some(excess) = self.spawned.excess() {
+            ended = Ended::Killed(excess);
         }
+        // What it left behind holds the output; it is read until the last of them is gone.
+        let rest = async {
+            while self.output.open {
+                sink.push(self.output.read().await).await;
+            }
+        };
+        cancel.run_until_cancelled(rest).await;
+        if cancel.is_cancelled() {
+            self.spawned.kill(Signal::SIGTERM).await;
+        }
+        self.spawned.leave().await;
+        ended
+    }
+
+    /// Ends the command, which nobody wants any more.
+    pub(super) async fn abandon(mut self) {
+        self.spawned.kill(Signal::SIGTERM).await;
+        self.spawned.leave().await;
+    }
+
+    /// The process that stands for the command: its supervisor, or its shell.
+    pub(super) fn pid(&self) -> i32 {
+        self.spawned.pid()
     }
 }
 
@@ -117,14 +141,9 @@ impl Output {
     }
 
     /// Reads until the last holder is gone, so that no background process is stopped by a full or broken pipe.
-    pub(super) async fn drain(mut self, mut sink: super::capture::LogSink) {
-        let mut keep = true;
+    pub(super) async fn drain(mut self, mut sink: Sink) {
         while self.open {
-            let read = self.read().await;
-            if keep && let Err(error) = sink.push(read).await {
-                tracing::warn!(path = %sink.path().display(), %error, "the output of a background process is not kept");
-                keep = false;
-            }
+            sink.push(self.read().await).await;
         }
     }
 }

@@ -2,12 +2,13 @@
 //! so that commands can run in parallel and none can break the next one; the last to end decides what stays.
 
 use std::ffi::{OsStr, OsString};
-use std::io::{Read as _, Write as _};
+use std::io::{ErrorKind, Read as _, Write as _};
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use nix::libc::O_NONBLOCK;
+use tempfile::TempDir;
 
 const MAX_SAVED_BYTES: u64 = 1024 * 1024;
 
@@ -73,16 +74,38 @@ pub(super) struct ShellState {
 #[derive(Debug)]
 pub(super) struct Handover {
     base: PathBuf,
+    /// The directory that was made for it where the usual one is full.
+    _spare: Option<TempDir>,
 }
 
 impl Handover {
-    /// Writes the script.
-    pub(super) fn write(base: PathBuf, command: &str) -> std::io::Result<Self> {
-        let handover = Self { base };
-        // New: what an earlier command may have put there is not opened.
-        let mut script = std::fs::File::options().write(true).create_new(true).mode(0o600).open(handover.file("sh"))?;
-        script.write_all(command.as_bytes())?;
-        Ok(handover)
+    /// Writes the script at `base`, or in a directory of its own in one of `spares` if there is no room: a shell is what a full
+    /// disk is cleared with.
+    pub(super) fn write(base: PathBuf, spares: &[&Path], command: &str) -> std::io::Result<Self> {
+        Self::somewhere(&write_script, base, spares, command)
+    }
+
+    fn somewhere(
+        write: &dyn Fn(&Path, &str) -> std::io::Result<()>,
+        base: PathBuf,
+        spares: &[&Path],
+        command: &str,
+    ) -> std::io::Result<Self> {
+        // Made first, so that a part of a script goes too.
+        let usual = Self { base, _spare: None };
+        let error = match write(&usual.base, command) {
+            Ok(()) => return Ok(usual),
+            Err(error) => error,
+        };
+        if !matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded) {
+            return Err(error);
+        }
+        let spare = |parent: &&Path| {
+            let dir = tempfile::Builder::new().prefix(".sandboxd-").tempdir_in(parent).ok()?;
+            let handover = Self { base: dir.path().join("1"), _spare: Some(dir) };
+            write(&handover.base, command).ok().map(|()| handover)
+        };
+        spares.iter().find_map(spare).ok_or(error)
     }
 
     pub(super) fn base(&self) -> &Path {
@@ -98,6 +121,12 @@ impl Handover {
         let cwd = parse_cwd(bounded(&self.file("cwd"))?)?;
         Some(ShellState { cwd, environment: parse_environment(&bounded(&self.file("env"))?)? })
     }
+}
+
+fn write_script(base: &Path, command: &str) -> std::io::Result<()> {
+    // New: what an earlier command may have put there is not opened.
+    let mut options = std::fs::File::options();
+    options.write(true).create_new(true).mode(0o600).open(base.with_extension("sh"))?.write_all(command.as_bytes())
 }
 
 impl Drop for Handover {
@@ -175,9 +204,29 @@ mod tests {
         let (sender, receiver) = std::sync::mpsc::channel();
         std::thread::spawn(move || {
             let left = bounded(&base.with_extension("cwd"));
-            sender.send((left.is_none_or(|bytes| bytes.is_empty()), Handover::write(base, "true").is_err())).unwrap();
+            sender
+                .send((left.is_none_or(|bytes| bytes.is_empty()), Handover::write(base, &[], "true").is_err()))
+                .unwrap();
         });
         assert_eq!(receiver.recv_timeout(std::time::Duration::from_secs(20)), Ok((true, true)));
+    }
+
+    #[test]
+    fn a_full_disk_does_not_take_the_shell_away() {
+        // What is written to this file finds no room; the real directory stays writable.
+        let (full, spare) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let nowhere = full.path().join("missing");
+        let full = |_: &std::path::Path, _: &str| Err(std::io::Error::from(std::io::ErrorKind::StorageFull));
+        let handover = Handover::somewhere(&full, nowhere.join("1"), &[&nowhere, spare.path()], "true");
+        assert_eq!(handover.unwrap_err().kind(), std::io::ErrorKind::StorageFull, "no spare has room either");
+        let only_spare = |base: &std::path::Path, command: &str| match base.starts_with(spare.path()) {
+            true => super::write_script(base, command),
+            false => full(base, command),
+        };
+        let handover = Handover::somewhere(&only_spare, nowhere.join("1"), &[&nowhere, spare.path()], "true").unwrap();
+        assert_eq!(std::fs::read_to_string(handover.base().with_extension("sh")).unwrap(), "true");
+        drop(handover);
+        assert_eq!(std::fs::read_dir(spare.path()).unwrap().count(), 0, "nothing is left");
     }
 
     #[test]

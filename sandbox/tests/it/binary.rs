@@ -1,79 +1,9 @@
 //! The real binary, as a container would run it.
 
-use std::io::{BufRead as _, BufReader};
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
-
-use crate::support::{LONG, POD, alive, bash, client, eventually, exists, state, target};
-use longhand_sandbox::client::{SandboxClient, Target};
-use longhand_sandbox::wire::ToolOutput;
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
-
-struct Sandboxd {
-    child: Child,
-    client: SandboxClient,
-    target: Target,
-    workspace: tempfile::TempDir,
-}
-
-impl Sandboxd {
-    fn start(grace: &str) -> Self {
-        let (client, key) = client();
-        let workspace = tempfile::tempdir().unwrap();
-        let mut child = command()
-            .env("SANDBOXD_LISTEN", "127.0.0.1:0")
-            .env("SANDBOXD_VERIFY_KEY", key)
-            .env("SANDBOXD_WORKSPACE", workspace.path().join("made/by/sandboxd"))
-            .env("SANDBOXD_GRACE_SECONDS", grace)
-            .env("POD_UID", POD)
-            .spawn()
-            .unwrap();
-        let mut log = BufReader::new(child.stderr.take().unwrap()).lines().map(Result::unwrap);
-        let line = log.find(|line| line.contains("listening")).unwrap();
-        let line: serde_json::Value = serde_json::from_str(&line).unwrap();
-        let address = line["address"].as_str().unwrap();
-        let target = target(&address);
-        std::thread::spawn(move || log.for_each(|line| eprintln!("{line}")));
-        Self { child, client, target, workspace }
-    }
-
-    async fn run(&self, id: &str, command: &str) -> ToolOutput {
-        self.client.execute(&self.target, &bash(id, command), LONG).await.unwrap()
-    }
-
-    fn path(&self, name: &str) -> std::path::PathBuf {
-        self.workspace.path().join("made/by/sandboxd").join(name)
-    }
-
-    fn terminate(&self) {
-        kill(Pid::from_raw(self.child.id().try_into().unwrap()), Signal::SIGTERM).unwrap();
-    }
-
-    async fn ended(&mut self) -> Option<i32> {
-        let until = Instant::now() + LONG;
-        loop {
-            if let Some(status) = self.child.try_wait().unwrap() {
-                return status.code();
-            }
-            assert!(Instant::now() < until, "sandboxd does not end");
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    }
-}
-
-impl Drop for Sandboxd {
-    fn drop(&mut self) {
-        self.child.kill().ok();
-        self.child.wait().ok();
-    }
-}
-
-fn command() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_sandboxd"));
-    command.env_remove("RUST_LOG").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
-    command
-}
+use crate::sandboxd::{Sandboxd, command};
+use crate::support::{LONG, POD, alive, bash, client, eventually, exists, state};
+use longhand_sandbox::client::SandboxError;
+use longhand_sandbox::wire::{ExecuteRequest, ToolOutput};
 
 #[tokio::test]
 async fn sigterm_lets_a_call_finish() {
@@ -166,4 +96,31 @@ fn a_workspace_that_cannot_be_made_ends_it_with_a_message() {
     assert_eq!(output.status.code(), Some(1));
     let log = String::from_utf8(output.stderr).unwrap();
     assert!(log.contains("the workspace /dev/null/workspace cannot be used (SANDBOXD_WORKSPACE)"), "{log}");
+}
+
+#[tokio::test]
+async fn a_restarted_sandboxd_runs_no_call_twice() {
+    let sandboxd = Sandboxd::start("0");
+    let finished = sandboxd.run("finished", "echo ran >> runs; echo done").await;
+    let (client, target) = (sandboxd.client.clone(), sandboxd.target.clone());
+    let cut = bash("cut", "echo ran >> runs; touch begun; sleep 8");
+    let request = cut.clone();
+    let waiting = tokio::spawn(async move { client.execute(&target, &request, LONG).await });
+    exists(&sandboxd.path("begun")).await;
+    let sandboxd = sandboxd.killed_and_restarted();
+    waiting.abort();
+    assert_eq!(sandboxd.run("finished", "echo ran >> runs; echo done").await, finished);
+    for request in [cut.clone(), ExecuteRequest { attach_only: true, ..cut.clone() }] {
+        let unknown = sandboxd.client.execute(&sandboxd.target, &request, LONG).await;
+        assert!(matches!(unknown, Err(SandboxError::OutcomeUnknown { .. })), "{unknown:?}");
+    }
+    let other = sandboxd.client.execute(&sandboxd.target, &bash("cut", "another"), LONG).await;
+    assert!(matches!(other, Err(SandboxError::Mismatch { .. })), "{other:?}");
+    assert_eq!(sandboxd.run("new", "cat runs").await, ToolOutput::ok("ran\nran\n"));
+}
+
+#[tokio::test]
+async fn without_a_place_for_its_state_it_works_all_the_same() {
+    let sandboxd = Sandboxd::with(&[("SANDBOXD_STATE", "/dev/null/state")]);
+    assert_eq!(sandboxd.run("a", "echo works").await, ToolOutput::ok("works\n"));
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::support::{LONG, POD, bash, call, eventually, exists, target};
 use longhand_sandbox::client::{NotStarted, SandboxClient, SandboxError, Target};
 use longhand_sandbox::server::reaper::Children;
-use longhand_sandbox::server::{Config, Server};
+use longhand_sandbox::server::{Config, Options, Server};
 use longhand_sandbox::token::{Signer, Verifier};
 use longhand_sandbox::wire::{CallId, ErrorBody, ErrorCode, ToolOutput};
 use rstest::rstest;
@@ -40,6 +40,7 @@ impl Fixture {
             workspace: workspace.path().to_owned(),
             grace,
             environment: vec![("PATH".into(), std::env::var_os("PATH").unwrap())],
+            options: Options::default(),
         };
         let server = Server::bind(config, Children::default()).await.unwrap();
         let target = target(&server.address());

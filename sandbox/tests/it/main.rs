@@ -5,4 +5,14 @@ mod binary;
 #[cfg(test)]
 mod http;
 #[cfg(test)]
+mod mcp;
+#[cfg(test)]
+mod processes;
+#[cfg(test)]
+mod sandboxd;
+#[cfg(test)]
 mod support;
+#[cfg(test)]
+mod terminal;
+#[cfg(test)]
+mod transfer;

@@ -136,15 +136,19 @@ impl FromRequest<App> for Body {
     type Rejection = ApiError;
 
     async fn from_request(request: Request, _: &App) -> Result<Self> {
-        let body = Limited::new(request.into_body(), MAX_BODY).collect();
-        match tokio::time::timeout(BODY_DEADLINE, body).await {
-            Err(_) => Err(ApiError::slow_body(BODY_DEADLINE)),
-            Ok(Ok(body)) => Ok(Self(body.to_bytes())),
-            Ok(Err(error)) if error.is::<LengthLimitError>() => {
-                Err(ApiError::too_large(format!("the body is larger than {MAX_BODY} bytes")))
-            }
-            Ok(Err(error)) => Err(ApiError::bad_request(format!("the body could not be read: {error}"))),
+        whole(request.into_body(), MAX_BODY).await.map(Self)
+    }
+}
+
+/// All of a body of at most `limit` bytes.
+pub async fn whole(body: axum::body::Body, limit: usize) -> Result<Bytes> {
+    match tokio::time::timeout(BODY_DEADLINE, Limited::new(body, limit).collect()).await {
+        Err(_) => Err(ApiError::slow_body(BODY_DEADLINE)),
+        Ok(Ok(body)) => Ok(body.to_bytes()),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => {
+            Err(ApiError::too_large(format!("the body is larger than {limit} bytes")))
         }
+        Ok(Err(error)) => Err(ApiError::bad_request(format!("the body could not be read: {error}"))),
     }
 }
 

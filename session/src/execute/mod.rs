@@ -4,6 +4,7 @@ mod hosted;
 mod plan;
 mod recall;
 mod reclaim;
+mod rouse;
 mod run;
 pub mod sandboxes;
 mod story;
@@ -282,5 +283,7 @@ async fn see_through(registered: Registered, entry: Arc<Running>, sender: watch:
 
 #[cfg(test)]
 mod policy_tests;
+#[cfg(test)]
+mod reclaim_tests;
 #[cfg(test)]
 mod tests;

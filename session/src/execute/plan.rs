@@ -113,7 +113,7 @@ pub(super) fn judge(answer: Result<ToolOutput, SandboxError>, fresh: bool) -> Ve
     match error {
         SandboxError::Deadline { .. } => Verdict::TooLong,
         SandboxError::Mismatch { .. } => Verdict::Rejected(reason),
-        SandboxError::Evicted { .. } => Verdict::Unknown(reason),
+        SandboxError::Evicted { .. } | SandboxError::OutcomeUnknown { .. } => Verdict::Unknown(reason),
         SandboxError::UnknownCall { .. } => Verdict::Strange(
             "the process in the sandbox does not know the call: it has been restarted, or the call never arrived"
                 .to_owned(),
@@ -225,7 +225,7 @@ pub(super) fn hosted_result(call: &EventId, text: &str) -> NewEvent {
 pub(super) fn unknown(call: &EventId, cause: &str, lost: bool) -> Vec<NewEvent> {
     let text = if lost {
         format!(
-            "The sandbox was lost ({cause}) while this call was running; its outcome is unknown: it may have run in part, in full, or not at all. The next call gets a fresh sandbox, which has none of the files of the old one."
+            "The sandbox was lost ({cause}) while this call was running; its outcome is unknown: it may have run in part, in full, or not at all. The next call gets a fresh sandbox, which has none of the processes of the old one, and its files only if the workspace is kept."
         )
     } else {
         format!(

@@ -50,7 +50,8 @@ pub enum DrainError {
 }
 
 impl Executor {
-    /// Makes a sandbox take no more calls, if it has been idle for long enough and the log knows of no call in it.
+    /// Makes a sandbox take no more calls, if it has been idle for long enough and the log knows of no call in it, and suspends
+    /// it if that is asked for.
     ///
     /// # Errors
     /// See [`DrainError`]; draining may be repeated.
@@ -62,7 +63,7 @@ impl Executor {
         if view.pod_uid.as_ref() != Some(&request.pod_uid) {
             return Err(DrainError::OtherPod { wanted: request.pod_uid.clone(), found: view.pod_uid });
         }
-        let owner = match sandbox.spec.session_ref {
+        let owner = match sandbox.spec.session_ref.clone() {
             Some(session) => self.owner_of(namespace, &session).await?.map(|owner| (owner, session.sandbox)),
             None => None,
         };
@@ -78,10 +79,13 @@ impl Executor {
         // A call that is dispatched from here on is refused by the sandbox and goes to the next one.
         let answer = self.client.drain(&target, Duration::from_secs(request.idle_seconds)).await?;
         metrics::drain(answer.drained);
-        if let Some((session, sandbox)) = owner
+        if answer.drained && request.suspend {
+            self.resources.suspend_sandbox(&sandbox).await?;
+        }
+        if let Some((session, name_in_session)) = owner
             && answer.drained
         {
-            let body = EventBody::SandboxReclaimed { sandbox, pod_uid: request.pod_uid.clone() };
+            let body = EventBody::SandboxReclaimed { sandbox: name_in_session, pod_uid: request.pod_uid.clone() };
             let event = plan::once(&[session.as_str(), &request.pod_uid], body);
             match self.announce(&session, event).await {
                 Err(ExecuteError::Store(error)) if matches!(*error, StoreError::NotFound(_)) => {}

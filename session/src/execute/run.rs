@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use jiff::Timestamp;
 use longhand_protocol::event::{EventBody, NewEvent, Record};
 use longhand_protocol::harness::RECALL;
 use longhand_protocol::{EventId, SessionId};
@@ -20,7 +21,7 @@ use super::plan::{self, Intent, Leave, Step, Verdict};
 use super::sandboxes::{SandboxKey, SandboxView};
 use super::{ExecuteError, Executor};
 use crate::metrics;
-use crate::resources;
+use crate::resources::{self, ResourceError};
 
 /// A watch may be late, or its last word may have come before we looked; then looking again helps.
 pub(super) const LOOK_AGAIN: Duration = Duration::from_secs(2);
@@ -54,6 +55,8 @@ struct Course {
     waiting: Option<Instant>,
     /// A pod that takes no more calls.
     avoid: Option<String>,
+    /// UID of a sandbox that had ended before this call needed one.
+    ended_before: Option<String>,
     /// Since when the sandbox says that it does not know the call.
     strange: Option<Instant>,
     /// How long to wait before the next attempt to join.
@@ -119,6 +122,7 @@ impl<'a> Call<'a> {
             name: resources::plan::sandbox_name(&meta.name, &meta.uid, &intent.sandbox),
         };
         let seen = self.executor.sandboxes.subscribe(&key);
+        let ended_before = seen.borrow().as_ref().filter(|seen| seen.finished.is_some()).map(|seen| seen.uid.clone());
         let course = Course {
             meta,
             intent,
@@ -127,6 +131,7 @@ impl<'a> Call<'a> {
             began: Instant::now(),
             waiting: None,
             avoid: None,
+            ended_before,
             strange: None,
             pause: JOIN_AGAIN,
             fresh: None,
@@ -148,7 +153,11 @@ impl<'a> Call<'a> {
             };
             match plan::next(&call, sandbox.as_ref(), course.avoid.as_deref()) {
                 Step::Return { seq } => return self.finished(seq).await,
-                Step::Create => self.provision(&mut course).await?,
+                Step::Create => {
+                    if let Some(text) = self.provision(&mut course).await? {
+                        return self.refuse("no_sandbox", text).await;
+                    }
+                }
                 Step::Await if matches!(call, CallState::Open) => {
                     if let Some(text) = self.wait_for_sandbox(&mut course, sandbox.as_ref()).await? {
                         return self.refuse("no_sandbox", text).await;
@@ -201,21 +210,28 @@ impl<'a> Call<'a> {
         Ok(sandbox.as_ref().map(SandboxView::of))
     }
 
-    /// Makes the sandbox, or finds the one that the watch has not shown yet.
-    async fn provision(&self, course: &mut Course) -> Result<(), ExecuteError> {
+    /// Makes the sandbox, or finds the one that the watch has not shown yet; the text says why there can be none.
+    async fn provision(&self, course: &mut Course) -> Result<Option<String>, ExecuteError> {
         let (namespace, name) = (&course.meta.namespace, &course.meta.name);
         let session = self.executor.resources.session(namespace, name).await?;
         let wanted = session
             .filter(|session| session.metadata.uid.as_ref() == Some(&course.meta.uid))
             .and_then(|session| resources::plan::sandbox(&session, &course.intent.sandbox))
             .ok_or_else(|| ExecuteError::NoSession { namespace: namespace.clone(), name: name.clone() })?;
-        let made = self.executor.resources.ensure_sandbox(wanted).await?;
+        let made = match self.executor.resources.ensure_sandbox(wanted).await {
+            Err(ResourceError::Refused { reason, .. }) => {
+                return Ok(Some(format!("The call was not run: there can be no sandbox for it ({reason}).")));
+            }
+            made => made?,
+        };
         if made.spec.session_ref.as_ref().map(|session| &session.uid) != Some(&course.meta.uid) {
             return Err(ExecuteError::Failed(format!("the Sandbox {} belongs to another session", course.key.name)));
         }
-        self.begin_waiting(course, &SandboxView::of(&made)).await?;
+        let view = SandboxView::of(&made);
+        self.begin_waiting(course, &view).await?;
+        course.ended_before = view.finished.is_some().then_some(view.uid).or(course.ended_before.take());
         self.changed_or_interrupted(course, LOOK_AGAIN).await;
-        Ok(())
+        Ok(None)
     }
 
     async fn begin_waiting(&self, course: &mut Course, sandbox: &SandboxView) -> Result<(), ExecuteError> {
@@ -226,8 +242,8 @@ impl<'a> Call<'a> {
         let body =
             EventBody::SandboxProvisioning { sandbox: course.intent.sandbox.clone(), tool_use_id: self.call.clone() };
         // Parallel calls wait for one sandbox: the first to say so says it for all.
-        let restarts = sandbox.restarts.to_string();
-        let event = plan::once(&[self.session.as_str(), &sandbox.uid, &restarts], body);
+        let incarnation = sandbox.incarnation.to_string();
+        let event = plan::once(&[self.session.as_str(), &sandbox.uid, &incarnation], body);
         self.executor.announce(&self.session, event).await
     }
 
@@ -243,7 +259,13 @@ impl<'a> Call<'a> {
         if let Some(sandbox) = sandbox.filter(|sandbox| !going && sandbox.serving().is_none()) {
             self.begin_waiting(course, sandbox).await?;
         }
-        let limit = self.executor.limits.provisioning;
+        if let Some(sandbox) = sandbox
+            && let Some(text) = self.rouse(&course.key, sandbox, course.ended_before.as_deref()).await?
+        {
+            return Ok(Some(text));
+        }
+        let (least, waited) = (self.executor.limits.provisioning, course.began.elapsed());
+        let limit = sandbox.map_or(least, |sandbox| sandbox.patience(least, waited, Timestamp::now()));
         if course.began.elapsed() >= limit {
             let why = sandbox.map_or("it does not exist", SandboxView::explanation);
             return Ok(Some(format!(

@@ -2,11 +2,16 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use futures::{Stream, StreamExt as _};
+use jiff::Timestamp;
 use longhand_crds::Sandbox;
-use longhand_crds::sandbox::Loss;
+use longhand_crds::sandbox::{DesiredState, Loss};
 use tokio::sync::watch;
+
+/// The operator says why within this time after it has given a sandbox up.
+const OPERATOR_SPEAKS: Duration = Duration::from_secs(10);
 
 /// Which sandbox.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -30,8 +35,14 @@ pub struct SandboxView {
     pub ready: bool,
     /// Whether it is being deleted.
     pub deleting: bool,
-    /// How often the pod was replaced.
-    pub restarts: i64,
+    /// Whether it shall have no pod.
+    pub suspended: bool,
+    /// Why it has ended for ever, if it has.
+    pub finished: Option<String>,
+    /// When it is given up unless it is ready by then, if it is on its way.
+    pub deadline: Option<Timestamp>,
+    /// How many pods it has had.
+    pub incarnation: i64,
     /// Why the pod before this one is gone.
     pub last_loss: Option<Loss>,
     /// Reason and message of the condition `Ready`.
@@ -43,23 +54,28 @@ impl SandboxView {
     #[must_use]
     pub fn of(sandbox: &Sandbox) -> Self {
         let status = sandbox.status.clone().unwrap_or_default();
-        let ready = status.conditions.iter().find(|condition| condition.type_ == "Ready");
+        let condition = |kind: &str| status.conditions.iter().find(|condition| condition.type_ == kind);
+        let (ready, finished) =
+            (condition("Ready"), condition("Finished").filter(|finished| finished.status == "True"));
         Self {
             uid: sandbox.metadata.uid.clone().unwrap_or_default(),
             pod_uid: status.pod_uid.filter(|uid| !uid.is_empty()),
             address: status.address.filter(|address| !address.is_empty()),
             ready: ready.is_some_and(|condition| condition.status == "True"),
             deleting: sandbox.metadata.deletion_timestamp.is_some(),
-            restarts: status.restarts,
-            last_loss: status.last_loss,
+            suspended: sandbox.spec.desired_state == DesiredState::Suspended,
+            finished: finished.map(|finished| explain(&finished.reason, &finished.message)),
+            deadline: status.provisioning_deadline.map(|deadline| deadline.0),
+            incarnation: status.incarnation,
             explanation: ready.map(|ready| explain(&ready.reason, &ready.message)).unwrap_or_default(),
+            last_loss: status.last_loss,
         }
     }
 
     /// Pod and address, if it takes calls.
     #[must_use]
     pub fn serving(&self) -> Option<(&str, &str)> {
-        let serving = self.ready && !self.deleting;
+        let serving = self.ready && !self.deleting && !self.suspended && self.finished.is_none();
         serving.then_some(()).and(Some((self.pod_uid.as_deref()?, self.address.as_deref()?)))
     }
 
@@ -71,6 +87,17 @@ impl SandboxView {
             _ if self.pod_uid.is_none() && !self.explanation.is_empty() => self.explanation.clone(),
             _ => "its pod was replaced".to_owned(),
         }
+    }
+
+    /// How long a call waits for it that has waited for `waited`: at least `least`, and until the operator has given it up and
+    /// said why.
+    #[must_use]
+    pub fn patience(&self, least: Duration, waited: Duration, now: Timestamp) -> Duration {
+        let left = self.deadline.and_then(|deadline| {
+            let until = deadline.checked_add(OPERATOR_SPEAKS).ok()?;
+            Duration::try_from(until.duration_since(now)).ok()
+        });
+        left.map_or(least, |left| least.max(waited.saturating_add(left)))
     }
 
     /// Why it does not take calls yet, for a person.
@@ -193,7 +220,11 @@ fn forget_unused(slots: &mut HashMap<SandboxKey, Slot>) {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use futures::stream;
+    use jiff::Timestamp;
+    use rstest::rstest;
 
     use super::{SandboxIndex, SandboxKey, SandboxView, Seen};
 
@@ -227,6 +258,18 @@ mod tests {
         drop(waiting);
         index.follow(stream::iter([Seen::Gone(key("a"))])).await;
         assert!(index.slots().is_empty());
+    }
+
+    #[rstest]
+    #[case::not_begun(None, 120)]
+    #[case::given_up_sooner(Some(1_010), 120)]
+    #[case::given_up_later(Some(1_600), 640)]
+    #[case::the_operator_is_silent(Some(900), 120)]
+    fn a_call_waits_until_the_operator_gives_up(#[case] deadline: Option<i64>, #[case] expected: u64) {
+        let at = |second| Timestamp::from_second(second).unwrap();
+        let view = SandboxView { deadline: deadline.map(at), ..SandboxView::default() };
+        let patience = view.patience(Duration::from_secs(120), Duration::from_secs(30), at(1_000));
+        assert_eq!(patience, Duration::from_secs(expected));
     }
 
     #[tokio::test]

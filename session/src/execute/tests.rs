@@ -60,7 +60,7 @@ pub(super) async fn made(world: &World) -> String {
 }
 
 /// A call that runs in a sandbox.
-async fn running() -> (World, SessionId, u64, EventId, Hands, String, JoinHandle<Result>) {
+pub(super) async fn running() -> (World, SessionId, u64, EventId, Hands, String, JoinHandle<Result>) {
     let world = World::new();
     let (id, epoch, call) = world.session_with_call("one", "bash", Hands::until_go()).await;
     let hands = hands(&world.signer, "hands-1").await;

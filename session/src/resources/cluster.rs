@@ -11,6 +11,7 @@ use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PostParams, P
 use kube::runtime::events::{Event, EventType, Recorder, Reporter};
 use kube::runtime::{WatchStreamExt as _, watcher};
 use kube::{Client, Resource as _, ResourceExt as _};
+use longhand_crds::sandbox::DesiredState;
 use longhand_crds::{Agent, AgentSession, Sandbox, SandboxTemplate};
 use tokio::time::timeout;
 
@@ -211,6 +212,44 @@ impl Resources for Cluster {
         };
         call(&what, ensure).await
     }
+
+    async fn wake_sandbox(&self, namespace: &str, name: &str, uid: &str) -> Result<(), ResourceError> {
+        let patch =
+            serde_json::json!({ "metadata": { "uid": uid }, "spec": { "desiredState": DesiredState::Running } });
+        let api = self.sandboxes_in(namespace);
+        let wake = async {
+            match api.patch(name, &PatchParams::default(), &Patch::Merge(&patch)).await {
+                Err(kube::Error::Api(status)) if status.is_not_found() || status.is_conflict() => Ok(()),
+                other => other.map(|_| ()),
+            }
+        };
+        call(&format!("Sandbox {namespace}/{name}"), wake).await
+    }
+
+    async fn suspend_sandbox(&self, sandbox: &Sandbox) -> Result<(), ResourceError> {
+        let (namespace, name) = (sandbox.namespace().unwrap_or_default(), sandbox.name_any());
+        let patch = serde_json::json!({
+            "metadata": { "uid": sandbox.uid(), "resourceVersion": sandbox.resource_version() },
+            "spec": { "desiredState": DesiredState::Suspended },
+        });
+        let api = self.sandboxes_in(&namespace);
+        let (params, patch) = (PatchParams::default(), Patch::Merge(&patch));
+        call(&format!("Sandbox {namespace}/{name}"), api.patch(&name, &params, &patch)).await.map(|_| ())
+    }
+
+    async fn remove_sandbox(&self, namespace: &str, name: &str, uid: &str) -> Result<(), ResourceError> {
+        let preconditions = Preconditions { uid: Some(uid.to_owned()), ..Preconditions::default() };
+        let params = DeleteParams { preconditions: Some(preconditions), ..DeleteParams::background() };
+        let api = self.sandboxes_in(namespace);
+        let remove = async {
+            match api.delete(name, &params).await {
+                // Another one of the name is not the one that was meant.
+                Err(kube::Error::Api(status)) if status.is_not_found() || status.is_conflict() => Ok(()),
+                other => other.map(|_| ()),
+            }
+        };
+        call(&format!("Sandbox {namespace}/{name}"), remove).await
+    }
 }
 
 /// Waits for the answer, within the deadline, and sorts what went wrong.
@@ -235,6 +274,10 @@ pub(super) async fn call<T>(
             ResourceError::Conflict { what, reason }
         }
         kube::Error::Api(status) if status.is_invalid() || status.code == 400 => {
+            ResourceError::Refused { what, reason }
+        }
+        // A quota says 403, as what may not be done at all.
+        kube::Error::Api(status) if status.is_forbidden() && status.message.contains("exceeded quota") => {
             ResourceError::Refused { what, reason }
         }
         _ => ResourceError::Unavailable { what, reason },

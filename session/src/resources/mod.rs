@@ -73,4 +73,14 @@ pub trait Resources: Send + Sync + 'static {
 
     /// Makes the sandbox unless there is one of this name, and returns the one that there is.
     async fn ensure_sandbox(&self, sandbox: Sandbox) -> Result<Sandbox, ResourceError>;
+
+    /// Says that the sandbox shall run, if it is still the one with this UID.
+    async fn wake_sandbox(&self, namespace: &str, name: &str, uid: &str) -> Result<(), ResourceError>;
+
+    /// Says that the sandbox shall have no pod, if nothing at all has changed since it was read: who has woken it since wants it
+    /// to run.
+    async fn suspend_sandbox(&self, sandbox: &Sandbox) -> Result<(), ResourceError>;
+
+    /// Removes the sandbox, if it is still the one with this UID.
+    async fn remove_sandbox(&self, namespace: &str, name: &str, uid: &str) -> Result<(), ResourceError>;
 }

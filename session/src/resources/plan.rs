@@ -6,7 +6,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::Resource as _;
 use kube::api::ObjectMeta;
 use longhand_crds::agent_session::{AgentRef, Budget, SessionSandbox};
-use longhand_crds::sandbox::SessionRef;
+use longhand_crds::sandbox::{DesiredState, SessionRef};
 use longhand_crds::session_resource::SessionResource;
 use longhand_crds::{AgentSession, AgentSessionSpec, LocalRef, Sandbox, SandboxSpec, labels};
 use longhand_protocol::SessionId;
@@ -105,6 +105,7 @@ pub fn sandbox(session: &AgentSession, name: &str) -> Option<Sandbox> {
         spec: SandboxSpec {
             template_ref: wanted.template_ref.clone(),
             session_ref: Some(SessionRef { name: session_name, uid, sandbox: name.to_owned() }),
+            desired_state: DesiredState::Running,
         },
         status: None,
     })

@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::ControllerRevision;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use longhand_crds::agent_session::HarnessStatus;
-use longhand_crds::sandbox::Loss;
+use longhand_crds::sandbox::{DesiredState, Loss};
 use longhand_crds::{Agent, AgentSession, Sandbox, SandboxStatus, SandboxTemplate};
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
@@ -36,6 +36,9 @@ struct State {
     sessions: BTreeMap<Key, AgentSession>,
     sandboxes: BTreeMap<Key, Sandbox>,
     made: Vec<String>,
+    sandboxes_refused: Option<String>,
+    /// What the next read of a sandbox finds.
+    stale: Option<Sandbox>,
     reviews: usize,
     uids: u32,
 }
@@ -214,8 +217,34 @@ impl FakeCluster {
 
     pub(crate) fn sandbox_lost(&self, name: &str, pod: &str, reason: &str) {
         let last_loss = Loss { pod_uid: pod.to_owned(), reason: reason.to_owned(), message: String::new() };
-        let status = SandboxStatus { last_loss: Some(last_loss), restarts: 1, ..SandboxStatus::default() };
+        let status =
+            SandboxStatus { last_loss: Some(last_loss), restarts: 1, incarnation: 1, ..SandboxStatus::default() };
         self.sandbox_status(name, status);
+    }
+
+    /// The next read of the sandbox finds it as it is now.
+    pub(crate) fn read_stale(&self, name: &str) {
+        let mut state = self.state();
+        state.stale = state.sandboxes.get(&key("team-a", name)).cloned();
+    }
+
+    /// The API server takes no more of them, and says why.
+    pub(crate) fn refuse_sandboxes(&self, reason: &str) {
+        self.state().sandboxes_refused = Some(reason.to_owned());
+    }
+
+    pub(crate) fn desired_state(&self, name: &str) -> DesiredState {
+        self.state().sandboxes.get(&key("team-a", name)).unwrap().spec.desired_state
+    }
+
+    fn set_desired_state(&self, name: &str, uid: &str, desired: DesiredState) {
+        let mut state = self.state();
+        let sandbox = state.sandboxes.get_mut(&key("team-a", name)).unwrap();
+        assert_eq!(sandbox.metadata.uid.as_deref(), Some(uid));
+        sandbox.spec.desired_state = desired;
+        let seen = Seen::Changed(Self::sandbox_key(name), SandboxView::of(sandbox));
+        drop(state);
+        self.seen.send(seen).unwrap();
     }
 
     pub(crate) fn remove_sandbox(&self, name: &str) {
@@ -282,7 +311,9 @@ impl Resources for FakeCluster {
     }
 
     async fn sandbox(&self, namespace: &str, name: &str) -> Result<Option<Sandbox>, ResourceError> {
-        Ok(self.state().sandboxes.get(&key(namespace, name)).cloned())
+        let mut state = self.state();
+        let stale = state.stale.take();
+        Ok(stale.or_else(|| state.sandboxes.get(&key(namespace, name)).cloned()))
     }
 
     async fn ensure_sandbox(&self, mut sandbox: Sandbox) -> Result<Sandbox, ResourceError> {
@@ -290,6 +321,9 @@ impl Resources for FakeCluster {
         let mut state = self.state();
         if let Some(known) = state.sandboxes.get(&key("team-a", &name)) {
             return Ok(known.clone());
+        }
+        if let Some(reason) = state.sandboxes_refused.clone() {
+            return Err(ResourceError::Refused { what: name, reason });
         }
         state.uids += 1;
         sandbox.metadata.uid = Some(format!("made-{}", state.uids));
@@ -299,6 +333,29 @@ impl Resources for FakeCluster {
         drop(state);
         self.seen.send(seen).unwrap();
         Ok(sandbox)
+    }
+
+    async fn wake_sandbox(&self, _: &str, name: &str, uid: &str) -> Result<(), ResourceError> {
+        self.set_desired_state(name, uid, DesiredState::Running);
+        Ok(())
+    }
+
+    async fn suspend_sandbox(&self, sandbox: &Sandbox) -> Result<(), ResourceError> {
+        let name = sandbox.metadata.name.clone().unwrap();
+        let now = self.state().sandboxes.get(&key("team-a", &name)).cloned();
+        if now.is_none_or(|now| (now.spec, now.status) != (sandbox.spec.clone(), sandbox.status.clone())) {
+            return Err(ResourceError::Conflict { what: name, reason: "it has changed".to_owned() });
+        }
+        self.set_desired_state(&name, sandbox.metadata.uid.as_deref().unwrap(), DesiredState::Suspended);
+        Ok(())
+    }
+
+    async fn remove_sandbox(&self, _: &str, name: &str, uid: &str) -> Result<(), ResourceError> {
+        let known = self.state().sandboxes.get(&key("team-a", name)).and_then(|known| known.metadata.uid.clone());
+        if known.as_deref() == Some(uid) {
+            FakeCluster::remove_sandbox(self, name);
+        }
+        Ok(())
     }
 }
 

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use longhand_sandbox::server::reaper::Children;
-use longhand_sandbox::server::{Config, Server};
+use longhand_sandbox::server::{Config, Options, Server};
 use longhand_sandbox::token::{Signer, Verifier};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -31,6 +31,7 @@ pub(crate) async fn hands(signer: &Signer, pod: &str) -> Hands {
         workspace: folder.path().to_path_buf(),
         grace: Duration::ZERO,
         environment: vec![("PATH".into(), std::env::var_os("PATH").unwrap())],
+        options: Options::default(),
     };
     let server = Server::bind(config, Children::default()).await.unwrap();
     let stop = CancellationToken::new();

@@ -263,7 +263,11 @@ impl World {
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
-        let response = self.send(request.body(Body::empty()).unwrap()).await;
+        self.stream_of(request.body(Body::empty()).unwrap()).await
+    }
+
+    pub(crate) async fn stream_of(&self, request: Request<Body>) -> Frames {
+        let response = self.send(request).await;
         assert_eq!(response.status(), 200);
         assert_eq!(response.headers()["content-type"], "text/event-stream");
         Frames { body: response.into_body().into_data_stream(), text: String::new(), retry: None }

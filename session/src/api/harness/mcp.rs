@@ -5,34 +5,34 @@
 //! is in the log also when nobody waits for it any more. A repeated `tools/call` is another call, unless it says by an
 //! identifier of its own that it is the same ([`TOOL_USE_ID`]).
 
-use std::sync::Arc;
+use std::convert::Infallible;
 use std::time::Duration;
 
-use axum::body::Body;
 use axum::extract::{Request, State};
-use axum::response::Response;
+use axum::response::sse::{Event as Frame, KeepAlive, Sse};
+use axum::response::{IntoResponse as _, Response};
+use futures::stream;
+use longhand_process::mcp::{self, About, Call, Fault, Received};
 use longhand_protocol::event::{EventBody, NewEvent, Permission};
 use longhand_protocol::harness::{SandboxTool, Tool as AgentTool};
 use longhand_protocol::{EventId, Record};
 use longhand_session_log::StoreError;
 use longhand_session_log::store::SessionMeta;
-use rmcp::ServerHandler;
-use rmcp::model::{
-    CallToolRequestParams, CallToolResponse, CallToolResult, ContentBlock, ErrorData, Implementation, JsonObject,
-    ListToolsResult, PaginatedRequestParams, ServerCapabilities, ServerConfig, Tool,
-};
-use rmcp::service::{RequestContext, RoleServer};
-use rmcp::transport::streamable_http_server::session::never::NeverSessionManager;
-use rmcp::transport::streamable_http_server::{StreamableHttpServerConfig, StreamableHttpService};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use tokio::time::{Instant, sleep};
+use tracing::Instrument as _;
 
 use super::access;
 use crate::api::error::{ApiError, Result};
-use crate::api::extract::{Caller, PathOf};
+use crate::api::extract::{Caller, PathOf, shortened, whole};
 use crate::app::App;
 use crate::execute::ExecuteError;
 
+const ABOUT: About = About {
+    name: "longhand",
+    version: env!("CARGO_PKG_VERSION"),
+    instructions: Some("Tools that run in the sandboxes of this session. A sandbox is made when it is first used."),
+};
 /// The tool that says which sandbox another tool is for.
 const EXECUTE: &str = "execute";
 /// In `_meta` of a `tools/call`: the identifier that its `agent.tool_use` shall have. The same identifier is the same call.
@@ -45,7 +45,8 @@ const APPENDS: u32 = 64;
 const PATIENCE: Duration = Duration::from_secs(60);
 const ASK_AGAIN: Duration = Duration::from_millis(500);
 
-/// `POST mcp`: one JSON-RPC request, answered by an event stream.
+/// `POST mcp`: one message of JSON-RPC. A call is answered by an event stream if the client takes one: a call may last longer
+/// than anybody waits for a connection on which nothing happens.
 pub async fn serve(
     State(app): State<App>,
     Caller(identity): Caller,
@@ -53,24 +54,30 @@ pub async fn serve(
     request: Request,
 ) -> Result<Response> {
     let state = access::owned(&app, &identity, path.session()?).await?;
-    let config = StreamableHttpServerConfig::default()
-        .with_legacy_session_mode(false)
-        .with_max_request_body_bytes(MAX_BODY)
-        // The service has many names, and a browser has no token of a pod.
-        .disable_allowed_hosts()
-        .enforce_origin_validation()
-        .with_cancellation_token(app.stop.child_token());
-    let hands = Hands { app, meta: Arc::new(state.meta), epoch: state.epoch };
-    let service =
-        StreamableHttpService::new(move || Ok(hands.clone()), Arc::new(NeverSessionManager::default()), config);
-    Ok(service.handle(request).await.map(Body::new))
+    let heartbeat = app.waits.heartbeat;
+    let hands = Hands { app, meta: state.meta, epoch: state.epoch };
+    let (head, body) = request.into_parts();
+    let body = whole(body, MAX_BODY).await?;
+    let (call, reply) = match mcp::receive(&head.headers, &body, ABOUT, || hands.listed()) {
+        Received::Answered(response) => return Ok(response.into_response()),
+        Received::Call(call, reply) => (call, reply),
+    };
+    // A task of its own: what is on record also runs when the client has hung up.
+    let running = tokio::spawn(async move { hands.call(call).await }.in_current_span());
+    let result = async move {
+        running.await.unwrap_or_else(|error| Err(Fault::internal(format!("the call has ended early: {error}"), None)))
+    };
+    if !mcp::takes_stream(&head.headers) {
+        return Ok(reply.json(result.await).into_response());
+    }
+    let answer = async move { Ok::<_, Infallible>(Frame::default().event("message").data(reply.text(result.await))) };
+    Ok(Sse::new(stream::once(answer)).keep_alive(KeepAlive::new().interval(heartbeat)).into_response())
 }
 
 /// The sandboxes of a session, as the brain of one epoch uses them.
-#[derive(Clone)]
 struct Hands {
     app: App,
-    meta: Arc<SessionMeta>,
+    meta: SessionMeta,
     epoch: u64,
 }
 
@@ -88,13 +95,34 @@ impl Hands {
         if self.meta.sandboxes.is_empty() { Vec::new() } else { self.permitted(Permission::Allow) }
     }
 
+    /// What `tools/list` says.
+    fn listed(&self) -> Value {
+        let tools = self.tools();
+        let execute = (!tools.is_empty()).then(|| execute(&tools, &self.meta.sandboxes));
+        let tools = tools.into_iter().map(|tool| definition(tool.name(), tool.description(), &tool.input_schema()));
+        tools.chain(execute).collect()
+    }
+
+    async fn call(&self, call: Call) -> std::result::Result<Value, Fault> {
+        let Call { name, arguments, mut meta } = call;
+        let id = match meta.remove(TOOL_USE_ID) {
+            None => EventId::generate(),
+            Some(id) => serde_json::from_value(id)
+                .map_err(|error| Fault::invalid_params(&format!("`_meta.{TOOL_USE_ID}`: {error}")))?,
+        };
+        match self.wanted(id, &name, arguments) {
+            Ok(wanted) => self.run(wanted).await.map(answer),
+            Err(reason) => Ok(mcp::text_result(&reason, true)),
+        }
+    }
+
     fn permitted(&self, permission: Permission) -> Vec<SandboxTool> {
         let tools = self.meta.agent.tools.iter().flat_map(AgentTool::sandbox_tools);
         tools.filter(|(_, policy)| policy.permission() == permission).map(|(tool, _)| tool).collect()
     }
 
     /// What is called, or what the model is told why it is not.
-    fn wanted(&self, id: EventId, name: &str, arguments: JsonObject) -> std::result::Result<Wanted, String> {
+    fn wanted(&self, id: EventId, name: &str, arguments: Map<String, Value>) -> std::result::Result<Wanted, String> {
         let wanted = if name == EXECUTE {
             execute_arguments(id, arguments)?
         } else {
@@ -120,22 +148,24 @@ impl Hands {
     }
 
     /// Puts the call on record and sees it through.
-    async fn run(&self, wanted: Wanted) -> std::result::Result<Record, ErrorData> {
+    async fn run(&self, wanted: Wanted) -> std::result::Result<Record, Fault> {
         let call = self.intend(wanted).await?;
         let until = Instant::now() + PATIENCE;
         loop {
             match self.app.executor.execute(&self.meta.id, self.epoch, &call).await {
                 Ok(record) => return Ok(record),
-                Err(error) if is_passing(&error) && Instant::now() < until => sleep(ASK_AGAIN).await,
+                Err(error) if is_passing(&error) && Instant::now() < until && !self.app.stop.is_cancelled() => {
+                    sleep(ASK_AGAIN).await;
+                }
                 Err(error) => {
                     let message = format!("the call {call} is on record and has no result yet: {error}");
-                    return Err(ErrorData::internal_error(message, Some(json!({ "tool_use_id": call }))));
+                    return Err(Fault::internal(message, Some(json!({ "tool_use_id": call }))));
                 }
             }
         }
     }
 
-    async fn intend(&self, wanted: Wanted) -> std::result::Result<EventId, ErrorData> {
+    async fn intend(&self, wanted: Wanted) -> std::result::Result<EventId, Fault> {
         let Wanted { id, tool, input, sandbox } = wanted;
         let body = EventBody::AgentToolUse { name: tool, input, evaluated_permission: Permission::Allow, sandbox };
         let event = NewEvent { id, body };
@@ -148,67 +178,25 @@ impl Hands {
                 Err(error) => return Err(refused(error)),
             }
         }
-        Err(ErrorData::internal_error("the log grows too fast: call again", None))
+        Err(Fault::internal("the log grows too fast: call again", None))
     }
 }
 
-impl ServerHandler for Hands {
-    fn get_info(&self) -> ServerConfig {
-        ServerConfig::new(ServerCapabilities::builder().enable_tools().build())
-            .with_server_info(Implementation::new("longhand", env!("CARGO_PKG_VERSION")))
-            .with_instructions(
-                "Tools that run in the sandboxes of this session. A sandbox is made when it is first used.",
-            )
-    }
-
-    async fn list_tools(
-        &self,
-        _: Option<PaginatedRequestParams>,
-        _: RequestContext<RoleServer>,
-    ) -> std::result::Result<ListToolsResult, ErrorData> {
-        let tools = self.tools();
-        let execute = (!tools.is_empty()).then(|| execute(&tools, &self.meta.sandboxes));
-        let tools = tools.into_iter().map(|tool| definition(tool.name(), tool.description(), tool.input_schema()));
-        Ok(ListToolsResult::with_all_items(tools.chain(execute).collect()))
-    }
-
-    async fn call_tool(
-        &self,
-        request: CallToolRequestParams,
-        context: RequestContext<RoleServer>,
-    ) -> std::result::Result<CallToolResponse, ErrorData> {
-        let id = match context.meta.get(TOOL_USE_ID) {
-            None => EventId::generate(),
-            Some(id) => serde_json::from_value(id.clone())
-                .map_err(|error| ErrorData::invalid_params(format!("`_meta.{TOOL_USE_ID}`: {error}"), None))?,
-        };
-        let result = match self.wanted(id, &request.name, request.arguments.unwrap_or_default()) {
-            Ok(wanted) => answer(self.run(wanted).await?),
-            Err(reason) => CallToolResult::error(vec![ContentBlock::text(reason)]),
-        };
-        Ok(result.into())
-    }
+fn definition(name: &str, description: &str, schema: &Value) -> Value {
+    json!({"name": name, "description": description, "inputSchema": schema})
 }
 
-fn definition(name: &'static str, description: &'static str, schema: Value) -> Tool {
-    let schema = match schema {
-        Value::Object(schema) => schema,
-        _ => JsonObject::new(),
-    };
-    Tool::new(name, description, schema)
-}
-
-fn execute(tools: &[SandboxTool], sandboxes: &[String]) -> Tool {
+fn execute(tools: &[SandboxTool], sandboxes: &[String]) -> Value {
     let names: Vec<&str> = tools.iter().map(|tool| tool.name()).collect();
     let schema = json!({"type": "object", "required": ["tool", "input"], "properties": {
         "tool": {"type": "string", "enum": names, "description": "The tool to run."},
         "input": {"type": "object", "description": "The tool's input."},
         "sandbox": {"type": "string", "enum": sandboxes, "description": "The sandbox to run it in; the first one unless given."},
     }});
-    definition(EXECUTE, "Runs a tool in the sandbox that is named.", schema)
+    definition(EXECUTE, "Runs a tool in the sandbox that is named.", &schema)
 }
 
-fn execute_arguments(id: EventId, mut arguments: JsonObject) -> std::result::Result<Wanted, String> {
+fn execute_arguments(id: EventId, mut arguments: Map<String, Value>) -> std::result::Result<Wanted, String> {
     let Some(Value::String(tool)) = arguments.remove("tool") else {
         return Err("`tool` must be the name of a tool.".to_owned());
     };
@@ -224,23 +212,22 @@ fn execute_arguments(id: EventId, mut arguments: JsonObject) -> std::result::Res
 }
 
 /// What the log says of the call, in the words of MCP.
-fn answer(record: Record) -> CallToolResult {
+fn answer(record: Record) -> Value {
     let (content, is_error) = match record.event.body {
         EventBody::AgentToolResult { content, is_error, .. } | EventBody::UserToolResult { content, is_error, .. } => {
             (content.unwrap_or_default(), is_error.unwrap_or(false))
         }
-        other => (vec![json!({"type": "text", "text": format!("The call has ended with {}.", other.kind())})], true),
+        other => return mcp::text_result(&format!("The call has ended with {}.", other.kind()), true),
     };
-    let content = content.iter().map(block).collect();
-    if is_error { CallToolResult::error(content) } else { CallToolResult::success(content) }
+    mcp::result(&content.iter().map(block).collect::<Vec<_>>(), is_error)
 }
 
-fn block(block: &Value) -> ContentBlock {
+fn block(block: &Value) -> Value {
     let source = &block["source"];
     match (block["type"].as_str(), source["data"].as_str(), source["media_type"].as_str()) {
-        (Some("text"), _, _) => ContentBlock::text(block["text"].as_str().unwrap_or_default()),
-        (Some("image"), Some(data), Some(media)) => ContentBlock::image(data, media),
-        _ => ContentBlock::text(block.to_string()),
+        (Some("text"), _, _) => json!({"type": "text", "text": block["text"].as_str().unwrap_or_default()}),
+        (Some("image"), Some(data), Some(media)) => json!({"type": "image", "data": data, "mimeType": media}),
+        _ => json!({"type": "text", "text": block.to_string()}),
     }
 }
 
@@ -256,10 +243,6 @@ fn is_passing(error: &ExecuteError) -> bool {
     }
 }
 
-fn refused(error: StoreError) -> ErrorData {
-    ErrorData::internal_error(ApiError::from(error).to_string(), None)
-}
-
-fn shortened(text: &str) -> String {
-    text.chars().take(80).collect()
+fn refused(error: StoreError) -> Fault {
+    Fault::internal(ApiError::from(error).to_string(), None)
 }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use axum::body::Body;
+use axum::http::Request;
 use longhand_protocol::harness::Tool;
 use longhand_protocol::wire::toolsets::{BuiltinConfig, BuiltinTool, PermissionPolicy, WebOptions};
 use longhand_protocol::{EventId, SessionId};
@@ -10,8 +11,8 @@ use longhand_session_log::SessionStore as _;
 use rstest::rstest;
 use serde_json::{Value, json};
 
-use crate::testing::hands::{Hands, hands};
-use crate::testing::{World, meta};
+use crate::testing::hands::{Hands, eventually, hands};
+use crate::testing::{Frames, World, meta};
 
 /// A session whose agent has the toolset, of which `write` asks first and `grep` is off. `pod-1` owns it, unless it is given
 /// another harness.
@@ -57,20 +58,30 @@ async fn with_hands(world: &World) -> Hands {
 
 /// The status, and what a JSON-RPC request is answered.
 async fn rpc(world: &World, id: &SessionId, token: &str, body: &str) -> (u16, Value) {
-    let (status, text) = world
-        .text(
-            "POST",
-            &format!("/harness/v1/sessions/{id}/mcp"),
-            &[
-                ("authorization", &format!("Bearer {token}")),
-                ("content-type", "application/json"),
-                ("accept", "application/json, text/event-stream"),
-            ],
-            Body::from(body.to_owned()),
-        )
-        .await;
+    let (status, text) =
+        posted(world, id, token, &[("accept", "application/json, text/event-stream")], body.to_owned()).await;
     let json = text.lines().filter_map(|line| line.strip_prefix("data:")).map(str::trim).rfind(|data| !data.is_empty());
     (status, serde_json::from_str(json.unwrap_or(&text)).unwrap_or(Value::String(text)))
+}
+
+async fn posted(world: &World, id: &SessionId, token: &str, headers: &[(&str, &str)], body: String) -> (u16, String) {
+    let authorization = format!("Bearer {token}");
+    let own = [("authorization", authorization.as_str()), ("content-type", "application/json")];
+    let path = format!("/harness/v1/sessions/{id}/mcp");
+    world.text("POST", &path, &[&own, headers].concat(), Body::from(body)).await
+}
+
+fn bash(arguments: &Value) -> String {
+    json!({"jsonrpc": "2.0", "id": 7, "method": "tools/call", "params": {"name": "bash", "arguments": arguments}})
+        .to_string()
+}
+
+/// What a call of `bash` by the owner is answered.
+async fn streamed(world: &World, id: &SessionId, arguments: &Value) -> Frames {
+    let request = Request::post(format!("/harness/v1/sessions/{id}/mcp"))
+        .header("authorization", "Bearer pod-1")
+        .header("accept", "application/json, text/event-stream");
+    world.stream_of(request.body(Body::from(bash(arguments))).unwrap()).await
 }
 
 async fn call(world: &World, id: &SessionId, tool: &str, arguments: Value) -> Value {
@@ -95,6 +106,7 @@ async fn a_client_introduces_itself_and_lists_what_needs_no_leave() {
         "protocolVersion": "2025-06-18", "capabilities": {}, "clientInfo": {"name": "test", "version": "1"}}});
     let (status, answer) = rpc(&world, &id, "pod-1", &hello.to_string()).await;
     assert_eq!((status, &answer["result"]["serverInfo"]["name"]), (200, &json!("longhand")), "{answer}");
+    assert_eq!(answer["result"]["protocolVersion"], "2025-06-18");
     let hello = r#"{"jsonrpc": "2.0", "method": "notifications/initialized"}"#;
     assert_eq!(rpc(&world, &id, "pod-1", hello).await.0, 202);
     let (_, answer) = rpc(&world, &id, "pod-1", LIST).await;
@@ -134,6 +146,56 @@ async fn a_call_is_on_record_before_it_runs_and_so_is_its_result(#[case] tool: &
     assert_eq!(intent.epoch, world.store.state(&id).await.unwrap().epoch);
     let result = serde_json::to_value(&result.event).unwrap();
     assert_eq!(result["tool_use_id"], json!(intent.event.id));
+}
+
+/// Nothing between client and service may take a long call's connection for a dead one.
+#[tokio::test]
+async fn a_stream_has_a_heartbeat_until_the_call_has_ended() {
+    let world = World::new();
+    let id = session(&world, &["default"]).await;
+    let hands = with_hands(&world).await;
+    let mut answer = streamed(&world, &id, &Hands::until_go()).await;
+    for _ in 0..3 {
+        assert_eq!(answer.chunk().await.as_deref(), Some(":\n\n"));
+    }
+    hands.begun().await;
+    hands.go();
+    let mut text = String::new();
+    while let Some(chunk) = answer.chunk().await {
+        text += &chunk;
+    }
+    let message = text.trim_start_matches(":\n\n").strip_prefix("event: message\ndata: ").unwrap();
+    let message: Value = serde_json::from_str(message).unwrap();
+    assert_eq!((&message["id"], message["result"]["content"][0]["text"].as_str()), (&json!(7), Some("gone\n")));
+}
+
+#[rstest]
+#[case(&[], 200)]
+#[case(&[("accept", "application/json")], 200)]
+#[case(&[("accept", "*/*"), ("mcp-protocol-version", "2025-03-26")], 200)]
+#[case(&[("mcp-protocol-version", "2025-11-25")], 200)]
+#[case(&[("mcp-protocol-version", "2024-11-05")], 400)]
+#[case(&[("origin", "https://elsewhere.example")], 403)]
+#[tokio::test]
+async fn who_takes_no_stream_gets_json(#[case] headers: &[(&str, &str)], #[case] expected: u16) {
+    let world = World::new();
+    let id = session(&world, &["default"]).await;
+    let _hands = with_hands(&world).await;
+    let (status, text) = posted(&world, &id, "pod-1", headers, bash(&json!({"command": "true"}))).await;
+    let answer: Value = serde_json::from_str(&text).unwrap();
+    assert_eq!((status, answer["result"]["isError"] == false), (expected, expected == 200), "{answer}");
+    assert_eq!(world.kinds(&id).await.contains(&"agent.tool_use".to_owned()), expected == 200);
+}
+
+/// The call is on record by then, and nobody else would see to it that it runs.
+#[tokio::test]
+async fn a_call_whose_client_has_hung_up_runs_all_the_same() {
+    let world = World::new();
+    let id = session(&world, &["default"]).await;
+    drop(streamed(&world, &id, &json!({"command": "echo run >> runs"})).await);
+    let hands = with_hands(&world).await;
+    eventually(async || world.kinds(&id).await.contains(&"agent.tool_result".to_owned())).await;
+    assert_eq!(hands.runs(), 1);
 }
 
 /// Also by another replica, after the first has died in the middle.

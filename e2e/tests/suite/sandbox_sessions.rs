@@ -1,0 +1,65 @@
+//! A session's sandbox: suspended when idle with its files, woken by the next call, and an error that says why it cannot be.
+
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::Pod;
+use kube::api::{ListParams, Patch, PatchParams};
+use longhand_crds::{SandboxTemplate, labels};
+use longhand_e2e::cluster::log::{assert_sound, messages, text};
+use longhand_e2e::cluster::{Fixture, SessionOptions, eventually, in_namespace};
+use longhand_protocol::event::EventBody;
+use serde_json::json;
+
+const SCRIPT: &str = r#"
+rules:
+  - when: {user_contains: write, turn: 0}
+    then: {tool_uses: [{name: bash, input: {command: "echo precious > file"}}]}
+  - when: {user_contains: read, turn: 0}
+    then: {tool_uses: [{name: bash, input: {command: "cat file"}}]}
+  - then: {text: "It says: {{last_tool_result}}"}
+"#;
+
+#[tokio::test]
+async fn files_are_there_again_after_the_sandbox_was_idle() {
+    in_namespace("sandbox-idle", |namespace| async move {
+        let fixture = Fixture::install(&namespace, SCRIPT, 5).await?;
+        let kept = Patch::Merge(json!({ "spec": { "workspace": { "persistence": "Persistent" } } }));
+        namespace.api::<SandboxTemplate>().patch("small", &PatchParams::default(), &kept).await?;
+        let session = fixture.session("kept", &SessionOptions::saying(&["write"])).await?;
+        fixture.service.until_idle(&session, 0, Duration::from_secs(120)).await?;
+        let selector = ListParams::default().labels(&format!("{}={}", labels::ROLE, labels::SANDBOX));
+        eventually("the sandbox has no pod", Duration::from_secs(60), || async {
+            Ok(namespace.api::<Pod>().list(&selector).await?.items.is_empty().then_some(()))
+        })
+        .await?;
+        let after = fixture.service.log(&session).await?.len() as u64;
+        fixture.service.send(&session, "read").await?;
+        fixture.service.until_idle(&session, after, Duration::from_secs(120)).await?;
+        let log = fixture.service.log(&session).await?;
+        assert_sound(&log);
+        let said = messages(&log).pop().unwrap_or_default();
+        assert!(said.contains("precious"), "{said}");
+        Ok(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_call_whose_sandbox_cannot_be_learns_why() {
+    in_namespace("sandbox-why", |namespace| async move {
+        let fixture = Fixture::install(&namespace, SCRIPT, 60).await?;
+        let large = json!({ "spec": { "provisioningSeconds": 10, "resources": { "requests": { "cpu": "500" }, "limits": { "cpu": "500" } } } });
+        namespace.api::<SandboxTemplate>().patch("small", &PatchParams::default(), &Patch::Merge(large)).await?;
+        let session = fixture.session("large", &SessionOptions::saying(&["write"])).await?;
+        fixture.service.until_idle(&session, 0, Duration::from_secs(120)).await?;
+        let log = fixture.service.log(&session).await?;
+        let mut results = log.iter().map(|event| &event.event.body);
+        let result = results.rfind(|body| matches!(body, EventBody::AgentToolResult { .. }));
+        let said = text(result.ok_or("the call has no result")?);
+        for part in ["was not run", "ProvisioningDeadlineExceeded", "Unschedulable", "Insufficient cpu"] {
+            assert!(said.contains(part), "{said}");
+        }
+        Ok(())
+    })
+    .await;
+}

@@ -1,0 +1,88 @@
+//! Sandboxes that are suspended, woken, and replaced when they have ended.
+
+use std::time::Duration;
+
+use longhand_crds::SandboxStatus;
+use longhand_crds::sandbox::DesiredState;
+use longhand_protocol::SessionId;
+use serde_json::json;
+
+use super::tests::{execute, made, result, running, said};
+use crate::testing::hands::{Hands, eventually, hands};
+use crate::testing::{SOON, World, limits};
+
+fn status(reason: &str, finished: bool) -> SandboxStatus {
+    let condition = |kind: &str, truth: &str| {
+        json!({"type": kind, "status": truth, "reason": reason, "message": "so it is",
+            "lastTransitionTime": "2026-01-01T00:00:00Z"})
+    };
+    let finished = finished.then(|| condition("Finished", "True"));
+    let all: Vec<_> = finished.into_iter().chain([condition("Ready", "False")]).collect();
+    SandboxStatus { conditions: serde_json::from_value(json!(all)).unwrap(), ..SandboxStatus::default() }
+}
+
+async fn call(world: &World, id: &SessionId, epoch: u64, command: &str) -> longhand_protocol::EventId {
+    world.tool_use(id, epoch, "bash", json!({"command": command})).await
+}
+
+#[tokio::test]
+async fn an_idle_sandbox_is_suspended_and_the_next_call_wakes_it() {
+    let (world, id, epoch, _, hands_one, name, first) = running().await;
+    hands_one.go();
+    result(first).await.unwrap();
+    let path = format!("/internal/v1/namespaces/team-a/sandboxes/{name}/drain");
+    let drain = json!({"podUid": "hands-1", "idleSeconds": 0, "suspend": true});
+    assert_eq!(world.call("POST", &path, "operator", &drain).await.body["drained"], true);
+    assert_eq!(world.cluster.desired_state(&name), DesiredState::Suspended);
+
+    // Its pod looks ready until the operator has removed it, and gets no call.
+    let next = call(&world, &id, epoch, "echo next").await;
+    let next = execute(&world, &id, epoch, &next);
+    eventually(async || world.cluster.desired_state(&name) == DesiredState::Running).await;
+    let again = hands(&world.signer, "hands-2").await;
+    world.cluster.sandbox_ready(&name, "hands-2", &again.address);
+    assert!(said(&result(next).await.unwrap()).0.contains("next"));
+    assert_eq!(world.cluster.state_counts().1.len(), 1, "it is the same sandbox");
+}
+
+#[tokio::test]
+async fn a_sandbox_that_has_changed_since_it_was_read_is_not_suspended() {
+    let (world, _, _, _, hands_one, name, first) = running().await;
+    hands_one.go();
+    result(first).await.unwrap();
+    // It was suspended and woken in the meantime, by replicas that were faster.
+    world.cluster.read_stale(&name);
+    world.cluster.sandbox_ready(&name, "hands-2", &hands_one.address);
+    let path = format!("/internal/v1/namespaces/team-a/sandboxes/{name}/drain");
+    let drain = json!({"podUid": "hands-1", "idleSeconds": 0, "suspend": true});
+    let answer = world.call("POST", &path, "operator", &drain).await;
+    assert!(!answer.status.is_success(), "{answer:?}");
+    assert_eq!(world.cluster.desired_state(&name), DesiredState::Running);
+}
+
+#[tokio::test]
+async fn a_sandbox_that_ends_while_a_call_waits_is_the_calls_error_and_the_next_call_gets_another() {
+    let world = World::with(limits(Duration::from_secs(600), SOON));
+    let (id, epoch, first) = world.session_with_call("one", "bash", Hands::until_go()).await;
+    let waiting = execute(&world, &id, epoch, &first);
+    let name = made(&world).await;
+    world.cluster.sandbox_status(&name, status("ProvisioningDeadlineExceeded", true));
+    let (text, is_error) = said(&result(waiting).await.unwrap());
+    assert!(is_error && text.contains("not run") && text.contains("ProvisioningDeadlineExceeded: so it is"), "{text}");
+
+    let next = call(&world, &id, epoch, "echo next").await;
+    let next = execute(&world, &id, epoch, &next);
+    eventually(async || world.cluster.state_counts().1.len() == 2).await;
+    let fresh = hands(&world.signer, "hands-2").await;
+    world.cluster.sandbox_ready(&name, "hands-2", &fresh.address);
+    assert!(said(&result(next).await.unwrap()).0.contains("next"));
+}
+
+#[tokio::test]
+async fn a_sandbox_that_may_not_be_made_is_an_error_with_the_words_of_the_api_server() {
+    let world = World::new();
+    world.cluster.refuse_sandboxes("sandboxes.longhand.dev is forbidden: exceeded quota: few");
+    let (id, epoch, first) = world.session_with_call("one", "bash", json!({"command": "ls"})).await;
+    let (text, is_error) = said(&result(execute(&world, &id, epoch, &first)).await.unwrap());
+    assert!(is_error && text.contains("not run") && text.contains("exceeded quota: few"), "{text}");
+}

@@ -5,6 +5,7 @@ mod effects;
 mod inbox;
 mod lease;
 mod parked;
+mod served;
 mod service;
 
 use std::time::Duration;

@@ -12,6 +12,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::served::Served;
 use super::service::PATIENCE;
 use super::{Exit, Harness, Rest, server, wrong};
 use crate::config::{ConfigError, ParkedConfig};
@@ -55,6 +56,7 @@ impl Parked {
     /// Serves what it is offered, each session in a task of its own, until it is told to retire, or `shutdown`.
     pub async fn run(&self, shutdown: &CancellationToken) -> Exit {
         let (room, serving) = (Arc::new(Semaphore::new(self.sessions)), TaskTracker::new());
+        let served = Arc::new(Served::default());
         let exit = loop {
             let next = async {
                 let slot = Arc::clone(&room).acquire_owned().await;
@@ -67,11 +69,19 @@ impl Parked {
                         models: self.models.clone(),
                         mcp: self.mcp.clone(),
                     };
+                    // Several replicas may offer the same one.
+                    let Some(mut entry) = served.enter(&session) else { continue };
                     let shutdown = shutdown.clone();
                     serving.spawn(async move {
                         // Given back when the task ends, also by a panic.
                         let _slot = slot;
-                        serve(&harness, &session, &shutdown).await;
+                        loop {
+                            serve(&harness, &session, &shutdown).await;
+                            match entry.again() {
+                                Some(again) if !shutdown.is_cancelled() => entry = again,
+                                _ => break,
+                            }
+                        }
                     });
                 }
                 Some((Err(_), _) | (_, Ok(None))) => break Exit::Done("the pod is not needed any more".to_owned()),

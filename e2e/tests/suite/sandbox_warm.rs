@@ -106,7 +106,9 @@ async fn a_pool_follows_its_template() {
         .await?;
         pool_is(&namespace, 1, "AllReady").await?;
 
-        let large = Patch::Merge(json!({ "spec": { "warm": 4, "resources": { "requests": { "cpu": "500" } } } }));
+        let large = Patch::Merge(
+            json!({ "spec": { "warm": 4, "resources": { "requests": { "cpu": "500" }, "limits": { "cpu": "500" } } } }),
+        );
         templates.patch("pool", &PatchParams::default(), &large).await?;
         pool_is(&namespace, 0, "Unschedulable").await?;
         assert!(waiting(&namespace).await?.len() <= 4);

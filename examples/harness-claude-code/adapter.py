@@ -118,7 +118,10 @@ def to_service(body):
         request = urllib.request.Request(os.environ["MCP_URL"], json.dumps(body).encode(), headers)
         try:
             with urllib.request.urlopen(request, timeout=3600, context=TLS if os.environ["MCP_URL"].startswith("https") else None) as answer:
-                data = [line[5:] for line in answer.read().decode().splitlines() if line.startswith("data:") and line[5:].strip()]
+                text = answer.read().decode()
+                if answer.headers.get_content_type() == "application/json":
+                    return json.loads(text)
+                data = [line[5:] for line in text.splitlines() if line.startswith("data:") and line[5:].strip()]
                 if data or "id" not in body:
                     return json.loads(data[-1]) if data else None
                 why = "an answer without an end"

@@ -7,11 +7,9 @@ use longhand_protocol::SessionId;
 use longhand_protocol::client;
 use longhand_protocol::id::InvalidId;
 
-/// What a harness needs to know before it can ask anybody.
+/// Where a harness finds what it calls, and what it shows there.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Config {
-    /// `SESSION_ID`: the session that it serves.
-    pub session: SessionId,
+pub struct Endpoints {
     /// `LOG_URL`: the session service.
     pub log_url: String,
     /// `LOG_CA`: the authority that it is known by, certificates in PEM; needed for an `https` URL of a cluster.
@@ -24,21 +22,22 @@ pub struct Config {
     pub mcp_base_url: Option<String>,
 }
 
+/// What a harness needs to know before it can ask anybody.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// `SESSION_ID`: the session that it serves.
+    pub session: SessionId,
+    /// What it calls.
+    pub endpoints: Endpoints,
+}
+
 /// What a harness needs to know that belongs to no session: its pod sets no `SESSION_ID`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ParkedConfig {
     /// `SESSIONS_PER_POD`: how many sessions it serves at once; one if it is not set.
     pub sessions: NonZeroU32,
-    /// As in [`Config`].
-    pub log_url: String,
-    /// As in [`Config`].
-    pub log_ca: Option<String>,
-    /// As in [`Config`].
-    pub token_file: PathBuf,
-    /// As in [`Config`].
-    pub model_base_url: String,
-    /// As in [`Config`].
-    pub mcp_base_url: Option<String>,
+    /// What it calls.
+    pub endpoints: Endpoints,
 }
 
 /// What is wrong with the environment.
@@ -65,21 +64,25 @@ pub enum ConfigError {
     },
 }
 
+impl Endpoints {
+    fn from_env(get: &impl Fn(&str) -> Option<String>) -> Result<Self, ConfigError> {
+        Ok(Self {
+            log_url: needed(get, "LOG_URL")?,
+            log_ca: given(get, "LOG_CA"),
+            token_file: needed(get, "SESSION_TOKEN_FILE")?.into(),
+            model_base_url: needed(get, "MODEL_BASE_URL")?,
+            mcp_base_url: given(get, "MCP_BASE_URL"),
+        })
+    }
+}
+
 impl Config {
     /// Reads the configuration by `get`, which is [`std::env::var`] but in tests.
     ///
     /// # Errors
     /// Names the first variable that is missing or wrong.
     pub fn from_env(get: impl Fn(&str) -> Option<String>) -> Result<Self, ConfigError> {
-        let need = needed(&get);
-        Ok(Self {
-            session: need("SESSION_ID")?.parse()?,
-            log_url: need("LOG_URL")?,
-            log_ca: get("LOG_CA").filter(|value| !value.is_empty()),
-            token_file: need("SESSION_TOKEN_FILE")?.into(),
-            model_base_url: need("MODEL_BASE_URL")?,
-            mcp_base_url: get("MCP_BASE_URL").filter(|value| !value.is_empty()),
-        })
+        Ok(Self { session: needed(&get, "SESSION_ID")?.parse()?, endpoints: Endpoints::from_env(&get)? })
     }
 }
 
@@ -89,30 +92,26 @@ impl ParkedConfig {
     /// # Errors
     /// Names the first variable that is missing or wrong.
     pub fn from_env(get: impl Fn(&str) -> Option<String>) -> Result<Self, ConfigError> {
-        let need = needed(&get);
-        let sessions = match get("SESSIONS_PER_POD").filter(|value| !value.is_empty()) {
+        let sessions = match given(&get, "SESSIONS_PER_POD") {
             None => NonZeroU32::MIN,
             Some(sessions) => sessions.parse().map_err(|_| ConfigError::Sessions(sessions))?,
         };
-        Ok(Self {
-            sessions,
-            log_url: need("LOG_URL")?,
-            log_ca: get("LOG_CA").filter(|value| !value.is_empty()),
-            token_file: need("SESSION_TOKEN_FILE")?.into(),
-            model_base_url: need("MODEL_BASE_URL")?,
-            mcp_base_url: get("MCP_BASE_URL").filter(|value| !value.is_empty()),
-        })
+        Ok(Self { sessions, endpoints: Endpoints::from_env(&get)? })
     }
 }
 
 /// Whether the environment names a session.
 #[must_use]
 pub fn has_session(get: impl Fn(&str) -> Option<String>) -> bool {
-    get("SESSION_ID").is_some_and(|session| !session.is_empty())
+    given(&get, "SESSION_ID").is_some()
 }
 
-fn needed(get: &impl Fn(&str) -> Option<String>) -> impl Fn(&'static str) -> Result<String, ConfigError> {
-    |name| get(name).filter(|value| !value.is_empty()).ok_or(ConfigError::Missing(name))
+fn given(get: &impl Fn(&str) -> Option<String>, name: &str) -> Option<String> {
+    get(name).filter(|value| !value.is_empty())
+}
+
+fn needed(get: &impl Fn(&str) -> Option<String>, name: &'static str) -> Result<String, ConfigError> {
+    given(get, name).ok_or(ConfigError::Missing(name))
 }
 
 #[cfg(test)]
@@ -165,13 +164,16 @@ mod tests {
     fn the_whole_environment_is_read() {
         let config = read("", None).unwrap();
         assert_eq!(config.session.as_str(), "sesn_1");
-        assert_eq!(config.log_url, "http://log");
-        assert_eq!(config.log_ca, None);
-        assert_eq!(read("LOG_CA", Some("PEM")).unwrap().log_ca.as_deref(), Some("PEM"));
-        assert_eq!(config.token_file.to_str(), Some("/token"));
-        assert_eq!(config.model_base_url, "http://model");
-        assert_eq!(config.mcp_base_url, None);
-        assert_eq!(read("MCP_BASE_URL", Some("http://mcp")).unwrap().mcp_base_url.as_deref(), Some("http://mcp"));
+        assert_eq!(config.endpoints.log_url, "http://log");
+        assert_eq!(config.endpoints.log_ca, None);
+        assert_eq!(read("LOG_CA", Some("PEM")).unwrap().endpoints.log_ca.as_deref(), Some("PEM"));
+        assert_eq!(config.endpoints.token_file.to_str(), Some("/token"));
+        assert_eq!(config.endpoints.model_base_url, "http://model");
+        assert_eq!(config.endpoints.mcp_base_url, None);
+        assert_eq!(
+            read("MCP_BASE_URL", Some("http://mcp")).unwrap().endpoints.mcp_base_url.as_deref(),
+            Some("http://mcp")
+        );
     }
 
     #[rstest]

@@ -10,5 +10,5 @@ mod mcp;
 pub mod model;
 pub mod shell;
 
-pub use config::{Config, ParkedConfig};
+pub use config::{Config, Endpoints, ParkedConfig};
 pub use shell::{Exit, Harness, Parked};

@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use self::parked::Parked;
 use self::service::{End, PATIENCE, Service};
-use crate::config::{Config, ConfigError};
+use crate::config::{Config, ConfigError, Endpoints};
 use crate::core::{Effect, Input, Next, State, Transcript, step};
 use crate::mcp::Servers;
 use crate::model::Models;
@@ -77,13 +77,12 @@ impl Harness {
     /// # Errors
     /// When a URL cannot be used.
     pub fn new(config: &Config) -> Result<Self, ConfigError> {
-        let token = TokenSource::file(&config.token_file);
-        let log = server(&config.log_url, config.log_ca.as_deref());
-        Ok(Self {
-            client: HarnessClient::new(log, config.session.clone(), token.clone()).map_err(wrong("LOG_URL"))?,
-            models: Models::new(&config.model_base_url, token.clone()).map_err(wrong("MODEL_BASE_URL"))?,
-            mcp: Servers::new(config.mcp_base_url.as_deref(), token).map_err(wrong("MCP_BASE_URL"))?,
-        })
+        let endpoints = &config.endpoints;
+        let token = TokenSource::file(&endpoints.token_file);
+        let client =
+            HarnessClient::new(log(endpoints), config.session.clone(), token.clone()).map_err(wrong("LOG_URL"))?;
+        let (models, mcp) = callees(endpoints, token)?;
+        Ok(Self { client, models, mcp })
     }
 
     /// Serves the session until there is nothing to do for as long as the session's grace, or `shutdown`.
@@ -196,11 +195,20 @@ impl Harness {
     }
 }
 
-fn server(url: &str, authorities: Option<&str>) -> Server {
-    match authorities {
-        Some(authorities) => Server::new(url).trusting(authorities),
-        None => Server::new(url),
+/// The session service.
+fn log(endpoints: &Endpoints) -> Server {
+    let server = Server::new(&endpoints.log_url);
+    match &endpoints.log_ca {
+        Some(authorities) => server.trusting(authorities.as_str()),
+        None => server,
     }
+}
+
+/// What else a brain calls.
+fn callees(endpoints: &Endpoints, token: TokenSource) -> Result<(Models, Servers), ConfigError> {
+    let models = Models::new(&endpoints.model_base_url, token.clone()).map_err(wrong("MODEL_BASE_URL"))?;
+    let mcp = Servers::new(endpoints.mcp_base_url.as_deref(), token).map_err(wrong("MCP_BASE_URL"))?;
+    Ok((models, mcp))
 }
 
 fn wrong(variable: &'static str) -> impl Fn(client::Error) -> ConfigError {

@@ -14,7 +14,7 @@ use tokio_util::task::TaskTracker;
 
 use super::served::Served;
 use super::service::PATIENCE;
-use super::{Exit, Harness, Rest, server, wrong};
+use super::{Exit, Harness, Rest, callees, log, wrong};
 use crate::config::{ConfigError, ParkedConfig};
 use crate::mcp::Servers;
 use crate::model::Models;
@@ -43,14 +43,12 @@ impl Parked {
     /// # Errors
     /// When a URL cannot be used.
     pub fn new(config: &ParkedConfig) -> Result<Self, ConfigError> {
-        let token = TokenSource::file(&config.token_file);
-        let log = server(&config.log_url, config.log_ca.as_deref());
-        Ok(Self {
-            client: ParkedClient::new(log, token.clone()).map_err(wrong("LOG_URL"))?,
-            models: Models::new(&config.model_base_url, token.clone()).map_err(wrong("MODEL_BASE_URL"))?,
-            mcp: Servers::new(config.mcp_base_url.as_deref(), token).map_err(wrong("MCP_BASE_URL"))?,
-            sessions: usize::try_from(config.sessions.get()).unwrap_or(usize::MAX).min(Semaphore::MAX_PERMITS),
-        })
+        let endpoints = &config.endpoints;
+        let token = TokenSource::file(&endpoints.token_file);
+        let client = ParkedClient::new(log(endpoints), token.clone()).map_err(wrong("LOG_URL"))?;
+        let (models, mcp) = callees(endpoints, token)?;
+        let sessions = usize::try_from(config.sessions.get()).unwrap_or(usize::MAX).min(Semaphore::MAX_PERMITS);
+        Ok(Self { client, models, mcp, sessions })
     }
 
     /// Serves what it is offered, each session in a task of its own, until it is told to retire, or `shutdown`.
@@ -64,13 +62,13 @@ impl Parked {
             };
             match shutdown.run_until_cancelled(next).await {
                 Some((Ok(slot), Ok(Some(session)))) => {
+                    // Several replicas may offer the same one.
+                    let Some(mut entry) = served.enter(&session) else { continue };
                     let harness = Harness {
                         client: self.client.session(session.clone()),
                         models: self.models.clone(),
                         mcp: self.mcp.clone(),
                     };
-                    // Several replicas may offer the same one.
-                    let Some(mut entry) = served.enter(&session) else { continue };
                     let shutdown = shutdown.clone();
                     serving.spawn(async move {
                         // Given back when the task ends, also by a panic.

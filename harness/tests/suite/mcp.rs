@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
-use longhand_harness::{Config, Exit, Harness};
+use longhand_harness::{Config, Endpoints, Exit, Harness};
 use longhand_protocol::event::{ClientEvent, EventBody, SessionErrorType, StopReason, Verdict};
 use longhand_protocol::{EventId, Record};
 use longhand_session_log::SessionStore as _;
@@ -49,14 +49,14 @@ impl World {
     async fn brain(&self, turns: impl IntoIterator<Item = Turn>) -> Brain {
         let (_, log_url) = support::service::serve_session(self.store.clone(), support::session_with_mcp()).await;
         let (model, model_base_url) = support::model::serve(turns).await;
-        let config = Config {
-            session: support::session_id(),
+        let endpoints = Endpoints {
             log_url,
             log_ca: None,
             token_file: TOKEN_FILE.clone(),
             model_base_url,
             mcp_base_url: Some(self.mcp_base.clone()),
         };
+        let config = Config { session: support::session_id(), endpoints };
         let harness = Harness::new(&config).unwrap();
         let harness = tokio::spawn(async move { harness.run(&CancellationToken::new()).await });
         Brain { model, harness }

@@ -11,7 +11,7 @@ use axum::extract::{Path, Query, State};
 use axum::response::Response;
 use axum::routing::{any, post};
 use futures::StreamExt as _;
-use longhand_harness::{Exit, Parked, ParkedConfig};
+use longhand_harness::{Endpoints, Exit, Parked, ParkedConfig};
 use longhand_protocol::SessionId;
 use longhand_protocol::event::NewEvent;
 use longhand_protocol::harness::{
@@ -66,9 +66,8 @@ async fn start(sessions: u32, turns: impl IntoIterator<Item = Turn>) -> Run {
     let (model, model_base_url) = support::model::serve(turns).await;
     let token_file = TOKEN_FILE.clone();
     let sessions = sessions.try_into().unwrap();
-    let parked =
-        Parked::new(&ParkedConfig { sessions, log_url, log_ca: None, token_file, model_base_url, mcp_base_url: None })
-            .unwrap();
+    let endpoints = Endpoints { log_url, log_ca: None, token_file, model_base_url, mcp_base_url: None };
+    let parked = Parked::new(&ParkedConfig { sessions, endpoints }).unwrap();
     let shutdown = CancellationToken::new();
     let token = shutdown.clone();
     let harness = tokio::spawn(async move { parked.run(&token).await });

@@ -8,7 +8,7 @@ use crate::support;
 use crate::support::model::{Model, Turn};
 use crate::support::service::Service;
 use crate::support::{check_request, interrupt, kinds, last, log, send, text};
-use longhand_harness::{Config, Exit, Harness};
+use longhand_harness::{Config, Endpoints, Exit, Harness};
 use longhand_protocol::event::{ClientEvent, Delta, DeltaContent, EventBody, Preview, StopReason, Verdict};
 use longhand_protocol::harness::HarnessSession;
 use longhand_session_log::SessionStore as _;
@@ -62,7 +62,8 @@ impl World {
         let (model, model_base_url) = support::model::serve(turns).await;
         let token_file = TOKEN_FILE.clone();
         let session = support::session_id();
-        let config = Config { session, log_url, log_ca: None, token_file, model_base_url, mcp_base_url: None };
+        let endpoints = Endpoints { log_url, log_ca: None, token_file, model_base_url, mcp_base_url: None };
+        let config = Config { session, endpoints };
         let harness = Harness::new(&config).unwrap();
         let shutdown = CancellationToken::new();
         let token = shutdown.clone();

@@ -12,7 +12,7 @@ use axum::extract::State;
 use axum::http::{HeaderMap, Method, Uri};
 use axum::response::Response;
 use futures::{StreamExt as _, stream};
-use longhand_harness::{Config, Exit, Harness};
+use longhand_harness::{Config, Endpoints, Exit, Harness};
 use longhand_protocol::Record;
 use longhand_protocol::event::ClientEvent;
 use longhand_protocol::harness::HarnessSession;
@@ -119,14 +119,14 @@ pub(crate) async fn run_against(
     let (service, log_url) = super::service::serve_session(store.clone(), session).await;
     for message in messages {
         super::send(&store, [message]);
-        let config = Config {
-            session: super::session_id(),
+        let endpoints = Endpoints {
             log_url: log_url.clone(),
             log_ca: None,
             token_file: TOKEN_FILE.clone(),
             model_base_url: model_base_url.to_owned(),
             mcp_base_url: None,
         };
+        let config = Config { session: super::session_id(), endpoints };
         let harness = Harness::new(&config).unwrap();
         let exit = tokio::time::timeout(LIMIT, harness.run(&CancellationToken::new())).await.unwrap();
         assert!(matches!(exit, Exit::Done(_)), "{exit:?}");

@@ -7,6 +7,7 @@ use std::time::Duration;
 use futures::future::join_all;
 use longhand_protocol::EventId;
 use longhand_protocol::client::{self, TokenSource};
+use longhand_protocol::event::without_result::STOPPED_BEFORE;
 use longhand_protocol::harness::{McpServer, mcp_route};
 use reqwest::{Client, Url};
 use tokio::sync::Mutex;
@@ -147,7 +148,7 @@ impl Slot {
                 Ok(connection) => connection,
                 Err(answer) => return answer,
             },
-            () = cancelled.cancelled() => return Answer::NotRun("The call was not run: the user stopped the turn before.".to_owned()),
+            () = cancelled.cancelled() => return Answer::NotRun(STOPPED_BEFORE.to_owned()),
         };
         let (answer, keep) = connection.call(&call.tool, call.input, cancelled).await;
         if !keep {

@@ -4,6 +4,7 @@ mod client;
 mod content;
 mod parts;
 mod preview;
+pub mod without_result;
 
 pub use client::{ClientEvent, MOST_EVENTS};
 pub use parts::{

@@ -8,6 +8,7 @@ use futures::StreamExt as _;
 use futures::stream::BoxStream;
 use jiff::Timestamp;
 use longhand_protocol::Record;
+use longhand_protocol::event::without_result::{self, STOPPED_BEFORE};
 use longhand_protocol::event::{EventBody, NewEvent};
 use longhand_session_log::StoreError;
 use longhand_session_log::store::{CallState, FinishFrom, Incarnation, SessionMeta};
@@ -90,7 +91,7 @@ impl Call<'_> {
             match self.executor.store.call(&self.session, &self.call).await? {
                 CallState::Finished { seq } => return self.finished(seq).await,
                 CallState::Open if self.interrupted.is_cancelled() => {
-                    let result = vec![plan::hosted_result(&self.call, plan::INTERRUPTED)];
+                    let result = vec![plan::hosted_result(&self.call, STOPPED_BEFORE)];
                     return self.finish("interrupted", FinishFrom::Open, result).await;
                 }
                 CallState::Open if over => {
@@ -128,9 +129,7 @@ impl Call<'_> {
     }
 
     async fn unanswered(&self, given: Incarnation, cause: &str) -> Result<Labelled, ExecuteError> {
-        let text = format!(
-            "The outcome of this call is unknown ({cause}): it may have run in part, in full, or not at all. It is not run again by itself."
-        );
+        let text = without_result::outcome_unknown(cause);
         let body = EventBody::ToolOutcomeUnknown { tool_use_id: self.call.clone(), cause: cause.to_owned() };
         let events = vec![NewEvent::new(body), plan::hosted_result(&self.call, &text)];
         self.finish("unknown", FinishFrom::Dispatched(given), events).await

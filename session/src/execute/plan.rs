@@ -7,6 +7,7 @@
 use std::time::Duration;
 
 use longhand_protocol::EventId;
+use longhand_protocol::event::without_result::{self, STOPPED_BEFORE};
 use longhand_protocol::event::{EventBody, NewEvent, Permission};
 use longhand_protocol::harness::{OutcomePolicy, RECALL};
 use longhand_sandbox::client::{NotStarted, SandboxError};
@@ -18,8 +19,6 @@ use sha2::{Digest as _, Sha256};
 use super::sandboxes::SandboxView;
 use super::story::{Answer, Since};
 
-/// What the model reads of a call that an interrupt has kept from running.
-pub(super) const INTERRUPTED: &str = "The call was not run: the user stopped the turn before.";
 /// Why nobody knows how a call ended that an interrupt should have stopped.
 pub(super) const UNSTOPPABLE: &str = "the user stopped the turn, and the call did not end when it was cancelled";
 
@@ -163,12 +162,8 @@ pub(super) fn leave(intent: &Intent, since: &Since) -> Leave {
     match &since.answer {
         _ if !intent.asks => Leave::Given,
         Some(Answer::Allow) => Leave::Given,
-        Some(Answer::Deny(message)) => {
-            let why = message.as_deref().filter(|message| !message.trim().is_empty());
-            let why = why.map(|message| format!(": {message}")).unwrap_or_default();
-            Leave::Refused("denied", format!("The call was not run: the user denied it{why}"))
-        }
-        None if since.interrupted => Leave::Refused("interrupted", INTERRUPTED.to_owned()),
+        Some(Answer::Deny(message)) => Leave::Refused("denied", without_result::denied(message.as_deref())),
+        None if since.interrupted => Leave::Refused("interrupted", STOPPED_BEFORE.to_owned()),
         None => Leave::NotYet,
     }
 }
@@ -228,9 +223,7 @@ pub(super) fn unknown(call: &EventId, cause: &str, lost: bool) -> Vec<NewEvent> 
             "The sandbox was lost ({cause}) while this call was running; its outcome is unknown: it may have run in part, in full, or not at all. The next call gets a fresh sandbox, which has none of the processes of the old one, and its files only if the workspace is kept."
         )
     } else {
-        format!(
-            "The outcome of this call is unknown ({cause}): it may have run in part, in full, or not at all. It is not run again by itself."
-        )
+        without_result::outcome_unknown(cause)
     };
     let body = EventBody::ToolOutcomeUnknown { tool_use_id: call.clone(), cause: cause.to_owned() };
     vec![NewEvent::new(body), result(call, text, true)]

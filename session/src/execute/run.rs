@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use jiff::Timestamp;
+use longhand_protocol::event::without_result::STOPPED_BEFORE;
 use longhand_protocol::event::{EventBody, NewEvent, Record};
 use longhand_protocol::harness::RECALL;
 use longhand_protocol::{EventId, SessionId};
@@ -144,7 +145,7 @@ impl<'a> Call<'a> {
         loop {
             let call = self.executor.store.call(&self.session, &self.call).await?;
             if matches!(call, CallState::Open) && self.interrupted.is_cancelled() {
-                return self.refuse("interrupted", plan::INTERRUPTED.to_owned()).await;
+                return self.refuse("interrupted", STOPPED_BEFORE.to_owned()).await;
             }
             // A loss is for ever, so it is never concluded from a watch that may be late.
             let sandbox = match &call {

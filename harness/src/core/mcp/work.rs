@@ -3,6 +3,7 @@
 use std::collections::{BTreeSet, HashSet};
 
 use longhand_protocol::EventId;
+use longhand_protocol::event::without_result::{self, STOPPED_BEFORE};
 use longhand_protocol::event::{EventBody, McpTool, NewEvent, RetryStatus, SessionError, SessionErrorType};
 use longhand_protocol::harness::{AgentSnapshot, McpServer, Tool};
 use serde_json::{Value, json};
@@ -194,13 +195,9 @@ impl Work {
         let not_run = |why: String| Some(vec![result(id, text_block(&why), true)]);
         let sent = call.started > 0;
         match &call.leave {
-            Leave::Denied(message) => {
-                let why = message.as_deref().filter(|message| !message.trim().is_empty());
-                let why = why.map(|message| format!(": {message}")).unwrap_or_default();
-                not_run(format!("The call was not run: the user denied it{why}"))
-            }
+            Leave::Denied(message) => not_run(without_result::denied(message.as_deref())),
             _ if call.stopped && sent => Some(unknown(id, "the user stopped the turn, and the call was cancelled")),
-            _ if call.stopped => not_run("The call was not run: the user stopped the turn before.".to_owned()),
+            _ if call.stopped => not_run(STOPPED_BEFORE.to_owned()),
             Leave::Asked => None,
             Leave::Given if sent && !self.started.contains(id) => {
                 let tool = server(agent, &call.server).and_then(|server| ledger.tool(server, &call.tool));
@@ -302,9 +299,7 @@ fn result(call: &EventId, content: Vec<Value>, is_error: bool) -> NewEvent {
 }
 
 fn unknown(call: &EventId, cause: &str) -> Vec<NewEvent> {
-    let text = format!(
-        "The outcome of this call is unknown ({cause}): it may have run in part, in full, or not at all. It is not run again by itself."
-    );
+    let text = without_result::outcome_unknown(cause);
     let body = EventBody::ToolOutcomeUnknown { tool_use_id: call.clone(), cause: cause.to_owned() };
     vec![NewEvent::new(body), result(call, text_block(&text), true)]
 }

@@ -83,6 +83,15 @@ pub struct AgentSessionSpec {
     pub retention: Option<Retention>,
 }
 
+impl AgentSessionSpec {
+    /// Whether any harness of the agent may serve the session: none of its own credentials, and no agent of its own, need a
+    /// harness that was made for it.
+    #[must_use]
+    pub fn takes_any_harness(&self) -> bool {
+        self.vault_refs.is_empty() && self.agent_ref.overrides.is_none()
+    }
+}
+
 /// An `Agent` of the same namespace, and which of its versions.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]

@@ -44,8 +44,7 @@ pub fn access(
 }
 
 /// Whether a fallback is called with a credential of this vault.
-#[must_use]
-pub fn uses(agent: &Agent, default: Option<&DefaultModel>, vault: &str) -> bool {
+pub(super) fn uses(agent: &Agent, default: Option<&DefaultModel>, vault: &str) -> bool {
     apart(agent).any(|(_, agent)| references::vault_of(&agent, default) == Some(vault))
 }
 

@@ -83,11 +83,7 @@ fn users_of(
 ) -> Vec<ObjectRef<Guarded<Agent>>> {
     let (namespace, name) = (vault.namespace(), vault.name_any());
     let uses = |agent: &Guarded<Agent>| {
-        agent.namespace() == namespace
-            && agent
-                .0
-                .as_ref()
-                .is_ok_and(|agent| references::uses(agent, default, &name) || fallbacks::uses(agent, default, &name))
+        agent.namespace() == namespace && agent.0.as_ref().is_ok_and(|agent| references::uses(agent, default, &name))
     };
     agents.state_filter(uses).iter().map(|agent| ObjectRef::from_obj(&**agent)).collect()
 }

@@ -6,6 +6,8 @@ use longhand_crds::vault::{CredentialSpec, PlacementKind};
 use longhand_crds::{Agent, Vault};
 use reqwest::Url;
 
+use super::fallbacks;
+
 /// Something that an agent names and that it cannot have.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Missing {
@@ -133,11 +135,13 @@ pub(super) fn find<'v>(wanted: &CredentialRef, vault: Option<&'v Vault>) -> Resu
     }
 }
 
-/// Whether the agent names a credential of this vault.
+/// Whether the agent names a credential of this vault, for whichever of its models and servers.
 #[must_use]
 pub fn uses(agent: &Agent, default: Option<&DefaultModel>, vault: &str) -> bool {
     let of_servers = agent.spec.mcp_servers.iter().filter_map(|server| server.credential.as_ref());
-    vault_of(agent, default) == Some(vault) || of_servers.into_iter().any(|credential| credential.vault == vault)
+    vault_of(agent, default) == Some(vault)
+        || fallbacks::uses(agent, default, vault)
+        || of_servers.into_iter().any(|credential| credential.vault == vault)
 }
 
 pub(super) fn may_go_to(credential: &CredentialSpec, url: &str) -> bool {

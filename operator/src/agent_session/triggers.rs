@@ -11,7 +11,7 @@ use kube::{Resource as _, ResourceExt as _};
 use longhand_crds::default_model::DefaultModel;
 use longhand_crds::{Agent, AgentSession, SandboxTemplate, Vault};
 
-use crate::agent::{fallbacks, references};
+use crate::agent::references;
 use crate::context::{Guarded, GuardedStore};
 
 type Root = Guarded<AgentSession>;
@@ -107,10 +107,9 @@ pub(super) fn by_vault(
 ) -> impl Stream<Item = ObjectRef<Root>> + Send + 'static {
     concerned(sessions, vaults, move |session, vault| {
         let namespace = session.namespace().unwrap_or_default();
-        crate::context::lookup(&agents, &namespace, &session.spec.agent_ref.name).is_some_and(|agent| {
-            let default = default.as_ref();
-            references::uses(&agent, default, vault) || fallbacks::uses(&agent, default, vault)
-        }) || session.spec.vault_refs.iter().any(|named| named.name == vault)
+        crate::context::lookup(&agents, &namespace, &session.spec.agent_ref.name)
+            .is_some_and(|agent| references::uses(&agent, default.as_ref(), vault))
+            || session.spec.vault_refs.iter().any(|named| named.name == vault)
     })
 }
 

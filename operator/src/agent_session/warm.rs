@@ -40,8 +40,7 @@ pub(super) async fn observe(
     sessions: &Sessions,
 ) -> Result<Warm, Error> {
     let Some(References { agent, .. }) = references else { return Ok(Warm::default()) };
-    let own = &session.spec;
-    if !own.vault_refs.is_empty() || own.agent_ref.overrides.is_some() {
+    if !session.spec.takes_any_harness() {
         return Ok(Warm::default());
     }
     let (namespace, uid) = (session.namespace().unwrap_or_default(), agent.uid().unwrap_or_default());

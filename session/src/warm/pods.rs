@@ -158,8 +158,7 @@ impl Pool {
         let own_pod = own_pod.is_some_and(|harness| harness.pod_uid.is_some() && !harness.warm);
         metadata.namespace.as_ref() == Some(&self.namespace)
             && spec.agent_ref.name == self.agent
-            && spec.agent_ref.overrides.is_none()
-            && spec.vault_refs.is_empty()
+            && spec.takes_any_harness()
             && metadata.deletion_timestamp.is_none()
             && longhand_crds::session_id(metadata) == *id
             && !own_pod

@@ -167,8 +167,8 @@ def stop_and_go_on(session: Session, process: object) -> None:
     session.until_done()
 
 
-def messages_are_queued(session: Session) -> None:
-    """What comes in the middle of a turn is taken up after the answer, in order, and answered at once."""
+def hold_the_model(session: Session) -> tuple[threading.Event, threading.Event]:
+    """The first request to the model waits: the first event says that it was made, the second lets it go on."""
     asked, go_on = threading.Event(), threading.Event()
 
     def hold(_: Door, step: Step) -> None:
@@ -177,6 +177,12 @@ def messages_are_queued(session: Session) -> None:
             go_on.wait(20)
 
     session.door.fault = Fault(before=hold)
+    return asked, go_on
+
+
+def messages_are_queued(session: Session) -> None:
+    """What comes in the middle of a turn is taken up after the answer, in order, and answered at once."""
+    asked, go_on = hold_the_model(session)
     session.say("say hello")
     process = session.start()
     asked.wait(20)
@@ -236,14 +242,7 @@ def answers_are_lost(session: Session) -> None:
 
 def another_harness_takes_over(session: Session) -> None:
     """While the model answers the first, the second claims: the first appends nothing more, and goes at once."""
-    asked, go_on = threading.Event(), threading.Event()
-
-    def hold(_: Door, step: Step) -> None:
-        if step.verb == "messages" and not asked.is_set():
-            asked.set()
-            go_on.wait(20)
-
-    session.door.fault = Fault(before=hold)
+    asked, go_on = hold_the_model(session)
     session.say("run three commands")
     zombie = session.start()
     asked.wait(20)

@@ -1,6 +1,9 @@
 //! Objects for tests.
 
-use longhand_crds::{Agent, AgentSession, Sandbox, SandboxTemplate, Vault};
+use longhand_crds::{Agent, AgentSession, Sandbox, SandboxTemplate, Vault, derived_session_id};
+use longhand_protocol::event::Usage;
+use longhand_protocol::internal::SessionSummary;
+use longhand_protocol::wire::SessionStatus;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
@@ -39,6 +42,21 @@ pub(crate) fn vault() -> Vault {
 
 pub(crate) fn template() -> SandboxTemplate {
     object("SandboxTemplate", "shell", &json!({ "idleSeconds": 10 }))
+}
+
+/// What the session service says of [`session`].
+pub(crate) fn summary(owner: Option<&str>, wake: bool) -> SessionSummary {
+    SessionSummary {
+        session_id: derived_session_id("3e8f1a2b-quickstart"),
+        status: if wake { SessionStatus::Running } else { SessionStatus::Idle },
+        epoch: 1,
+        head: 4,
+        delivered_inputs: 1,
+        owner_pod_uid: owner.map(ToOwned::to_owned),
+        wake,
+        usage: Usage::default(),
+        limit: None,
+    }
 }
 
 pub(crate) fn session() -> AgentSession {

@@ -5,13 +5,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::{
-    request::{Request, tokens},
-    respond::Message,
-    script::StopReason,
-    stream::Frame,
-    validate::Invalid,
-};
+use super::{request::Request, respond::Message, script::StopReason, stream::Frame, validate::Invalid};
 
 const REQUEST_FIELDS: &[&str] = &[
     "model",
@@ -54,16 +48,7 @@ pub fn parse(bytes: &[u8]) -> Result<Request, Invalid> {
     }
     let messages = body["messages"].as_array().filter(|messages| !messages.is_empty());
     let messages = messages.ok_or_else(|| Invalid::new("messages", "Input should be a list that is not empty"))?;
-    let mut facts = Request {
-        model: model.to_owned(),
-        stream: true,
-        last_user: String::new(),
-        turn: 0,
-        tool_results: Vec::new(),
-        last_tool_result: String::new(),
-        message_count: messages.len(),
-        input_tokens: tokens(bytes.len()),
-    };
+    let mut facts = Request::begin(model, true, messages.len(), bytes.len());
     let mut open: Vec<&str> = Vec::new();
     for (index, message) in messages.iter().enumerate() {
         let at = format!("messages.{index}");

@@ -37,6 +37,20 @@ pub fn tokens(bytes: usize) -> u64 {
 }
 
 impl Request {
+    /// A request of so many messages and bytes of which no message was read yet.
+    pub(super) fn begin(model: &str, stream: bool, messages: usize, bytes: usize) -> Self {
+        Self {
+            model: model.to_owned(),
+            stream,
+            last_user: String::new(),
+            turn: 0,
+            tool_results: Vec::new(),
+            last_tool_result: String::new(),
+            message_count: messages,
+            input_tokens: tokens(bytes),
+        }
+    }
+
     /// Reads and checks a request's body.
     ///
     /// # Errors
@@ -46,16 +60,9 @@ impl Request {
             .map_err(|error| Invalid::new("body", format!("The request body is not valid JSON: {error}")))?;
         validate(&body)?;
         let messages = body.get("messages").and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
-        let mut facts = Self {
-            model: body.get("model").and_then(Value::as_str).unwrap_or_default().to_owned(),
-            stream: body.get("stream").and_then(Value::as_bool).unwrap_or(false),
-            last_user: String::new(),
-            turn: 0,
-            tool_results: Vec::new(),
-            last_tool_result: String::new(),
-            message_count: messages.len(),
-            input_tokens: tokens(bytes.len()),
-        };
+        let model = body.get("model").and_then(Value::as_str).unwrap_or_default();
+        let stream = body.get("stream").and_then(Value::as_bool).unwrap_or(false);
+        let mut facts = Self::begin(model, stream, messages.len(), bytes.len());
         for message in messages {
             if message.get("role").and_then(Value::as_str) == Some("assistant") {
                 facts.turn += 1;

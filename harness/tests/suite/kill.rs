@@ -2,17 +2,20 @@
 
 use std::collections::HashMap;
 
-use longhand_harness::core::{Effect, Input, Moved, Next, State, Transcript, checkpoint, step};
+use longhand_harness::core::{Effect, Input, Next, State, Transcript, checkpoint, step};
 use longhand_harness::model::{Failure, Reply};
 use longhand_protocol::EventId;
 use longhand_protocol::event::{ClientEvent, EventBody, NewEvent, Permission, SessionErrorType, Usage, Verdict};
 use longhand_protocol::harness::HarnessSession;
 use longhand_session_log::memory::MemoryStore;
-use longhand_session_log::store::{CallState, FinishFrom, Query, SessionStore as _, StoreError};
+use longhand_session_log::store::{CallState, FinishFrom, SessionStore as _};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
-use crate::support::{check_request, claim, interrupt, log, now, send, session, session_id, store, text};
+use crate::support::{
+    changed, check_request, claim, finish_open, interrupt, log, newest_checkpoint, now, send, session, session_id,
+    store, text,
+};
 
 /// What the model says after so many answers.
 #[derive(Clone, Debug)]
@@ -244,16 +247,6 @@ impl World {
         !asks || confirmed
     }
 
-    /// What the service does with calls of which the log says that they were interrupted.
-    fn stop_tools(&self, calls: &[EventId]) {
-        for call in calls {
-            if now(self.store.call(&session_id(), call)).unwrap() == CallState::Open {
-                let result = crate::support::service::result(call, "stopped");
-                now(self.store.finish_call(&session_id(), call, &FinishFrom::Open, vec![result])).unwrap();
-            }
-        }
-    }
-
     fn changed(
         &self,
         change: impl Fn() -> longhand_session_log::store::Result<longhand_session_log::store::Appended>,
@@ -261,23 +254,13 @@ impl World {
         if self.twice {
             drop(change());
         }
-        match change() {
-            Ok(appended) => Input::Records { records: appended.records, head: appended.head },
-            Err(StoreError::HeadMoved { .. }) => Input::Moved(Moved::Head),
-            Err(StoreError::WakeMoved) => Input::Moved(Moved::Wake),
-            Err(StoreError::NotQueued(_)) => Input::Moved(Moved::Queue),
-            Err(error) => panic!("{error}"),
-        }
+        changed(change())
     }
 
     fn perform(&mut self, log: &Transcript, effect: Effect) -> Input {
         let (store, id, epoch) = (self.store.clone(), session_id(), self.epoch);
         match effect {
-            Effect::Restore => {
-                let wanted = Query { types: vec![checkpoint::KIND.to_owned()], ..Query::last(1) };
-                let slice = now(store.slice(&id, &wanted)).unwrap();
-                Input::Checkpoint(slice.records.into_iter().next().map(Box::new))
-            }
+            Effect::Restore => newest_checkpoint(&store),
             Effect::Read { after } => {
                 let slice = now(store.read(&id, after, 3)).unwrap();
                 Input::Records { records: slice.records, head: slice.head }
@@ -321,7 +304,8 @@ impl World {
                 Input::Executed { abandoned: vec![] }
             }
             Effect::Stop { calls } => {
-                self.stop_tools(&calls);
+                // As the service does with calls of which the log says that they were interrupted.
+                finish_open(&store, &calls, "stopped");
                 Input::Executed { abandoned: vec![] }
             }
             Effect::Rest(_) => Input::Rested,

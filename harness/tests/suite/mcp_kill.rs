@@ -3,18 +3,20 @@
 
 use std::collections::HashMap;
 
-use longhand_harness::core::checkpoint;
 use longhand_harness::core::mcp::{Answer, Call, Discovery, Outcome};
-use longhand_harness::core::{Effect, Input, Moved, Next, State, Transcript, step};
+use longhand_harness::core::{Effect, Input, Next, State, Transcript, step};
 use longhand_harness::model::Reply;
 use longhand_protocol::EventId;
 use longhand_protocol::event::{ClientEvent, EventBody, McpTool, StopReason, Usage, Verdict};
 use longhand_session_log::memory::MemoryStore;
-use longhand_session_log::store::{Query, SessionStore as _, StoreError};
+use longhand_session_log::store::SessionStore as _;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
-use crate::support::{check_request, claim, interrupt, log, now, send, session_id, session_with_mcp, store, text};
+use crate::support::{
+    changed, check_request, claim, finish_open, interrupt, log, newest_checkpoint, now, send, session_id,
+    session_with_mcp, store, text,
+};
 
 /// What the model says in its first answers.
 #[derive(Clone, Debug)]
@@ -46,16 +48,6 @@ fn answers(log: &Transcript) -> usize {
 }
 
 impl World {
-    fn changed(result: Result<longhand_session_log::store::Appended, StoreError>) -> Input {
-        match result {
-            Ok(appended) => Input::Records { records: appended.records, head: appended.head },
-            Err(StoreError::HeadMoved { .. }) => Input::Moved(Moved::Head),
-            Err(StoreError::WakeMoved) => Input::Moved(Moved::Wake),
-            Err(StoreError::NotQueued(_)) => Input::Moved(Moved::Queue),
-            Err(error) => panic!("{error}"),
-        }
-    }
-
     fn model(&self, log: &Transcript) -> Reply {
         let number = answers(log);
         let call = |(index, name): (usize, &&str)| json!({"type": "tool_use", "id": format!("toolu_{number}_{index}"), "name": name, "input": {}});
@@ -89,24 +81,18 @@ impl World {
     fn perform(&mut self, log: &Transcript, effect: Effect) -> Input {
         let (store, id, epoch) = (self.store.clone(), session_id(), self.epoch);
         match effect {
-            Effect::Restore => {
-                let wanted = Query { types: vec![checkpoint::KIND.to_owned()], ..Query::last(1) };
-                let slice = now(store.slice(&id, &wanted)).unwrap();
-                Input::Checkpoint(slice.records.into_iter().next().map(Box::new))
-            }
+            Effect::Restore => newest_checkpoint(&store),
             Effect::Read { after } => {
                 let slice = now(store.read(&id, after, 5)).unwrap();
                 Input::Records { records: slice.records, head: slice.head }
             }
             Effect::Look => Input::Inbox(now(store.inbox(&id)).unwrap()),
-            Effect::Append { expected_head, events } => {
-                Self::changed(now(store.append(&id, epoch, expected_head, events)))
-            }
+            Effect::Append { expected_head, events } => changed(now(store.append(&id, epoch, expected_head, events))),
             Effect::Promote { expected_head, inbox, then } => {
-                Self::changed(now(store.promote(&id, epoch, expected_head, &inbox, then)))
+                changed(now(store.promote(&id, epoch, expected_head, &inbox, then)))
             }
             Effect::Idle { expected_head, wake_revision, events } => {
-                match Self::changed(now(store.idle(&id, epoch, expected_head, wake_revision, events))) {
+                match changed(now(store.idle(&id, epoch, expected_head, wake_revision, events))) {
                     Input::Records { records, .. } => Input::Released { records },
                     other => other,
                 }
@@ -116,13 +102,7 @@ impl World {
                 Input::Model(Ok(self.model(log)))
             }
             Effect::Execute { calls } | Effect::Stop { calls } => {
-                use longhand_session_log::store::{CallState, FinishFrom};
-                for call in &calls {
-                    if now(store.call(&id, call)).unwrap() == CallState::Open {
-                        let result = crate::support::service::result(call, "ran");
-                        now(store.finish_call(&id, call, &FinishFrom::Open, vec![result])).unwrap();
-                    }
-                }
+                finish_open(&store, &calls, "ran");
                 Input::Executed { abandoned: vec![] }
             }
             Effect::Rest(_) => Input::Rested,

@@ -3,10 +3,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use longhand_crds::agent_session::{AgentSessionStatus, HarnessStatus, Input};
-use longhand_crds::derived_session_id;
-use longhand_protocol::event::Usage;
 use longhand_protocol::internal::SessionSummary;
-use longhand_protocol::wire::SessionStatus;
 use rstest::rstest;
 
 use super::{HARNESS_READY, INPUT_AGAIN, LogCall, NewPod, Plan, View, backoff, is_urgent, log_call, plan};
@@ -14,27 +11,13 @@ use crate::agent_session::observe::{HarnessPod, Observed, References, Unresolved
 use crate::agent_session::proxy_health::Credentials;
 use crate::agent_session::warm::Warm;
 use crate::conditions::{Observation, merge};
-use crate::fixtures;
+use crate::fixtures::{self, summary};
 use crate::pods::{Cause, Pending, PodView, Stage};
 
 const NOW: i64 = 1_000;
 
 fn at(second: i64) -> Timestamp {
     Timestamp::from_second(second).unwrap()
-}
-
-fn summary(owner: Option<&str>, wake: bool) -> SessionSummary {
-    SessionSummary {
-        session_id: derived_session_id("3e8f1a2b-quickstart"),
-        status: if wake { SessionStatus::Running } else { SessionStatus::Idle },
-        epoch: 1,
-        head: 4,
-        delivered_inputs: 1,
-        owner_pod_uid: owner.map(ToOwned::to_owned),
-        wake,
-        usage: Usage::default(),
-        limit: None,
-    }
 }
 
 fn pod(generation: i64, stage: Stage) -> HarnessPod {

@@ -3,16 +3,12 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use longhand_crds::agent_session::{AgentSessionStatus, HarnessStatus};
-use longhand_crds::derived_session_id;
-use longhand_protocol::event::Usage;
-use longhand_protocol::internal::SessionSummary;
-use longhand_protocol::wire::SessionStatus;
 
 use super::{HOLD, Warm, held};
 use crate::agent_session::observe::{HarnessPod, Observed, References};
 use crate::agent_session::plan::{LogCall, View, is_urgent, log_call, plan};
 use crate::agent_session::proxy_health::Credentials;
-use crate::fixtures;
+use crate::fixtures::{self, summary};
 use crate::pods::{Cause, Pending, PodView, Stage};
 
 const NOW: i64 = 1_000;
@@ -27,20 +23,6 @@ fn pod(uid: &str, stage: Stage) -> PodView {
 
 fn running() -> Stage {
     Stage::Running { since: now(), ready_since: Some(now()) }
-}
-
-fn summary(owner: Option<&str>, wake: bool) -> SessionSummary {
-    SessionSummary {
-        session_id: derived_session_id("3e8f1a2b-quickstart"),
-        status: if wake { SessionStatus::Running } else { SessionStatus::Idle },
-        epoch: 1,
-        head: 4,
-        delivered_inputs: 1,
-        owner_pod_uid: owner.map(ToOwned::to_owned),
-        wake,
-        usage: Usage::default(),
-        limit: None,
-    }
 }
 
 /// A session that was woken now, of an agent with one ready pod, `w`; the status names this pod.

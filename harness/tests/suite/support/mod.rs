@@ -8,15 +8,18 @@ pub(crate) mod service;
 use std::time::Duration;
 
 use futures::FutureExt as _;
+use longhand_harness::core::{Input, Moved, checkpoint};
 use longhand_protocol::event::{ClientEvent, EventBody, NewEvent};
 use longhand_protocol::harness::{AgentSnapshot, HarnessSession, Limits, McpServer, Model, Tool};
 use longhand_protocol::wire::toolsets::{
     BuiltinConfig, BuiltinTool, McpConfig, PermissionPolicy, ToolsetConfig, WebOptions,
 };
-use longhand_protocol::{Record, SessionId};
+use longhand_protocol::{EventId, Record, SessionId};
 use longhand_session_log::caps::Caps;
 use longhand_session_log::memory::MemoryStore;
-use longhand_session_log::store::{Claimant, SessionMeta, SessionStore as _, Takeover};
+use longhand_session_log::store::{
+    Appended, CallState, Claimant, FinishFrom, Query, SessionMeta, SessionStore as _, StoreError, Takeover,
+};
 use serde_json::{Value, json};
 
 pub(crate) fn session_id() -> SessionId {
@@ -140,6 +143,34 @@ pub(crate) fn text(text: &str) -> ClientEvent {
 
 pub(crate) fn interrupt() -> ClientEvent {
     ClientEvent::UserInterrupt { session_thread_id: None }
+}
+
+/// What a brain is told of a change of the log.
+pub(crate) fn changed(change: Result<Appended, StoreError>) -> Input {
+    match change {
+        Ok(appended) => Input::Records { records: appended.records, head: appended.head },
+        Err(StoreError::HeadMoved { .. }) => Input::Moved(Moved::Head),
+        Err(StoreError::WakeMoved) => Input::Moved(Moved::Wake),
+        Err(StoreError::NotQueued(_)) => Input::Moved(Moved::Queue),
+        Err(error) => panic!("{error}"),
+    }
+}
+
+/// What it is told when it asks for the newest checkpoint.
+pub(crate) fn newest_checkpoint(store: &MemoryStore) -> Input {
+    let wanted = Query { types: vec![checkpoint::KIND.to_owned()], ..Query::last(1) };
+    let slice = now(store.slice(&session_id(), &wanted)).unwrap();
+    Input::Checkpoint(slice.records.into_iter().next().map(Box::new))
+}
+
+/// Gives the calls that have no result one with this text.
+pub(crate) fn finish_open(store: &MemoryStore, calls: &[EventId], text: &str) {
+    for call in calls {
+        if now(store.call(&session_id(), call)).unwrap() == CallState::Open {
+            let result = service::result(call, text);
+            now(store.finish_call(&session_id(), call, &FinishFrom::Open, vec![result])).unwrap();
+        }
+    }
 }
 
 pub(crate) fn log(store: &MemoryStore) -> Vec<Record> {

@@ -7,6 +7,7 @@ mod plot;
 pub mod report;
 pub mod sandbox;
 pub mod sizes;
+mod streams;
 pub mod ttft;
 
 use serde::{Deserialize, Serialize};

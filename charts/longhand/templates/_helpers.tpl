@@ -102,3 +102,8 @@ securityContext:
   readOnlyRootFilesystem: true
   capabilities: {drop: [ALL]}
 {{- end }}
+
+{{/* CEL: whether a request is by another; called with (dict "root" $ "component" "session"). */}}
+{{- define "longhand.notBy" -}}
+request.userInfo.username != 'system:serviceaccount:{{ .root.Release.Namespace }}:{{ .root.Release.Name }}-{{ .component }}'
+{{- end }}

@@ -60,7 +60,12 @@ pub async fn run(namespace: &TestNamespace) -> TestResult<Report> {
     let open = streams::open(&fixture).await?;
     let resident = resident_bytes(namespace, "session", &image).await?;
     drop(open);
-    results.push(Figure::single("memory of session with 1,000 open streams", "MiB", resident / MIB, Goal::Below(STREAMS_GOAL)));
+    results.push(Figure::single(
+        "memory of session with 1,000 open streams",
+        "MiB",
+        resident / MIB,
+        Goal::Below(STREAMS_GOAL),
+    ));
     Ok(Report { date: jiff::Timestamp::now().to_string(), method: METHOD.to_owned(), results })
 }
 

@@ -1,5 +1,6 @@
 //! What Longhand promises, on a real cluster: one file a behaviour, each test in a namespace of its own.
 
+mod admission;
 mod bad_input;
 mod fencing;
 mod gitops;

@@ -41,6 +41,15 @@ pub trait Vaults: Named<Vault> {
     async fn create_secret(&self, namespace: &str, secret: NewSecret) -> Result<(), ResourceError>;
 }
 
+/// Said of a namespace without a RoleBinding for this.
+const NOT_LET: &str = "the namespace does not let this service make Secrets: bind the ClusterRole <release>-session-secrets in it to \
+    the service's account, or name it in the chart's session.secretNamespaces";
+
+/// Whether this is RBAC's refusal, and not that of a quota or a policy.
+fn may_not_create(status: &kube::core::Status) -> bool {
+    status.is_forbidden() && status.message.contains("cannot create resource \"secrets\"")
+}
+
 impl Cluster {
     fn vaults_in(&self, namespace: &str) -> Api<Vault> {
         Api::namespaced(self.client().clone(), namespace)
@@ -79,9 +88,15 @@ impl Vaults for Cluster {
         let what = format!("Secret {namespace}/{}", secret.name);
         let mut object = secret_object(secret);
         let api = Api::<Secret>::namespaced(self.client().clone(), namespace);
-        let created = call(&what, async { api.create(&PostParams::default(), &object).await.map(wipe) }).await;
+        let create = async {
+            match api.create(&PostParams::default(), &object).await {
+                Err(kube::Error::Api(status)) if may_not_create(&status) => Ok(None),
+                created => created.map(|secret| Some(wipe(secret))),
+            }
+        };
+        let created = call(&what, create).await;
         wipe_data(&mut object);
-        created
+        created?.ok_or_else(|| ResourceError::Refused { what, reason: NOT_LET.to_owned() })
     }
 }
 

@@ -14,5 +14,6 @@ mod sandbox_sessions;
 mod sandbox_warm;
 mod sdks;
 mod secrets;
+mod tenancy;
 mod warm;
 mod without_tools;

@@ -8,6 +8,7 @@ pub mod http;
 pub mod log;
 #[cfg(feature = "mcp")]
 pub mod mcp;
+pub mod relay;
 pub mod signals;
 #[cfg(feature = "http")]
 mod stall;

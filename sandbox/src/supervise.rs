@@ -1,20 +1,27 @@
-//! The parent of one command: `sandboxd supervise (command | terminal) PROGRAM [ARGUMENT...]`.
+//! The parent of one command: `sandboxd supervise (command | terminal | pipes) PROGRAM [ARGUMENT...]`.
 //!
 //! Whatever a command starts stays below its supervisor, also what has left its group and session and lost its parent: an
 //! orphan's new parent is the nearest subreaper above it. So all processes of a command can be found, counted and killed.
 //! The supervisor lives as long as any of them.
 //!
-//! Its standard input is where it reports to; its standard output and error become those of the command.
+//! Its standard input is where it reports to; its standard output and error become those of the command. With `pipes` it is a
+//! socket, over which the command's input is handed to it first.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{self, Write as _};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::process::{Command, ExitCode, ExitStatus, Stdio};
 
 use nix::sys::prctl::set_child_subreaper;
 use nix::sys::signal::SigSet;
 use rustix::io::Errno;
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
+    recvmsg, sendmsg,
+};
 use rustix::process::{WaitOptions, ioctl_tiocsctty, setsid, wait};
 use rustix::stdio::{dup2_stderr, dup2_stdin, dup2_stdout};
 
@@ -32,6 +39,8 @@ pub(crate) enum Kind {
     Command,
     /// Standard output is a terminal, which becomes its input and its controlling terminal.
     Terminal,
+    /// Its input is handed over by [`send_input`], in a process group of its own.
+    Pipes,
 }
 
 impl Kind {
@@ -39,11 +48,12 @@ impl Kind {
         match self {
             Self::Command => "command",
             Self::Terminal => "terminal",
+            Self::Pipes => "pipes",
         }
     }
 
     fn parse(argument: Option<&OsStr>) -> Option<Self> {
-        [Self::Command, Self::Terminal].into_iter().find(|kind| argument == Some(kind.argument().as_ref()))
+        [Self::Command, Self::Terminal, Self::Pipes].into_iter().find(|kind| argument == Some(kind.argument().as_ref()))
     }
 }
 
@@ -108,6 +118,9 @@ fn supervise(kind: Kind, mut command: Command) -> io::Result<()> {
             ioctl_tiocsctty(io::stdout())?;
             command.stdin(rustix::io::fcntl_dupfd_cloexec(io::stdout(), 3)?);
         }
+        Kind::Pipes => {
+            command.stdin(receive_input(&reports)?).process_group(0);
+        }
     }
     let child = first_to_die(|| command.spawn());
     // A terminal's signals are for the command. Not sooner: a command inherits what is blocked.
@@ -131,6 +144,30 @@ fn supervise(kind: Kind, mut command: Command) -> io::Result<()> {
             Err(_) => return Ok(()),
         }
     }
+}
+
+/// Hands the input of a command to its supervisor, which is or will be at the other end of `socket`.
+pub(crate) fn send_input(socket: impl AsFd, input: BorrowedFd<'_>) -> io::Result<()> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut rights = SendAncillaryBuffer::new(&mut space);
+    let input = [input];
+    if !rights.push(SendAncillaryMessage::ScmRights(&input)) {
+        return Err(io::Error::other("there is no room for a descriptor"));
+    }
+    sendmsg(socket, &[io::IoSlice::new(b"I")], &mut rights, SendFlags::empty())?;
+    Ok(())
+}
+
+fn receive_input(socket: impl AsFd) -> io::Result<OwnedFd> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut rights = RecvAncillaryBuffer::new(&mut space);
+    let mut tag = [0];
+    recvmsg(socket, &mut [io::IoSliceMut::new(&mut tag)], &mut rights, RecvFlags::CMSG_CLOEXEC)?;
+    let mut given = rights.drain().filter_map(|message| match message {
+        RecvAncillaryMessage::ScmRights(mut descriptors) => descriptors.next(),
+        _ => None,
+    });
+    given.next().ok_or_else(|| io::Error::other("no input was handed over"))
 }
 
 /// Starts something that the kernel takes before others when memory runs out. Where that cannot be said, it starts all the same.
@@ -166,7 +203,7 @@ mod tests {
 
     #[test]
     fn kinds_are_told_apart() {
-        for kind in [Kind::Command, Kind::Terminal] {
+        for kind in [Kind::Command, Kind::Terminal, Kind::Pipes] {
             assert_eq!(Kind::parse(Some(kind.argument().as_ref())), Some(kind));
         }
         assert_eq!(Kind::parse(Some("other".as_ref())), None);

@@ -25,6 +25,8 @@ pub enum Scope {
     Tools,
     /// Terminals, and nothing else.
     Terminal,
+    /// Servers that listen in the sandbox, and nothing else.
+    Port,
 }
 
 impl Scope {
@@ -254,6 +256,9 @@ mod tests {
     #[case(Scope::Terminal, Scope::Terminal, Ok(()))]
     #[case(Scope::Tools, Scope::Terminal, Err(TokenError::Scope))]
     #[case(Scope::Terminal, Scope::Tools, Err(TokenError::Scope))]
+    #[case(Scope::Port, Scope::Port, Ok(()))]
+    #[case(Scope::Port, Scope::Terminal, Err(TokenError::Scope))]
+    #[case(Scope::Tools, Scope::Port, Err(TokenError::Scope))]
     fn a_scope_opens_nothing_else(
         #[case] signed: Scope,
         #[case] wanted: Scope,

@@ -14,6 +14,9 @@ pub const MAX_REQUEST_BYTES: usize = 8 * 1024 * 1024;
 /// The mode of a file, in octal digits, in the answer to `GET /v1/files`.
 pub const MODE_HEADER: &str = "x-longhand-mode";
 
+/// What a connection is upgraded to that leads to a port of the sandbox: bytes as they are.
+pub const TUNNEL_PROTOCOL: &str = "tcp";
+
 /// The WebSocket subprotocol of `GET /v1/terminal`.
 pub const TERMINAL_PROTOCOL: &str = "v5.channel.k8s.io";
 
@@ -131,10 +134,13 @@ pub struct Activity {
     /// Files and archives that are being sent or received.
     #[serde(default)]
     pub transfers: usize,
+    /// Connections to ports that are open.
+    #[serde(default)]
+    pub tunnels: usize,
     /// Commands whose call has been answered and of which a process still runs.
     #[serde(default)]
     pub background: usize,
-    /// Whole seconds since the last call, terminal or transfer ended, or since the start if there was none; 0 while there is
+    /// Whole seconds since the last call, terminal, transfer or connection to a port ended, or since the start if there was none; 0 while there is
     /// one. What runs in the background does not count.
     pub idle_seconds: u64,
     /// Whether new calls are refused for good.
@@ -192,11 +198,19 @@ pub struct TerminalOptions {
     pub rows: u16,
     /// What kind of terminal it is.
     pub term: String,
+    /// Whether there is a terminal at all. Without one the command has pipes: its errors come apart from its output, nothing is
+    /// translated, and the end of its input is one.
+    #[serde(default = "yes")]
+    pub tty: bool,
+}
+
+fn yes() -> bool {
+    true
 }
 
 impl Default for TerminalOptions {
     fn default() -> Self {
-        Self { command: None, columns: 80, rows: 24, term: "xterm-256color".to_owned() }
+        Self { command: None, columns: 80, rows: 24, term: "xterm-256color".to_owned(), tty: true }
     }
 }
 
@@ -232,8 +246,12 @@ pub enum ErrorCode {
     FileRefused,
     /// 507: no space is left.
     StorageFull,
-    /// 426: the request is not one for a WebSocket in [`TERMINAL_PROTOCOL`].
+    /// 426: the request is not one for a WebSocket in [`TERMINAL_PROTOCOL`], or for [`TUNNEL_PROTOCOL`] where a port is asked for.
     UpgradeRequired,
+    /// 403: this port may not be reached.
+    PortRefused,
+    /// 502: nothing listens on the port.
+    NothingListens,
     /// 500: the terminal could not be opened.
     NoTerminal,
     /// 429: too many calls run, or too many transfers or terminals are open; this one was not started.
@@ -292,9 +310,16 @@ mod tests {
             serde_json::to_value(&request).unwrap(),
             json!({"call_id": "c", "name": "bash", "input": {"command": "ls"}})
         );
-        let activity =
-            Activity { running_calls: 0, terminals: 1, transfers: 2, background: 3, idle_seconds: 7, draining: true };
-        let whole = json!({"drained": true, "running_calls": 0, "terminals": 1, "transfers": 2, "background": 3, "idle_seconds": 7, "draining": true});
+        let activity = Activity {
+            running_calls: 0,
+            terminals: 1,
+            transfers: 2,
+            tunnels: 4,
+            background: 3,
+            idle_seconds: 7,
+            draining: true,
+        };
+        let whole = json!({"drained": true, "running_calls": 0, "terminals": 1, "transfers": 2, "tunnels": 4, "background": 3, "idle_seconds": 7, "draining": true});
         assert_eq!(serde_json::to_value(DrainResponse { drained: true, activity }).unwrap(), whole);
         let older = json!({"running_calls": 0, "idle_seconds": 7, "draining": true});
         assert_eq!(serde_json::from_value::<Activity>(older).unwrap().background, 0);

@@ -32,6 +32,7 @@ use crate::resources::objects::Objects;
 use crate::resources::revisions::Revisions;
 use crate::resources::templates::Templates;
 use crate::resources::vaults::Vaults;
+use crate::tunnels::Tunnels;
 use crate::warm::Warm;
 
 const REMEMBERED: usize = 16_384;
@@ -176,8 +177,10 @@ pub struct Shared {
     pub offered: TtlCache<SessionId, Arc<AgentSession>>,
     /// When queued events were accepted.
     pub accepted: TtlCache<EventId, Instant>,
-    /// Bounds the event streams.
+    /// Bounds the event streams, transfers and ways into sandboxes.
     pub streams: Arc<Semaphore>,
+    /// Ways into sandboxes that are open.
+    pub tunnels: Tunnels,
     /// Ends streams and long waits.
     pub stop: CancellationToken,
 }
@@ -226,6 +229,7 @@ impl App {
             offered: TtlCache::new(OFFERED),
             accepted: TtlCache::new(REMEMBERED),
             streams: Arc::new(Semaphore::new(OPEN_STREAMS)),
+            tunnels: Tunnels::default(),
             stop,
         }))
     }
@@ -271,6 +275,7 @@ impl App {
             // An import is known by its session, and work by its worker: neither is remembered by a key.
             .route_layer(from_fn_with_state(self.clone(), wire::once::once))
             .route("/sessions/import", post(wire::import::import))
+            .merge(sandboxes())
             .merge(work());
         let harness = Router::new()
             .route("/claim", post(harness::claim::claim))
@@ -328,6 +333,23 @@ fn vaults() -> Router<App> {
         )
         .route("/vaults/{vault}/credentials/{credential}/archive", post(credentials::archive))
         .route("/vaults/{vault}/credentials/{credential}/mcp_oauth_validate", post(credentials::validate))
+}
+
+/// The routes into sandboxes: of sessions, and of any by its own name.
+fn sandboxes() -> Router<App> {
+    use wire::sandboxes::{transfer, upgrade};
+    Router::new()
+        .route("/sessions/{session}/sandboxes/{sandbox}/files", get(transfer::download).put(transfer::upload))
+        .route(
+            "/sessions/{session}/sandboxes/{sandbox}/archive",
+            get(transfer::download_folder).put(transfer::upload_folder),
+        )
+        .route("/sessions/{session}/sandboxes/{sandbox}/terminal", get(upgrade::terminal))
+        .route("/sessions/{session}/sandboxes/{sandbox}/ports/{port}", get(upgrade::port))
+        .route("/sandboxes/{sandbox}/files", get(transfer::download).put(transfer::upload))
+        .route("/sandboxes/{sandbox}/archive", get(transfer::download_folder).put(transfer::upload_folder))
+        .route("/sandboxes/{sandbox}/terminal", get(upgrade::terminal))
+        .route("/sandboxes/{sandbox}/ports/{port}", get(upgrade::port))
 }
 
 /// The routes of the work of self-hosted environments.

@@ -23,6 +23,7 @@ pub mod restore;
 pub mod service;
 mod serving;
 mod sessions;
+mod tunnels;
 pub mod warm;
 
 #[cfg(test)]

@@ -29,6 +29,7 @@ pub(crate) struct Ending {
 /// no result by then goes on in its sandbox, and whoever is asked for it next takes it over.
 pub(crate) async fn serve(listener: Listener, app: App, stop: &CancellationToken, ending: Ending) {
     let (executor, close) = (Arc::clone(&app.executor), app.stop.clone());
+    let ways = app.clone();
     let limits = Limits { grace: ending.grace + LAST_ANSWERS, ..Limits::default() };
     let serving = listener.serve(TowerToHyperService::new(app.router()), limits, close.clone());
     let stopping = async {
@@ -36,7 +37,7 @@ pub(crate) async fn serve(listener: Listener, app: App, stop: &CancellationToken
         tracing::info!(seconds = ending.drain.as_secs(), "stopping: no new requests are expected");
         sleep(ending.drain).await;
         close.cancel();
-        executor.stop(ending.grace).await;
+        tokio::join!(executor.stop(ending.grace), ways.tunnels.closed());
     };
     tokio::join!(serving, stopping);
     tracing::info!("nothing is in flight any more");

@@ -5,6 +5,7 @@
 
 mod error;
 mod files;
+mod port;
 mod terminal;
 
 use std::io;

@@ -69,9 +69,10 @@ impl SandboxClient {
 }
 
 fn uri(options: &TerminalOptions) -> String {
-    let TerminalOptions { command, columns, rows, term } = options;
+    let TerminalOptions { command, columns, rows, term, tty } = options;
     let command = command.as_deref().map(|command| format!("&command={}", escaped(command))).unwrap_or_default();
-    format!("/v1/terminal?columns={columns}&rows={rows}&term={}{command}", escaped(term))
+    let pipes = if *tty { "" } else { "&tty=false" };
+    format!("/v1/terminal?columns={columns}&rows={rows}&term={}{pipes}{command}", escaped(term))
 }
 
 #[cfg(test)]
@@ -83,7 +84,10 @@ mod tests {
     fn options_are_in_the_query() {
         let options = TerminalOptions::default();
         assert_eq!(uri(&options), "/v1/terminal?columns=80&rows=24&term=xterm-256color");
-        let options = TerminalOptions { command: Some("top & ls".to_owned()), columns: 132, ..options };
-        assert_eq!(uri(&options), "/v1/terminal?columns=132&rows=24&term=xterm-256color&command=top%20%26%20ls");
+        let options = TerminalOptions { command: Some("top & ls".to_owned()), columns: 132, tty: false, ..options };
+        assert_eq!(
+            uri(&options),
+            "/v1/terminal?columns=132&rows=24&term=xterm-256color&tty=false&command=top%20%26%20ls"
+        );
     }
 }

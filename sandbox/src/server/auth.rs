@@ -29,6 +29,16 @@ pub(super) async fn require_terminal_token(
     Ok(next.run(request).await)
 }
 
+/// The same for a port.
+pub(super) async fn require_port_token(
+    State(verifier): State<Arc<Verifier>>,
+    request: Request,
+    next: Next,
+) -> Result<Response, ApiError> {
+    verifier.verify_for(bearer(request.headers()).ok_or(ApiError::NoToken)?, Scope::Port)?;
+    Ok(next.run(request).await)
+}
+
 fn bearer(headers: &HeaderMap) -> Option<&str> {
     let (scheme, token) = headers.get(header::AUTHORIZATION)?.to_str().ok()?.split_once(' ')?;
     scheme.eq_ignore_ascii_case("bearer").then_some(token.trim())

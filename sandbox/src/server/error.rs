@@ -9,7 +9,7 @@ use super::journal::Refused;
 use crate::token::TokenError;
 use crate::tools::terminal::TerminalError;
 use crate::tools::transfer::TransferError;
-use crate::wire::{CallId, ErrorBody, ErrorCode, ErrorDetail, MAX_REQUEST_BYTES, TERMINAL_PROTOCOL};
+use crate::wire::{CallId, ErrorBody, ErrorCode, ErrorDetail, MAX_REQUEST_BYTES, TERMINAL_PROTOCOL, TUNNEL_PROTOCOL};
 
 /// Why a request got no answer but an error.
 #[derive(Debug, thiserror::Error)]
@@ -36,6 +36,12 @@ pub(super) enum ApiError {
     Mode,
     #[error("a terminal takes a WebSocket in the subprotocol {TERMINAL_PROTOCOL}")]
     NoWebSocket,
+    #[error("a port takes a connection that is upgraded to {TUNNEL_PROTOCOL}")]
+    NoTunnel,
+    #[error("port {port} is that of sandboxd itself")]
+    OwnPort { port: u16 },
+    #[error("nothing listens on port {port} of the sandbox's loopback: {reason}")]
+    NothingListens { port: u16, reason: String },
     #[error(transparent)]
     Terminal(#[from] TerminalError),
     #[error(transparent)]
@@ -52,7 +58,7 @@ fn not_now(reason: Refused) -> &'static str {
     match reason {
         Refused::Draining => "the sandbox is being reclaimed",
         Refused::Terminating => "the sandbox is ending",
-        _ => "too many terminals or transfers are open",
+        _ => "too many terminals, transfers or connections to ports are open",
     }
 }
 
@@ -85,7 +91,9 @@ impl ApiError {
             Self::Transfer(TransferError::Full(_)) => (StatusCode::INSUFFICIENT_STORAGE, ErrorCode::StorageFull),
             Self::Transfer(TransferError::Broken(_)) => (StatusCode::BAD_REQUEST, ErrorCode::InvalidRequest),
             Self::Transfer(TransferError::Refused(_)) => (StatusCode::UNPROCESSABLE_ENTITY, ErrorCode::FileRefused),
-            Self::NoWebSocket => (StatusCode::UPGRADE_REQUIRED, ErrorCode::UpgradeRequired),
+            Self::NoWebSocket | Self::NoTunnel => (StatusCode::UPGRADE_REQUIRED, ErrorCode::UpgradeRequired),
+            Self::OwnPort { .. } => (StatusCode::FORBIDDEN, ErrorCode::PortRefused),
+            Self::NothingListens { .. } => (StatusCode::BAD_GATEWAY, ErrorCode::NothingListens),
             Self::Terminal(TerminalError::Nul) => (StatusCode::BAD_REQUEST, ErrorCode::InvalidRequest),
             Self::Terminal(_) => (StatusCode::INTERNAL_SERVER_ERROR, ErrorCode::NoTerminal),
             Self::Failed => (StatusCode::INTERNAL_SERVER_ERROR, ErrorCode::Failed),
@@ -113,6 +121,7 @@ impl IntoResponse for ApiError {
             (status, Json(ErrorBody { error: ErrorDetail { code, message: self.to_string() } })).into_response();
         let extra = match code {
             ErrorCode::Unauthorized => Some((header::WWW_AUTHENTICATE, "Bearer")),
+            ErrorCode::UpgradeRequired if matches!(self, Self::NoTunnel) => Some((header::UPGRADE, TUNNEL_PROTOCOL)),
             ErrorCode::UpgradeRequired => Some((header::UPGRADE, "websocket")),
             ErrorCode::TooManyCalls => Some((header::RETRY_AFTER, "1")),
             _ => None,

@@ -25,6 +25,8 @@ pub(super) struct Limits {
     pub(super) terminals: usize,
     /// Files and archives that are sent or received at the same time.
     pub(super) transfers: usize,
+    /// Connections to ports that are open at the same time.
+    pub(super) tunnels: usize,
 }
 
 impl Default for Limits {
@@ -36,6 +38,7 @@ impl Default for Limits {
             evicted: 100_000,
             terminals: 8,
             transfers: 16,
+            tunnels: 128,
         }
     }
 }
@@ -120,7 +123,7 @@ pub(super) enum Refused {
     OutcomeUnknown,
     /// Only known calls were asked for.
     Unknown,
-    /// Too many calls run, or too many transfers or terminals are open.
+    /// Too many calls run, or too many transfers, terminals or connections to ports are open.
     Busy,
     /// The sandbox is being reclaimed.
     Draining,
@@ -180,6 +183,7 @@ pub(super) struct Journal<R> {
     unknown: HashMap<u128, Fingerprint>,
     terminals: usize,
     transfers: usize,
+    tunnels: usize,
     last_end: Instant,
 }
 
@@ -188,6 +192,7 @@ pub(super) struct Journal<R> {
 pub(super) enum Use {
     Terminal,
     Transfer,
+    Tunnel,
 }
 
 /// What commands have left running.
@@ -212,6 +217,7 @@ impl<R: Clone> Journal<R> {
             unknown: HashMap::new(),
             terminals: 0,
             transfers: 0,
+            tunnels: 0,
             last_end: now,
         }
     }
@@ -316,6 +322,7 @@ impl<R: Clone> Journal<R> {
         let (open, limit) = match what {
             Use::Terminal => (&mut self.terminals, self.limits.terminals),
             Use::Transfer => (&mut self.transfers, self.limits.transfers),
+            Use::Tunnel => (&mut self.tunnels, self.limits.tunnels),
         };
         match self.mode {
             Mode::Draining => Err(Refused::Draining),
@@ -333,6 +340,7 @@ impl<R: Clone> Journal<R> {
         let open = match what {
             Use::Terminal => &mut self.terminals,
             Use::Transfer => &mut self.transfers,
+            Use::Tunnel => &mut self.tunnels,
         };
         *open = open.saturating_sub(1);
         self.last_end = now;
@@ -343,26 +351,29 @@ impl<R: Clone> Journal<R> {
             running_calls: self.running,
             terminals: self.terminals,
             transfers: self.transfers,
+            tunnels: self.tunnels,
             background: background.commands,
             idle_seconds: self.idle(now).as_secs(),
             draining: self.mode == Mode::Draining,
         }
     }
 
+    fn is_busy(&self) -> bool {
+        self.running > 0 || self.terminals > 0 || self.transfers > 0 || self.tunnels > 0
+    }
+
     fn idle(&self, now: Instant) -> Duration {
-        let busy = self.running > 0 || self.terminals > 0 || self.transfers > 0;
-        if busy { Duration::ZERO } else { now.saturating_duration_since(self.last_end) }
+        if self.is_busy() { Duration::ZERO } else { now.saturating_duration_since(self.last_end) }
     }
 
     /// Refuses everything new for good, if nothing is going on and nothing has been for `idle`. What commands have left
     /// running counts if `background` holds it.
     pub(super) fn drain(&mut self, idle: Duration, background: Option<Background>, now: Instant) -> bool {
-        let busy = self.running > 0 || self.terminals > 0 || self.transfers > 0;
         let quiet = background.is_none_or(|background| {
             let quiet_for = |end: Instant| now.saturating_duration_since(end) >= idle;
             background.commands == 0 && background.last_end.is_none_or(quiet_for)
         });
-        if self.mode == Mode::Accepting && !busy && quiet && self.idle(now) >= idle {
+        if self.mode == Mode::Accepting && !self.is_busy() && quiet && self.idle(now) >= idle {
             self.mode = Mode::Draining;
         }
         self.mode == Mode::Draining

@@ -9,7 +9,8 @@ use serde_json::{Value, json};
 use super::{Background, Begun, Fingerprint, Journal, Limits, Past, Refused, Use, key};
 use crate::wire::{CallId, ToolOutput};
 
-const SMALL: Limits = Limits { running: 2, results: 2, result_bytes: 100, evicted: 3, terminals: 1, transfers: 2 };
+const SMALL: Limits =
+    Limits { running: 2, results: 2, result_bytes: 100, evicted: 3, terminals: 1, transfers: 2, tunnels: 2 };
 const QUIET: Background = Background { commands: 0, last_end: None };
 
 fn id(id: &str) -> CallId {

@@ -11,6 +11,7 @@ pub mod reaper;
 mod routes;
 mod terminal;
 mod transfer;
+mod tunnel;
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -76,7 +77,7 @@ impl Server {
         let address = listener.local_addr().map_err(listen_error)?;
         let ledger = state.and_then(|dir| ledger(&dir, verifier.pod_uid()));
         let calls = Arc::new(Calls::new(toolbox, ledger, terminal_idle));
-        let router = routes::router(Arc::clone(&calls), Arc::new(verifier));
+        let router = routes::router(Arc::clone(&calls), Arc::new(verifier), address.port());
         Ok(Self { listener, address, calls, router, grace })
     }
 

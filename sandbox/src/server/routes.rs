@@ -13,10 +13,10 @@ use bytes::Bytes;
 use serde::de::DeserializeOwned;
 use tokio::time::timeout;
 
-use super::auth::{require_terminal_token, require_token};
+use super::auth::{require_port_token, require_terminal_token, require_token};
 use super::calls::Calls;
 use super::error::ApiError;
-use super::{mcp, terminal, transfer};
+use super::{mcp, terminal, transfer, tunnel};
 use crate::token::Verifier;
 use crate::wire::{
     Activity, CancelRequest, CancelResponse, DrainRequest, DrainResponse, ExecuteRequest, MAX_REQUEST_BYTES,
@@ -24,7 +24,8 @@ use crate::wire::{
 
 const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 
-pub(super) fn router(calls: Arc<Calls>, verifier: Arc<Verifier>) -> Router {
+/// `own` is the port that this is served on.
+pub(super) fn router(calls: Arc<Calls>, verifier: Arc<Verifier>, own: u16) -> Router {
     let guarded = Router::new()
         .route("/v1/execute", post(execute))
         .route("/v1/cancel", post(cancel))
@@ -38,9 +39,12 @@ pub(super) fn router(calls: Arc<Calls>, verifier: Arc<Verifier>) -> Router {
         .layer(middleware::from_fn_with_state(Arc::clone(&verifier), require_token));
     let terminals = Router::new()
         .route("/v1/terminal", get(terminal::open))
-        .layer(middleware::from_fn_with_state(verifier, require_terminal_token));
+        .layer(middleware::from_fn_with_state(Arc::clone(&verifier), require_terminal_token));
+    let ports = Router::new()
+        .route("/v1/ports/{port}", get(move |state, port, request| tunnel::open(state, port, request, own)))
+        .layer(middleware::from_fn_with_state(verifier, require_port_token));
     let probes = Router::new().route("/livez", get(livez)).route("/readyz", get(readyz));
-    probes.merge(guarded).merge(terminals).with_state(calls)
+    probes.merge(guarded).merge(terminals).merge(ports).with_state(calls)
 }
 
 async fn execute(State(calls): State<Arc<Calls>>, Body(request): Body<ExecuteRequest>) -> Result<Response, ApiError> {

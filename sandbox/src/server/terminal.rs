@@ -1,5 +1,5 @@
 //! Terminals over WebSocket, in the protocol that Kubernetes has for `exec`: the first byte of each binary message is its
-//! channel (0 input, 1 output, 3 the end as a `Status`, 4 a new size, 255 the end of a channel).
+//! channel (0 input, 1 output, 2 errors of a command without a terminal, 3 the end as a `Status`, 4 a new size, 255 the end of a channel).
 
 use std::io;
 use std::os::unix::process::ExitStatusExt as _;
@@ -29,7 +29,7 @@ use tracing::{debug, info};
 use super::calls::Calls;
 use super::error::ApiError;
 use super::journal::Use;
-use crate::tools::terminal::{Shell, Size, Terminal};
+use crate::tools::terminal::{Outlet, Screen, Shell, Size, Terminal};
 use crate::wire::{TERMINAL_PROTOCOL, TerminalOptions};
 
 /// A message of a client: input comes as it is typed or pasted.
@@ -42,6 +42,7 @@ const DRAIN_LIMIT: Duration = Duration::from_millis(200);
 
 const INPUT: u8 = 0;
 const OUTPUT: u8 = 1;
+const ERRORS: u8 = 2;
 const STATUS: u8 = 3;
 const RESIZE: u8 = 4;
 const CLOSED: u8 = 255;
@@ -119,10 +120,10 @@ struct Session<S> {
 impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
     async fn run(self) {
         let Self { mut socket, terminal, idle, stop } = self;
-        let Terminal { mut shell, screen } = terminal;
-        let mut buffer = vec![0; CHUNK];
+        let Terminal { mut shell, mut screen } = terminal;
+        let (mut buffer, mut errors) = (vec![0; CHUNK], vec![0; CHUNK]);
         let mut input = Bytes::new();
-        let mut open = true;
+        let (mut open, mut errors_open) = (true, !screen.is_terminal());
         let mut last = Instant::now();
         let end = loop {
             tokio::select! {
@@ -131,11 +132,19 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
                     break End::Closed(format!("nothing was typed or shown for {} s", idle.as_secs()));
                 }
                 status = shell.wait() => break End::Exited(status),
-                shown = screen.read(&mut buffer), if open => {
+                shown = screen.read(Outlet::Output, &mut buffer), if open => {
                     last = Instant::now();
                     let length = shown.unwrap_or_default();
                     open = length > 0;
                     if open && send(&mut socket, OUTPUT, &buffer[..length]).await.is_err() {
+                        break End::Gone;
+                    }
+                }
+                shown = screen.read(Outlet::Errors, &mut errors), if errors_open => {
+                    last = Instant::now();
+                    let length = shown.unwrap_or_default();
+                    errors_open = length > 0;
+                    if errors_open && send(&mut socket, ERRORS, &errors[..length]).await.is_err() {
                         break End::Gone;
                     }
                 }
@@ -151,6 +160,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
                         match Asked::of(&message) {
                             Asked::Type(bytes) => input = bytes,
                             Asked::Resize(size) => _ = screen.resize(size),
+                            Asked::End if screen.is_terminal() => input = Bytes::from_static(&[END_OF_TRANSMISSION]),
+                            Asked::End => screen.end_input(),
                             Asked::Nothing => {}
                         }
                     }
@@ -160,13 +171,20 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             }
         };
         if matches!(end, End::Exited(_)) {
-            while let Ok(Ok(length @ 1..)) = timeout(DRAIN_LIMIT, screen.read(&mut buffer)).await {
-                if send(&mut socket, OUTPUT, &buffer[..length]).await.is_err() {
-                    break;
-                }
-            }
+            drain(&mut socket, &screen, &mut buffer).await;
         }
         finish(socket, end, shell).await;
+    }
+}
+
+/// Sends what was said before the end.
+async fn drain<S: AsyncRead + AsyncWrite + Unpin>(socket: &mut WebSocketStream<S>, screen: &Screen, buffer: &mut [u8]) {
+    for (outlet, channel) in [(Outlet::Output, OUTPUT), (Outlet::Errors, ERRORS)] {
+        while let Ok(Ok(length @ 1..)) = timeout(DRAIN_LIMIT, screen.read(outlet, buffer)).await {
+            if send(socket, channel, &buffer[..length]).await.is_err() {
+                return;
+            }
+        }
     }
 }
 
@@ -208,6 +226,8 @@ async fn send<S: AsyncRead + AsyncWrite + Unpin>(
 enum Asked {
     Type(Bytes),
     Resize(Size),
+    /// Nothing more is to come.
+    End,
     Nothing,
 }
 
@@ -223,7 +243,7 @@ impl Asked {
             Some((&INPUT, rest)) => Self::Type(message.slice_ref(rest)),
             Some((&RESIZE, size)) => serde_json::from_slice(size)
                 .map_or(Self::Nothing, |NewSize { width, height }| Self::Resize(Size { columns: width, rows: height })),
-            Some((&CLOSED, &[INPUT])) => Self::Type(Bytes::from_static(&[END_OF_TRANSMISSION])),
+            Some((&CLOSED, &[INPUT])) => Self::End,
             _ => Self::Nothing,
         }
     }
@@ -265,7 +285,7 @@ mod tests {
     #[case(b"\x04{\"Width\":80,\"Height\":24}", Asked::Resize(Size { columns: 80, rows: 24 }))]
     #[case(b"\x04{\"Width\":-1,\"Height\":24}", Asked::Nothing)]
     #[case(b"\x04junk", Asked::Nothing)]
-    #[case(b"\xFF\0", Asked::Type(Bytes::from_static(b"\x04")))]
+    #[case(b"\xFF\0", Asked::End)]
     #[case(b"\x01output", Asked::Nothing)]
     #[case(b"", Asked::Nothing)]
     fn messages_are_understood(#[case] message: &'static [u8], #[case] expected: Asked) {

@@ -129,7 +129,7 @@ impl Bash {
         Ok(output)
     }
 
-    /// Starts a shell on a terminal, in the workspace.
+    /// Starts a shell on a terminal or with pipes, in the workspace.
     pub(super) fn terminal(&self, options: &TerminalOptions) -> Result<Terminal, TerminalError> {
         let given = options.command.as_deref().unwrap_or_default();
         if given.contains('\0') || options.term.contains('\0') {
@@ -140,13 +140,17 @@ impl Bash {
         let mut command = Command::new(&interpreter.program);
         match &options.command {
             Some(given) => command.arg("-c").arg(given),
-            None => command.arg("-i"),
+            None if options.tty => command.arg("-i"),
+            None => command.arg("-s"),
         };
         command
             .env_clear()
             .envs(environment.iter().map(|(name, value)| (name, value)))
             .env("PWD", cwd)
             .current_dir(cwd);
+        if !options.tty {
+            return Terminal::start_with_pipes(command, &self.launcher);
+        }
         let size = Size { columns: options.columns, rows: options.rows };
         Terminal::start(command, size, &options.term, &self.launcher)
     }

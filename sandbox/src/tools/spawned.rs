@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::process::CommandExt as _;
 use std::process::ExitStatus;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
+use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use tokio::io::AsyncReadExt as _;
 use tokio::net::unix::pipe::Receiver;
 use tokio::process::{Child, Command};
@@ -170,17 +171,38 @@ pub(super) struct Spawned {
 impl Spawned {
     /// Starts `command`, whose outputs are set, whose environment is given in full, and which has no input but the terminal.
     pub(super) fn start(mut command: std::process::Command, kind: Kind, launcher: &Launcher) -> io::Result<Self> {
-        let (reports, supervised) = if launcher.children.are_supervised() {
+        let reports = if launcher.children.are_supervised() {
             let (reader, writer) = io::pipe()?;
             command.stdin(writer);
-            (Some(Receiver::from_owned_fd(OwnedFd::from(reader))?), true)
+            Some(Receiver::from_owned_fd(OwnedFd::from(reader))?)
         } else {
             command.stdin(std::process::Stdio::null());
-            (None, false)
+            None
         };
         if kind == Kind::Command {
             command.process_group(0);
         }
+        Self::launch(command, reports, launcher)
+    }
+
+    /// The same with `input`, for a command below a supervisor.
+    pub(super) fn start_with_input(
+        mut command: std::process::Command,
+        input: BorrowedFd<'_>,
+        launcher: &Launcher,
+    ) -> io::Result<Self> {
+        let flags = SocketFlags::CLOEXEC;
+        let (ours, theirs) = rustix::net::socketpair(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+        supervise::send_input(&ours, input)?;
+        rustix::io::ioctl_fionbio(&ours, true)?;
+        command.stdin(theirs);
+        // It is no pipe, but waited for in the same way.
+        let reports = Receiver::from_owned_fd_unchecked(ours)?;
+        Self::launch(command, Some(reports), launcher)
+    }
+
+    fn launch(command: std::process::Command, reports: Option<Receiver>, launcher: &Launcher) -> io::Result<Self> {
+        let supervised = reports.is_some();
         // Owned here, since it holds the write ends: they must close with the last process that has them.
         let (child, registration) = launcher.children.spawn(&mut Command::from(command))?;
         let watch = launcher.commands.watch(Tree { root: registration.pid(), supervised });

@@ -1,7 +1,7 @@
-//! An interactive shell on a terminal of its own.
+//! An interactive shell on a terminal of its own, or a command with pipes.
 
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::process::{Command, ExitStatus};
 
 use nix::sys::signal::Signal;
@@ -36,7 +36,7 @@ pub(crate) struct Size {
     pub(crate) rows: u16,
 }
 
-/// A shell on a terminal.
+/// A shell on a terminal, or with pipes.
 #[derive(Debug)]
 pub(crate) struct Terminal {
     pub(crate) shell: Shell,
@@ -47,11 +47,21 @@ pub(crate) struct Terminal {
 #[derive(Debug)]
 pub(crate) struct Shell(Spawned);
 
-/// Our end of the terminal.
+/// Our end of the terminal, or of the pipes.
 #[derive(Debug)]
 pub(crate) struct Screen {
     output: Receiver,
-    input: Sender,
+    /// Of pipes: a terminal shows errors among the rest.
+    errors: Option<Receiver>,
+    /// None when nothing more is to come.
+    input: Option<Sender>,
+}
+
+/// What a command says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Outlet {
+    Output,
+    Errors,
 }
 
 impl Terminal {
@@ -73,6 +83,27 @@ impl Terminal {
         let spawned = Spawned::start(command, Kind::Terminal, launcher).map_err(TerminalError::Start)?;
         Ok(Self { shell: Shell(spawned), screen })
     }
+
+    /// Starts `command`, whose environment is given in full, with pipes.
+    pub(super) fn start_with_pipes(command: Command, launcher: &Launcher) -> Result<Self, TerminalError> {
+        if !launcher.children.are_supervised() {
+            return Err(TerminalError::NoSupervisor);
+        }
+        let mut command = prepared(command, Kind::Pipes, &launcher.children);
+        let mut pipes = || -> io::Result<(io::PipeReader, Screen)> {
+            let ((input, ours), (output, its_output), (errors, its_errors)) = (io::pipe()?, io::pipe()?, io::pipe()?);
+            command.stdout(its_output).stderr(its_errors);
+            let screen = Screen {
+                output: Receiver::from_owned_fd(output.into())?,
+                errors: Some(Receiver::from_owned_fd(errors.into())?),
+                input: Some(Sender::from_owned_fd(ours.into())?),
+            };
+            Ok((input, screen))
+        };
+        let (input, screen) = pipes().map_err(TerminalError::Open)?;
+        let spawned = Spawned::start_with_input(command, input.as_fd(), launcher).map_err(TerminalError::Start)?;
+        Ok(Self { shell: Shell(spawned), screen })
+    }
 }
 
 impl Shell {
@@ -92,14 +123,19 @@ impl Screen {
     /// Of a terminal that does not block. It is no pipe, but waited for in the same way.
     fn of(master: OwnedFd) -> io::Result<Self> {
         let input = Sender::from_owned_fd_unchecked(rustix::io::fcntl_dupfd_cloexec(&master, 3)?)?;
-        Ok(Self { output: Receiver::from_owned_fd_unchecked(master)?, input })
+        Ok(Self { output: Receiver::from_owned_fd_unchecked(master)?, errors: None, input: Some(input) })
     }
 
-    /// What the terminal shows next; 0 when nobody has it open any more. May be dropped and called again.
-    pub(crate) async fn read(&self, buffer: &mut [u8]) -> io::Result<usize> {
+    /// What comes out next; 0 when nobody has it open any more. May be dropped and called again.
+    pub(crate) async fn read(&self, from: Outlet, buffer: &mut [u8]) -> io::Result<usize> {
+        let from = match (from, &self.errors) {
+            (Outlet::Output, _) => &self.output,
+            (Outlet::Errors, Some(errors)) => errors,
+            (Outlet::Errors, None) => return Ok(0),
+        };
         loop {
-            self.output.readable().await?;
-            match self.output.try_read(buffer) {
+            from.readable().await?;
+            match from.try_read(buffer) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 // That is how Linux says that the other end is closed.
                 Err(error) if error.raw_os_error() == Some(Errno::IO.raw_os_error()) => return Ok(0),
@@ -110,17 +146,32 @@ impl Screen {
 
     /// Types as much as fits; how much that was. May be dropped and called again.
     pub(crate) async fn write(&self, bytes: &[u8]) -> io::Result<usize> {
+        // What comes after the end is for nobody.
+        let Some(input) = &self.input else { return Ok(bytes.len()) };
         loop {
-            self.input.writable().await?;
-            match self.input.try_write(bytes) {
+            input.writable().await?;
+            match input.try_write(bytes) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 written => return written,
             }
         }
     }
 
-    /// Tells the programs that the terminal has another size.
+    /// Whether it is a terminal.
+    pub(crate) fn is_terminal(&self) -> bool {
+        self.errors.is_none()
+    }
+
+    /// Nothing more is to come.
+    pub(crate) fn end_input(&mut self) {
+        self.input = None;
+    }
+
+    /// Tells the programs that the terminal has another size. Pipes have none.
     pub(crate) fn resize(&self, size: Size) -> io::Result<()> {
+        if !self.is_terminal() {
+            return Ok(());
+        }
         Ok(tcsetwinsize(&self.output, winsize(size))?)
     }
 }

@@ -7,12 +7,13 @@ mod http;
 #[cfg(test)]
 mod mcp;
 #[cfg(test)]
+mod port;
+#[cfg(test)]
 mod processes;
 #[cfg(test)]
 mod sandboxd;
 #[cfg(test)]
 mod support;
-#[cfg(test)]
 mod terminal;
 #[cfg(test)]
 mod transfer;

@@ -21,6 +21,7 @@ const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
 struct Session {
     socket: WebSocketStream<TokioIo<Upgraded>>,
     shown: String,
+    errors: String,
     status: Option<Value>,
 }
 
@@ -30,7 +31,7 @@ impl Session {
         let tunnel = sandboxd.client.open_terminal(&sandboxd.target, &options, KEY).await.unwrap();
         assert_eq!(tunnel.accept, derive_accept_key(KEY.as_bytes()));
         let socket = WebSocketStream::from_raw_socket(tunnel.stream, Role::Client, None).await;
-        Self { socket, shown: String::new(), status: None }
+        Self { socket, shown: String::new(), errors: String::new(), status: None }
     }
 
     async fn say(&mut self, channel: u8, text: &str) {
@@ -43,6 +44,7 @@ impl Session {
         match timeout(LONG, self.socket.next()).await.unwrap() {
             Some(Ok(Message::Binary(message))) => match message[0] {
                 1 => self.shown.push_str(&String::from_utf8_lossy(&message[1..])),
+                2 => self.errors.push_str(&String::from_utf8_lossy(&message[1..])),
                 3 => self.status = Some(serde_json::from_slice(&message[1..]).unwrap()),
                 other => panic!("channel {other}"),
             },
@@ -166,4 +168,40 @@ async fn a_terminal_needs_a_token_of_its_own() {
     let answer = sandboxd.raw("GET /v1/terminal?columns=80&rows=24&term=x", &terminal).await;
     assert!(answer.starts_with("HTTP/1.1 426"), "{answer}");
     tokio::time::timeout(Duration::from_secs(5), sandboxd.client.activity(&sandboxd.target)).await.unwrap().unwrap();
+}
+
+/// One without a terminal.
+async fn pipes(sandboxd: &Sandboxd, command: &str) -> Session {
+    let options = TerminalOptions { command: Some(command.to_owned()), tty: false, ..TerminalOptions::default() };
+    let tunnel = sandboxd.client.open_terminal(&sandboxd.target, &options, KEY).await.unwrap();
+    let socket = WebSocketStream::from_raw_socket(tunnel.stream, Role::Client, None).await;
+    Session { socket, shown: String::new(), errors: String::new(), status: None }
+}
+
+#[tokio::test]
+async fn without_a_terminal_everything_goes_through_as_it_is() {
+    let sandboxd = Sandboxd::start("0");
+    let command = "cat; test -t 0 || echo no terminal >&2; cat /dev/stdin | wc -c; seq 1 50000; exit 4";
+    let mut session = pipes(&sandboxd, command).await;
+    session.say(0, "one\ntwo\u{3}\u{4}").await;
+    session.socket.send(Message::Binary(vec![255, 0].into())).await.unwrap();
+    while session.take().await {}
+    assert!(
+        session.shown.starts_with("one\ntwo\u{3}\u{4}0\n1\n2\n"),
+        "{:?}",
+        &session.shown[..40.min(session.shown.len())]
+    );
+    assert!(session.shown.ends_with("\n50000\n"), "{}", session.shown.len());
+    assert_eq!(session.errors, "no terminal\n");
+    let status = session.status.unwrap();
+    assert_eq!(status["details"]["causes"][0]["message"], "4");
+    assert_eq!(sandboxd.client.activity(&sandboxd.target).await.unwrap().running_calls, 0);
+}
+
+#[tokio::test]
+async fn a_command_that_reads_nothing_ends_all_the_same() {
+    let sandboxd = Sandboxd::start("0");
+    let mut session = pipes(&sandboxd, "exec true").await;
+    while session.take().await {}
+    assert_eq!(session.status.unwrap()["status"], "Success");
 }

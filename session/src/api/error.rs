@@ -9,11 +9,12 @@ use longhand_protocol::harness::Conflict;
 use longhand_protocol::internal::{LIMIT_REACHED, LimitOf, Limited};
 use longhand_protocol::wire::work::LeaseState;
 use longhand_protocol::{ErrorEnvelope, ErrorType};
+use longhand_sandbox::client::{NotStarted, SandboxError};
 use longhand_session_log::StoreError;
 use longhand_session_log::work::{Refused, WorkError};
 use serde_json::{Value, json};
 
-use crate::execute::{DrainError, ExecuteError};
+use crate::execute::{DrainError, ExecuteError, ReachError};
 use crate::metrics;
 use crate::resources::ResourceError;
 
@@ -272,6 +273,42 @@ impl From<DrainError> for ApiError {
             DrainError::Resources(error) => error.into(),
             DrainError::Log(error) => error.into(),
             DrainError::NotReady(_) | DrainError::Sandbox(_) => Self::unavailable(message),
+        }
+    }
+}
+
+impl From<ReachError> for ApiError {
+    fn from(error: ReachError) -> Self {
+        let message = error.to_string();
+        match error {
+            ReachError::NoSandbox { .. } => Self::not_found(message),
+            ReachError::Ended { .. } => Self::conflict(message),
+            ReachError::NotReady { .. } => Self::timeout(message),
+            ReachError::Resources(error) => error.into(),
+        }
+    }
+}
+
+impl From<SandboxError> for ApiError {
+    fn from(error: SandboxError) -> Self {
+        let message = error.to_string();
+        match error {
+            // What it says of a file, a port or a terminal is for the caller.
+            SandboxError::NotStarted(NotStarted::Rejected { status, message }) => {
+                let kind = match status {
+                    StatusCode::NOT_FOUND => ErrorType::NotFoundError,
+                    StatusCode::FORBIDDEN => ErrorType::PermissionError,
+                    status if status.is_server_error() => ErrorType::ApiError,
+                    _ => ErrorType::InvalidRequestError,
+                };
+                Self::new(status, kind, message)
+            }
+            SandboxError::NotStarted(NotStarted::Busy { retry_after }) => Self::too_many(message, retry_after),
+            SandboxError::NotStarted(NotStarted::Draining | NotStarted::Terminating) => {
+                Self::conflict(format!("{message}: ask again in a moment"))
+            }
+            SandboxError::Sign(_) => Self::internal(message),
+            _ => Self::unavailable(message),
         }
     }
 }

@@ -64,6 +64,12 @@ impl PathOf {
         found.ok_or_else(|| ApiError::internal(format!("the route has no {key}")))
     }
 
+    /// Whether the path names a session.
+    #[must_use]
+    pub fn has_session(&self) -> bool {
+        self.session.is_some()
+    }
+
     /// The session.
     pub fn session(&self) -> Result<&SessionId> {
         self.session.as_ref().ok_or_else(|| ApiError::internal("the route has no session"))

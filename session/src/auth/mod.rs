@@ -65,6 +65,15 @@ pub enum Access<'a> {
     SeeWork(&'a str),
     /// `update` on the `work` of the sandbox template of this name: to take work is to act for its sessions.
     DoWork(&'a str),
+    /// A verb on a part of one sandbox: `files`, `exec` or `portforward`.
+    InSandbox {
+        /// The part.
+        part: &'static str,
+        /// What is done.
+        verb: &'static str,
+        /// The sandbox.
+        name: &'a str,
+    },
 }
 
 /// What RBAC is asked about.
@@ -100,6 +109,7 @@ impl<'a> Access<'a> {
             Self::ReadSecret(name) => ("secrets", None, "get", Some(name)),
             Self::SeeWork(name) => ("sandboxtemplates", Some("work"), "get", Some(name)),
             Self::DoWork(name) => ("sandboxtemplates", Some("work"), "update", Some(name)),
+            Self::InSandbox { part, verb, name } => ("sandboxes", Some(part), verb, Some(name)),
         };
         let group = if matches!(self, Self::ReadSecret(_)) { "" } else { GROUP };
         Attributes { group, resource, subresource, verb, name }
@@ -314,6 +324,7 @@ mod tests {
     #[case(Access::Kind("vaults", "list"), "list vaults.longhand.dev")]
     #[case(Access::UseVault("models"), "use vaults.longhand.dev models")]
     #[case(Access::ReadSecret("key"), "get secrets key")]
+    #[case(Access::InSandbox { part: "exec", verb: "create", name: "s" }, "create sandboxes/exec.longhand.dev s")]
     #[case(Access::DoWork("hands"), "update sandboxtemplates/work.longhand.dev hands")]
     fn access_reads_as_rbac_does(#[case] access: Access<'_>, #[case] text: &str) {
         assert_eq!(access.attributes().to_string(), text);

@@ -2,6 +2,7 @@
 
 mod hosted;
 mod plan;
+mod reach;
 mod recall;
 mod reclaim;
 mod rouse;
@@ -26,6 +27,7 @@ use tokio_util::task::TaskTracker;
 use tracing::{Instrument as _, info_span};
 
 pub use self::hosted::Hosted;
+pub use self::reach::ReachError;
 pub use self::reclaim::DrainError;
 use self::run::Call;
 use self::sandboxes::SandboxIndex;

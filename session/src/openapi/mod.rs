@@ -152,7 +152,7 @@ fn describe(operation: &Operation, prefix: &str, suffix: &str, shapes: &mut Shap
         "summary": operation.summary,
         "parameters": parameters,
         "responses": {
-            "200": answer(operation, shapes),
+            operation.status(): answer(operation, shapes),
             "default": { "$ref": "#/components/responses/Error" },
         },
     });
@@ -160,6 +160,7 @@ fn describe(operation: &Operation, prefix: &str, suffix: &str, shapes: &mut Shap
         Takes::Nothing => return described,
         Takes::Json(shape) => ("application/json", shape(&mut shapes.read).to_value(), true),
         Takes::PerhapsJson(shape) => ("application/json", shape(&mut shapes.read).to_value(), false),
+        Takes::Bytes(kind) => (kind, json!({ "type": "string", "format": "binary" }), true),
         Takes::Lines => ("application/x-ndjson", json!({ "type": "string" }), true),
     };
     described["requestBody"] = json!({ "required": required, "content": { kind: { "schema": schema } } });
@@ -170,6 +171,10 @@ fn answer(operation: &Operation, shapes: &mut Shapes) -> Value {
     let (kind, schema) = match operation.answer {
         Answer::Json(shape) => ("application/json", shape(&mut shapes.sent).to_value()),
         Answer::Text(kind) => (kind, json!({ "type": "string" })),
+        Answer::Upgrade(protocol) => {
+            let upgrade = json!({ "schema": { "const": protocol } });
+            return json!({ "description": "The connection is upgraded.", "headers": { "upgrade": upgrade } });
+        }
     };
     json!({
         "description": "Done.",

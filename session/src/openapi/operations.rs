@@ -1,5 +1,7 @@
 //! What the public API does.
 
+mod sandboxes;
+
 use longhand_protocol::wire::agents::{Agent, CreateAgent, UpdateAgent};
 use longhand_protocol::wire::environments::{CreateEnvironment, Environment, EnvironmentDeleted, UpdateEnvironment};
 use longhand_protocol::wire::resources::{SessionResource, UpdateResource, WrittenResource};
@@ -34,6 +36,8 @@ pub(super) enum Answer {
     Json(Shape),
     /// Text of this kind.
     Text(&'static str),
+    /// The connection is upgraded to this.
+    Upgrade(&'static str),
 }
 
 /// What a request carries.
@@ -45,6 +49,8 @@ pub(super) enum Takes {
     PerhapsJson(Shape),
     /// A JSON object a line.
     Lines,
+    /// Bytes of this kind.
+    Bytes(&'static str),
 }
 
 /// A parameter of the query.
@@ -67,6 +73,11 @@ impl Parameter {
 impl Operation {
     fn new(method: &'static str, path: &'static str, id: &'static str, summary: &'static str, answer: Answer) -> Self {
         Self { method, path, id, summary, query: Vec::new(), takes: Takes::Nothing, answer }
+    }
+
+    /// The status of a success.
+    pub(super) fn status(&self) -> &'static str {
+        if matches!(self.answer, Answer::Upgrade(_)) { "101" } else { "200" }
     }
 
     fn query(mut self, parameters: impl IntoIterator<Item = Parameter>) -> Self {
@@ -185,8 +196,18 @@ fn created_at() -> Vec<Parameter> {
 
 /// Every operation.
 pub(super) fn operations() -> Vec<Operation> {
-    let families =
-        [agents(), environments(), sessions(), threads(), resources(), events(), vaults(), credentials(), work()];
+    let families = [
+        agents(),
+        environments(),
+        sessions(),
+        threads(),
+        resources(),
+        events(),
+        sandboxes::sandboxes(),
+        vaults(),
+        credentials(),
+        work(),
+    ];
     families.into_iter().flatten().collect()
 }
 

@@ -41,6 +41,7 @@ fn every_path_of_the_public_api_is_documented() {
     let wire = [
         section("let wire = ", "let harness = "),
         section("fn vaults() -> Router<App> {", "\n}\n"),
+        section("fn sandboxes() -> Router<App> {", "\n}\n"),
         section("fn work() -> Router<App> {", "\n}\n"),
     ];
     let routes = wire.iter().flat_map(|section| section.split(".route(").skip(1));

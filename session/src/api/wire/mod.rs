@@ -14,6 +14,7 @@ mod fork;
 pub mod import;
 pub mod listing;
 pub mod once;
+pub mod sandboxes;
 mod session_agent;
 pub mod session_create;
 mod session_fields;

@@ -1,0 +1,139 @@
+//! A way into a sandbox for somebody other than its agent: where it is, once it is awake.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use longhand_sandbox::client::{SandboxClient, Target};
+use tokio::time::{Instant, timeout};
+
+use super::Executor;
+use super::sandboxes::{SandboxKey, SandboxView};
+use crate::resources::ResourceError;
+
+/// A watch may be late; then looking again helps.
+const LOOK_AGAIN: Duration = Duration::from_secs(2);
+
+/// Why there is no way into a sandbox.
+#[derive(Debug, thiserror::Error)]
+pub enum ReachError {
+    /// There is none of this name now.
+    #[error("there is no Sandbox {namespace}/{name} now; that of a session is made when a tool call needs it")]
+    NoSandbox {
+        /// Its namespace.
+        namespace: String,
+        /// Its name.
+        name: String,
+    },
+    /// It will never run again.
+    #[error("the Sandbox {name} has ended ({why}) and cannot be reached any more")]
+    Ended {
+        /// Its name.
+        name: String,
+        /// Why it has.
+        why: String,
+    },
+    /// It did not become ready in time.
+    #[error("the Sandbox {name} was not ready within {} s ({why})", waited.as_secs())]
+    NotReady {
+        /// Its name.
+        name: String,
+        /// How long was waited.
+        waited: Duration,
+        /// Reason and message of its condition.
+        why: String,
+    },
+    /// The Kubernetes API failed.
+    #[error(transparent)]
+    Resources(#[from] ResourceError),
+}
+
+/// What is to be done about a sandbox as it is now. Pure.
+#[derive(Debug, PartialEq, Eq)]
+enum Step {
+    Go(Target),
+    Wake,
+    Wait,
+    Ended(String),
+}
+
+fn next(view: &SandboxView) -> Step {
+    if let Some(why) = &view.finished {
+        return Step::Ended(why.clone());
+    }
+    if view.deleting {
+        return Step::Ended("it is being removed".to_owned());
+    }
+    match view.serving() {
+        Some((pod_uid, address)) => Step::Go(Target { address: address.to_owned(), pod_uid: pod_uid.to_owned() }),
+        None if view.suspended => Step::Wake,
+        None => Step::Wait,
+    }
+}
+
+impl Executor {
+    /// What speaks to sandboxes.
+    #[must_use]
+    pub fn client(&self) -> &SandboxClient {
+        &self.client
+    }
+
+    /// Where a sandbox takes requests, which is woken if it is suspended and waited for if it is on its way.
+    ///
+    /// # Errors
+    /// See [`ReachError`]. It never takes longer than a tool call would wait for it.
+    pub async fn reach(&self, key: &SandboxKey) -> Result<Target, ReachError> {
+        let began = Instant::now();
+        let mut seen = self.sandboxes.subscribe(key);
+        loop {
+            seen.mark_unchanged();
+            // Never from the watch, which may be late.
+            let found = self.resources.sandbox(&key.namespace, &key.name).await?;
+            let view = found
+                .as_ref()
+                .map(SandboxView::of)
+                .ok_or_else(|| ReachError::NoSandbox { namespace: key.namespace.clone(), name: key.name.clone() })?;
+            match next(&view) {
+                Step::Go(target) => return Ok(target),
+                Step::Ended(why) => return Err(ReachError::Ended { name: key.name.clone(), why }),
+                Step::Wake => self.resources.wake_sandbox(&key.namespace, &key.name, &view.uid).await?,
+                Step::Wait => {}
+            }
+            let waited = began.elapsed();
+            let limit = view.patience(self.limits.provisioning, waited, Timestamp::now());
+            let left = limit.saturating_sub(waited);
+            if left.is_zero() {
+                let why = view.explanation().to_owned();
+                return Err(ReachError::NotReady { name: key.name.clone(), waited, why });
+            }
+            // The index keeps a slot for as long as somebody waits, so that its end is no case.
+            let _ = timeout(LOOK_AGAIN.min(left), seen.changed()).await;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use longhand_sandbox::client::Target;
+    use rstest::rstest;
+
+    use super::{SandboxView, Step, next};
+
+    fn serving() -> SandboxView {
+        SandboxView {
+            pod_uid: Some("p".to_owned()),
+            address: Some("10.0.0.1:8090".to_owned()),
+            ready: true,
+            ..SandboxView::default()
+        }
+    }
+
+    #[rstest]
+    #[case::ready(serving(), Step::Go(Target { address: "10.0.0.1:8090".to_owned(), pod_uid: "p".to_owned() }))]
+    #[case::on_its_way(SandboxView { ready: false, ..serving() }, Step::Wait)]
+    #[case::suspended(SandboxView { suspended: true, ..serving() }, Step::Wake)]
+    #[case::removed(SandboxView { deleting: true, ..serving() }, Step::Ended("it is being removed".to_owned()))]
+    #[case::finished(SandboxView { finished: Some("OOMKilled".to_owned()), suspended: true, ..serving() }, Step::Ended("OOMKilled".to_owned()))]
+    fn what_is_done_follows_from_what_is_seen(#[case] view: SandboxView, #[case] expected: Step) {
+        assert_eq!(next(&view), expected);
+    }
+}

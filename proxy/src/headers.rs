@@ -86,7 +86,8 @@ pub fn prepare_response(headers: &mut HeaderMap, secret: Option<&Secret>) {
     }
 }
 
-fn remove_hop_by_hop(headers: &mut HeaderMap) {
+/// Takes out what concerns one connection only, also what its `connection` header names.
+pub fn remove_hop_by_hop(headers: &mut HeaderMap) {
     let nominated: Vec<HeaderName> = headers
         .get_all(header::CONNECTION)
         .iter()

@@ -114,7 +114,8 @@ pub fn prepare_intercepted_response(headers: &mut HeaderMap, used: bool) {
     }
 }
 
-fn remove_hop_by_hop(headers: &mut HeaderMap) {
+/// Takes out what concerns one connection only, also what its `connection` header names.
+pub fn remove_hop_by_hop(headers: &mut HeaderMap) {
     let nominated: Vec<HeaderName> = headers
         .get_all(header::CONNECTION)
         .iter()

@@ -7,6 +7,7 @@ use http::Response;
 use http_body_util::combinators::UnsyncBoxBody;
 use longhand_protocol::{SessionId, egress::Seed};
 use rustls::ClientConfig;
+use tokio_util::sync::CancellationToken;
 
 use super::{audit::Audit, dial::Dialer};
 use crate::{
@@ -54,4 +55,6 @@ pub struct SessionContext {
     pub tls: Arc<ClientConfig>,
     /// Uses and refusals.
     pub audit: Audit,
+    /// Cancelled when the proxy closes: what is idle shall end.
+    pub closing: CancellationToken,
 }

@@ -104,6 +104,20 @@ enum NoTls {
     Authority(#[from] AuthorityError),
 }
 
+/// Drives a connection; once the proxy closes, it takes no new request and ends with those that it has.
+macro_rules! until_closing {
+    ($connection:ident, $closing:ident) => {{
+        let mut connection = std::pin::pin!($connection);
+        tokio::select! {
+            ended = connection.as_mut() => ended,
+            () = $closing.cancelled() => {
+                connection.as_mut().graceful_shutdown();
+                connection.await
+            }
+        }
+    }};
+}
+
 impl Interceptor {
     /// Makes the authority, which is good for the hosts of these bindings.
     ///
@@ -143,6 +157,7 @@ impl Interceptor {
         };
         let h2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
         let (tasks, _ended_with_this) = Tasks::new();
+        let closing = context.closing.clone();
         let exchange = Exchange::new(self.shared.clone(), target, context, tasks.clone(), Form::Tunnel);
         let exchange = Arc::new(exchange);
         let service = service_fn(move |request| {
@@ -151,20 +166,20 @@ impl Interceptor {
         });
         let io = TokioIo::new(stream);
         let ended = if h2 {
-            http2::Builder::new(tasks.clone())
+            let connection = http2::Builder::new(tasks.clone())
                 .timer(TokioTimer::new())
                 .max_concurrent_streams(MAX_STREAMS)
                 .max_header_list_size(MAX_HEAD)
-                .serve_connection(io, service)
-                .await
+                .serve_connection(io, service);
+            until_closing!(connection, closing)
         } else {
-            http1::Builder::new()
+            let connection = http1::Builder::new()
                 .timer(TokioTimer::new())
                 .header_read_timeout(HEAD_TIMEOUT)
                 .max_buf_size(MAX_HEAD as usize)
                 .serve_connection(io, service)
-                .with_upgrades()
-                .await
+                .with_upgrades();
+            until_closing!(connection, closing)
         };
         if let Err(error) = ended {
             tracing::debug!(%error, "an intercepted connection broke");

@@ -1,0 +1,1 @@
+//! The whole mode over loopback.

@@ -60,6 +60,20 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         answer
     }
 
+    /// Reads so many bytes.
+    pub(crate) async fn bytes(&mut self, count: usize) -> Vec<u8> {
+        while self.read.len() < count {
+            assert!(self.more().await, "ended after {} of {count} bytes", self.read.len());
+        }
+        self.read.drain(..count).collect()
+    }
+
+    /// Reads to the end of the connection what is no text.
+    pub(crate) async fn raw_rest(&mut self) -> Vec<u8> {
+        while self.more().await {}
+        std::mem::take(&mut self.read)
+    }
+
     /// Reads to the end of the connection, however it comes.
     pub(crate) async fn rest(&mut self) -> String {
         while self.more().await {}

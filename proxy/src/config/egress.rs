@@ -308,3 +308,7 @@ impl TryFrom<RawUpstreamProxy> for UpstreamProxy {
         Ok(Self { host, port, no_proxy })
     }
 }
+
+#[cfg(test)]
+#[path = "egress_tests.rs"]
+mod tests;

@@ -4,16 +4,25 @@ use std::{
     collections::{HashMap, VecDeque},
     io,
     net::{IpAddr, SocketAddr},
-    sync::{Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
 };
 
 use futures::future::BoxFuture;
+use longhand_protocol::egress::{CredentialEvent, CredentialEvents};
 use longhand_sandbox::token::Signer;
 use serde_json::{Value, json};
-use tokio::net::TcpStream;
+use tokio::{net::TcpStream, sync::Notify};
 
-use super::{context::Bound, dial::Sockets, token::Verifier};
-use crate::config::{Config, Egress, Network};
+use super::{
+    audit::{Report, ReportError},
+    context::Bound,
+    dial::Sockets,
+    token::Verifier,
+};
+use crate::{
+    config::{Config, Egress, Network},
+    testing::within,
+};
 
 pub(crate) const SESSION: &str = "sesn_one";
 pub(crate) const HARNESS: &str = "harness-pod-1";
@@ -82,6 +91,53 @@ pub(crate) fn network(rule: Value) -> Network {
 
 pub(crate) fn bindings(rules: &Value) -> Vec<Bound> {
     parse(&egress("", &json!({}), rules)).bindings.into_iter().map(Bound::new).collect()
+}
+
+/// A session service, as far as it takes reports.
+#[derive(Debug, Default)]
+pub(crate) struct Recorder {
+    events: Mutex<Vec<CredentialEvent>>,
+    /// How it fails: whether a retry may help.
+    pub(crate) failing: Mutex<Option<bool>>,
+    arrived: Notify,
+}
+
+impl Recorder {
+    pub(crate) fn fail(&self, retryable: Option<bool>) {
+        *locked(&self.failing) = retryable;
+    }
+
+    pub(crate) fn events(&self) -> Vec<CredentialEvent> {
+        locked(&self.events).clone()
+    }
+
+    /// The events, once there are so many.
+    pub(crate) async fn at_least(&self, count: usize) -> Vec<CredentialEvent> {
+        within(async {
+            loop {
+                let arrived = self.arrived.notified();
+                let events = self.events();
+                if events.len() >= count {
+                    return events;
+                }
+                arrived.await;
+            }
+        })
+        .await
+    }
+}
+
+impl Report for Arc<Recorder> {
+    fn report<'a>(&'a self, report: &'a CredentialEvents) -> BoxFuture<'a, Result<(), ReportError>> {
+        Box::pin(async move {
+            if let Some(retryable) = *locked(&self.failing) {
+                return Err(ReportError { message: "no".to_owned(), retryable });
+            }
+            locked(&self.events).extend(report.events.iter().cloned());
+            self.arrived.notify_waiters();
+            Ok(())
+        })
+    }
 }
 
 /// Names and addresses that lead to servers on loopback.

@@ -18,7 +18,7 @@ use longhand_protocol::{
 use longhand_proxy::{
     base_url::{self, Proxy, serve::BindError},
     config::{Config, ConfigError, Egress},
-    egress::{self, EgressProxy, dial::SystemSockets, token::KeyError},
+    egress::{self, EgressProxy, dial::SystemSockets, serve::StartError},
     harden::harden,
     health,
     upstream::{TlsError, tls_config},
@@ -83,7 +83,7 @@ enum Failure {
     #[error("there is egress in PROXY_CONFIG, but no {0}: set it from the pod's own fields")]
     NoPodField(&'static str),
     #[error(transparent)]
-    EgressKey(#[from] KeyError),
+    Egress(#[from] StartError),
     #[error(transparent)]
     EgressBind(#[from] egress::serve::BindError),
     #[error("egress.audit: {0}")]

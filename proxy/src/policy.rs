@@ -39,7 +39,7 @@ impl Scheme {
 }
 
 /// A host name or address in the one form in which hosts are compared: lower case, no dot at the end, no brackets.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Host(String);
 
 /// A text that is no host.

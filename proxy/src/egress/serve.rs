@@ -36,7 +36,7 @@ use super::{
 };
 use crate::{
     config::{Egress, Network},
-    intercept::Interceptor,
+    intercept::{Interceptor, authority::AuthorityError},
     policy::{Host, Scheme},
     secret::FileCondition,
 };
@@ -97,19 +97,30 @@ pub struct EgressProxy {
     abort: CancellationToken,
 }
 
+/// Why this mode cannot begin.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The session service's key.
+    #[error(transparent)]
+    Key(#[from] KeyError),
+    /// The session's authority.
+    #[error(transparent)]
+    Authority(#[from] AuthorityError),
+}
+
 impl EgressProxy {
     /// The proxy in the pod `pod_uid`.
     ///
     /// # Errors
-    /// [`KeyError`] when the configured key is none.
+    /// [`StartError`] when the configured key is none, or no authority can be made.
     pub fn new(
         egress: Egress,
         pod_uid: &str,
         sockets: Arc<dyn Sockets>,
         tls: Arc<ClientConfig>,
-    ) -> Result<Self, KeyError> {
+    ) -> Result<Self, StartError> {
         let Egress { session, verify_key, sandboxes, bindings, upstream_proxy, audit: _, ca_file: _ } = egress;
-        let interceptor = Interceptor::new(&bindings);
+        let interceptor = Interceptor::new(&bindings)?;
         Ok(Self {
             verifier: Verifier::new(&verify_key, session.clone(), pod_uid)?,
             session,
@@ -130,6 +141,12 @@ impl EgressProxy {
     #[must_use]
     pub fn audit(&self) -> &Audit {
         &self.audit
+    }
+
+    /// The certificate of the session's authority, in PEM.
+    #[must_use]
+    pub fn ca_pem(&self) -> &str {
+        self.interceptor.ca_pem()
     }
 
     /// Every binding's `<vault>/<credential>`, and why it cannot be used, if it cannot.
@@ -220,10 +237,12 @@ impl EgressProxy {
         Ok((way, self.dialer.resolve(scheme, host, port, allow_private).await?))
     }
 
-    fn context(&self, claims: &Claims) -> SessionContext {
+    fn context(&self, caller: &Caller<'_>) -> SessionContext {
+        let claims = &caller.claims;
         SessionContext {
             session: self.session.clone(),
             sandbox: claims.sandbox.as_str().into(),
+            network: caller.network.clone(),
             seed: claims.seed.clone(),
             bindings: self.bindings.clone(),
             dialer: self.dialer.clone(),
@@ -241,7 +260,7 @@ impl EgressProxy {
         caller: &Caller<'_>,
     ) -> Result<Answer, Refusal> {
         let (way, target) = self.target(Scheme::Http, host, port, caller).await?;
-        let context = self.context(&caller.claims);
+        let context = self.context(caller);
         match way {
             Way::Bound { .. } => Ok(self.interceptor.plain(request, target, Arc::new(context)).await),
             Way::Open => forward(request, &target, &context).await,
@@ -258,7 +277,7 @@ impl EgressProxy {
     ) -> Result<Answer, Refusal> {
         let slot = self.slots.clone().try_acquire_owned().map_err(|_| Refusal::Busy(MAX_TUNNELS))?;
         let (way, target) = self.target(Scheme::Https, &host, port, caller).await?;
-        let context = Arc::new(self.context(&caller.claims));
+        let context = Arc::new(self.context(caller));
         let open = match way {
             Way::Bound { .. } => None,
             Way::Open => Some(self.dialer.connect(&target).await?),

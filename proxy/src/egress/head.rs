@@ -74,6 +74,9 @@ fn host_and_port(authority: &Authority) -> Result<(Host, Option<u16>), Refusal> 
         return Err(Refusal::Malformed("the URL holds a user name: send credentials in a header"));
     }
     let host = Host::parse(authority.host())?;
+    if host.is_disguised_address() {
+        return Err(Refusal::Malformed("its host is a number that may be read as an address"));
+    }
     match authority.port_u16() {
         Some(0) => Err(Refusal::Malformed("port 0 is none")),
         None if text.len() > authority.host().len() => Err(Refusal::Malformed("the port is none")),

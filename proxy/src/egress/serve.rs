@@ -305,7 +305,8 @@ impl EgressProxy {
         match open {
             None => self.interceptor.serve(client, target, context).await,
             Some(upstream) => match tunnel::judge(&mut client, &target.host).await {
-                Ok(begun) => match tunnel::relay(client, upstream, begun, &self.closing).await {
+                Ok(None) => tracing::debug!(host = %target.host, "a client went before it asked for anything"),
+                Ok(Some(begun)) => match tunnel::relay(client, upstream, begun, &self.closing).await {
                     Ok(tunnel::Moved { sent, received }) => {
                         tracing::debug!(host = %target.host, sent, received, "a tunnel ended");
                     }

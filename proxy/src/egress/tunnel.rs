@@ -40,11 +40,12 @@ pub struct Moved {
     pub received: u64,
 }
 
-/// Reads the beginning of a tunnel, until it is known to be TLS for this host. Nothing of it has gone to the host by then.
+/// Reads the beginning of a tunnel, until it is known to be TLS for this host, and returns it; `None` if the client went
+/// before. Nothing of it has gone to the host by then.
 ///
 /// # Errors
 /// [`Refusal`] names the rule. A client that speaks TLS has been told with an alert.
-pub async fn judge<C: AsyncRead + AsyncWrite + Unpin>(client: &mut C, host: &Host) -> Result<Vec<u8>, Refusal> {
+pub async fn judge<C: AsyncRead + AsyncWrite + Unpin>(client: &mut C, host: &Host) -> Result<Option<Vec<u8>>, Refusal> {
     let mut begun = Vec::with_capacity(2 * 1024);
     let judged = match timeout(HELLO_TIMEOUT, hello(client, host, &mut begun)).await {
         Ok(judged) => judged,
@@ -58,19 +59,20 @@ pub async fn judge<C: AsyncRead + AsyncWrite + Unpin>(client: &mut C, host: &Hos
         };
         let _: Result<io::Result<()>, _> = timeout(HELLO_TIMEOUT, told).await;
     }
-    judged.map(|()| begun)
+    Ok(judged?.then_some(begun))
 }
 
-async fn hello<C: AsyncRead + Unpin>(client: &mut C, host: &Host, begun: &mut Vec<u8>) -> Result<(), Refusal> {
+/// Whether the hello came.
+async fn hello<C: AsyncRead + Unpin>(client: &mut C, host: &Host, begun: &mut Vec<u8>) -> Result<bool, Refusal> {
     loop {
         match hello::parse(begun)? {
-            Hello::Complete { server_name } => return same_name(host, server_name.as_deref()),
+            Hello::Complete { server_name } => return same_name(host, server_name.as_deref()).map(|()| true),
             Hello::Partial => {}
         }
         let room = (MAX_LENGTH + 1).saturating_sub(begun.len());
         let read = (&mut *client).take(u64::try_from(room).unwrap_or_default()).read_buf(begun).await;
         if !matches!(read, Ok(1..)) {
-            return Err(Refusal::Malformed("the tunnel ended before its TLS ClientHello"));
+            return Ok(false);
         }
     }
 }

@@ -33,10 +33,13 @@ async fn a_request_passes_without_what_is_of_this_hop() {
     client.send(request(&proxy, "POST http://api.example/a%20b?c=d", headers) + "hi").await;
     let mut server = accept(&upstream).await;
     let got = server.message().await;
-    assert_eq!(
-        got,
-        "POST /a%20b?c=d HTTP/1.1\r\nhost: api.example\r\nauthorization: Bearer own\r\nx-a: 1\r\ncontent-length: 2\r\n\r\nhi"
+    assert!(
+        got.starts_with("POST /a%20b?c=d HTTP/1.1\r\nhost: api.example\r\n") && got.ends_with("\r\n\r\nhi"),
+        "{got}"
     );
+    let mut headers: Vec<&str> = got.lines().skip(2).take_while(|line| !line.is_empty()).collect();
+    headers.sort_unstable();
+    assert_eq!(headers, ["authorization: Bearer own", "content-length: 2", "x-a: 1"]);
     let answer = "HTTP/1.1 302 Found\r\nlocation: http://evil.test/\r\nset-cookie: a=b\r\nconnection: close\r\n\
         proxy-authenticate: Basic\r\ncontent-length: 2\r\n\r\nok";
     server.send(answer).await;

@@ -203,7 +203,13 @@ fn pods_that_fail_are_replaced_more_slowly(
 }
 
 fn drain() -> Option<Drain> {
-    Some(Drain { pod_name: format!("{NAME}-0"), pod_uid: "pod-0".into(), idle_seconds: 10, suspend: false })
+    Some(Drain {
+        pod_name: format!("{NAME}-0"),
+        pod_uid: "pod-0".into(),
+        idle_seconds: 10,
+        background_counts: false,
+        suspend: false,
+    })
 }
 
 #[rstest]

@@ -4,6 +4,7 @@ mod hosted;
 mod plan;
 mod recall;
 mod reclaim;
+mod room;
 mod rouse;
 mod run;
 pub mod sandboxes;
@@ -90,7 +91,7 @@ impl From<WorkError> for ExecuteError {
     }
 }
 
-/// How long things may take.
+/// How long things may take, and how many there may be.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
     /// Until a sandbox is ready.
@@ -99,6 +100,8 @@ pub struct Limits {
     pub tool: Duration,
     /// Until a request that another replica has sent to a sandbox has arrived there.
     pub arrival: Duration,
+    /// Sandboxes of a namespace that have not ended; 0 is no limit.
+    pub namespace_sandboxes: usize,
 }
 
 impl Default for Limits {
@@ -107,6 +110,7 @@ impl Default for Limits {
             provisioning: Duration::from_secs(120),
             tool: Duration::from_secs(15 * 60),
             arrival: Duration::from_secs(5),
+            namespace_sandboxes: 0,
         }
     }
 }

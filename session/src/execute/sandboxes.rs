@@ -147,6 +147,13 @@ impl SandboxIndex {
         self.slots().entry(key.clone()).or_insert_with(|| watch::Sender::new(None)).subscribe()
     }
 
+    /// How many sandboxes of a namespace have not ended.
+    #[must_use]
+    pub fn unfinished_in(&self, namespace: &str) -> usize {
+        let unfinished = |slot: &Slot| slot.borrow().as_ref().is_some_and(|view| view.finished.is_none());
+        self.slots().iter().filter(|(key, slot)| key.namespace == namespace && unfinished(slot)).count()
+    }
+
     /// Whether a full list has been seen.
     #[must_use]
     pub fn is_synced(&self) -> bool {

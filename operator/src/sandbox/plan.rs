@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use kube::ResourceExt as _;
-use longhand_crds::sandbox::{DesiredState, Loss, SandboxStatus};
+use longhand_crds::sandbox::{DesiredState, Loss, SandboxStatus, WORKSPACE_LOST};
 use longhand_crds::sandbox_template::OnFailure;
 
 use super::observe::Observed;
@@ -234,8 +234,14 @@ fn bound(plan: &mut Plan, observed: &Observed, status: &SandboxStatus, policy: &
             }
             let last = find(&status.conditions, READY).filter(|ready| ready.status != "True");
             let last = last.map_or_else(String::new, |ready| format!(": {}: {}", ready.reason, ready.message));
-            let message = format!("it was not ready within {} s{last}", policy.provisioning.as_secs());
-            end(plan, observed, policy, Cause::new("ProvisioningDeadlineExceeded", message));
+            let seconds = policy.provisioning.as_secs();
+            let cause = if plan.incarnation > 0 && observed.volume.may_hold_files() {
+                let message = format!("no pod could use the workspace that was kept within {seconds} s{last}");
+                Cause::new(WORKSPACE_LOST, message)
+            } else {
+                Cause::new("ProvisioningDeadlineExceeded", format!("it was not ready within {seconds} s{last}"))
+            };
+            end(plan, observed, policy, cause);
         }
     }
 }

@@ -123,3 +123,22 @@ async fn a_template_says_whether_what_runs_in_the_background_keeps_a_sandbox_awa
     drain["backgroundCounts"] = json!(false);
     assert_eq!(world.call("POST", &path, "operator", &drain).await.body["drained"], true);
 }
+
+#[tokio::test]
+async fn a_workspace_that_was_kept_and_is_lost_is_the_error_of_one_call() {
+    let (world, id, epoch, _, hands_one, name, first) = running().await;
+    hands_one.go();
+    result(first).await.unwrap();
+    // The node that had it is gone, and with it the sandbox, while nobody waited.
+    world.cluster.sandbox_status(&name, status("WorkspaceLost", true));
+    let told = call(&world, &id, epoch, "cat file").await;
+    let (text, is_error) = said(&result(execute(&world, &id, epoch, &told)).await.unwrap());
+    assert!(is_error && text.contains("WorkspaceLost: so it is") && text.contains("empty workspace"), "{text}");
+
+    let next = call(&world, &id, epoch, "echo next").await;
+    let next = execute(&world, &id, epoch, &next);
+    eventually(async || world.cluster.state_counts().1.len() == 2).await;
+    let fresh = hands(&world.signer, "hands-2").await;
+    world.cluster.sandbox_ready(&name, "hands-2", &fresh.address);
+    assert!(said(&result(next).await.unwrap()).0.contains("next"));
+}

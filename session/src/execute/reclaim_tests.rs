@@ -115,8 +115,9 @@ async fn a_template_says_whether_what_runs_in_the_background_keeps_a_sandbox_awa
     let (world, id, epoch, _, hands_one, name, first) = running().await;
     hands_one.go();
     result(first).await.unwrap();
-    let left = call(&world, &id, epoch, "sleep 60 >/dev/null 2>&1 & echo left").await;
-    assert!(said(&result(execute(&world, &id, epoch, &left)).await.unwrap()).0.contains("left"));
+    let left = json!({"command": "sleep 60", "run_in_background": true});
+    let left = world.tool_use(&id, epoch, "bash", left).await;
+    assert!(!said(&result(execute(&world, &id, epoch, &left)).await.unwrap()).1);
     let path = format!("/internal/v1/namespaces/team-a/sandboxes/{name}/drain");
     let mut drain = json!({"podUid": "hands-1", "idleSeconds": 0, "backgroundCounts": true});
     assert_eq!(world.call("POST", &path, "operator", &drain).await.body["drained"], false);

@@ -40,6 +40,10 @@ pub struct SandboxSpec {
     pub desired_state: DesiredState,
 }
 
+/// The reason of `Finished` of a sandbox whose workspace had been kept and could not be used again, such as since it lies on a node
+/// that is gone.
+pub const WORKSPACE_LOST: &str = "WorkspaceLost";
+
 /// Whether a sandbox shall have a pod.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum DesiredState {

@@ -36,6 +36,8 @@ use crate::{LocalRef, patterns};
         .message("network and packages belong to sandboxes that Longhand makes"),
     validation = Rule::new("!has(self.packages) || (has(self.network) && (self.network.egress == 'Unrestricted' || (has(self.network.allowPackageManagers) && self.network.allowPackageManagers)))")
         .message("packages need network.egress Unrestricted, or network.allowPackageManagers"),
+    validation = Rule::new("self.runAsUser > 0 || self.podSecurity == 'Baseline'")
+        .message("runAsUser 0 is root, which needs podSecurity Baseline"),
     validation = Rule::new("self.warm == 0 || ((!has(self.selfHosted) || !self.selfHosted) && self.workspace.persistence == 'Ephemeral')")
         .message("warm belongs to sandboxes that Longhand makes and whose workspace is Ephemeral: a pod that runs gains no volume"),
 )]
@@ -100,10 +102,16 @@ pub struct SandboxTemplateSpec {
     #[schemars(length(max = 4))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
     pub image_pull_secrets: Vec<LocalRef>,
-    /// The user and group that the tools run as, and that own the workspace.
+    /// The user and group that the tools run as, and that own the workspace; 0, which is root, needs `podSecurity: Baseline`.
     #[serde(default = "default_user")]
-    #[schemars(range(min = 1, max = 2_147_483_647))]
+    #[schemars(range(min = 0, max = 2_147_483_647))]
     pub run_as_user: i64,
+    /// The Pod Security Standard that the pods meet.
+    #[serde(default)]
+    pub pod_security: PodSecurity,
+    /// Whose user IDs the pods' are. `Pod` needs nodes that support user namespaces.
+    #[serde(default)]
+    pub user_namespace: UserNamespace,
     /// The folder that the tools work in.
     #[serde(default)]
     pub workspace: Workspace,
@@ -123,6 +131,9 @@ pub struct SandboxTemplateSpec {
     #[serde(default = "default_idle_seconds")]
     #[schemars(range(min = 1, max = 604_800))]
     pub idle_seconds: i32,
+    /// Whether a sandbox is idle in which nothing but what tool calls have left running in the background runs.
+    #[serde(default)]
+    pub background_processes: BackgroundProcesses,
     /// For how long a session's sandbox may be suspended before it is removed with its workspace, in seconds.
     #[serde(default = "default_suspended_seconds")]
     #[schemars(range(min = 1, max = 31_536_000))]
@@ -178,6 +189,37 @@ pub enum OnFailure {
     Recreate,
     /// It has ended.
     Fail,
+}
+
+/// The Pod Security Standard that pods meet.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum PodSecurity {
+    /// No capabilities, no way to gain any, not root, and a root file system that is read-only.
+    #[default]
+    Restricted,
+    /// The container runtime's default capabilities, programs that gain privileges (`sudo`), root if `runAsUser` says so, and a
+    /// root file system that can be written to.
+    Baseline,
+}
+
+/// Whose user IDs those of a pod are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum UserNamespace {
+    /// The node's.
+    #[default]
+    Host,
+    /// Its own: whoever breaks out of the container, even as root, is nobody on the node.
+    Pod,
+}
+
+/// What background processes mean for whether a sandbox is idle.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum BackgroundProcesses {
+    /// Nothing: only calls count.
+    #[default]
+    Ignore,
+    /// It is not idle while one runs.
+    KeepAwake,
 }
 
 /// How pods are spread.

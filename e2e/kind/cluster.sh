@@ -71,13 +71,17 @@ nodes_ready() { # COUNT
   [[ $(grep -cx True <<<"$ready") == "$1" && $(wc -l <<<"$ready") == "$1" ]]
 }
 
-# healthy: whether a complete cluster of ours runs; sets NODES if it was left open.
+# healthy: whether a complete cluster of ours runs, as NODES and RUNTIMES ask for it where they are set.
 healthy() {
-  local nodes
+  local nodes runtimes
   [[ -f $STATE/cluster && -f $STATE/env && -f $STATE/kubeconfig ]] || return 1
-  nodes=$(cat "$STATE/cluster")
+  read -r nodes runtimes <"$STATE/cluster" || return 1
   if [[ ${NODES:-$nodes} != "$nodes" ]]; then
     say "the cluster that runs has $nodes node(s), $NODES wanted"
+    return 1
+  fi
+  if [[ ${RUNTIMES:-$runtimes} != "$runtimes" ]]; then
+    say "the cluster that runs has no runtime $RUNTIMES"
     return 1
   fi
   use_cluster_env

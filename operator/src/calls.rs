@@ -70,8 +70,9 @@ impl CallError {
             Some(status) if status.is_forbidden() && status.message.contains("exceeded quota") => "QuotaExceeded",
             Some(status) if status.is_forbidden() && status.message.contains("violates PodSecurity") => "PodSecurity",
             Some(status) if status.is_forbidden() && is_of_limit_range(&status.message) => "LimitRange",
+            Some(status) if is_of_admission(&status.message) => "AdmissionDenied",
             Some(status) if status.is_forbidden() => "Forbidden",
-            Some(status) if status.is_invalid() => "Invalid",
+            Some(status) if status.is_invalid() || status.code == 400 => "Invalid",
             Some(_) | None => "ApiServerUnavailable",
         }
     }
@@ -79,7 +80,7 @@ impl CallError {
     /// Whether asking again in a moment is of no use, as somebody has to change something first.
     #[must_use]
     pub fn is_lasting(&self) -> bool {
-        matches!(self.reason(), "Invalid" | "LimitRange" | "PodSecurity")
+        matches!(self.reason(), "AdmissionDenied" | "Invalid" | "LimitRange" | "PodSecurity")
     }
 }
 
@@ -87,6 +88,12 @@ impl CallError {
 fn is_of_limit_range(message: &str) -> bool {
     ["maximum ", "minimum "].iter().any(|bound| message.contains(bound))
         && [" usage per ", "limit to request ratio"].iter().any(|what| message.contains(what))
+}
+
+/// A webhook's refusal has whatever code the webhook gives it, and that of a policy is one of the object.
+fn is_of_admission(message: &str) -> bool {
+    ["admission webhook ", "ValidatingAdmissionPolicy "].iter().any(|who| message.contains(who))
+        && ["denied the request", "denied request"].iter().any(|what| message.contains(what))
 }
 
 /// Waits for `call`, but not for long.
@@ -137,6 +144,19 @@ mod tests {
         "LimitRange"
     )]
     #[case(403, "Forbidden", "pods is forbidden: User \"a\" cannot create resource", "Forbidden")]
+    #[case(
+        400,
+        "BadRequest",
+        "admission webhook \"images.example.com\" denied the request: no latest",
+        "AdmissionDenied"
+    )]
+    #[case(
+        422,
+        "Invalid",
+        "pods \"a\" is forbidden: ValidatingAdmissionPolicy 'images' with binding 'all' denied request: no latest",
+        "AdmissionDenied"
+    )]
+    #[case(400, "BadRequest", "Pod in version \"v1\" cannot be handled", "Invalid")]
     #[case(422, "Invalid", "spec.x: Required value", "Invalid")]
     #[case(500, "InternalError", "etcdserver: no leader", "ApiServerUnavailable")]
     #[tokio::test]

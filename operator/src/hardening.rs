@@ -4,12 +4,15 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{
     Capabilities, EmptyDirVolumeSource, EnvVar, EnvVarSource, ObjectFieldSelector, PodSecurityContext,
-    ResourceRequirements, SeccompProfile, SecurityContext, Volume, VolumeMount,
+    ResourceRequirements, SeccompProfile, SecurityContext, Toleration, Volume, VolumeMount,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use longhand_crds::sandbox_template::Resources;
 
 type Amounts = BTreeMap<String, Quantity>;
+
+/// A node that does not answer is left after this time, not after the five minutes that the API server gives every pod.
+const LOST_NODE_SECONDS: i64 = 30;
 
 /// The security context of a pod that runs as this user.
 pub(crate) fn pod(user: i64) -> PodSecurityContext {
@@ -31,6 +34,25 @@ pub(crate) fn container() -> SecurityContext {
         capabilities: Some(Capabilities { drop: Some(vec!["ALL".to_owned()]), add: None }),
         ..SecurityContext::default()
     }
+}
+
+/// What is given, and that a node which does not answer is left soon, unless that is given otherwise.
+pub(crate) fn tolerations(given: &[Toleration]) -> Vec<Toleration> {
+    let says = |key: &str| given.iter().any(|given| given.key.as_deref().is_none_or(|given| given == key));
+    let ours = ["node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"].into_iter().filter(|key| !says(key));
+    let ours = ours.map(|key| Toleration {
+        key: Some(key.to_owned()),
+        operator: Some("Exists".to_owned()),
+        effect: Some("NoExecute".to_owned()),
+        toleration_seconds: Some(LOST_NODE_SECONDS),
+        value: None,
+    });
+    given.iter().cloned().chain(ours).collect()
+}
+
+/// Says that no autoscaler has to spare a node for the pod's sake.
+pub(crate) fn evictable() -> BTreeMap<String, String> {
+    BTreeMap::from([("cluster-autoscaler.kubernetes.io/safe-to-evict".to_owned(), "true".to_owned())])
 }
 
 /// Requests and limits: those that are given, and these for what is given neither way. A default beside a given value

@@ -107,6 +107,34 @@ pub fn is_overdue(due: Timestamp, now: Timestamp) -> bool {
     elapsed(due, now) >= TERMINATION_SLACK
 }
 
+/// Pods that should have ended long ago, by name and UID, and when the next one would have to.
+pub fn overdue<'a>(
+    pods: impl IntoIterator<Item = &'a PodView>,
+    now: Timestamp,
+) -> (Vec<(String, String)>, Option<Duration>) {
+    let (mut all, mut next) = (Vec::new(), None);
+    for pod in pods {
+        let Stage::Terminating { due, .. } = pod.stage else { continue };
+        let left = until_overdue(due, now);
+        if left.is_zero() {
+            all.push((pod.name.clone(), pod.uid.clone()));
+        } else {
+            next = Some(next.map_or(left, |next: Duration| next.min(left)));
+        }
+    }
+    (all, next)
+}
+
+/// How long it takes until a pod that should have ended at `due` is on a node that does not answer.
+#[must_use]
+pub fn until_overdue(due: Timestamp, now: Timestamp) -> Duration {
+    if is_overdue(due, now) {
+        return Duration::ZERO;
+    }
+    let overdue = due.saturating_add(TERMINATION_SLACK).unwrap_or(Timestamp::MAX);
+    elapsed(now, overdue).max(Duration::from_millis(1))
+}
+
 /// The time from `start` to `now`; none if the clocks disagree.
 #[must_use]
 pub fn elapsed(start: Timestamp, now: Timestamp) -> Duration {
@@ -280,6 +308,18 @@ pub async fn delete(client: &Client, namespace: &str, name: &str, uid: &str) -> 
     let params =
         DeleteParams::default().preconditions(Preconditions { uid: Some(uid.to_owned()), ..Preconditions::default() });
     unless_gone(|| format!("delete pod {namespace}/{name}"), api.delete(name, &params)).await.map(|_| ())
+}
+
+/// Deletes a pod that should have ended long ago without waiting for its node to say so. What may still run there is shut out: the
+/// log knows a harness by its epoch, and the session service calls a sandbox's present pod only.
+///
+/// # Errors
+/// When the API server refuses, or does not answer.
+pub async fn forget(client: &Client, namespace: &str, name: &str, uid: &str) -> Result<(), CallError> {
+    let api: Api<Pod> = Api::namespaced(client.clone(), namespace);
+    let preconditions = Preconditions { uid: Some(uid.to_owned()), ..Preconditions::default() };
+    let params = DeleteParams::default().grace_period(0).preconditions(preconditions);
+    unless_gone(|| format!("delete pod {namespace}/{name} at once"), api.delete(name, &params)).await.map(|_| ())
 }
 
 /// Whether the object with this UID controls the pod.

@@ -144,6 +144,9 @@ pub struct DrainSandbox {
     pub pod_uid: String,
     /// For how long it must have been idle, in seconds.
     pub idle_seconds: u64,
+    /// Whether what tool calls have left running in the background keeps it from being idle.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub background_counts: bool,
     /// Whether the sandbox is to be suspended when it is drained, since its workspace is kept.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub suspend: bool,

@@ -60,6 +60,10 @@ pub struct Config {
     /// How large sessions and namespaces may become.
     #[command(flatten)]
     pub sizes: SizeLimits,
+    /// The most sandboxes of a namespace that have not ended, free-standing ones too: beyond it none is made for a session; 0 is no
+    /// limit.
+    #[arg(long, env = "NAMESPACE_MAX_SANDBOXES", default_value_t = 2_000)]
+    pub namespace_max_sandboxes: usize,
     /// How long new requests are still taken after SIGTERM, in seconds: until everybody knows that this replica goes.
     #[arg(long, env = "DRAIN_SECONDS", default_value_t = 3)]
     pub drain_seconds: u32,

@@ -162,7 +162,7 @@ async fn start_and_serve(
         sandboxes,
         hosted,
         SandboxClient::new(signer),
-        CallLimits::default(),
+        CallLimits { namespace_sandboxes: config.namespace_max_sandboxes, ..CallLimits::default() },
     ));
     let default_model = config.default_model.model();
     let requests = Arc::new(store.requests());

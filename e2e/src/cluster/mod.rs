@@ -7,6 +7,7 @@ mod fixture;
 pub mod log;
 mod model;
 mod namespace;
+mod nodes;
 mod service;
 mod wait;
 
@@ -18,6 +19,7 @@ pub use beside::run_beside;
 pub use fixture::{Fixture, SessionOptions, session_manifest};
 pub use model::{ModelServer, Recorded, RecordedRequest};
 pub use namespace::TestNamespace;
+pub use nodes::{kubectl, nodes, takes_any_pod};
 pub use service::{Service, token};
 pub use wait::{eventually, wait_for};
 
@@ -26,6 +28,11 @@ pub const SYSTEM_NAMESPACE: &str = "longhand-system";
 
 /// What a test returns: an error is a failure with its message, after the dump.
 pub type TestResult<T = ()> = Result<T, Box<dyn std::error::Error + Send + Sync>>;
+
+/// Says that a test was not run, and why: the cluster has not what it needs.
+pub fn skipped(test: &str, why: &str) {
+    eprintln!("{test} skipped: {why}");
+}
 
 /// Runs `test` in a namespace of its own, which is removed afterwards; on failure it is dumped first.
 ///

@@ -9,6 +9,9 @@ use serde::de::DeserializeOwned;
 
 use super::TestResult;
 
+/// The RuntimeClass of every SandboxTemplate of the tests, such as `gvisor`; that of the cluster if it is not set.
+const RUNTIME_CLASS_VARIABLE: &str = "E2E_RUNTIME_CLASS";
+
 /// A namespace that only one test uses. Pod Security `restricted` is enforced in it.
 #[derive(Clone)]
 pub struct TestNamespace {
@@ -65,6 +68,7 @@ impl TestNamespace {
     /// # Errors
     /// What the API server says.
     pub async fn apply_object(&self, object: &DynamicObject) -> kube::Result<DynamicObject> {
+        let object = &in_runtime_class(object.clone(), std::env::var(RUNTIME_CLASS_VARIABLE).ok());
         let types = object.types.clone().unwrap_or_default();
         let (group, version) = types.api_version.split_once('/').unwrap_or(("", &types.api_version));
         let kind = GroupVersionKind::gvk(group, version, &types.kind);
@@ -79,5 +83,39 @@ impl TestNamespace {
         if let Err(error) = api.delete(&self.name, &DeleteParams::background()).await {
             tracing::warn!(namespace = self.name, %error, "the namespace stays");
         }
+    }
+}
+
+/// The object as it is, but for a template that names no RuntimeClass.
+fn in_runtime_class(mut object: DynamicObject, class: Option<String>) -> DynamicObject {
+    let is_template = object.types.as_ref().is_some_and(|types| types.kind == "SandboxTemplate");
+    if let (true, Some(class)) = (is_template, class.filter(|class| !class.is_empty()))
+        && let Some(spec) = object.data.get_mut("spec").and_then(serde_json::Value::as_object_mut)
+    {
+        spec.entry("runtimeClassName").or_insert_with(|| class.into());
+    }
+    object
+}
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+
+    use super::in_runtime_class;
+
+    #[rstest]
+    #[case::a_template("SandboxTemplate", "{image: a}", Some("gvisor"), Some("gvisor"))]
+    #[case::one_that_names_one("SandboxTemplate", "{runtimeClassName: own}", Some("gvisor"), Some("own"))]
+    #[case::not_asked_for("SandboxTemplate", "{image: a}", None, None)]
+    #[case::something_else("Sandbox", "{image: a}", Some("gvisor"), None)]
+    fn templates_get_the_runtime_class(
+        #[case] kind: &str,
+        #[case] spec: &str,
+        #[case] class: Option<&str>,
+        #[case] expected: Option<&str>,
+    ) {
+        let yaml = format!("apiVersion: longhand.dev/v1alpha1\nkind: {kind}\nmetadata: {{name: a}}\nspec: {spec}\n");
+        let object = in_runtime_class(serde_yaml::from_str(&yaml).unwrap(), class.map(ToOwned::to_owned));
+        assert_eq!(object.data["spec"]["runtimeClassName"].as_str(), expected);
     }
 }

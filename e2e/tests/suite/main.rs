@@ -1,6 +1,7 @@
 //! What Longhand promises, on a real cluster: one file a behaviour, each test in a namespace of its own.
 
 mod admission;
+mod autoscale;
 mod bad_input;
 mod fencing;
 mod gitops;
@@ -10,6 +11,8 @@ mod lost_sandbox;
 mod models;
 mod quickstart;
 mod sandbox_lifecycle;
+mod sandbox_losses;
+mod sandbox_security;
 mod sandbox_sessions;
 mod sandbox_warm;
 mod sdks;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Pod, ResourceQuota};
 use kube::api::{ListParams, Patch, PatchParams};
 use longhand_crds::{SandboxTemplate, labels};
 use longhand_e2e::cluster::log::{assert_sound, messages, text};
@@ -59,6 +59,29 @@ async fn a_call_whose_sandbox_cannot_be_learns_why() {
         for part in ["was not run", "ProvisioningDeadlineExceeded", "Unschedulable", "Insufficient cpu"] {
             assert!(said.contains(part), "{said}");
         }
+        Ok(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_namespace_that_may_have_no_more_sandboxes_is_an_error_with_the_words_of_its_quota() {
+    in_namespace("sandbox-cap", |namespace| async move {
+        let fixture = Fixture::install(&namespace, SCRIPT, 60).await?;
+        let quota = "apiVersion: v1\nkind: ResourceQuota\nmetadata: {name: few}\nspec: {hard: {count/sandboxes.longhand.dev: \"0\"}}\n";
+        namespace.apply(quota).await?;
+        eventually("the quota holds", Duration::from_secs(30), || async {
+            let found = namespace.api::<ResourceQuota>().get("few").await?;
+            Ok(found.status.and_then(|status| status.used).filter(|used| !used.is_empty()).map(|_| ()))
+        })
+        .await?;
+        let session = fixture.session("none", &SessionOptions::saying(&["write"])).await?;
+        fixture.service.until_idle(&session, 0, Duration::from_secs(60)).await?;
+        let log = fixture.service.log(&session).await?;
+        let mut results = log.iter().map(|event| &event.event.body);
+        let result = results.rfind(|body| matches!(body, EventBody::AgentToolResult { .. }));
+        let said = text(result.ok_or("the call has no result")?);
+        assert!(said.contains("was not run") && said.contains("exceeded quota: few"), "{said}");
         Ok(())
     })
     .await;

@@ -21,7 +21,7 @@ pub(super) async fn apply(
     harness: &mut HarnessStatus,
     sessions: &Sessions,
 ) -> Result<(), Error> {
-    let Plan { remove, make, harness: _, lost, view: _, requeue: _ } = plan;
+    let Plan { remove, forget, make, harness: _, lost, view: _, requeue: _ } = plan;
     let namespace = observed.session.namespace().unwrap_or_default();
     // The new pod first: somebody waits for it, and those that go have nothing to do with it.
     if let Some(new) = make {
@@ -29,6 +29,9 @@ pub(super) async fn apply(
     }
     for (name, uid) in remove {
         pods::delete(&sessions.context.client, &namespace, name, uid).await?;
+    }
+    for (name, uid) in forget {
+        pods::forget(&sessions.context.client, &namespace, name, uid).await?;
     }
     Ok(())
 }

@@ -68,6 +68,7 @@ pub(super) fn build(context: &Context, session: &AgentSession, references: &Refe
         name: Some(name.to_owned()),
         namespace: session.namespace(),
         labels: Some(labels(labels::SESSION_UID, session.uid())),
+        annotations: Some(hardening::evictable()),
         owner_references: session.controller_owner_ref(&()).map(|owner| vec![owner]),
         ..ObjectMeta::default()
     };
@@ -87,7 +88,12 @@ pub(crate) fn build_warm(context: &Context, references: &References, name: &str)
         name: Some(name.to_owned()),
         namespace: agent.namespace(),
         labels: Some(labels(labels::AGENT_UID, agent.uid())),
-        annotations: Some(BTreeMap::from([(annotations::POD_DIGEST.to_owned(), digest_of(&spec))])),
+        annotations: Some(
+            hardening::evictable()
+                .into_iter()
+                .chain([(annotations::POD_DIGEST.to_owned(), digest_of(&spec))])
+                .collect(),
+        ),
         owner_references: agent.controller_owner_ref(&()).map(|owner| vec![owner]),
         ..ObjectMeta::default()
     };
@@ -121,6 +127,7 @@ fn spec(context: &Context, references: &References, own: Vec<EnvVar>) -> PodSpec
         restart_policy: Some("OnFailure".to_owned()),
         security_context: Some(hardening::pod(USER)),
         termination_grace_period_seconds: Some(10),
+        tolerations: Some(hardening::tolerations(&[])),
         init_containers: Some(vec![proxy(context, references)]),
         containers: vec![harness(context, own, references)],
         volumes: Some(volumes(references)),

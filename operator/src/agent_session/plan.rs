@@ -12,7 +12,7 @@ use super::harness_pod;
 use super::observe::{HarnessPod, Observed, PROXY_START};
 use super::warm;
 use crate::conditions::{false_since, find};
-use crate::pods::{Cause, Pending, Stage, elapsed};
+use crate::pods::{self, Cause, Pending, Stage, elapsed};
 
 /// The condition that speaks of the harness pod.
 pub(super) const HARNESS_READY: &str = "HarnessReady";
@@ -45,6 +45,8 @@ pub(super) enum LogCall {
 pub(super) struct Plan {
     /// Pods to delete, by name and UID.
     pub(super) remove: Vec<(String, String)>,
+    /// Pods that were told to end and whose nodes do not say that they have, by name and UID.
+    pub(super) forget: Vec<(String, String)>,
     /// The pod to make.
     pub(super) make: Option<NewPod>,
     /// The harness after `remove` and before `make`.
@@ -121,6 +123,16 @@ pub(super) fn is_urgent(observed: &Observed) -> bool {
 
 /// What shall be done; `log` is what the session service said, if it was asked and answered.
 pub(super) fn plan(observed: &Observed, log: Option<&SessionSummary>, now: Timestamp) -> Plan {
+    let mut plan = decide(observed, log, now);
+    let (overdue, next) = pods::overdue(observed.pods.iter().map(|seen| &seen.pod), now);
+    plan.forget = overdue;
+    if let Some(next) = next {
+        sooner(&mut plan, next);
+    }
+    plan
+}
+
+fn decide(observed: &Observed, log: Option<&SessionSummary>, now: Timestamp) -> Plan {
     if let Some(pod) = warm::serving(observed, log) {
         return warm::served(observed, pod);
     }
@@ -131,6 +143,7 @@ pub(super) fn plan(observed: &Observed, log: Option<&SessionSummary>, now: Times
     let current = named.or(live.last()).copied();
     let mut plan = Plan {
         remove: removable(&live, current),
+        forget: Vec::new(),
         make: None,
         harness: after_loss(&before, observed, current),
         lost: warm_lost.or_else(|| loss(&before, observed, current)).filter(|_| work),

@@ -369,3 +369,16 @@ fn input_that_has_no_room_yet_is_delivered_later() {
     let taken = SessionSummary { delivered_inputs: 2, ..full };
     assert_eq!(plan(&observed, Some(&taken), at(100)).requeue, None);
 }
+
+#[rstest]
+#[case::in_time(NOW + 10, &[])]
+#[case::on_a_node_that_does_not_answer(NOW - 30, &[1])]
+fn a_harness_pod_that_does_not_end_is_replaced_at_once_and_forgotten_later(
+    #[case] due: i64,
+    #[case] forgotten: &[i64],
+) {
+    let ending = pod(1, Stage::Terminating { disruption: Some(Cause::new("NodeLost", "")), due: at(due) });
+    let case = Case { wake_since: Some(900), generation: 1, named: Some(1), pods: vec![ending], ..Case::default() };
+    let plan = case.plan(None);
+    assert_eq!((plan.make, plan.forget, plan.remove), (made(2), removed(forgotten), vec![]));
+}

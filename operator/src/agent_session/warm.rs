@@ -96,6 +96,7 @@ pub(super) fn served(observed: &Observed, pod: &PodView) -> Plan {
     let before = before(observed);
     Plan {
         remove: not_gone.map(|seen| (seen.pod.name.clone(), seen.pod.uid.clone())).collect(),
+        forget: Vec::new(),
         make: None,
         harness: HarnessStatus {
             generation: observed.pods.iter().map(|seen| seen.generation).fold(before.generation, i64::max),

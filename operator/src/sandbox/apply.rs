@@ -28,8 +28,12 @@ pub(super) struct Applied {
 
 /// Puts the fence up and replaces pods as the plan says; returns the pod that there is then.
 pub(super) async fn apply(observed: &Observed, plan: &Plan, sandboxes: &Sandboxes) -> Result<Applied, Error> {
-    let Plan { fence, remove, make, volume, pod, incarnation, .. } = plan;
+    let Plan { fence, remove, forget, make, volume, pod, incarnation, .. } = plan;
     let namespace = observed.sandbox.namespace().unwrap_or_default();
+    // They count for quotas, and hold volumes.
+    for (name, uid) in forget {
+        pods::forget(&sandboxes.context.client, &namespace, name, uid).await?;
+    }
     let applied = match make {
         Some(name) => make_pod(observed, name, *incarnation, (*fence, *volume), sandboxes).await?,
         None => {
@@ -104,8 +108,13 @@ pub(super) enum Reclaimed {
 /// Drains an idle sandbox and removes its pod; the sandbox too, unless it is suspended.
 pub(super) async fn reclaim(sandbox: &Sandbox, drain: &Drain, sandboxes: &Sandboxes) -> Result<Reclaimed, Error> {
     let (namespace, name) = (sandbox.namespace().unwrap_or_default(), sandbox.name_any());
-    let Drain { pod_name, pod_uid, idle_seconds, suspend } = drain;
-    let request = DrainSandbox { pod_uid: pod_uid.clone(), idle_seconds: *idle_seconds, suspend: *suspend };
+    let Drain { pod_name, pod_uid, idle_seconds, background_counts, suspend } = drain;
+    let request = DrainSandbox {
+        pod_uid: pod_uid.clone(),
+        idle_seconds: *idle_seconds,
+        background_counts: *background_counts,
+        suspend: *suspend,
+    };
     let answer = sandboxes.context.log.drain(&namespace, &name, &request).await?;
     if !answer.drained {
         let left = idle_seconds.saturating_sub(answer.idle_seconds).max(1);

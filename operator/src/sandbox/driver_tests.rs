@@ -319,13 +319,72 @@ async fn what_has_expired_is_removed() {
 }
 
 #[tokio::test]
-async fn a_quota_that_is_used_up_is_the_reason() {
+async fn a_pod_on_a_lost_node_is_forgotten_before_the_next_is_made() {
+    let mut silent = pod(&running("2020-01-01T00:00:00Z"));
+    silent.metadata.deletion_timestamp = Some(Time(Timestamp::now() - Duration::from_secs(31)));
+    let (sandboxes, server) = sandboxes(Arc::default(), vec![silent.clone()], vec![fence()]);
+    let mut next = pod(&json!({}));
+    next.metadata.name = Some("quickstart-main-3e8f1a-3e8f1-1".into());
+    next.metadata.uid = Some("pod-1".into());
+    let server = server.expect([
+        status(),
+        ("DELETE", POD, 200, answer(&silent)),
+        keys(),
+        ("POST", PODS, 201, answer(&next)),
+        status(),
+        event(),
+        event(),
+    ]);
+    reconcile(sandbox(Some("pod-0")), sandboxes.clone()).await.unwrap();
+    let sent = server.nothing_else(sandboxes).await;
+    assert_eq!(sent[0]["status"]["lastLoss"]["reason"], "NodeLost");
+    assert_eq!((&sent[1]["gracePeriodSeconds"], &sent[1]["preconditions"]["uid"]), (&json!(0), &json!("pod-0")));
+    assert_eq!(sent[4]["status"]["podUID"], "pod-1");
+}
+
+#[rstest]
+#[case::quota(403, "pods \"x\" is forbidden: exceeded quota: q, requested: pods=1", "QuotaExceeded", 5)]
+#[case::limit_range(
+    403,
+    "pods \"x\" is forbidden: maximum memory usage per Container is 1Gi, but limit is 2Gi",
+    "LimitRange",
+    30
+)]
+#[case::pod_security(403, "pods \"x\" is forbidden: violates PodSecurity \"restricted:latest\"", "PodSecurity", 30)]
+#[case::a_webhook(400, "admission webhook \"images.test\" denied the request: no latest", "AdmissionDenied", 30)]
+#[case::rights(403, "pods is forbidden: User \"o\" cannot create resource", "Forbidden", 5)]
+#[tokio::test]
+async fn a_pod_that_is_refused_is_tried_again_and_the_servers_words_are_the_reason(
+    #[case] code: u16,
+    #[case] message: &str,
+    #[case] reason: &str,
+    #[case] again: u64,
+) {
     let (sandboxes, server) = sandboxes(Arc::default(), vec![], vec![fence()]);
-    let mut refused = failure(403, "Forbidden");
-    refused["message"] = json!("pods \"x\" is forbidden: exceeded quota: q, requested: pods=1");
-    let server = server.expect([keys(), ("POST", PODS, 403, refused), status()]);
+    let mut refused = failure(code, if code == 403 { "Forbidden" } else { "BadRequest" });
+    refused["message"] = json!(message);
+    let server = server.expect([keys(), ("POST", PODS, code, refused), status()]);
+    let error = reconcile(sandbox(None), sandboxes.clone()).await.unwrap_err();
+    assert_eq!(error.retry_after(), Duration::from_secs(again));
+    let sent = server.nothing_else(sandboxes).await;
+    let ready = &sent[2]["status"]["conditions"][0];
+    assert_eq!(ready["reason"], reason);
+    assert!(ready["message"].as_str().unwrap().contains(message), "{ready}");
+    assert!(sent[2]["status"]["provisioningDeadline"].is_string());
+}
+
+#[tokio::test]
+async fn a_pod_of_the_name_that_is_not_ours_is_left_alone() {
+    let (sandboxes, server) = sandboxes(Arc::default(), vec![], vec![fence()]);
+    let mut foreign = pod(&json!({}));
+    foreign.metadata.owner_references = None;
+    let server = server.expect([
+        keys(),
+        ("POST", PODS, 409, failure(409, "AlreadyExists")),
+        ("GET", POD, 200, answer(&foreign)),
+        status(),
+    ]);
     reconcile(sandbox(None), sandboxes.clone()).await.unwrap_err();
     let sent = server.nothing_else(sandboxes).await;
-    assert_eq!(sent[2]["status"]["conditions"][0]["reason"], "QuotaExceeded");
-    assert!(sent[2]["status"]["provisioningDeadline"].is_string());
+    assert_eq!(sent[3]["status"]["conditions"][0]["reason"], "PodNameTaken");
 }

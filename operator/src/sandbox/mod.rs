@@ -9,6 +9,7 @@ mod plan;
 pub(crate) mod pod;
 mod policy;
 mod reservations;
+mod security;
 mod status;
 mod take;
 mod volume;

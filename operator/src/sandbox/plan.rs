@@ -4,14 +4,14 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use kube::ResourceExt as _;
-use longhand_crds::sandbox::{DesiredState, Loss, SandboxStatus};
+use longhand_crds::sandbox::{DesiredState, Loss, SandboxStatus, WORKSPACE_LOST};
 use longhand_crds::sandbox_template::OnFailure;
 
 use super::observe::Observed;
 use super::pod;
 use super::policy::Policy;
 use crate::conditions::{FINISHED, READY, SUSPENDED, false_since, find, true_since};
-use crate::pods::{Cause, Pending, PodView, Stage, elapsed, is_overdue};
+use crate::pods::{self, Cause, Pending, PodView, Stage, elapsed, is_overdue, until_overdue};
 
 const MAX_BACKOFF: Duration = Duration::from_secs(60);
 /// A pod that was ready and is not for this long is on a node that is lost, or hangs: its liveness probe has failed too.
@@ -26,6 +26,8 @@ pub(super) struct Plan {
     pub(super) loss: Option<Loss>,
     /// Pods to delete, by name and UID.
     pub(super) remove: Vec<(String, String)>,
+    /// Pods that were told to end and whose nodes do not say that they have, by name and UID.
+    pub(super) forget: Vec<(String, String)>,
     /// The pod to make, unless one of the pool can be taken.
     pub(super) make: Option<String>,
     /// Whether the workspace's volume must be made before the pod.
@@ -54,6 +56,8 @@ pub(super) struct Drain {
     pub(super) pod_name: String,
     pub(super) pod_uid: String,
     pub(super) idle_seconds: u64,
+    /// Whether what runs in its background keeps it from being idle.
+    pub(super) background_counts: bool,
     /// Whether the sandbox is suspended then, as its workspace is kept, or removed.
     pub(super) suspend: bool,
 }
@@ -89,12 +93,21 @@ pub(super) enum View {
 
 /// What shall be done.
 pub(super) fn plan(observed: &Observed, now: Timestamp) -> Plan {
+    let mut plan = decide(observed, now);
+    let (overdue, next) = pods::overdue(&observed.pods, now);
+    plan.forget = overdue;
+    plan.requeue = next.map_or(plan.requeue, |next| earliest(plan.requeue, next));
+    plan
+}
+
+fn decide(observed: &Observed, now: Timestamp) -> Plan {
     let policy = Policy::of(&observed.sandbox, observed.template.as_ref());
     let status = observed.sandbox.status.clone().unwrap_or_default();
     let mut plan = Plan {
         fence: !observed.fenced,
         loss: None,
         remove: Vec::new(),
+        forget: Vec::new(),
         make: None,
         volume: false,
         drain: None,
@@ -180,11 +193,6 @@ fn suspend(plan: &mut Plan, observed: &Observed, status: &SandboxStatus, policy:
     }
 }
 
-fn until_overdue(due: Timestamp, now: Timestamp) -> Duration {
-    let overdue = due.saturating_add(Duration::from_secs(31)).unwrap_or(due);
-    elapsed(now, overdue).max(Duration::from_secs(1))
-}
-
 fn run(plan: &mut Plan, observed: &Observed, status: &SandboxStatus, policy: &Policy, now: Timestamp) {
     let named = observed.current.as_ref().and_then(|uid| observed.pods.iter().find(|seen| &seen.uid == uid));
     plan.loss = loss(status, named, policy, now);
@@ -226,8 +234,14 @@ fn bound(plan: &mut Plan, observed: &Observed, status: &SandboxStatus, policy: &
             }
             let last = find(&status.conditions, READY).filter(|ready| ready.status != "True");
             let last = last.map_or_else(String::new, |ready| format!(": {}: {}", ready.reason, ready.message));
-            let message = format!("it was not ready within {} s{last}", policy.provisioning.as_secs());
-            end(plan, observed, policy, Cause::new("ProvisioningDeadlineExceeded", message));
+            let seconds = policy.provisioning.as_secs();
+            let cause = if plan.incarnation > 0 && observed.volume.may_hold_files() {
+                let message = format!("no pod could use the workspace that was kept within {seconds} s{last}");
+                Cause::new(WORKSPACE_LOST, message)
+            } else {
+                Cause::new("ProvisioningDeadlineExceeded", format!("it was not ready within {seconds} s{last}"))
+            };
+            end(plan, observed, policy, cause);
         }
     }
 }
@@ -326,6 +340,7 @@ fn reclaim(plan: &mut Plan, policy: &Policy, current: &PodView, ready_since: Tim
             pod_name: current.name.clone(),
             pod_uid: current.uid.clone(),
             idle_seconds: idle.as_secs(),
+            background_counts: policy.background_counts,
             suspend: policy.persistent,
         });
     } else {

@@ -4,7 +4,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use longhand_crds::sandbox::{DesiredState, Loss, SandboxStatus};
-use longhand_crds::sandbox_template::{OnFailure, Persistence, SandboxTemplateSpec};
+use longhand_crds::sandbox_template::{BackgroundProcesses, OnFailure, Persistence, SandboxTemplateSpec};
 use rstest::rstest;
 
 use super::{Drain, Plan, View, backoff, plan};
@@ -203,12 +203,22 @@ fn pods_that_fail_are_replaced_more_slowly(
 }
 
 fn drain() -> Option<Drain> {
-    Some(Drain { pod_name: format!("{NAME}-0"), pod_uid: "pod-0".into(), idle_seconds: 10, suspend: false })
+    Some(Drain {
+        pod_name: format!("{NAME}-0"),
+        pod_uid: "pod-0".into(),
+        idle_seconds: 10,
+        background_counts: false,
+        suspend: false,
+    })
 }
 
 #[rstest]
 #[case::in_use(observed(Some(0), 0, vec![pod(0, ready(NOW - 4))]), None, Some(6))]
 #[case::perhaps_idle(observed(Some(0), 0, vec![pod(0, ready(NOW - 10))]), drain(), Some(LIFE))]
+#[case::unless_something_runs_in_its_background(
+    observed(Some(0), 0, vec![pod(0, ready(NOW - 10))]).template(|spec| spec.background_processes = BackgroundProcesses::KeepAwake),
+    drain().map(|drain| Drain { background_counts: true, ..drain }), Some(LIFE)
+)]
 #[case::to_be_suspended(
     observed(Some(0), 0, vec![pod(0, ready(NOW - 10))]).persistent(),
     drain().map(|drain| Drain { suspend: true, ..drain }), Some(LIFE)
@@ -456,6 +466,43 @@ fn a_volume_is_made_once_before_the_pod_and_waited_for() {
 fn a_loss_says_that_the_workspace_is_kept() {
     let lost = plan(&observed(Some(0), 0, vec![pod(0, failed(NOW))]).persistent(), at(NOW)).loss.unwrap();
     assert_eq!(lost.message, "too much; its workspace is kept");
+}
+
+#[test]
+fn a_workspace_that_lies_on_a_node_that_is_gone_is_given_up_and_its_loss_said() {
+    let message = "0/2 nodes are available: 1 node(s) didn't match PersistentVolume's node affinity";
+    let stuck = || pod(1, Stage::Pending(Pending::Stuck(Cause::new("Unschedulable", message))));
+    let mut moved = observed(Some(1), 1, vec![stuck()]).persistent();
+    moved.volume = Volume::Bound { name: "w".into() };
+    let waits = plan(&moved, at(NOW));
+    assert_eq!(waits.requeue, Some(Duration::from_secs(120)));
+    let moved = moved.after(&waits, NOW, vec![stuck()]);
+    assert_eq!(plan(&moved, at(NOW + 119)).view, waits.view);
+    let over = plan(&moved, at(NOW + 120));
+    let View::Finished(cause) = &over.view else { panic!("{:?}", over.view) };
+    assert_eq!((cause.reason.as_str(), &over.remove), ("WorkspaceLost", &ids(&[1])));
+    assert!(cause.message.contains("within 120 s: Unschedulable: ") && cause.message.contains("node affinity"));
+}
+
+#[rstest]
+#[case::in_time(29, &[], Some(1))]
+#[case::on_a_node_that_does_not_answer(30, &[0], Some(LIFE))]
+fn a_pod_whose_node_does_not_say_that_it_has_ended_is_forgotten(
+    #[case] overdue: i64,
+    #[case] forgotten: &[i64],
+    #[case] requeue: Option<u64>,
+) {
+    let replaced = observed(Some(1), 1, vec![pod(0, terminating(NOW - overdue)), pod(1, ready(NOW))]).free_standing();
+    let plan = plan(&replaced, at(NOW));
+    assert_eq!((plan.forget, plan.requeue), (ids(forgotten), requeue.map(Duration::from_secs)));
+    assert!(plan.remove.is_empty() && plan.view == View::Ready);
+}
+
+#[test]
+fn a_sandbox_that_has_ended_leaves_no_pod_on_a_lost_node() {
+    let ended = observed(None, 1, vec![pod(0, terminating(NOW - 30))])
+        .with(|status| status.conditions = merge(&[], &[Observation::yes(FINISHED, "OOMKilled", "")], None, at(NOW)));
+    assert_eq!(plan(&ended, at(NOW)).forget, ids(&[0]));
 }
 
 #[rstest]

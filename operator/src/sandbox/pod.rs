@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{
     Container, ContainerPort, EnvVar, HTTPGetAction, LocalObjectReference, PersistentVolumeClaimVolumeSource, Pod,
-    PodDNSConfig, PodSpec, Probe, ResourceRequirements, Toleration, TopologySpreadConstraint, Volume,
+    PodDNSConfig, PodSpec, Probe, ResourceRequirements, TopologySpreadConstraint, Volume,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
@@ -14,6 +14,7 @@ use longhand_crds::sandbox_template::{Persistence, TopologySpread, WhenUnsatisfi
 use longhand_crds::{Sandbox, SandboxTemplate, annotations, labels};
 use sha2::{Digest as _, Sha256};
 
+use super::security;
 use crate::config::Images;
 use crate::hardening::{self, env, env_of_field, mount};
 
@@ -28,7 +29,6 @@ const VERIFY_KEY: &str = "SANDBOXD_VERIFY_KEY";
 const NAME_PART: usize = 200;
 /// So much of a UID, which begins at random.
 const UID_PART: usize = 5;
-const LOST_NODE_SECONDS: i64 = 30;
 const TMP: &str = "/tmp";
 const TMP_SIZE: &str = "1Gi";
 
@@ -74,7 +74,7 @@ pub(super) fn build(
             name: Some(name.to_owned()),
             namespace: sandbox.namespace(),
             labels: Some(labels_of(sandbox)),
-            annotations: Some([evictable(), incarnation_of(incarnation)].into_iter().flatten().collect()),
+            annotations: Some([hardening::evictable(), incarnation_of(incarnation)].into_iter().flatten().collect()),
             owner_references: sandbox.controller_owner_ref(&()).map(|owner| vec![owner]),
             ..ObjectMeta::default()
         },
@@ -96,7 +96,7 @@ pub(crate) fn build_warm(images: &Images, template: &SandboxTemplate, verify_key
             name: Some(name.to_owned()),
             namespace: template.namespace(),
             labels: Some(own.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()),
-            annotations: Some(evictable()),
+            annotations: Some(hardening::evictable()),
             owner_references: template.controller_owner_ref(&()).map(|owner| vec![owner]),
             ..ObjectMeta::default()
         },
@@ -122,11 +122,6 @@ pub(super) fn incarnation_of(incarnation: i64) -> BTreeMap<String, String> {
     BTreeMap::from([(annotations::INCARNATION.to_owned(), incarnation.to_string())])
 }
 
-/// No autoscaler has to spare the node for its sake: its calls end, or are known not to have.
-fn evictable() -> BTreeMap<String, String> {
-    BTreeMap::from([("cluster-autoscaler.kubernetes.io/safe-to-evict".to_owned(), "true".to_owned())])
-}
-
 /// The spec of a pod of `template`; `workspace` is the claim of a persistent one.
 fn spec(images: &Images, template: &SandboxTemplate, verify_key: &str, workspace: Option<String>) -> PodSpec {
     let spec = &template.spec;
@@ -139,9 +134,6 @@ fn spec(images: &Images, template: &SandboxTemplate, verify_key: &str, workspace
         None => hardening::empty_dir("workspace", spec.workspace.size.clone()),
     };
     let secrets = spec.image_pull_secrets.iter().map(|secret| LocalObjectReference { name: secret.name.clone() });
-    let mut security = hardening::pod(spec.run_as_user);
-    // Without this a large volume is walked through at each start.
-    security.fs_group_change_policy = Some("OnRootMismatch".to_owned());
     PodSpec {
         automount_service_account_token: Some(false),
         enable_service_links: Some(false),
@@ -150,34 +142,20 @@ fn spec(images: &Images, template: &SandboxTemplate, verify_key: &str, workspace
         // There is no way out, so a query for a name fails at once and does not wait for a timeout.
         dns_policy: Some("None".to_owned()),
         dns_config: Some(PodDNSConfig { nameservers: Some(vec!["127.0.0.1".to_owned()]), ..PodDNSConfig::default() }),
-        security_context: Some(security),
+        security_context: Some(security::pod(spec)),
+        host_users: security::host_users(spec),
         termination_grace_period_seconds: Some(30),
         runtime_class_name: spec.runtime_class_name.clone(),
         priority_class_name: spec.priority_class_name.clone(),
         image_pull_secrets: (!spec.image_pull_secrets.is_empty()).then(|| secrets.collect()),
         node_selector: (!spec.node_selector.is_empty()).then(|| spec.node_selector.clone()),
-        tolerations: Some(tolerations(&spec.tolerations)),
+        tolerations: Some(hardening::tolerations(&spec.tolerations)),
         topology_spread_constraints: (!spec.topology_spread.is_empty())
             .then(|| spec.topology_spread.iter().map(spread).collect()),
         containers: vec![container(images, template, verify_key)],
         volumes: Some(vec![workspace, hardening::empty_dir("tmp", Quantity(TMP_SIZE.to_owned()))]),
         ..PodSpec::default()
     }
-}
-
-/// Those of the template. A node that does not answer is left after half a minute, not after the five minutes that the API
-/// server gives every pod, unless the template says otherwise.
-fn tolerations(given: &[Toleration]) -> Vec<Toleration> {
-    let says = |key: &str| given.iter().any(|given| given.key.as_deref().is_none_or(|given| given == key));
-    let ours = ["node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"].into_iter().filter(|key| !says(key));
-    let ours = ours.map(|key| Toleration {
-        key: Some(key.to_owned()),
-        operator: Some("Exists".to_owned()),
-        effect: Some("NoExecute".to_owned()),
-        toleration_seconds: Some(LOST_NODE_SECONDS),
-        value: None,
-    });
-    given.iter().cloned().chain(ours).collect()
 }
 
 fn spread(given: &TopologySpread) -> TopologySpreadConstraint {
@@ -213,7 +191,7 @@ fn container(images: &Images, template: &SandboxTemplate, verify_key: &str) -> C
         readiness_probe: Some(probe("/readyz", 1, 3)),
         liveness_probe: Some(probe("/livez", 10, 6)),
         resources: Some(resources(template)),
-        security_context: Some(hardening::container()),
+        security_context: Some(security::container(spec)),
         termination_message_policy: Some("FallbackToLogsOnError".to_owned()),
         volume_mounts: Some(vec![mount("workspace", &spec.workspace.mount_path, false), mount("tmp", TMP, false)]),
         working_dir: Some(spec.workspace.mount_path.clone()),
@@ -226,13 +204,14 @@ fn resources(template: &SandboxTemplate) -> ResourceRequirements {
     let mut all = hardening::resources(
         template.spec.resources.as_ref(),
         &[("cpu", "100m"), ("memory", "128Mi"), ("ephemeral-storage", "64Mi")],
-        // Disk is limited by the size of each volume: the rest of the file system is read-only.
+        // Disk is limited by the size of each volume where the rest of the file system is read-only.
         &[("cpu", "2"), ("memory", "2Gi")],
     );
     let limits = all.limits.get_or_insert_default();
     for (name, amount) in all.requests.iter().flatten().filter(|(name, _)| *name != "ephemeral-storage") {
         limits.entry(name.clone()).or_insert_with(|| amount.clone());
     }
+    limits.extend(security::storage_limit(&template.spec));
     all
 }
 

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use longhand_crds::sandbox_template::{
-    DEFAULT_LIFETIME_SECONDS, DEFAULT_PROVISIONING_SECONDS, DEFAULT_RETENTION_SECONDS, DEFAULT_SUSPENDED_SECONDS,
-    OnFailure, Persistence,
+    BackgroundProcesses, DEFAULT_LIFETIME_SECONDS, DEFAULT_PROVISIONING_SECONDS, DEFAULT_RETENTION_SECONDS,
+    DEFAULT_SUSPENDED_SECONDS, OnFailure, Persistence,
 };
 use longhand_crds::{Sandbox, SandboxTemplate};
 
@@ -15,6 +15,8 @@ pub(super) struct Policy {
     pub(super) provisioning: Duration,
     /// How long it may run without a call; only sandboxes of sessions are reclaimed, as only they are woken by a call.
     pub(super) idle: Option<Duration>,
+    /// Whether it is not idle while a process runs in its background.
+    pub(super) background_counts: bool,
     /// How long it may be suspended; free-standing ones for as long as they live.
     pub(super) suspended: Option<Duration>,
     /// How long it may be.
@@ -35,6 +37,7 @@ impl Policy {
         Self {
             provisioning: seconds(spec.map_or(DEFAULT_PROVISIONING_SECONDS, |spec| spec.provisioning_seconds)),
             idle: spec.filter(|_| of_session).map(|spec| seconds(spec.idle_seconds.max(1))),
+            background_counts: spec.is_some_and(|spec| spec.background_processes == BackgroundProcesses::KeepAwake),
             suspended: of_session
                 .then(|| seconds(spec.map_or(DEFAULT_SUSPENDED_SECONDS, |spec| spec.suspended_seconds))),
             lifetime: seconds(spec.map_or(DEFAULT_LIFETIME_SECONDS, |spec| spec.lifetime_seconds)),

@@ -70,6 +70,11 @@ impl Volume {
         }
     }
 
+    /// Whether a pod may have written to it.
+    pub(super) const fn may_hold_files(&self) -> bool {
+        matches!(self, Self::Bound { .. } | Self::Lost { .. })
+    }
+
     /// The claim that keeps the workspace, if there is one.
     pub(super) fn name(&self) -> Option<&str> {
         match self {

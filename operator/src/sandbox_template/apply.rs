@@ -24,6 +24,9 @@ pub(super) async fn apply(observed: &Observed, plan: &Plan, pools: &Pools) -> Re
     for (name, uid) in &plan.remove {
         pods::delete(&context.client, &namespace, name, uid).await?;
     }
+    for (name, uid) in &plan.forget {
+        pods::forget(&context.client, &namespace, name, uid).await?;
+    }
     if wanted(observed) == 0 {
         return Ok(());
     }

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use kube::ResourceExt as _;
 
 use super::observe::{Observed, PoolPod};
-use crate::pods::{Cause, Pending, PodView, Stage, elapsed};
+use crate::pods::{self, Cause, Pending, PodView, Stage, elapsed};
 use crate::sandbox::pod;
 
 /// A pod that failed keeps its slot for so long, and the next one waits with it.
@@ -23,6 +23,8 @@ pub(super) struct Plan {
     pub(super) make: Vec<String>,
     /// Pods to delete, by name and UID.
     pub(super) remove: Vec<(String, String)>,
+    /// Pods that were told to end and whose nodes do not say that they have, by name and UID.
+    pub(super) forget: Vec<(String, String)>,
     /// How many pods wait and are ready.
     pub(super) ready: usize,
     /// A pod that cannot start, and why.
@@ -40,7 +42,8 @@ pub(super) fn wanted(observed: &Observed) -> usize {
 
 /// What shall be done.
 pub(super) fn plan(observed: &Observed, now: Timestamp) -> Plan {
-    let mut plan = Plan::default();
+    let (forget, requeue) = pods::overdue(observed.pods.iter().map(|found| &found.pod), now);
+    let mut plan = Plan { forget, requeue, ..Plan::default() };
     let mut kept: Vec<&PodView> = Vec::new();
     for PoolPod { pod, hash, .. } in &observed.pods {
         match &pod.stage {

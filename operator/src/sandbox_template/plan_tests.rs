@@ -138,3 +138,11 @@ fn a_template_without_a_pool_does_not_speak_of_one_and_its_status_is_written_onc
     Arc::make_mut(&mut observed.template).status = Some(first.clone());
     assert_eq!(status(&observed, &plan(&observed, at(2)), None, at(2)), first);
 }
+
+#[test]
+fn a_pod_of_a_pool_on_a_lost_node_is_forgotten() {
+    let ending = |due: i64| Stage::Terminating { disruption: None, due: at(due) };
+    let plan = plan(&pool(0, vec![pod(0, ending(NOW - 30)), pod(1, ending(NOW))], &[]), at(NOW));
+    assert_eq!(plan.forget, [(name(0), "pod-0".to_owned())]);
+    assert_eq!(plan.requeue, Some(Duration::from_secs(30)));
+}

@@ -5,6 +5,7 @@ mod plan;
 mod reach;
 mod recall;
 mod reclaim;
+mod room;
 mod rouse;
 mod run;
 pub mod sandboxes;
@@ -92,7 +93,7 @@ impl From<WorkError> for ExecuteError {
     }
 }
 
-/// How long things may take.
+/// How long things may take, and how many there may be.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
     /// Until a sandbox is ready.
@@ -101,6 +102,8 @@ pub struct Limits {
     pub tool: Duration,
     /// Until a request that another replica has sent to a sandbox has arrived there.
     pub arrival: Duration,
+    /// Sandboxes of a namespace that have not ended; 0 is no limit.
+    pub namespace_sandboxes: usize,
 }
 
 impl Default for Limits {
@@ -109,6 +112,7 @@ impl Default for Limits {
             provisioning: Duration::from_secs(120),
             tool: Duration::from_secs(15 * 60),
             arrival: Duration::from_secs(5),
+            namespace_sandboxes: 0,
         }
     }
 }

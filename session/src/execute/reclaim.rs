@@ -1,13 +1,12 @@
 //! Draining an idle sandbox, so that it can be removed while no call runs in it.
 
-use std::time::Duration;
-
 use longhand_crds::sandbox::SessionRef;
 use longhand_crds::session_id;
 use longhand_protocol::SessionId;
 use longhand_protocol::event::EventBody;
 use longhand_protocol::internal::{DrainSandbox, Drained};
 use longhand_sandbox::client::{SandboxError, Target};
+use longhand_sandbox::wire::DrainRequest;
 use longhand_session_log::StoreError;
 use longhand_session_log::store::CallState;
 
@@ -77,7 +76,8 @@ impl Executor {
         let address = address.ok_or_else(|| DrainError::NotReady(view.explanation().to_owned()))?;
         let target = Target { address, pod_uid: request.pod_uid.clone() };
         // A call that is dispatched from here on is refused by the sandbox and goes to the next one.
-        let answer = self.client.drain(&target, Duration::from_secs(request.idle_seconds)).await?;
+        let wanted = DrainRequest { idle_seconds: request.idle_seconds, background_counts: request.background_counts };
+        let answer = self.client.drain_if(&target, &wanted).await?;
         metrics::drain(answer.drained);
         if answer.drained && request.suspend {
             self.resources.suspend_sandbox(&sandbox).await?;

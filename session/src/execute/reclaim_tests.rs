@@ -7,6 +7,7 @@ use longhand_crds::sandbox::DesiredState;
 use longhand_protocol::SessionId;
 use serde_json::json;
 
+use super::Limits;
 use super::tests::{execute, made, result, running, said};
 use crate::testing::hands::{Hands, eventually, hands};
 use crate::testing::{SOON, World, limits};
@@ -85,4 +86,60 @@ async fn a_sandbox_that_may_not_be_made_is_an_error_with_the_words_of_the_api_se
     let (id, epoch, first) = world.session_with_call("one", "bash", json!({"command": "ls"})).await;
     let (text, is_error) = said(&result(execute(&world, &id, epoch, &first)).await.unwrap());
     assert!(is_error && text.contains("not run") && text.contains("exceeded quota: few"), "{text}");
+}
+
+#[tokio::test]
+async fn a_namespace_that_is_full_is_an_error_until_a_sandbox_has_ended() {
+    let world = World::with(Limits { namespace_sandboxes: 1, ..limits(Duration::from_secs(600), SOON) });
+    let (first, epoch, call_of_first) = world.session_with_call("one", "bash", json!({"command": "echo first"})).await;
+    let running = execute(&world, &first, epoch, &call_of_first);
+    let name = made(&world).await;
+
+    let (second, epoch_of_second, refused) =
+        world.session_with_call("two", "bash", json!({"command": "echo second"})).await;
+    let (text, is_error) = said(&result(execute(&world, &second, epoch_of_second, &refused)).await.unwrap());
+    assert!(is_error && text.contains("not run") && text.contains("namespace team-a has 1 sandboxes"), "{text}");
+    assert_eq!(world.cluster.state_counts().1.len(), 1);
+
+    let hands_one = hands(&world.signer, "hands-1").await;
+    world.cluster.sandbox_ready(&name, "hands-1", &hands_one.address);
+    assert!(said(&result(running).await.unwrap()).0.contains("first"));
+    world.cluster.sandbox_status(&name, status("LifetimeExceeded", true));
+    let next = call(&world, &second, epoch_of_second, "echo third").await;
+    let _waiting = execute(&world, &second, epoch_of_second, &next);
+    eventually(async || world.cluster.state_counts().1.len() == 2).await;
+}
+
+#[tokio::test]
+async fn a_template_says_whether_what_runs_in_the_background_keeps_a_sandbox_awake() {
+    let (world, id, epoch, _, hands_one, name, first) = running().await;
+    hands_one.go();
+    result(first).await.unwrap();
+    let left = json!({"command": "sleep 60", "run_in_background": true});
+    let left = world.tool_use(&id, epoch, "bash", left).await;
+    assert!(!said(&result(execute(&world, &id, epoch, &left)).await.unwrap()).1);
+    let path = format!("/internal/v1/namespaces/team-a/sandboxes/{name}/drain");
+    let mut drain = json!({"podUid": "hands-1", "idleSeconds": 0, "backgroundCounts": true});
+    assert_eq!(world.call("POST", &path, "operator", &drain).await.body["drained"], false);
+    drain["backgroundCounts"] = json!(false);
+    assert_eq!(world.call("POST", &path, "operator", &drain).await.body["drained"], true);
+}
+
+#[tokio::test]
+async fn a_workspace_that_was_kept_and_is_lost_is_the_error_of_one_call() {
+    let (world, id, epoch, _, hands_one, name, first) = running().await;
+    hands_one.go();
+    result(first).await.unwrap();
+    // The node that had it is gone, and with it the sandbox, while nobody waited.
+    world.cluster.sandbox_status(&name, status("WorkspaceLost", true));
+    let told = call(&world, &id, epoch, "cat file").await;
+    let (text, is_error) = said(&result(execute(&world, &id, epoch, &told)).await.unwrap());
+    assert!(is_error && text.contains("WorkspaceLost: so it is") && text.contains("empty workspace"), "{text}");
+
+    let next = call(&world, &id, epoch, "echo next").await;
+    let next = execute(&world, &id, epoch, &next);
+    eventually(async || world.cluster.state_counts().1.len() == 2).await;
+    let fresh = hands(&world.signer, "hands-2").await;
+    world.cluster.sandbox_ready(&name, "hands-2", &fresh.address);
+    assert!(said(&result(next).await.unwrap()).0.contains("next"));
 }

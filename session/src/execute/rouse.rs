@@ -6,7 +6,8 @@ use super::sandboxes::{SandboxKey, SandboxView};
 
 impl Call<'_> {
     /// Wakes a sandbox that is suspended, and removes one that had ended before the call began, with the UID `ended_before`: then
-    /// another is made. The text says why a call ends whose sandbox has ended while it waited.
+    /// another is made. The text says why a call ends whose sandbox has ended while it waited, or whose files are lost although they
+    /// were kept.
     pub(super) async fn rouse(
         &self,
         key: &SandboxKey,
@@ -16,14 +17,13 @@ impl Call<'_> {
         let resources = &self.executor.resources;
         match &sandbox.finished {
             _ if sandbox.deleting => {}
-            Some(_) if ended_before == Some(sandbox.uid.as_str()) => {
+            Some(why) if ended_before == Some(sandbox.uid.as_str()) => {
                 resources.remove_sandbox(&key.namespace, &key.name, &sandbox.uid).await?;
+                if sandbox.workspace_lost {
+                    return Ok(Some(ended(why)));
+                }
             }
-            Some(why) => {
-                return Ok(Some(format!(
-                    "The call was not run: its sandbox has ended ({why}). The next call gets a new one, with an empty workspace."
-                )));
-            }
+            Some(why) => return Ok(Some(ended(why))),
             None if sandbox.suspended => {
                 resources.wake_sandbox(&key.namespace, &key.name, &sandbox.uid).await?;
             }
@@ -31,4 +31,10 @@ impl Call<'_> {
         }
         Ok(None)
     }
+}
+
+fn ended(why: &str) -> String {
+    format!(
+        "The call was not run: its sandbox has ended ({why}). The next call gets a new one, with an empty workspace."
+    )
 }

@@ -244,6 +244,9 @@ impl<'a> Call<'a> {
             .filter(|session| session.metadata.uid.as_ref() == Some(&course.meta.uid))
             .and_then(|session| resources::plan::sandbox(&session, &course.intent.sandbox))
             .ok_or_else(|| ExecuteError::NoSession { namespace: namespace.clone(), name: name.clone() })?;
+        if let Some(text) = self.no_room(&course.key).await? {
+            return Ok(Some(text));
+        }
         let made = match self.executor.resources.ensure_sandbox(wanted).await {
             Err(ResourceError::Refused { reason, .. }) => {
                 return Ok(Some(format!("The call was not run: there can be no sandbox for it ({reason}).")));

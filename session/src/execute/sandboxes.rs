@@ -7,7 +7,7 @@ use std::time::Duration;
 use futures::{Stream, StreamExt as _};
 use jiff::Timestamp;
 use longhand_crds::Sandbox;
-use longhand_crds::sandbox::{DesiredState, Loss};
+use longhand_crds::sandbox::{DesiredState, Loss, WORKSPACE_LOST};
 use tokio::sync::watch;
 
 /// The operator says why within this time after it has given a sandbox up.
@@ -39,6 +39,8 @@ pub struct SandboxView {
     pub suspended: bool,
     /// Why it has ended for ever, if it has.
     pub finished: Option<String>,
+    /// Whether it has ended since the workspace that was kept could not be used again.
+    pub workspace_lost: bool,
     /// When it is given up unless it is ready by then, if it is on its way.
     pub deadline: Option<Timestamp>,
     /// How many pods it has had.
@@ -64,6 +66,7 @@ impl SandboxView {
             ready: ready.is_some_and(|condition| condition.status == "True"),
             deleting: sandbox.metadata.deletion_timestamp.is_some(),
             suspended: sandbox.spec.desired_state == DesiredState::Suspended,
+            workspace_lost: finished.is_some_and(|finished| finished.reason == WORKSPACE_LOST),
             finished: finished.map(|finished| explain(&finished.reason, &finished.message)),
             deadline: status.provisioning_deadline.map(|deadline| deadline.0),
             incarnation: status.incarnation,
@@ -145,6 +148,13 @@ impl SandboxIndex {
     /// The sandbox now, and whenever it changes.
     pub fn subscribe(&self, key: &SandboxKey) -> watch::Receiver<Option<SandboxView>> {
         self.slots().entry(key.clone()).or_insert_with(|| watch::Sender::new(None)).subscribe()
+    }
+
+    /// How many sandboxes of a namespace have not ended.
+    #[must_use]
+    pub fn unfinished_in(&self, namespace: &str) -> usize {
+        let unfinished = |slot: &Slot| slot.borrow().as_ref().is_some_and(|view| view.finished.is_none());
+        self.slots().iter().filter(|(key, slot)| key.namespace == namespace && unfinished(slot)).count()
     }
 
     /// Whether a full list has been seen.

@@ -84,7 +84,7 @@ pub(crate) fn message(text: &str) -> EventBody {
 }
 
 pub(crate) fn limits(provisioning: Duration, tool: Duration) -> Limits {
-    Limits { provisioning, tool, arrival: Duration::from_millis(500) }
+    Limits { provisioning, tool, arrival: Duration::from_millis(500), namespace_sandboxes: 0 }
 }
 
 /// Nobody is asked to wait.

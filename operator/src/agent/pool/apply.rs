@@ -26,6 +26,9 @@ pub(crate) async fn apply(
     for (name, uid) in &plan.remove {
         pods::delete(&context.client, &namespace, name, uid).await?;
     }
+    for (name, uid) in &plan.forget {
+        pods::forget(&context.client, &namespace, name, uid).await?;
+    }
     let Some(references) = references else { return Ok(()) };
     let (owner, numbers) = (agent.uid().unwrap_or_default(), std::mem::take(&mut plan.make));
     let last = plan.generation;

@@ -7,7 +7,7 @@ use longhand_crds::agent::{WarmFailures, WarmPod, WarmState};
 
 use super::{Observed, Seen, WARM_READY};
 use crate::conditions::{Observation, word};
-use crate::pods::{Cause, Pending, Stage, elapsed};
+use crate::pods::{self, Cause, Pending, Stage, elapsed};
 
 /// More pods than are wanted are kept for so long: the next burst of messages may need them.
 const SURPLUS: Duration = Duration::from_secs(60);
@@ -26,6 +26,8 @@ pub(crate) struct Plan {
     pub(crate) make: Vec<i64>,
     /// Pods to delete, by name and UID.
     pub(crate) remove: Vec<(String, String)>,
+    /// Pods that were told to end and whose nodes do not say that they have, by name and UID.
+    pub(crate) forget: Vec<(String, String)>,
     /// The pods that there are.
     pub(crate) pods: Vec<WarmPod>,
     /// The highest number that a pod has or had.
@@ -66,16 +68,18 @@ impl Member<'_> {
 
 /// What shall be done.
 pub(crate) fn plan(observed: &Observed, now: Timestamp) -> Plan {
+    let (forget, requeue) = pods::overdue(observed.pods.iter().map(|seen| &seen.pod), now);
     let mut plan = Plan {
         make: Vec::new(),
         remove: Vec::new(),
+        forget,
         pods: Vec::new(),
         generation: observed.pods.iter().map(|seen| seen.number).fold(observed.generation, i64::max),
         failures: observed.failures.clone(),
         ready: 0,
         lost: Vec::new(),
         condition: Observation::yes(WARM_READY, "NotWanted", "spec.warm is 0"),
-        requeue: None,
+        requeue,
     };
     bury(observed, &mut plan, now);
     let live = observed.pods.iter().filter(|seen| seen.pod.is_live());

@@ -4,14 +4,14 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use clap::Parser;
-use longhand_e2e::bench::{Report, log, report, sandbox, sizes, ttft};
+use longhand_e2e::bench::{Report, fleet, log, report, sandbox, sizes, soak, ttft};
 use longhand_e2e::cluster::{TestNamespace, TestResult};
 
 /// Runs benchmarks on the cluster of the current kubeconfig.
 #[derive(Parser)]
 struct Arguments {
     /// Only this one.
-    #[arg(long, env = "BENCH", value_parser = ["ttft", "sandbox", "log", "sizes"])]
+    #[arg(long, env = "BENCH", value_parser = ["ttft", "sandbox", "fleet", "soak", "log", "sizes"])]
     bench: Option<String>,
 }
 
@@ -40,6 +40,8 @@ async fn run(arguments: &Arguments) -> TestResult {
         }
         let report = match name {
             "log" => log::run().await?,
+            "fleet" => fleet::run().await?,
+            "soak" => soak::run().await?,
             name => on_cluster(name).await?,
         };
         std::fs::write(reports.join(format!("{name}.json")), serde_json::to_string_pretty(&report)?)?;

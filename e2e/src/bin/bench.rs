@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use longhand_e2e::bench::{Report, fleet, log, report, sandbox, sizes, soak, ttft};
 use longhand_e2e::cluster::{TestNamespace, TestResult};
+use longhand_process::signals::Stop;
 
 /// Runs benchmarks on the cluster of the current kubeconfig.
 #[derive(Parser)]
@@ -18,7 +19,16 @@ struct Arguments {
 #[tokio::main]
 async fn main() -> ExitCode {
     longhand_process::log::to_stderr();
-    match run(&Arguments::parse()).await {
+    let arguments = Arguments::parse();
+    // What it has started ends with it.
+    let outcome = match Stop::listen() {
+        Ok(mut stop) => tokio::select! {
+            outcome = run(&arguments) => outcome,
+            () = stop.asked() => Err("told to stop".into()),
+        },
+        Err(error) => Err(error.into()),
+    };
+    match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!("{error}");

@@ -19,6 +19,7 @@ use super::kubeconfig::Files;
 use super::program::Program;
 use crate::cluster::{SYSTEM_NAMESPACE, TestResult, eventually};
 
+const STAGES: &str = include_str!("../../fixtures/kwok.yaml");
 const UP: Duration = Duration::from_secs(120);
 /// More than ten thousand sandboxes leave in etcd.
 const QUOTA: &str = "4294967296";
@@ -97,7 +98,8 @@ impl ControlPlane {
             kinds.patch(&kind.name_any(), &PatchParams::apply("simulated").force(), &Patch::Apply(&kind)).await?;
             let name = kind.name_any();
             eventually("our kinds are served", UP, || async {
-                let conditions = kinds.get(&name).await?.status.and_then(|status| status.conditions).unwrap_or_default();
+                let conditions =
+                    kinds.get(&name).await?.status.and_then(|status| status.conditions).unwrap_or_default();
                 let up = conditions.iter().any(|seen| seen.type_ == "Established" && seen.status == "True");
                 Ok(up.then_some(()))
             })
@@ -217,7 +219,7 @@ fn start_api_server(etcd: &str, port: u16, files: &Files) -> TestResult<Program>
         file("cert-dir", files.path("certificates")),
         option("service-cluster-ip-range", "10.96.0.0/16"),
         option("service-account-issuer", "https://simulated"),
-        file("service-account-key-file", files.path("accounts.key")),
+        file("service-account-key-file", files.path("accounts.pub")),
         file("service-account-signing-key-file", files.path("accounts.key")),
         option("anonymous-auth", "false"),
         option("authorization-mode", "AlwaysAllow"),
@@ -231,7 +233,12 @@ fn start_api_server(etcd: &str, port: u16, files: &Files) -> TestResult<Program>
 }
 
 fn start_controllers(files: &Files, url: &str) -> TestResult<Vec<Program>> {
-    let kubeconfig = |user| Ok::<_, Box<dyn std::error::Error + Send + Sync>>(format!("--kubeconfig={}", files.kubeconfig(user, url)?.display()));
+    let kubeconfig = |user| {
+        Ok::<_, Box<dyn std::error::Error + Send + Sync>>(format!(
+            "--kubeconfig={}",
+            files.kubeconfig(user, url)?.display()
+        ))
+    };
     let mut manager = Command::new("kube-controller-manager");
     manager.arg(kubeconfig(User::Controllers)?).args(QPS).args(["--leader-elect=false", "--secure-port=0"]);
     manager.arg("--controllers=garbage-collector-controller,namespace-controller");
@@ -240,7 +247,10 @@ fn start_controllers(files: &Files, url: &str) -> TestResult<Vec<Program>> {
     let mut kwok = Command::new("kwok");
     kwok.arg(kubeconfig(User::Kubelets)?).args(["--manage-all-nodes=true", "--cidr=10.0.0.0/8", "--node-ip=127.0.0.1"]);
     // Nodes are ready and stay so: nothing here looks at their leases.
-    kwok.args(["--node-lease-duration-seconds=0", "--server-address=", "--config=/dev/null"]);
+    kwok.args(["--node-lease-duration-seconds=0", "--server-address="]);
+    let stages = files.path("kwok.yaml");
+    std::fs::write(&stages, STAGES)?;
+    kwok.arg(format!("--config={}", stages.display()));
     Ok(vec![
         Program::start("kube-controller-manager", &mut manager, &files.folder)?,
         Program::start("kube-scheduler", &mut scheduler, &files.folder)?,

@@ -59,7 +59,8 @@ impl Faults {
             builder = builder.add_root_certificate(certificate);
         }
         let token = plane.files.token(User::Operator).to_owned();
-        let way = Arc::new(Way { client: builder.build()?, url: plane.url.clone(), token, injected: AtomicU64::new(0) });
+        let way =
+            Arc::new(Way { client: builder.build()?, url: plane.url.clone(), token, injected: AtomicU64::new(0) });
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let (port, stop) = (listener.local_addr()?.port(), CancellationToken::new());
         let app = Router::new().fallback(forward).with_state(way.clone());
@@ -91,7 +92,9 @@ fn fault(method: &Method, path: &str, mut once_in: impl FnMut(u32) -> bool) -> O
 }
 
 async fn forward(State(way): State<Arc<Way>>, request: Request) -> Response {
-    way.answer(request).await.unwrap_or_else(|error| refusal(StatusCode::BAD_GATEWAY, "InternalError", &error.to_string()))
+    way.answer(request)
+        .await
+        .unwrap_or_else(|error| refusal(StatusCode::BAD_GATEWAY, "InternalError", &error.to_string()))
 }
 
 impl Way {

@@ -38,7 +38,9 @@ impl Files {
             let _ = writeln!(table, "{token},{0},{0},system:masters", user.name());
         }
         std::fs::write(folder.join("tokens.csv"), table)?;
-        std::fs::write(folder.join("accounts.key"), KeyPair::generate()?.serialize_pem())?;
+        let accounts = KeyPair::generate()?;
+        std::fs::write(folder.join("accounts.key"), accounts.serialize_pem())?;
+        std::fs::write(folder.join("accounts.pub"), accounts.public_key_pem())?;
         std::fs::write(folder.join("audit.yaml"), AUDIT_POLICY)?;
         Ok(Self { folder: folder.to_owned(), tokens })
     }

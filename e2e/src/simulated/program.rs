@@ -53,7 +53,8 @@ impl Program {
     pub(super) fn usage(&self) -> TestResult<Usage> {
         let id = self.child.id().ok_or_else(|| format!("{} has ended", self.name))?;
         let read = |file: &str| std::fs::read_to_string(format!("/proc/{id}/{file}"));
-        usage(&read("status")?, &read("stat")?).ok_or_else(|| format!("/proc/{id} says nothing of {}", self.name).into())
+        usage(&read("status")?, &read("stat")?)
+            .ok_or_else(|| format!("/proc/{id} says nothing of {}", self.name).into())
     }
 
     /// Kills it, and waits until it is gone.

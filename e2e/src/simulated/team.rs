@@ -1,4 +1,4 @@
-//! A namespace of the simulated cluster, with sandboxes in it.
+//! A namespace with sandboxes in it, of the simulated cluster or of another.
 
 use std::time::Duration;
 
@@ -7,6 +7,7 @@ use kube::Client;
 use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use longhand_crds::{Sandbox, SandboxTemplate, labels};
 use serde_json::{Value, json};
+use tokio::time::Instant;
 
 use super::control_plane::ControlPlane;
 use super::roll::Roll;
@@ -14,6 +15,7 @@ use crate::cluster::{TestResult, eventually, wait_for};
 
 /// Who has a pool of hundreds of pods made waits for a scheduler and a kubelet on the same two cores.
 const POOL: Duration = Duration::from_secs(600);
+const READY: Duration = Duration::from_secs(120);
 
 /// A namespace with sandboxes.
 pub struct Team {
@@ -24,14 +26,22 @@ pub struct Team {
 }
 
 impl Team {
-    /// Makes the namespace.
+    /// Makes the namespace in the simulated cluster.
     ///
     /// # Errors
     /// When the API server refuses.
     pub async fn create(plane: &ControlPlane, name: &str) -> TestResult<Self> {
         plane.namespace(name).await?;
-        let roll = Roll::open(plane.client.clone(), name).await?;
-        Ok(Self { roll, client: plane.client.clone(), name: name.to_owned() })
+        Self::open(plane.client.clone(), name).await
+    }
+
+    /// The namespace of this name, which is there.
+    ///
+    /// # Errors
+    /// When its sandboxes cannot be watched.
+    pub async fn open(client: Client, name: &str) -> TestResult<Self> {
+        let roll = Roll::open(client.clone(), name).await?;
+        Ok(Self { roll, client, name: name.to_owned() })
     }
 
     fn api<K>(&self) -> Api<K>
@@ -46,15 +56,28 @@ impl Team {
     /// # Errors
     /// When they are not within ten minutes.
     pub async fn template(&self, name: &str, warm: usize) -> TestResult {
+        self.make_template(name, "Ephemeral", warm).await?;
+        self.pool_is(name, warm).await
+    }
+
+    /// Makes a template whose sandboxes keep their workspaces.
+    ///
+    /// # Errors
+    /// When the API server refuses.
+    pub async fn persistent_template(&self, name: &str) -> TestResult {
+        self.make_template(name, "Persistent", 0).await
+    }
+
+    async fn make_template(&self, name: &str, persistence: &str, warm: usize) -> TestResult {
         let template: SandboxTemplate = serde_json::from_value(json!({
             "apiVersion": "longhand.dev/v1alpha1", "kind": "SandboxTemplate", "metadata": { "name": name },
             "spec": {
                 "resources": { "requests": { "cpu": "10m", "memory": "32Mi" }, "limits": { "cpu": "1", "memory": "256Mi" } },
-                "workspace": { "size": "64Mi" }, "warm": warm,
+                "workspace": { "size": "64Mi", "persistence": persistence }, "warm": warm,
             },
         }))?;
         self.api().create(&PostParams::default(), &template).await?;
-        self.pool_is(name, warm).await
+        Ok(())
     }
 
     /// Waits until `warm` pods of the pool are ready.
@@ -81,6 +104,17 @@ impl Team {
         }))?;
         self.api().create(&PostParams::default(), &sandbox).await?;
         Ok(())
+    }
+
+    /// Makes a sandbox, and waits until it takes calls: in how many milliseconds the watch showed it.
+    ///
+    /// # Errors
+    /// When it does not within two minutes.
+    pub async fn timed_claim(&self, name: &str, template: &str) -> TestResult<f64> {
+        let begun = Instant::now();
+        self.claim(name, template).await?;
+        let ready = self.roll.until(name, "it takes calls", READY, |seen| seen?.ready).await?;
+        Ok(ready.duration_since(begun).as_secs_f64() * 1_000.0)
     }
 
     /// Suspends a sandbox, or resumes it.

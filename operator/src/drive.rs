@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use futures::{Stream, StreamExt as _, TryStreamExt as _};
 use kube::runtime::controller::{Action, Controller};
+use kube::runtime::reflector::store::Writer;
 use kube::runtime::reflector::{self, Store};
 use kube::runtime::utils::Backoff;
 use kube::runtime::{WatchStreamExt as _, controller, watcher};
@@ -47,18 +48,24 @@ pub fn watch<K>(
 where
     K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
 {
-    let kind = kind_label::<K>();
     let (store, writer) = reflector::store();
-    let objects = watcher(api, config)
-        .modify(|object: &mut K| object.managed_fields_mut().clear())
-        .default_backoff()
-        .reflect(writer)
-        .touched_objects()
-        .inspect_err(move |error| {
-            metrics::watch_error(kind);
-            tracing::warn!(kind, %error, "a watch broke and is begun again");
-        });
-    (store, objects)
+    let events = watcher(api, config).modify(|object: &mut K| object.managed_fields_mut().clear());
+    (store, touched(events, writer))
+}
+
+/// The objects that changed, after `writer` has put them into its store. A watch that breaks is begun again.
+pub(crate) fn touched<K>(
+    events: impl Stream<Item = watcher::Result<watcher::Event<K>>> + Send + 'static,
+    writer: Writer<K>,
+) -> impl Stream<Item = watcher::Result<K>> + Send + 'static
+where
+    K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
+{
+    let kind = kind_label::<K>();
+    events.default_backoff().reflect(writer).touched_objects().inspect_err(move |error| {
+        metrics::watch_error(kind);
+        tracing::warn!(kind, %error, "a watch broke and is begun again");
+    })
 }
 
 /// The kinds that are watched, as labels of metrics.

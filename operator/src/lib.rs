@@ -19,6 +19,7 @@ pub mod health;
 pub mod leader;
 pub mod log_service;
 pub mod metrics;
+mod owned_pods;
 pub mod pods;
 pub mod sandbox;
 pub mod sandbox_template;

@@ -8,7 +8,7 @@ use kube::{Api, Client, Resource, ResourceExt as _};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::calls::{CallError, unless_gone};
+use crate::calls::{CallError, call};
 
 /// Writes `status` if it is not `old`. An object that is gone, or was made anew under the same name, is left alone.
 ///
@@ -32,5 +32,49 @@ where
     }));
     let params = PatchParams::apply(crate::MANAGER).force();
     let what = || format!("write the status of {} {namespace}/{name}", K::kind(&()));
-    unless_gone(what, api.patch_status(&name, &params, &patch)).await.map(|_| ())
+    let error = match call(what, api.patch_status(&name, &params, &patch)).await {
+        Ok(_) => return Ok(()),
+        Err(error) if error.is_not_found() => return Ok(()),
+        Err(error) if error.is_conflict() => error,
+        Err(error) => return Err(error),
+    };
+    // Another object has the name by now, or writers got in each other's way: then nobody else would write it again.
+    let found = call(|| format!("get {} {namespace}/{name}", K::kind(&())), api.get_opt(&name)).await?;
+    if found.is_some_and(|found| found.uid() == object.uid()) { Err(error) } else { Ok(()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use longhand_crds::SandboxStatus;
+    use serde_json::{Value, json};
+
+    use crate::fixtures;
+    use crate::testing::context;
+
+    const SANDBOX: &str = "/apis/longhand.dev/v1alpha1/namespaces/team/sandboxes";
+
+    fn conflict() -> Value {
+        json!({ "kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": "Conflict", "code": 409, "message": "no" })
+    }
+
+    #[tokio::test]
+    async fn a_conflict_is_an_error_unless_another_object_has_the_name() {
+        for same in [true, false] {
+            let (context, server) = context();
+            let sandbox = fixtures::sandbox();
+            let name = sandbox.metadata.name.clone().unwrap();
+            let mut found = sandbox.clone();
+            if !same {
+                found.metadata.uid = Some("another".into());
+            }
+            let (path, status) = (format!("{SANDBOX}/{name}"), format!("{SANDBOX}/{name}/status"));
+            let expecting = server.expect([
+                ("PATCH", status.as_str(), 409, conflict()),
+                ("GET", path.as_str(), 200, serde_json::to_value(&found).unwrap()),
+            ]);
+            let written = super::write(&context.client, &sandbox, None, &SandboxStatus::default()).await;
+            assert_eq!(written.is_err(), same);
+            expecting.nothing_else(context).await;
+        }
+    }
 }

@@ -4,13 +4,26 @@ use std::time::{Duration, Instant};
 
 use futures::TryStreamExt as _;
 use k8s_openapi::api::core::v1::Pod;
-use kube::api::{DeleteParams, PostParams};
+use kube::ResourceExt as _;
+use kube::api::{DeleteParams, ListParams, PostParams};
 use kube::runtime::watcher;
 use longhand_cli::backend::is_ready;
+use longhand_crds::labels;
 
 use crate::cluster::{TestNamespace, TestResult};
 
 const DEADLINE: Duration = Duration::from_secs(120);
+
+/// The pod of the sandbox whose pods' names begin with this: what a bare one looks like.
+///
+/// # Errors
+/// When there is none.
+pub(super) async fn shape(namespace: &TestNamespace, prefix: &str) -> TestResult<Pod> {
+    let selector = ListParams::default().labels(&format!("{}={}", labels::ROLE, labels::SANDBOX));
+    let pods = namespace.api::<Pod>().list(&selector).await?.items;
+    let found = pods.into_iter().find(|pod| pod.name_any().starts_with(prefix));
+    Ok(found.ok_or("there is no sandbox pod")?)
+}
 
 /// Milliseconds from the create request to the condition Ready, in a watch that is open before.
 ///

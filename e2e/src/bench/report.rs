@@ -7,8 +7,14 @@ use super::{Figure, Report, plot};
 use crate::cluster::TestResult;
 
 /// Every benchmark: the name of its file, and its heading.
-pub const BENCHMARKS: [(&str, &str); 4] =
-    [("ttft", "Time to first token"), ("sandbox", "First tool call"), ("log", "The session log"), ("sizes", "Sizes")];
+pub const BENCHMARKS: [(&str, &str); 6] = [
+    ("ttft", "Time to first token"),
+    ("sandbox", "Sandboxes"),
+    ("fleet", "Many sandboxes"),
+    ("soak", "Many sandboxes' lives"),
+    ("log", "The session log"),
+    ("sizes", "Sizes"),
+];
 
 const HEAD: &str = "# Benchmarks\n\nRendered by `make bench` from `target/bench/*.json`; do not edit. Absolute times are those of the machine \
     that ran it; what counts is the ratio to the baseline, which is measured in the same run.\n";

@@ -4,21 +4,31 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use clap::Parser;
-use longhand_e2e::bench::{Report, log, report, sandbox, sizes, ttft};
+use longhand_e2e::bench::{Report, fleet, log, report, sandbox, sizes, soak, ttft};
 use longhand_e2e::cluster::{TestNamespace, TestResult};
+use longhand_process::signals::Stop;
 
 /// Runs benchmarks on the cluster of the current kubeconfig.
 #[derive(Parser)]
 struct Arguments {
     /// Only this one.
-    #[arg(long, env = "BENCH", value_parser = ["ttft", "sandbox", "log", "sizes"])]
+    #[arg(long, env = "BENCH", value_parser = ["ttft", "sandbox", "fleet", "soak", "log", "sizes"])]
     bench: Option<String>,
 }
 
 #[tokio::main]
 async fn main() -> ExitCode {
     longhand_process::log::to_stderr();
-    match run(&Arguments::parse()).await {
+    let arguments = Arguments::parse();
+    // What it has started ends with it.
+    let outcome = match Stop::listen() {
+        Ok(mut stop) => tokio::select! {
+            outcome = run(&arguments) => outcome,
+            () = stop.asked() => Err("told to stop".into()),
+        },
+        Err(error) => Err(error.into()),
+    };
+    match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!("{error}");
@@ -40,6 +50,8 @@ async fn run(arguments: &Arguments) -> TestResult {
         }
         let report = match name {
             "log" => log::run().await?,
+            "fleet" => fleet::run().await?,
+            "soak" => soak::run().await?,
             name => on_cluster(name).await?,
         };
         std::fs::write(reports.join(format!("{name}.json")), serde_json::to_string_pretty(&report)?)?;

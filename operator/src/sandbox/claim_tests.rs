@@ -20,6 +20,7 @@ use serde_json::{Value, json};
 use super::{Reservations, Sandboxes, network_policy, pod, reconcile};
 use crate::events::Events;
 use crate::fixtures;
+use crate::owned_pods::listed;
 use crate::pods::is_controlled_by;
 use crate::testing::{context, images, store};
 
@@ -196,7 +197,7 @@ fn operator(client: &Client, pods: Vec<Pod>, reservations: Reservations) -> Sand
     Sandboxes {
         context: Arc::new(context),
         templates: store([DeserializeGuard(Ok(template()))]),
-        pods: store(pods),
+        pods: listed(pods),
         claims: store(Vec::<PersistentVolumeClaim>::new()),
         policies: store([network_policy::build("team", "longhand-system")]),
         reservations,

@@ -17,6 +17,7 @@ use serde_json::{Value, json};
 
 use super::{Sandboxes, network_policy, pod, reconcile};
 use crate::fixtures;
+use crate::owned_pods::listed;
 use crate::testing::{Call, FakeLog, Server, context_with, images, store};
 
 const UID: &str = "3e8f1a2b-quickstart-main-3e8f1a";
@@ -31,7 +32,7 @@ const EVENTS: &str = "/apis/events.k8s.io/v1/namespaces/team/events";
 fn sandboxes(log: Arc<FakeLog>, pods: Vec<Pod>, policies: Vec<NetworkPolicy>) -> (Arc<Sandboxes>, Server) {
     let (context, server) = context_with(log);
     let templates = store([DeserializeGuard(Ok(fixtures::template()))]);
-    let (pods, policies, claims) = (store(pods), store(policies), store(Vec::<PersistentVolumeClaim>::new()));
+    let (pods, policies, claims) = (listed(pods), store(policies), store(Vec::<PersistentVolumeClaim>::new()));
     let reservations = super::Reservations::default();
     (Arc::new(Sandboxes { context, templates, pods, claims, policies, reservations }), server)
 }
@@ -221,6 +222,20 @@ async fn a_pod_of_the_pool_is_taken_by_one_write_and_is_ready_at_once() {
     let written = &sent[1]["status"];
     assert_eq!((&written["podName"], &written["address"]), (&json!("shell-0"), &json!("10.0.0.7:8090")));
     assert_eq!((&written["conditions"][0]["status"], &written["provisioningDeadline"]), (&json!("True"), &Value::Null));
+}
+
+#[tokio::test]
+async fn what_a_taken_pod_is_said_to_be_is_written_once() {
+    let ours = taken("shell-0");
+    let (before, server) = sandboxes(Arc::default(), vec![warm("shell-0", "7")], vec![fence()]);
+    let server = server.expect([("PATCH", SHELL, 200, answer(&ours)), status()]);
+    reconcile(sandbox(None), before.clone()).await.unwrap();
+    let sent = server.nothing_else(before).await;
+    let mut seen = Sandbox::clone(&sandbox(None));
+    seen.status = serde_json::from_value(sent[1]["status"].clone()).unwrap();
+    let (after, server) = sandboxes(Arc::default(), vec![ours], vec![fence()]);
+    reconcile(Arc::new(seen), after.clone()).await.unwrap();
+    server.expect([]).nothing_else(after).await;
 }
 
 #[tokio::test]

@@ -18,7 +18,7 @@ use std::sync::Arc;
 
 use futures::{StreamExt as _, stream};
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
+use k8s_openapi::api::core::v1::PersistentVolumeClaim;
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use kube::runtime::controller::{Action, Controller};
 use kube::runtime::reflector::{ObjectRef, Store};
@@ -35,13 +35,14 @@ use crate::conditions::{FINISHED, find};
 use crate::context::{Context, Guarded, GuardedStore, first_list, synced};
 use crate::error::Error;
 use crate::events::Happened;
+use crate::owned_pods::{self, OwnedPods};
 use crate::{drive, metrics, pods};
 
 /// What the reconcile of a sandbox looks at.
 struct Sandboxes {
     context: Arc<Context>,
     templates: GuardedStore<SandboxTemplate>,
-    pods: Store<Pod>,
+    pods: OwnedPods,
     claims: Store<PersistentVolumeClaim>,
     policies: Store<NetworkPolicy>,
     reservations: Reservations,
@@ -55,7 +56,7 @@ pub async fn run(context: Arc<Context>, token: CancellationToken) {
     let sandbox_pods = format!("{managed},{}={}", labels::ROLE, labels::SANDBOX);
     let (store, sandboxes) = drive::watch::<Guarded<Sandbox>>(Api::all(client.clone()), everything());
     let (templates, template_stream) = drive::watch::<Guarded<SandboxTemplate>>(Api::all(client.clone()), everything());
-    let (pods, pod_stream) = drive::watch::<Pod>(Api::all(client.clone()), everything().labels(&sandbox_pods));
+    let (pods, pod_stream) = owned_pods::watch(Api::all(client.clone()), everything().labels(&sandbox_pods));
     let (claims, claim_stream) =
         drive::watch::<PersistentVolumeClaim>(Api::all(client.clone()), everything().labels(&sandbox_pods));
     let (policies, policy_stream) =
@@ -95,7 +96,7 @@ async fn reconcile(sandbox: Arc<Sandbox>, sandboxes: Arc<Sandboxes>) -> Result<A
         return Ok(Action::await_change());
     }
     let Sandboxes { templates, pods, claims, policies, .. } = &*sandboxes;
-    synced(vec![first_list(templates), first_list(pods), first_list(claims), first_list(policies)]).await?;
+    synced(vec![first_list(templates), first_list(pods.store()), first_list(claims), first_list(policies)]).await?;
     let observed = observe::observe(sandbox, &sandboxes).await?;
     proceed(&observed, &sandboxes, Timestamp::now()).await
 }

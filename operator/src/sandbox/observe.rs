@@ -14,7 +14,7 @@ use super::volume::Volume;
 use super::{Sandboxes, network_policy};
 use crate::context::lookup;
 use crate::error::Error;
-use crate::pods::{self, Pending, PodView, Stage, is_controlled_by};
+use crate::pods::{self, Pending, PodView, Stage};
 
 /// What there is.
 #[derive(Clone, Debug)]
@@ -47,8 +47,8 @@ pub(super) async fn observe(sandbox: Arc<Sandbox>, sandboxes: &Sandboxes) -> Res
     let namespace = sandbox.namespace().unwrap_or_default();
     let uid = sandbox.uid().unwrap_or_default();
     let status = sandbox.status.clone().unwrap_or_default();
-    let ours = |pod: &Pod| pod.metadata.namespace.as_deref() == Some(namespace.as_str()) && is_controlled_by(pod, &uid);
-    let found = sandboxes.pods.state_filter(ours);
+    let mut found = sandboxes.pods.controlled_by(&uid);
+    found.retain(|pod| pod.metadata.namespace.as_deref() == Some(namespace.as_str()));
     let incarnation = status.incarnation.to_string();
     let unwritten = found.iter().find(|pod| pod.annotations().get(annotations::INCARNATION) == Some(&incarnation));
     let mut current = status.pod_uid.clone().or_else(|| unwritten.and_then(|pod| pod.metadata.uid.clone()));
@@ -93,12 +93,12 @@ fn warm(template: &SandboxTemplate, sandboxes: &Sandboxes) -> Vec<Warm> {
         pod.namespace() == template.namespace()
             && pod.labels().get(labels::POOL_UID) == Some(&uid)
             && pod.labels().get(labels::POOL_HASH) == Some(&hash)
-            && is_controlled_by(pod, &uid)
     };
     let mut found: Vec<(u8, Warm)> = sandboxes
         .pods
-        .state_filter(waiting)
+        .controlled_by(&uid)
         .iter()
+        .filter(|pod| waiting(pod))
         .filter_map(|pod| {
             let resource_version = pod.metadata.resource_version.clone()?;
             let pod = PodView::of(pod, SANDBOX);

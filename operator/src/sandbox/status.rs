@@ -85,7 +85,8 @@ fn ready(observed: &Observed, plan: &Plan, pod: Option<&PodView>, error: Option<
         }
         View::Provisioning => match pod.map(|pod| &pod.stage) {
             Some(Stage::Running { ready_since: Some(_), .. }) => {
-                Observation::yes(READY, "Running", format!("pod {name} takes calls; it was started beforehand"))
+                // In the words of the reconcile that comes next, which has nothing to write then.
+                Observation::yes(READY, "Running", format!("pod {name} takes calls"))
             }
             _ if resuming(observed) => {
                 no("Resuming", format!("pod {name} is starting, with the workspace that was kept"))

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use super::{Pools, reconcile};
 use crate::fixtures;
+use crate::owned_pods::listed;
 use crate::sandbox::{network_policy, pod};
 use crate::testing::{Call, Server, context, images, store};
 
@@ -17,7 +18,7 @@ const KEYS: &str = "/api/v1/namespaces/longhand-system/configmaps/longhand-sessi
 
 fn pools(pods: Vec<Pod>, policies: Vec<NetworkPolicy>) -> (Arc<Pools>, Server) {
     let (context, server) = context();
-    (Arc::new(Pools { context, pods: store(pods), policies: store(policies) }), server)
+    (Arc::new(Pools { context, pods: listed(pods), policies: store(policies) }), server)
 }
 
 fn template(warm: i32) -> Arc<SandboxTemplate> {

@@ -26,11 +26,12 @@ use self::observe::Observed;
 use crate::context::{Context, Guarded, GuardedStore, first_list, synced};
 use crate::drive;
 use crate::error::Error;
+use crate::owned_pods::{self, OwnedPods};
 
 /// What the reconcile of a template looks at.
 struct Pools {
     context: Arc<Context>,
-    pods: Store<Pod>,
+    pods: OwnedPods,
     policies: Store<NetworkPolicy>,
 }
 
@@ -41,7 +42,7 @@ pub async fn run(context: Arc<Context>, token: CancellationToken) {
     let of_pools = format!("{managed},{}={},{}", labels::ROLE, labels::SANDBOX, labels::POOL_UID);
     let config = watcher::Config::default;
     let (store, templates) = drive::watch::<Guarded<SandboxTemplate>>(Api::all(client.clone()), config());
-    let (pods, pod_stream) = drive::watch::<Pod>(Api::all(client.clone()), config().labels(&of_pools));
+    let (pods, pod_stream) = owned_pods::watch(Api::all(client.clone()), config().labels(&of_pools));
     let (policies, policy_stream) = drive::watch::<NetworkPolicy>(Api::all(client.clone()), config().labels(&managed));
     let (known, fenced) = (store.clone(), store.clone());
     // A pod that was taken has another controller, and its template must make the next one.
@@ -66,7 +67,7 @@ async fn reconcile(template: Arc<SandboxTemplate>, pools: Arc<Pools>) -> Result<
     if template.metadata.deletion_timestamp.is_some() {
         return Ok(Action::await_change());
     }
-    synced(vec![first_list(&pools.pods), first_list(&pools.policies)]).await?;
+    synced(vec![first_list(pools.pods.store()), first_list(&pools.policies)]).await?;
     proceed(&observe::observe(template, &pools), &pools, Timestamp::now()).await
 }
 

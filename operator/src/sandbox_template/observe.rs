@@ -3,7 +3,6 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt as _;
 use kube::runtime::reflector::ObjectRef;
 use longhand_crds::{SandboxTemplate, labels};
@@ -40,11 +39,8 @@ pub(super) struct PoolPod {
 pub(super) fn observe(template: Arc<SandboxTemplate>, pools: &Pools) -> Observed {
     let namespace = template.namespace().unwrap_or_default();
     let uid = template.uid().unwrap_or_default();
-    let of_pool = |pod: &Pod| {
-        pod.labels().get(labels::POOL_UID) == Some(&uid)
-            && pod.metadata.namespace.as_deref() == Some(namespace.as_str())
-    };
-    let found = pools.pods.state_filter(of_pool);
+    let mut found = pools.pods.of_pool(&uid);
+    found.retain(|pod| pod.metadata.namespace.as_deref() == Some(namespace.as_str()));
     let pods = found.iter().filter(|found| is_controlled_by(found, &uid)).map(|found| PoolPod {
         pod: PodView::of(found, pod::SANDBOX),
         hash: found.labels().get(labels::POOL_HASH).cloned().unwrap_or_default(),

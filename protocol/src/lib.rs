@@ -12,7 +12,7 @@ pub mod harness;
 pub mod id;
 pub mod internal;
 pub mod model;
-mod sandbox_tools;
+pub mod sandbox_tools;
 mod schema;
 pub mod secret;
 pub mod wire;

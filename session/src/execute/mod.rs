@@ -8,6 +8,7 @@ mod rouse;
 mod run;
 pub mod sandboxes;
 mod story;
+mod unknown;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -178,6 +179,15 @@ impl Executor {
                 outcome => return outcome,
             }
         }
+    }
+
+    /// Ends a call that waits for the client to say whether it is run again, for who cannot wait: what is known is its result.
+    ///
+    /// # Errors
+    /// [`ExecuteError::NotConfirmed`] where it waits for something else, and those of the log.
+    pub async fn report(self: &Arc<Self>, session: &SessionId, epoch: u64, call: &EventId) -> Outcome {
+        let epoch = AtomicU64::new(epoch);
+        Call::new(self, session.clone(), call.clone(), &epoch).report().await.map(|(_, record)| record)
     }
 
     fn join(

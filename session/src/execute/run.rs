@@ -20,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::plan::{self, Intent, Leave, Step, Verdict};
 use super::sandboxes::{SandboxKey, SandboxView};
+use super::story::Since;
 use super::{ExecuteError, Executor};
 use crate::metrics;
 use crate::resources::{self, ResourceError};
@@ -46,26 +47,26 @@ pub(super) struct Call<'a> {
 }
 
 /// What is known of a call while it runs here.
-struct Course {
-    meta: SessionMeta,
-    intent: Intent,
+pub(super) struct Course {
+    pub(super) meta: SessionMeta,
+    pub(super) intent: Intent,
     key: SandboxKey,
     seen: watch::Receiver<Option<SandboxView>>,
-    began: Instant,
+    pub(super) began: Instant,
     /// When it began to wait for a sandbox.
-    waiting: Option<Instant>,
+    pub(super) waiting: Option<Instant>,
     /// A pod that takes no more calls.
     avoid: Option<String>,
     /// UID of a sandbox that had ended before this call needed one.
     ended_before: Option<String>,
     /// Since when the sandbox says that it does not know the call.
-    strange: Option<Instant>,
+    pub(super) strange: Option<Instant>,
     /// How long to wait before the next attempt to join.
     pause: Duration,
     /// An incarnation that this task has given the call to and that cannot have begun it before we ask.
-    fresh: Option<Incarnation>,
-    /// How often it was to be run again.
-    retried: u32,
+    pub(super) fresh: Option<Incarnation>,
+    /// What the log said of it when this task began, and what this task has added.
+    pub(super) since: Since,
 }
 
 impl<'a> Call<'a> {
@@ -75,9 +76,11 @@ impl<'a> Call<'a> {
 
     pub(super) async fn run(self) -> Result<Labelled, ExecuteError> {
         let state = self.executor.store.state(&self.session).await?;
-        if let CallState::Finished { seq } = self.executor.store.call(&self.session, &self.call).await? {
-            return self.finished(seq).await;
-        }
+        let from = match self.executor.store.call(&self.session, &self.call).await? {
+            CallState::Finished { seq } => return self.finished(seq).await,
+            CallState::Open => FinishFrom::Open,
+            CallState::Dispatched { incarnation } => FinishFrom::Dispatched(incarnation),
+        };
         let story = self.story(state.head).await?;
         let intent =
             plan::intent(&story.intent, &state.meta).ok_or_else(|| ExecuteError::NotACall(self.call.clone()))?;
@@ -90,6 +93,10 @@ impl<'a> Call<'a> {
         match plan::leave(&intent, &story.since) {
             Leave::Given => {}
             Leave::NotYet => return Err(ExecuteError::NotConfirmed(self.call.clone())),
+            Leave::Refused(..) if let Some(cause) = &story.since.unknown => {
+                let cause = plan::not_again(cause, story.since.answer.as_ref());
+                return self.finish("unknown", from, plan::unknown(&self.call, &cause, false)).await;
+            }
             Leave::Refused(label, text) => {
                 let result = match queue {
                     Some(_) => plan::hosted_result(&self.call, &text),
@@ -107,7 +114,7 @@ impl<'a> Call<'a> {
         let seen_through = async {
             match queue {
                 Some(queue) => self.hosted(&queue).await,
-                None => self.in_sandbox(state.meta, intent, story.since.retried).await,
+                None => self.in_sandbox(state.meta, intent, story.since).await,
             }
         };
         tokio::select! {
@@ -117,7 +124,7 @@ impl<'a> Call<'a> {
         }
     }
 
-    async fn in_sandbox(&self, meta: SessionMeta, intent: Intent, retried: u32) -> Result<Labelled, ExecuteError> {
+    async fn in_sandbox(&self, meta: SessionMeta, intent: Intent, since: Since) -> Result<Labelled, ExecuteError> {
         let key = SandboxKey {
             namespace: meta.namespace.clone(),
             name: resources::plan::sandbox_name(&meta.name, &meta.uid, &intent.sandbox),
@@ -136,7 +143,7 @@ impl<'a> Call<'a> {
             strange: None,
             pause: JOIN_AGAIN,
             fresh: None,
-            retried,
+            since,
         };
         self.steer(course).await
     }
@@ -145,7 +152,7 @@ impl<'a> Call<'a> {
         loop {
             let call = self.executor.store.call(&self.session, &self.call).await?;
             if matches!(call, CallState::Open) && self.interrupted.is_cancelled() {
-                return self.refuse("interrupted", STOPPED_BEFORE.to_owned()).await;
+                return self.give_up(&course, "interrupted", STOPPED_BEFORE.to_owned()).await;
             }
             // A loss is for ever, so it is never concluded from a watch that may be late.
             let sandbox = match &call {
@@ -156,12 +163,12 @@ impl<'a> Call<'a> {
                 Step::Return { seq } => return self.finished(seq).await,
                 Step::Create => {
                     if let Some(text) = self.provision(&mut course).await? {
-                        return self.refuse("no_sandbox", text).await;
+                        return self.give_up(&course, "no_sandbox", text).await;
                     }
                 }
                 Step::Await if matches!(call, CallState::Open) => {
                     if let Some(text) = self.wait_for_sandbox(&mut course, sandbox.as_ref()).await? {
-                        return self.refuse("no_sandbox", text).await;
+                        return self.give_up(&course, "no_sandbox", text).await;
                     }
                 }
                 Step::Await => {
@@ -180,30 +187,12 @@ impl<'a> Call<'a> {
                     let lost = EventBody::SandboxLost { sandbox: course.intent.sandbox.clone(), cause: cause.clone() };
                     let lost = plan::once(&[self.session.as_str(), &incarnation.pod_uid], lost);
                     self.executor.announce(&self.session, lost).await?;
-                    if self.runs_again(&mut course, &incarnation, &cause).await? {
-                        continue;
+                    if let Some(end) = self.not_known(&mut course, incarnation, &cause, true).await? {
+                        return Ok(end);
                     }
-                    return self.never_known(CallState::Dispatched { incarnation }, &cause, true).await;
                 }
             }
         }
-    }
-
-    /// Takes the call back from a sandbox that will never say how it ended, if its policy is that it is run again.
-    async fn runs_again(&self, course: &mut Course, from: &Incarnation, cause: &str) -> Result<bool, ExecuteError> {
-        let interrupted = self.interrupted.is_cancelled();
-        if !plan::runs_again(&course.meta, &course.intent.tool, course.retried, interrupted) {
-            return Ok(false);
-        }
-        let body = EventBody::ToolRetried { tool_use_id: self.call.clone(), cause: cause.to_owned() };
-        let about = [self.session.as_str(), self.call.as_str(), &from.pod_uid, &from.attempt];
-        self.executor.announce(&self.session, plan::once(&about, body)).await?;
-        self.executor.store.undispatch(&self.session, &self.call, from).await?;
-        course.retried = course.retried.saturating_add(1);
-        // The next sandbox has as much time to come as the first.
-        course.began = Instant::now();
-        (course.waiting, course.strange, course.fresh) = (None, None, None);
-        Ok(true)
     }
 
     async fn look(&self, course: &Course) -> Result<Option<SandboxView>, ExecuteError> {
@@ -367,7 +356,7 @@ impl<'a> Call<'a> {
                     // The pod may never be reachable, and waiting for it has the bound of waiting for a sandbox.
                     if course.began.elapsed() >= self.executor.limits.provisioning {
                         let text = "The call was not run: its sandbox could not be reached. The next call tries again.";
-                        return self.refuse("no_sandbox", text.to_owned()).await.map(Some);
+                        return self.give_up(course, "no_sandbox", text.to_owned()).await.map(Some);
                     }
                 }
                 Ok(None)
@@ -380,20 +369,12 @@ impl<'a> Call<'a> {
             Verdict::Strange(cause) => {
                 let since = *course.strange.get_or_insert_with(Instant::now);
                 if since.elapsed() >= self.executor.limits.arrival {
-                    if self.runs_again(course, &incarnation, &cause).await? {
-                        return Ok(None);
-                    }
-                    return self.never_known(state, &cause, false).await.map(Some);
+                    return self.not_known(course, incarnation, &cause, false).await;
                 }
                 changed(&mut course.seen, JOIN_AGAIN.min(self.executor.limits.arrival)).await;
                 Ok(None)
             }
-            Verdict::Unknown(cause) => {
-                if self.runs_again(course, &incarnation, &cause).await? {
-                    return Ok(None);
-                }
-                self.never_known(state, &cause, false).await.map(Some)
-            }
+            Verdict::Unknown(cause) => self.not_known(course, incarnation, &cause, false).await,
             Verdict::Again(reason) => {
                 tracing::info!(reason, "joining a tool call again");
                 changed(&mut course.seen, course.pause).await;
@@ -457,16 +438,8 @@ impl<'a> Call<'a> {
         }
     }
 
-    async fn never_known(&self, state: CallState, cause: &str, lost: bool) -> Result<Labelled, ExecuteError> {
-        let from = match state {
-            CallState::Dispatched { incarnation } => FinishFrom::Dispatched(incarnation),
-            CallState::Open | CallState::Finished { .. } => FinishFrom::Open,
-        };
-        self.finish(if lost { "lost" } else { "unknown" }, from, plan::unknown(&self.call, cause, lost)).await
-    }
-
     /// Ends a call that has not been given to any sandbox.
-    async fn refuse(&self, label: &'static str, text: String) -> Result<Labelled, ExecuteError> {
+    pub(super) async fn refuse(&self, label: &'static str, text: String) -> Result<Labelled, ExecuteError> {
         self.finish(label, FinishFrom::Open, vec![plan::result(&self.call, text, true)]).await
     }
 

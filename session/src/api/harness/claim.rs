@@ -6,11 +6,11 @@ use axum::Json;
 use axum::extract::State;
 use longhand_crds::AgentSession;
 use longhand_protocol::harness::{ClaimRequest, ClaimResponse, HarnessSession};
-use longhand_protocol::wire::Money;
 use longhand_session_log::store::{Claimant, SessionState, Takeover};
 use tokio::time::{Instant, sleep};
 
 use super::access::{REMEMBERED, denied, is_named_by, pod_of};
+use crate::allowance::Allowance;
 use crate::api::error::{ApiError, Result};
 use crate::api::extract::{Caller, JsonOf, PathOf};
 use crate::app::App;
@@ -43,16 +43,14 @@ pub async fn claim(
     tracing::info!(epoch, harness = claimant.pod_name, "session claimed");
     let meta = state.meta;
     // Limits may change while the session lives, unlike the agent: they are as they are now.
-    let spec = resource.map(|resource| resource.spec);
+    let Allowance { limits, budget } = resource.map(|resource| Allowance::of(&resource.spec)).unwrap_or_default();
     let session = HarnessSession {
         id: meta.id,
         agent: meta.agent,
         sandboxes: meta.sandboxes,
         harness_idle_seconds: meta.harness_idle_seconds,
-        limits: spec.as_ref().and_then(|spec| spec.limits.as_ref()).map(Into::into).unwrap_or_default(),
-        budget: spec
-            .and_then(|spec| spec.budget)
-            .map(|budget| Money { amount: budget.amount, currency: budget.currency }),
+        limits,
+        budget,
     };
     let tools = session.offered_tools();
     Ok(Json(ClaimResponse { epoch, head: woken.seq, lease_ttl_seconds: LEASE.as_secs(), session, tools }))

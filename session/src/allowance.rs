@@ -93,8 +93,7 @@ async fn reached(app: &App, state: &SessionState) -> Result<Option<(EventId, All
     let id = &state.meta.id;
     let shared = state.meta.parent.as_ref().map_or(0, |parent| parent.seq);
     let Some(idle) = last(app, id, "session.status_idle", None).await? else { return Ok(None) };
-    let stopped =
-        matches!(&idle.event.body, EventBody::SessionStatusIdle { stop_reason: StopReason::BudgetReached });
+    let stopped = matches!(&idle.event.body, EventBody::SessionStatusIdle { stop_reason: StopReason::BudgetReached });
     if !stopped || idle.seq <= shared {
         return Ok(None);
     }

@@ -13,8 +13,8 @@ use longhand_session_log::store::{Retention, SessionMeta, SessionState};
 use serde_json::json;
 use sha2::{Digest as _, Sha256};
 
-use crate::allowance::go_on;
 use crate::agents::{self, Versioned};
+use crate::allowance::go_on;
 use crate::api::error::{ApiError, Result};
 use crate::api::wire::check_agent;
 use crate::app::App;

@@ -3,6 +3,7 @@
 mod bad_input;
 mod fencing;
 mod gitops;
+mod harness_images;
 mod idle;
 mod killed_harness;
 mod lost_sandbox;

@@ -64,14 +64,24 @@ impl Call<'_> {
     }
 
     /// Ends a call that no sandbox has: it was not run, or nobody knows, if one had it that was lost.
-    pub(super) async fn give_up(&self, course: &Course, label: &'static str, text: String) -> Result<Labelled, ExecuteError> {
+    pub(super) async fn give_up(
+        &self,
+        course: &Course,
+        label: &'static str,
+        text: String,
+    ) -> Result<Labelled, ExecuteError> {
         match &course.since.unknown {
             None => self.refuse(label, text).await,
             Some(cause) => self.never_known(CallState::Open, cause, false).await,
         }
     }
 
-    pub(super) async fn never_known(&self, state: CallState, cause: &str, lost: bool) -> Result<Labelled, ExecuteError> {
+    pub(super) async fn never_known(
+        &self,
+        state: CallState,
+        cause: &str,
+        lost: bool,
+    ) -> Result<Labelled, ExecuteError> {
         let from = match state {
             CallState::Dispatched { incarnation } => FinishFrom::Dispatched(incarnation),
             CallState::Open | CallState::Finished { .. } => FinishFrom::Open,

@@ -103,7 +103,8 @@ async fn is_asked_again(app: &App, session: &SessionId, seq: u64, call: &EventId
     let mut query = Query { types, ..Query::after(seq, ASKED_AT_ONCE) };
     loop {
         let slice = app.store.slice(session, &query).await?;
-        let about = |body: &EventBody| matches!(body, EventBody::ToolOutcomeAsked { tool_use_id, .. } if tool_use_id == call);
+        let about =
+            |body: &EventBody| matches!(body, EventBody::ToolOutcomeAsked { tool_use_id, .. } if tool_use_id == call);
         if slice.records.iter().any(|record| about(&record.event.body)) {
             return Ok(true);
         }

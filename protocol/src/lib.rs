@@ -12,6 +12,7 @@ pub mod harness;
 pub mod id;
 pub mod internal;
 pub mod model;
+pub mod provision;
 pub mod sandbox_tools;
 mod schema;
 pub mod secret;

@@ -2,9 +2,9 @@
 
 mod hosted;
 mod plan;
+mod provision;
 mod recall;
 mod reclaim;
-mod rouse;
 mod run;
 pub mod sandboxes;
 mod story;
@@ -293,6 +293,8 @@ async fn see_through(registered: Registered, entry: Arc<Running>, sender: watch:
 
 #[cfg(test)]
 mod policy_tests;
+#[cfg(test)]
+mod provision_tests;
 #[cfg(test)]
 mod reclaim_tests;
 #[cfg(test)]

@@ -23,7 +23,6 @@ use super::sandboxes::{SandboxKey, SandboxView};
 use super::story::Since;
 use super::{ExecuteError, Executor};
 use crate::metrics;
-use crate::resources::{self, ResourceError};
 
 /// A watch may be late, or its last word may have come before we looked; then looking again helps.
 pub(super) const LOOK_AGAIN: Duration = Duration::from_secs(2);
@@ -125,10 +124,7 @@ impl<'a> Call<'a> {
     }
 
     async fn in_sandbox(&self, meta: SessionMeta, intent: Intent, since: Since) -> Result<Labelled, ExecuteError> {
-        let key = SandboxKey {
-            namespace: meta.namespace.clone(),
-            name: resources::plan::sandbox_name(&meta.name, &meta.uid, &intent.sandbox),
-        };
+        let key = Executor::key_of(&meta, &intent.sandbox);
         let seen = self.executor.sandboxes.subscribe(&key);
         let ended_before = seen.borrow().as_ref().filter(|seen| seen.finished.is_some()).map(|seen| seen.uid.clone());
         let course = Course {
@@ -202,21 +198,12 @@ impl<'a> Call<'a> {
 
     /// Makes the sandbox, or finds the one that the watch has not shown yet; the text says why there can be none.
     async fn provision(&self, course: &mut Course) -> Result<Option<String>, ExecuteError> {
-        let (namespace, name) = (&course.meta.namespace, &course.meta.name);
-        let session = self.executor.resources.session(namespace, name).await?;
-        let wanted = session
-            .filter(|session| session.metadata.uid.as_ref() == Some(&course.meta.uid))
-            .and_then(|session| resources::plan::sandbox(&session, &course.intent.sandbox))
-            .ok_or_else(|| ExecuteError::NoSession { namespace: namespace.clone(), name: name.clone() })?;
-        let made = match self.executor.resources.ensure_sandbox(wanted).await {
-            Err(ResourceError::Refused { reason, .. }) => {
+        let made = match self.executor.make(&course.meta, &course.intent.sandbox).await? {
+            Ok(made) => made,
+            Err(reason) => {
                 return Ok(Some(format!("The call was not run: there can be no sandbox for it ({reason}).")));
             }
-            made => made?,
         };
-        if made.spec.session_ref.as_ref().map(|session| &session.uid) != Some(&course.meta.uid) {
-            return Err(ExecuteError::Failed(format!("the Sandbox {} belongs to another session", course.key.name)));
-        }
         let view = SandboxView::of(&made);
         self.begin_waiting(course, &view).await?;
         course.ended_before = view.finished.is_some().then_some(view.uid).or(course.ended_before.take());
@@ -250,9 +237,11 @@ impl<'a> Call<'a> {
             self.begin_waiting(course, sandbox).await?;
         }
         if let Some(sandbox) = sandbox
-            && let Some(text) = self.rouse(&course.key, sandbox, course.ended_before.as_deref()).await?
+            && let Some(why) = self.executor.rouse(&course.key, sandbox, course.ended_before.as_deref()).await?
         {
-            return Ok(Some(text));
+            return Ok(Some(format!(
+                "The call was not run: its sandbox has ended ({why}). The next call gets a new one, with an empty workspace."
+            )));
         }
         let (least, waited) = (self.executor.limits.provisioning, course.began.elapsed());
         let limit = sandbox.map_or(least, |sandbox| sandbox.patience(least, waited, Timestamp::now()));
@@ -277,9 +266,7 @@ impl<'a> Call<'a> {
         if let Some(since) = course.waiting.take() {
             metrics::provisioned(since.elapsed());
         }
-        let ready = EventBody::SandboxReady { sandbox: course.intent.sandbox.clone(), pod_uid: pod_uid.clone() };
-        let ready = plan::once(&[self.session.as_str(), &pod_uid], ready);
-        self.executor.announce(&self.session, ready).await?;
+        self.executor.say_ready(&course.meta, &course.intent.sandbox, &pod_uid).await?;
         let attempt = format!("{:016x}", rand::random::<u64>());
         let to = Incarnation { sandbox: course.key.name.clone(), pod_uid, attempt };
         match self.give(&to).await {
@@ -492,7 +479,7 @@ fn is_result_of(body: &EventBody, call: &EventId) -> bool {
 }
 
 /// Returns when the sandbox has changed, or after `at_most`.
-async fn changed(seen: &mut watch::Receiver<Option<SandboxView>>, at_most: Duration) {
+pub(super) async fn changed(seen: &mut watch::Receiver<Option<SandboxView>>, at_most: Duration) {
     // The index keeps a slot for as long as somebody waits, so that its end is no case.
     let _ = timeout_at(Instant::now() + at_most, seen.changed()).await;
 }

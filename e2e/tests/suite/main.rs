@@ -1,5 +1,6 @@
 //! What Longhand promises, on a real cluster: one file a behaviour, each test in a namespace of its own.
 
+mod allowance;
 mod bad_input;
 mod fencing;
 mod gitops;
@@ -14,5 +15,6 @@ mod sandbox_sessions;
 mod sandbox_warm;
 mod sdks;
 mod secrets;
+mod two_sandboxes;
 mod warm;
 mod without_tools;

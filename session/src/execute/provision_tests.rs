@@ -77,7 +77,7 @@ async fn who_cannot_have_one_is_told_why() {
     let (world, id, epoch) = claimed().await;
     let (status, body) = answer(ask(&world, &id, json!({"epoch": epoch, "sandbox": "nowhere"}))).await;
     assert!(status == 400 && body.to_string().contains("no sandbox `nowhere`; it has: default"), "{body}");
-    let (status, body) = answer(ask(&world, &id, json!({"epoch": epoch + 1}))).await;
+    let (status, body) = answer(ask(&world, &id, json!({"epoch": epoch - 1}))).await;
     assert_eq!(status, 412, "{body}");
     world.cluster.refuse_sandboxes("exceeded quota");
     let (status, body) = answer(ask(&world, &id, json!({ "epoch": epoch }))).await;

@@ -76,12 +76,16 @@ fn text(body: &EventBody) -> String {
         | EventBody::SandboxReady { sandbox, .. }
         | EventBody::SandboxReclaimed { sandbox, .. } => short(sandbox),
         EventBody::SandboxLost { sandbox, cause } => short(&format!("{sandbox}: {cause}")),
-        EventBody::ToolOutcomeUnknown { cause, .. } | EventBody::ToolRetried { cause, .. } => short(cause),
+        EventBody::ToolOutcomeUnknown { cause, .. }
+        | EventBody::ToolOutcomeAsked { cause, .. }
+        | EventBody::ToolRetried { cause, .. } => short(cause),
         EventBody::ContextResultsCleared { kept } => format!("the newest {kept} are kept"),
         EventBody::ContextOverflow { tokens } => format!("{tokens} tokens"),
         EventBody::ModelResponse { stop_reason, .. } => short(stop_reason.as_deref().unwrap_or_default()),
         EventBody::ModelFallback { model, .. } => short(model),
         EventBody::UserInterrupt { .. }
+        | EventBody::SessionLimitReached { .. }
+        | EventBody::SessionLimitRaised {}
         | EventBody::AgentThinking {}
         | EventBody::AgentThreadContextCompacted {}
         | EventBody::ContextCheckpoint { .. }

@@ -144,6 +144,8 @@ impl McpServerSpec {
         .message("thinking, contextManagement and betas are for models of the Anthropic API"),
     validation = Rule::new("!has(self.thinking) || (self.thinking.type == 'enabled') == has(self.thinking.budgetTokens)")
         .message("thinking.budgetTokens is given with type enabled, and with no other"),
+    validation = Rule::new("!has(self.fallbacks) || self.fallbacks.all(f, !has(f.prices) || (has(self.prices) && f.prices.currency == self.prices.currency))")
+        .message("prices of fallbacks need prices of the first model, in the same currency"),
 )]
 #[serde(rename_all = "camelCase")]
 pub struct ModelSpec {

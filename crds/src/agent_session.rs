@@ -216,6 +216,9 @@ pub struct AgentSessionStatus {
     /// How many items of `spec.input` the log has taken in.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub delivered_inputs: Option<i64>,
+    /// The generation of the spec that the log has taken in: its input, and limits that were raised.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub delivered_generation: Option<i64>,
     /// The brain's pod.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub harness: Option<HarnessStatus>,

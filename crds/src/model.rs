@@ -7,6 +7,7 @@ use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 
 use crate::agent::{CredentialRef, Effort, ModelSpec};
+use crate::agent_context::PricesSpec;
 use crate::patterns;
 
 /// The API that a model server speaks.
@@ -36,6 +37,9 @@ pub struct FallbackSpec {
     /// How hard it works; as the first model does if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub effort: Option<Effort>,
+    /// What its tokens cost; as those of the first model if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prices: Option<PricesSpec>,
     /// Where the model API is. If absent, where `credential` says if that is given, else where the first model is.
     #[serde(default, rename = "baseURL", skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 8, max = 512), regex(pattern = patterns::BASE_URL))]
@@ -158,6 +162,7 @@ impl From<&FallbackSpec> for snapshot::FallbackModel {
             api: fallback.api.map(Into::into),
             max_tokens: fallback.max_tokens.map(tokens),
             effort: fallback.effort.map(Into::into),
+            prices: fallback.prices.as_ref().map(Into::into),
             route: fallback.route(),
         }
     }

@@ -34,7 +34,7 @@ impl Agent {
 
 #[cfg(test)]
 mod tests {
-    use longhand_protocol::harness::{Compaction, Recall, SandboxTool};
+    use longhand_protocol::harness::{Compaction, OutcomePolicy, Recall, SandboxTool};
     use longhand_protocol::wire::toolsets::PermissionPolicy;
 
     use crate::agent::Agent;
@@ -51,7 +51,7 @@ spec:
   tools:
     - type: agent_toolset_20260401
       defaultConfig: {onUnknownOutcome: Retry}
-      configs: [{name: bash, enabled: false}, {name: write, enabled: false}, {name: edit, onUnknownOutcome: Report}]
+      configs: [{name: bash, enabled: false}, {name: write, enabled: false}, {name: edit, onUnknownOutcome: Report}, {name: glob, onUnknownOutcome: Ask}]
     - {type: mcp_toolset, mcpServerName: s}
   mcpServers: [{name: s, url: 'https://s.test'}]
 ",
@@ -68,6 +68,7 @@ spec:
         assert_eq!((snapshot.context.compaction, snapshot.context.recall), (Compaction::Off, Recall::WhenTrimmed));
         let retried: Vec<&str> = snapshot.on_unknown_outcome.keys().map(String::as_str).collect();
         assert_eq!(retried, ["bash", "glob", "grep", "read", "write"]);
+        assert_eq!(snapshot.on_unknown_outcome["glob"], OutcomePolicy::Ask);
         let prices = snapshot.model.prices.unwrap();
         assert_eq!(
             (prices.cache_read.as_str(), prices.cache_write.as_str(), prices.currency.as_str()),

@@ -92,10 +92,12 @@ pub enum OutcomePolicy {
     Report,
     /// It is run again, twice at most.
     Retry,
+    /// The client is asked whether it is run again.
+    Ask,
 }
 
 impl ToolSpec {
-    /// The tools of a sandbox that are run again where their outcome is unknown.
+    /// The tools of a sandbox for which more is done than to tell the model where their outcome is unknown.
     pub(crate) fn outcome_policies(&self) -> Vec<(String, harness::OutcomePolicy)> {
         if self.kind != ToolKind::AgentToolset {
             return Vec::new();
@@ -106,8 +108,12 @@ impl ToolSpec {
             named.and_then(|config| config.on_unknown_outcome).or(default)
         };
         let names = harness::SandboxTool::ALL.map(harness::SandboxTool::name);
-        let retried = names.into_iter().filter(|name| policy(name) == Some(OutcomePolicy::Retry));
-        retried.map(|name| (name.to_owned(), harness::OutcomePolicy::Retry)).collect()
+        let wanted = names.into_iter().filter_map(|name| match policy(name)? {
+            OutcomePolicy::Report => None,
+            OutcomePolicy::Retry => Some((name.to_owned(), harness::OutcomePolicy::Retry)),
+            OutcomePolicy::Ask => Some((name.to_owned(), harness::OutcomePolicy::Ask)),
+        });
+        wanted.collect()
     }
 }
 

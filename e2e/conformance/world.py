@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -213,9 +214,13 @@ class Session:
     @staticmethod
     def exit_code(process: subprocess.Popen[bytes], seconds: float) -> int:
         try:
-            return process.wait(max(seconds, 0.1))
+            code = process.wait(max(seconds, 0.1))
         except subprocess.TimeoutExpired:
             raise Failed("the harness did not end in time") from None
+        # As with a container, nothing that it has started outlives it.
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        return code
 
     # What a client does.
 

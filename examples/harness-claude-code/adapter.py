@@ -5,7 +5,7 @@ its successor writes the transcript anew, with the results of the calls that wer
 of the harness in Python beside this one.
 """
 
-import hashlib, json, os, re, subprocess, sys, tempfile, threading, time, urllib.error, urllib.request, uuid  # noqa: E401
+import ctypes, functools, hashlib, json, os, re, signal, subprocess, sys, tempfile, threading, time, urllib.error, urllib.request, uuid  # noqa: E401
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -20,7 +20,14 @@ HOME = Path(tempfile.gettempdir()).resolve() / "claude-code"
 TRANSCRIPT = HOME / ".claude" / "projects" / re.sub("[^a-zA-Z0-9]", "-", str(HOME)) / f"{CONVERSATION}.jsonl"
 SERVER, KIND, GO_ON = "longhand", "x.harness.transcript", "Go on where you were interrupted."
 QUIET = {"CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1", "DISABLE_AUTOUPDATER": "1", "MCP_TOOL_TIMEOUT": "3600000"}
+LIBC, PR_SET_PDEATHSIG = ctypes.CDLL(None, use_errno=True), 1
 CHUNK, FLUSH_SECONDS, KEEP_ALIVE_SECONDS, PATIENCE_SECONDS = 80_000, 5, 10, 600
+
+
+def die_with(parent):
+    """What a child does before it becomes another program: it is killed when its parent is, however that happens."""
+    if LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL) != 0 or os.getppid() != parent:
+        os._exit(1)
 
 
 def tool_use_id(model_id):
@@ -257,7 +264,8 @@ class ClaudeTurn(Turn):
         environment = {**os.environ, **QUIET, "HOME": str(HOME), "ANTHROPIC_BASE_URL": os.environ["MODEL_BASE_URL"]}
         if not prompt:
             environment |= {"CLAUDE_CODE_RESUME_INTERRUPTED_TURN": "1", "CLAUDE_CODE_RESUME_PROMPT": GO_ON}
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=HOME, env=environment)
+        with_us = functools.partial(die_with, os.getpid())
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=HOME, env=environment, preexec_fn=with_us)
         if self.stopped is run:  # An interrupt came before there was anything to end.
             self.process.kill()
         result, spoken = {}, set()

@@ -87,6 +87,9 @@ class Log:
         elif kind == "user.tool_confirmation":
             for one in self.open("person"):  # The service knows what was said.
                 one["waits"] = "sandbox" if one["event"] == body["tool_use_id"] else "person"
+        elif kind == "x.tool.outcome_asked":  # The sandbox was lost: a person says whether it is run again.
+            for one in self.open("sandbox"):
+                one["waits"] = "person" if one["event"] == body["tool_use_id"] else "sandbox"
         elif kind.endswith("tool_result"):
             for one in self.open():
                 if one["event"] == body.get("tool_use_id", body.get("custom_tool_use_id")):
@@ -146,6 +149,7 @@ class Turn:
 
     def __init__(self, claim, log):
         self.epoch, self.agent, self.log, self.over = claim["epoch"], claim["session"]["agent"], log, threading.Event()
+        self.sandboxes = claim["session"]["sandboxes"]
         self.tools, self.abandoned, self.claimed = {tool["name"]: tool for tool in claim["tools"]}, set(), threading.Lock()
         threading.Thread(target=self.live, args=(claim["lease_ttl_seconds"] / 3,), daemon=True).start()
 
@@ -277,7 +281,9 @@ class Turn:
             if block["type"] == "tool_use" and (tool := self.tools.get(block["name"])):
                 permission = tool["evaluated_permission"]
                 kind, asks = ("agent.tool_use", {"evaluated_permission": permission}) if permission else ("agent.custom_tool_use", {})
-                events.append(event(kind, name=block["name"], input=block["input"], **asks))
+                chosen = {} if len(self.sandboxes) < 2 or not permission else {"x_sandbox": block["input"].get("sandbox")}
+                given = {name: value for name, value in block["input"].items() if name != "sandbox" or not chosen}
+                events.append(event(kind, name=block["name"], input=given, **asks, **chosen))
                 tool_events.append({"model_id": block["id"], "event_id": events[-1]["id"]})
         events.append(event("x.model_response", content=content, stop_reason=stop, tool_events=tool_events))
         return [*events, self.span_end(is_error=False, usage=message["usage"])]

@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
@@ -88,7 +89,7 @@ pub struct HarnessSession {
 }
 
 /// What a session may use in all; no limit where nothing is said. At a limit a turn ends with `budget_reached`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Limits {
     /// Turns, each from a message to `session.status_idle`.
     #[serde(default)]
@@ -105,7 +106,9 @@ pub struct Limits {
 }
 
 impl HarnessSession {
-    /// The tools of the agent toolset, if there is a sandbox for them, and those of the client, sorted by name.
+    /// The tools of the agent toolset, if there is a sandbox for them, and those of the client, sorted by name. Where there are
+    /// several sandboxes, the former may name one in their input, which [`take_sandbox`](crate::sandbox_tools::take_sandbox)
+    /// takes out of it.
     #[must_use]
     pub fn offered_tools(&self) -> Vec<OfferedTool> {
         let mut tools = Vec::new();
@@ -115,7 +118,7 @@ impl HarnessSession {
                     tools.extend(tool.sandbox_tools().into_iter().map(|(tool, policy)| OfferedTool {
                         name: tool.name().to_owned(),
                         description: tool.description().to_owned(),
-                        input_schema: tool.input_schema(),
+                        input_schema: tool.input_schema_among(&self.sandboxes),
                         evaluated_permission: Some(policy.permission()),
                     }));
                 }
@@ -215,6 +218,8 @@ pub enum OutcomePolicy {
     Report,
     /// It is run again in a fresh sandbox, twice at most: for tools whose repetition does no harm.
     Retry,
+    /// The client is asked, as for a confirmation: it is run again, or the model is told.
+    Ask,
 }
 
 /// A model and how it is called.

@@ -8,7 +8,8 @@ use crate::event::{Capped, Preview, Usage};
 use crate::id::SessionId;
 use crate::wire::SessionStatus;
 
-/// `PUT /internal/v1/namespaces/{namespace}/sessions/{name}`: the log of this resource exists and holds its `input`.
+/// `PUT /internal/v1/namespaces/{namespace}/sessions/{name}`: the log of this resource exists and holds its `input`,
+/// and goes on if a limit that has stopped it was raised.
 ///
 /// The service reads the resource and its agent itself; repeating the call changes nothing.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

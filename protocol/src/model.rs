@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use crate::harness::{Effort, Model};
+use crate::harness::{Effort, Model, Prices};
 
 /// The API that a model server speaks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -30,6 +30,9 @@ pub struct FallbackModel {
     /// How hard it works.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub effort: Option<Effort>,
+    /// What its tokens cost.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prices: Option<Prices>,
     /// Its route of the credential proxy; that of the first model if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub route: Option<String>,
@@ -69,6 +72,7 @@ impl Model {
             api,
             max_tokens: fallback.max_tokens.unwrap_or(self.max_tokens),
             effort: fallback.effort.or(self.effort),
+            prices: fallback.prices.clone().or(own.prices),
             // A mode that few models have.
             speed: None,
             inference_geo: own.inference_geo.filter(|_| same),
@@ -137,6 +141,10 @@ mod tests {
         serde_json::from_value(whole).unwrap()
     }
 
+    fn prices(input: &str) -> Value {
+        json!({"input": input, "output": "0", "cache_read": "0", "cache_write": "0", "currency": "USD"})
+    }
+
     #[test]
     fn a_snapshot_from_before_is_read() {
         let model = model(&json!({}));
@@ -152,9 +160,12 @@ mod tests {
     fn a_fallback_is_asked_as_the_first_model_is(#[case] position: usize, #[case] expected: Value) {
         let model = model(&json!({
             "effort": "low", "speed": "fast", "thinking": {"type": "adaptive"}, "betas": ["b"], "context_edits": [{"type": "x"}],
-            "fallbacks": [{"id": "second", "effort": "high"}, {"id": "third", "api": "openai", "max_tokens": 5, "route": "r"}],
+            "prices": prices("1"),
+            "fallbacks": [{"id": "second", "effort": "high"},
+                {"id": "third", "api": "openai", "max_tokens": 5, "route": "r", "prices": prices("2")}],
         }));
         let asked = model.at(position);
+        assert_eq!(asked.prices.as_ref().unwrap().input, if asked.id == "third" { "2" } else { "1" });
         assert!(asked.fallbacks.is_empty());
         let thinking = asked.thinking.is_some();
         assert_eq!(asked.route.as_deref(), (!thinking).then_some("r"));

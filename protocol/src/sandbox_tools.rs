@@ -4,6 +4,31 @@ use serde_json::{Value, json};
 
 use crate::harness::SandboxTool;
 
+/// The field of a tool's input by which the model chooses among the sandboxes of a session that has several.
+pub const SANDBOX: &str = "sandbox";
+/// A longer name than any sandbox has is cut: it is only repeated to who gave it.
+const LONGEST_NAME: usize = 64;
+
+/// Takes out of a tool's input which of these sandboxes it is for; nothing where there is no choice, or none was made. What
+/// is no name, or that of no sandbox, is given as it is: whoever runs the call says that there is no such sandbox.
+pub fn take_sandbox(input: &mut Value, sandboxes: &[String]) -> Option<String> {
+    if sandboxes.len() < 2 {
+        return None;
+    }
+    let name = match input.as_object_mut()?.remove(SANDBOX)? {
+        Value::Null => return None,
+        Value::String(name) => name,
+        other => other.to_string(),
+    };
+    Some(shortened(&name))
+}
+
+/// A name of a sandbox as it may be shown.
+#[must_use]
+pub fn shortened(name: &str) -> String {
+    name.chars().take(LONGEST_NAME).collect()
+}
+
 impl SandboxTool {
     /// What the tool does, for the model.
     #[must_use]
@@ -33,6 +58,17 @@ impl SandboxTool {
              number. Files that version control ignores are left out."
             }
         }
+    }
+
+    /// The JSON schema of the tool's input where there are these sandboxes: with more than one the model may choose.
+    #[must_use]
+    pub fn input_schema_among(self, sandboxes: &[String]) -> Value {
+        let mut schema = self.input_schema();
+        if let [first, _, ..] = sandboxes {
+            schema["properties"][SANDBOX] = json!({"type": "string", "enum": sandboxes, "description":
+                format!("The sandbox to use. Each has its own files and processes; `{first}` unless given.")});
+        }
+        schema
     }
 
     /// The JSON schema of the tool's input.
@@ -88,5 +124,48 @@ impl SandboxTool {
             ),
         };
         json!({"type": "object", "properties": properties, "required": required})
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+    use serde_json::{Value, json};
+
+    use super::take_sandbox;
+    use crate::harness::SandboxTool;
+
+    fn names(names: &[&str]) -> Vec<String> {
+        names.iter().map(|name| (*name).to_owned()).collect()
+    }
+
+    #[test]
+    fn only_where_there_is_a_choice_the_model_is_told_of_it() {
+        for tool in SandboxTool::ALL {
+            assert_eq!(tool.input_schema_among(&names(&["main"])), tool.input_schema());
+            let mut schema = tool.input_schema_among(&names(&["main", "build"]));
+            assert_eq!(schema["properties"]["sandbox"]["enum"], json!(["main", "build"]));
+            schema["properties"].as_object_mut().unwrap().remove("sandbox");
+            assert_eq!(schema, tool.input_schema());
+        }
+    }
+
+    #[rstest]
+    #[case(json!({"a": 1}), None)]
+    #[case(json!({"a": 1, "sandbox": "build"}), Some("build"))]
+    #[case(json!({"a": 1, "sandbox": null}), None)]
+    #[case(json!({"a": 1, "sandbox": 7}), Some("7"))]
+    #[case(json!({"a": 1, "sandbox": "x".repeat(1_000)}), Some("xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx"))]
+    fn the_choice_is_no_part_of_the_input(#[case] given: Value, #[case] chosen: Option<&str>) {
+        let mut input = given.clone();
+        assert_eq!(take_sandbox(&mut input, &names(&["main", "build"])).as_deref(), chosen);
+        assert_eq!(input, json!({"a": 1}));
+        let mut input = given.clone();
+        assert_eq!((take_sandbox(&mut input, &names(&["main"])), input), (None, given));
+    }
+
+    #[test]
+    fn what_is_no_object_chooses_nothing() {
+        assert_eq!(take_sandbox(&mut json!("sandbox"), &names(&["main", "build"])), None);
     }
 }

@@ -286,6 +286,7 @@ impl App {
             .route("/promote", post(harness::log::promote))
             .route("/idle", post(harness::log::idle))
             .route("/execute", post(harness::tools::execute))
+            .route("/provision", post(harness::tools::provision))
             .route("/deltas", post(harness::tools::deltas))
             .route("/mcp", post(harness::mcp::serve));
         let internal = Router::new()

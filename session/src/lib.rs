@@ -4,6 +4,7 @@
 //! session's sandbox and whose results it records itself, and for the operator, which has no access to logs.
 
 mod agents;
+mod allowance;
 pub mod api;
 pub mod app;
 pub mod auth;

@@ -14,6 +14,7 @@ use serde_json::json;
 use sha2::{Digest as _, Sha256};
 
 use crate::agents::{self, Versioned};
+use crate::allowance::go_on;
 use crate::api::error::{ApiError, Result};
 use crate::api::wire::check_agent;
 use crate::app::App;
@@ -22,7 +23,8 @@ use crate::resources::named::created_at;
 /// As many inputs as one transaction takes.
 const INPUTS_AT_ONCE: usize = 50;
 
-/// Makes sure that the log of a resource exists and holds its `input`. Repeating it changes nothing.
+/// Makes sure that the log of a resource exists and holds its `input`, and that it goes on if a limit that has stopped it was
+/// raised. Repeating it changes nothing.
 ///
 /// # Errors
 /// 409 when the agent does not exist, and those of store and API server.
@@ -65,7 +67,7 @@ pub(crate) async fn ensure(app: &App, resource: &AgentSession) -> Result<Session
     if state.archived_at.is_some() {
         return Ok(state);
     }
-    if deliver(app, resource, &id, state.meta.delivered_inputs).await? {
+    if deliver(app, resource, &id, state.meta.delivered_inputs).await? || go_on(app, resource, &state).await? {
         return Ok(app.store.state(&id).await?);
     }
     Ok(state)

@@ -1,10 +1,12 @@
 //! What Longhand promises, on a real cluster: one file a behaviour, each test in a namespace of its own.
 
 mod admission;
+mod allowance;
 mod autoscale;
 mod bad_input;
 mod fencing;
 mod gitops;
+mod harness_images;
 mod idle;
 mod killed_harness;
 mod lost_sandbox;
@@ -18,5 +20,6 @@ mod sandbox_warm;
 mod sdks;
 mod secrets;
 mod tenancy;
+mod two_sandboxes;
 mod warm;
 mod without_tools;

@@ -82,7 +82,7 @@ impl CallState {
 pub enum Awaits {
     /// A sandbox, through the session service.
     Sandbox,
-    /// The client's word whether it may run.
+    /// The client's word whether it may run, or run again.
     Confirmation,
     /// The client, who runs it.
     Client,

@@ -1,7 +1,9 @@
 //! What a session has used, and whether that is all that it may use.
 
+use std::collections::BTreeMap;
+
 use longhand_protocol::Record;
-use longhand_protocol::event::{EventBody, Usage};
+use longhand_protocol::event::{EventBody, StopReason, Usage};
 use longhand_protocol::harness::{HarnessSession, Limits};
 use longhand_protocol::wire::Money;
 use serde::{Deserialize, Serialize};
@@ -20,8 +22,11 @@ pub struct Used {
     pub tokens: Usage,
     /// What the last `session.usage` says of their cost.
     list_cost: Option<Money>,
-    /// Tokens since then, which have no price yet.
-    unpriced: Usage,
+    /// Tokens since then, which have no price yet, by the model's position among the agent's.
+    unpriced: BTreeMap<u32, Usage>,
+    /// The last turn has ended at a limit: what follows goes on with it.
+    #[serde(default)]
+    stopped: bool,
     /// Turns that have ended, in milliseconds.
     ended_ms: i64,
     /// Since when the open turn runs, in milliseconds since 1970.
@@ -31,19 +36,21 @@ pub struct Used {
 }
 
 impl Used {
-    /// Takes in the next record; `status` is what the log said before it.
-    pub(super) fn take(&mut self, record: &Record, status: Status) {
+    /// Takes in the next record; before it, the log said that the session's status was `status`, and that the model at this
+    /// position was asked.
+    pub(super) fn take(&mut self, record: &Record, status: Status, position: u32) {
         if let Some(at) = record.event.processed_at {
             self.now_ms = self.now_ms.max(at.as_millisecond());
         }
         match &record.event.body {
             EventBody::SessionStatusRunning {} => {
-                self.turns = self.turns.saturating_add(u64::from(status == Status::Idle));
+                self.turns = self.turns.saturating_add(u64::from(status == Status::Idle && !self.stopped));
                 self.since_ms = self.since_ms.or(Some(self.now_ms));
             }
-            EventBody::SessionStatusRescheduled {} | EventBody::SessionStatusIdle { .. } => {
-                self.ended_ms = self.active_ms();
-                self.since_ms = None;
+            EventBody::SessionStatusRescheduled {} => self.rest(),
+            EventBody::SessionStatusIdle { stop_reason } => {
+                self.stopped = *stop_reason == StopReason::BudgetReached;
+                self.rest();
             }
             EventBody::ModelResponse { tool_events, .. } => {
                 let calls = u64::try_from(tool_events.len()).unwrap_or(u64::MAX);
@@ -51,16 +58,21 @@ impl Used {
             }
             EventBody::SpanModelRequestEnd { model_usage, .. } => {
                 self.tokens += *model_usage;
-                self.unpriced += *model_usage;
+                *self.unpriced.entry(position).or_default() += *model_usage;
             }
             EventBody::SessionUsage { usage } => {
-                self.unpriced = Usage::default();
+                self.unpriced.clear();
                 if usage.list_cost.is_some() {
                     self.list_cost.clone_from(&usage.list_cost);
                 }
             }
             _ => {}
         }
+    }
+
+    fn rest(&mut self) {
+        self.ended_ms = self.active_ms();
+        self.since_ms = None;
     }
 
     /// For how long the session ran, in milliseconds, up to the last record.
@@ -70,10 +82,17 @@ impl Used {
         self.ended_ms.saturating_add(open)
     }
 
-    /// What the tokens cost at the agent's prices, if it knows some.
+    /// What the tokens cost at the prices of the models that they are of, if the agent knows some.
     #[must_use]
     pub fn list_cost(&self, session: &HarnessSession) -> Option<Money> {
-        cost::total(session.agent.model.prices.as_ref(), self.list_cost.as_ref(), self.unpriced)
+        let model = &session.agent.model;
+        let first = self.unpriced.get(&0).copied().unwrap_or_default();
+        let first = cost::total(model.prices.as_ref(), self.list_cost.as_ref(), first);
+        let fallbacks = self.unpriced.iter().filter(|(position, _)| **position > 0);
+        fallbacks.fold(first, |spent, (position, tokens)| {
+            let model = model.at(usize::try_from(*position).unwrap_or(usize::MAX));
+            cost::total(model.prices.as_ref(), spent.as_ref(), *tokens)
+        })
     }
 
     /// Whether the model may not be asked any more.

@@ -1,7 +1,7 @@
 //! The decisions of a brain.
 
 use longhand_protocol::event::{Event, EventBody, NewEvent, Spent, StopReason, Usage};
-use longhand_protocol::harness::{Inbox, InboxItem, Model, Recall};
+use longhand_protocol::harness::{HarnessSession, Inbox, InboxItem, Model, Recall};
 use longhand_protocol::{EventId, Record};
 
 use super::context::Trim;
@@ -111,6 +111,10 @@ impl State {
             }
             let id = &record.event.id;
             self.mcp.appended(id);
+            // The service can answer it from now on.
+            if let EventBody::UserToolConfirmation { tool_use_id, .. } = &record.event.body {
+                self.abandoned.remove(tool_use_id);
+            }
             if matches!(record.event.body, EventBody::McpCatalog { .. }) {
                 self.tools = ToolSet::of(&self.session, self.log.mcp());
             }
@@ -391,6 +395,9 @@ impl State {
         let (tokens, list_cost) = (self.log.used().tokens, self.log.used().list_cost(&self.session));
         let usage = NewEvent::new(EventBody::SessionUsage { usage: Spent { tokens, list_cost } });
         let idle = NewEvent::new(EventBody::SessionStatusIdle { stop_reason });
-        self.log.due_checkpoint(self.interval).into_iter().chain([usage, idle]).collect()
+        let HarnessSession { limits, budget, .. } = &self.session;
+        let reached = || NewEvent::new(EventBody::SessionLimitReached { limits: *limits, budget: budget.clone() });
+        let checkpoint = self.log.due_checkpoint(self.interval);
+        checkpoint.into_iter().chain(limited.then(reached)).chain([usage, idle]).collect()
     }
 }

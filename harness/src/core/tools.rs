@@ -4,13 +4,18 @@ use std::collections::BTreeMap;
 
 use longhand_protocol::event::{EventBody, Permission};
 use longhand_protocol::harness::{HarnessSession, RECALL, Recall, SandboxTool, Tool};
+use longhand_protocol::sandbox_tools::take_sandbox;
 use serde_json::{Value, json};
 
 use super::mcp::{self, Ledger};
 
 /// The tools of a session, by name, so that a request lists them in the same order every time.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct ToolSet(BTreeMap<String, (Runner, Value)>);
+pub struct ToolSet {
+    tools: BTreeMap<String, (Runner, Value)>,
+    /// Among which the model chooses.
+    sandboxes: Vec<String>,
+}
 
 /// Who runs a tool.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,7 +47,7 @@ impl ToolSet {
                 Tool::AgentToolset { .. } if !session.sandboxes.is_empty() => {
                     for (tool, policy) in tool.sandbox_tools() {
                         let runner = Runner::Sandbox(policy.permission());
-                        tools.insert(tool.name().to_owned(), (runner, sandbox_tool(tool)));
+                        tools.insert(tool.name().to_owned(), (runner, sandbox_tool(tool, &session.sandboxes)));
                     }
                 }
                 Tool::AgentToolset { .. } | Tool::McpToolset { .. } => {}
@@ -61,25 +66,26 @@ impl ToolSet {
             let (server, permission) = (offered.server, offered.permission);
             tools.insert(name, (Runner::Mcp { server, tool: offered.tool.name, permission }, definition));
         }
-        let tools = Self(tools);
+        let tools = Self { tools, sandboxes: session.sandboxes.clone() };
         if session.agent.context.recall == Recall::Always { tools.with_recall() } else { tools }
     }
 
     /// These, and the one that looks things up in the log, unless the agent has its own of that name.
     #[must_use]
     pub fn with_recall(mut self) -> Self {
-        self.0.entry(RECALL.to_owned()).or_insert_with(|| (Runner::Service, recall_tool()));
+        self.tools.entry(RECALL.to_owned()).or_insert_with(|| (Runner::Service, recall_tool()));
         self
     }
 
     /// The event of a call of the tool of this name, if there is one.
     #[must_use]
-    pub fn call(&self, name: &str, input: Value) -> Option<EventBody> {
-        let (runner, _) = self.0.get(name)?;
+    pub fn call(&self, name: &str, mut input: Value) -> Option<EventBody> {
+        let (runner, _) = self.tools.get(name)?;
         let name = name.to_owned();
         Some(match runner {
             Runner::Sandbox(permission) => {
-                EventBody::AgentToolUse { name, input, evaluated_permission: *permission, sandbox: None }
+                let sandbox = take_sandbox(&mut input, &self.sandboxes);
+                EventBody::AgentToolUse { name, input, evaluated_permission: *permission, sandbox }
             }
             Runner::Service => {
                 EventBody::AgentToolUse { name, input, evaluated_permission: Permission::Allow, sandbox: None }
@@ -99,7 +105,7 @@ impl ToolSet {
     /// As the model API takes them, sorted by name.
     #[must_use]
     pub fn definitions(&self) -> Vec<Value> {
-        self.0.values().map(|(_, definition)| definition.clone()).collect()
+        self.tools.values().map(|(_, definition)| definition.clone()).collect()
     }
 }
 
@@ -121,6 +127,6 @@ fn recall_tool() -> Value {
     })
 }
 
-fn sandbox_tool(tool: SandboxTool) -> Value {
-    json!({"name": tool.name(), "description": tool.description(), "input_schema": tool.input_schema()})
+fn sandbox_tool(tool: SandboxTool, among: &[String]) -> Value {
+    json!({"name": tool.name(), "description": tool.description(), "input_schema": tool.input_schema_among(among)})
 }

@@ -168,7 +168,7 @@ impl Transcript {
             return Ok(());
         }
         self.head = record.seq;
-        self.used.take(record, self.status);
+        self.used.take(record, self.status, self.model_position);
         self.take_in(record.seq, &record.event.id, &record.event.body);
         Ok(())
     }
@@ -189,6 +189,7 @@ impl Transcript {
                 self.stop_calls();
             }
             EventBody::UserToolConfirmation { tool_use_id: call, .. } => self.confirm(call),
+            EventBody::ToolOutcomeAsked { tool_use_id: call, .. } => self.ask_again(call),
             EventBody::UserCustomToolResult { custom_tool_use_id: call, content, is_error }
             | EventBody::UserToolResult { tool_use_id: call, content, is_error }
             | EventBody::AgentToolResult { tool_use_id: call, content, is_error }
@@ -377,6 +378,17 @@ impl Transcript {
                 && event == id
             {
                 *awaits = runner;
+            }
+        }
+    }
+
+    /// Nobody knows how a call ended that a sandbox ran: whether it is run again is for the client to say.
+    fn ask_again(&mut self, id: &EventId) {
+        for call in self.last_calls_mut() {
+            if let CallState::Open { event, awaits: awaits @ Awaits::Sandbox } = &mut call.state
+                && event == id
+            {
+                *awaits = Awaits::Confirmation;
             }
         }
     }

@@ -1,122 +1,15 @@
-//! What is done with a conversation that becomes long, and with a session that has used what it may.
+//! What is done with a conversation that becomes long.
 
 use longhand_harness::core::transcript::Item;
-use longhand_harness::core::{Effect, Input, Next, State, Transcript, step};
+use longhand_harness::core::{Effect, Input, Next, Transcript};
 use longhand_harness::model::{Failure, Reply};
-use longhand_protocol::event::{Event, EventBody, NewEvent, RetryStatus, SessionErrorType, StopReason, Usage};
-use longhand_protocol::harness::{Compaction, HarnessSession, Inbox, Limits, Prices, Recall};
-use longhand_protocol::wire::Money;
-use longhand_protocol::{EventId, Record};
+use longhand_protocol::event::{EventBody, RetryStatus, SessionErrorType, StopReason};
+use longhand_protocol::harness::{Compaction, HarnessSession, Recall};
 use rstest::rstest;
 use serde_json::{Value, json};
 
-use crate::support::{check_request, session, text};
-
-/// A brain, and the log that it writes to.
-struct Brain {
-    session: HarnessSession,
-    state: State,
-    log: Vec<Record>,
-}
-
-impl Brain {
-    fn new(session: HarnessSession) -> Self {
-        Self { state: State::claimed(session.clone(), Transcript::default()), session, log: Vec::new() }
-    }
-
-    fn push(&mut self, body: EventBody) -> EventId {
-        let seq = u64::try_from(self.log.len()).unwrap() + 1;
-        let id: EventId = format!("sevt_{seq}").parse().unwrap();
-        let processed_at = Some(jiff::Timestamp::from_second(i64::try_from(seq).unwrap()).unwrap());
-        let event = Event { id: id.clone(), body, processed_at };
-        self.log.push(Record { seq, epoch: 1, prev_hash: String::new(), event });
-        id
-    }
-
-    fn user(&mut self, words: &str) {
-        self.push(NewEvent::from(text(words)).body);
-    }
-
-    /// A whole request and its answer, with one call of bash if there is a result.
-    fn answer(&mut self, usage: u64, stop: &str, result: Option<&str>) {
-        let span = self.push(EventBody::SpanModelRequestStart {});
-        let mut content = vec![json!({"type": "text", "text": "said"})];
-        let call = result.map(|_| {
-            let call = self.push(EventBody::AgentToolUse {
-                name: "bash".to_owned(),
-                input: json!({}),
-                evaluated_permission: longhand_protocol::event::Permission::Allow,
-                sandbox: None,
-            });
-            content.push(json!({"type": "tool_use", "id": call.as_str(), "name": "bash", "input": {}}));
-            call
-        });
-        let tool_event =
-            |call: &EventId| longhand_protocol::event::ToolEvent { model_id: call.to_string(), event_id: call.clone() };
-        self.push(EventBody::ModelResponse {
-            content,
-            stop_reason: Some(stop.to_owned()),
-            model: None,
-            tool_events: call.iter().map(tool_event).collect(),
-            limited: false,
-        });
-        let model_usage = Usage { input_tokens: usage, ..Usage::default() };
-        self.push(EventBody::SpanModelRequestEnd { model_request_start_id: span, is_error: false, model_usage });
-        if let (Some(call), Some(result)) = (call, result) {
-            self.push(crate::support::service::result(&call, result).body);
-        }
-    }
-
-    /// What a new brain does on this log once it has looked at an empty inbox.
-    fn wake(&mut self) -> Next {
-        let state = State::claimed(self.session.clone(), Transcript::default());
-        let (state, _) = step(state, Input::Claimed);
-        self.give(state, Input::Records { records: self.log.clone(), head: self.head() })
-    }
-
-    fn head(&self) -> u64 {
-        u64::try_from(self.log.len()).unwrap()
-    }
-
-    fn give(&mut self, state: State, input: Input) -> Next {
-        let (state, mut next) = step(state, input);
-        self.state = state;
-        if next == Next::Do(Effect::Look) {
-            next = self.input(Input::Inbox(Inbox { wake_revision: Some(9), items: vec![] }));
-        }
-        next
-    }
-
-    fn input(&mut self, input: Input) -> Next {
-        let state = self.state.clone();
-        self.give(state, input)
-    }
-
-    /// Appends what is to be appended, and gives its types and what comes next.
-    fn appended(&mut self, next: Next) -> (String, Next) {
-        let Next::Do(Effect::Append { events, expected_head }) = next else { panic!("{next:?}") };
-        assert_eq!(expected_head, self.head());
-        let kinds = events.iter().map(|event| event.body.kind().to_owned()).collect::<Vec<_>>().join(" ");
-        let mut records = Vec::new();
-        for event in events {
-            let seq = self.head() + 1;
-            let processed_at = Some(jiff::Timestamp::from_second(i64::try_from(seq).unwrap()).unwrap());
-            let event = Event { id: event.id, body: event.body, processed_at };
-            let record = Record { seq, epoch: 1, prev_hash: String::new(), event };
-            self.log.push(record.clone());
-            records.push(record);
-        }
-        let head = self.head();
-        (kinds, self.input(Input::Records { records, head }))
-    }
-
-    /// What another brain knows that reads all of the log.
-    fn whole(&self) -> Transcript {
-        let mut whole = Transcript::default();
-        self.log.iter().for_each(|record| whole.apply(record).unwrap());
-        whole
-    }
-}
+use crate::support::brain::{Brain, START, body, idle};
+use crate::support::{check_request, session};
 
 fn small(max_tokens: u64) -> HarnessSession {
     let mut session = session();
@@ -125,31 +18,16 @@ fn small(max_tokens: u64) -> HarnessSession {
     session
 }
 
-fn body(next: &Next) -> (&Value, bool) {
-    let Next::Do(Effect::CallModel { body, message, .. }) = next else { panic!("{next:?}") };
-    check_request(body);
-    (body, message.is_some())
-}
-
 fn said(words: &str) -> Input {
     let content = vec![json!({"type": "text", "text": words})];
     Input::Model(Ok(Reply { content, stop_reason: Some("end_turn".to_owned()), ..Reply::default() }))
 }
 
-const START: &str = "span.model_request_start";
 const CLEARED: &str = "x.context.results_cleared agent.thread_context_compacted";
 const COMPACTED: &str = "span.model_request_end x.context.checkpoint agent.thread_context_compacted";
 
 fn tool_names(body: &Value) -> Vec<&str> {
     body["tools"].as_array().unwrap().iter().map(|tool| tool["name"].as_str().unwrap()).collect()
-}
-
-fn idle(next: &Next) -> (StopReason, Option<Money>) {
-    let Next::Do(Effect::Idle { events, .. }) = next else { panic!("{next:?}") };
-    let [.., usage, idle] = events.as_slice() else { panic!("{events:?}") };
-    let EventBody::SessionUsage { usage } = &usage.body else { panic!("{events:?}") };
-    let EventBody::SessionStatusIdle { stop_reason } = &idle.body else { panic!("{events:?}") };
-    (stop_reason.clone(), usage.list_cost.clone())
 }
 
 #[test]
@@ -315,120 +193,4 @@ fn a_summary_that_never_comes_is_asked_for_three_times() {
     let next = brain.wake();
     let (_, next) = brain.appended(next);
     assert!(!body(&next).1, "the next message tries anew");
-}
-
-fn most(limits: Limits) -> HarnessSession {
-    HarnessSession { limits, ..session() }
-}
-
-/// Two turns, of which the second waits for the model: 100 tokens, a tool call and a few seconds are used.
-fn used(session: HarnessSession) -> Brain {
-    let mut brain = Brain::new(session);
-    brain.user("one");
-    brain.push(EventBody::SessionStatusRunning {});
-    brain.answer(60, "tool_use", Some("done"));
-    brain.answer(40, "end_turn", None);
-    brain.push(EventBody::SessionStatusIdle { stop_reason: StopReason::EndTurn });
-    brain.user("two");
-    brain.push(EventBody::SessionStatusRunning {});
-    brain
-}
-
-#[rstest]
-#[case::none(Limits::default(), false)]
-#[case::turns(Limits { turns: Some(1), ..Limits::default() }, true)]
-#[case::turns_left(Limits { turns: Some(2), ..Limits::default() }, false)]
-#[case::calls(Limits { tool_calls: Some(1), ..Limits::default() }, true)]
-#[case::calls_left(Limits { tool_calls: Some(2), ..Limits::default() }, false)]
-#[case::tokens(Limits { tokens: Some(100), ..Limits::default() }, true)]
-#[case::tokens_left(Limits { tokens: Some(101), ..Limits::default() }, false)]
-#[case::time(Limits { active_seconds: Some(9), ..Limits::default() }, true)]
-#[case::time_left(Limits { active_seconds: Some(10), ..Limits::default() }, false)]
-fn at_a_limit_the_model_is_not_asked(#[case] limits: Limits, #[case] reached: bool) {
-    let mut brain = used(most(limits));
-    let next = brain.wake();
-    if reached {
-        assert_eq!(idle(&next).0, StopReason::BudgetReached);
-        brain.session.limits = Limits::default();
-        let raised = brain.wake();
-        assert_eq!(brain.appended(raised).0, START, "it goes on when the limit is raised");
-    } else {
-        assert_eq!(brain.appended(next).0, START);
-    }
-}
-
-fn priced(budget: Option<&str>, currency: &str) -> HarnessSession {
-    let mut session = session();
-    let price = |price: &str| price.to_owned();
-    session.agent.model.prices = Some(Prices {
-        input: price("1000000"),
-        output: price("0"),
-        cache_read: price("0"),
-        cache_write: price("0"),
-        currency: "USD".to_owned(),
-    });
-    session.budget = budget.map(|amount| Money { amount: amount.to_owned(), currency: currency.to_owned() });
-    session
-}
-
-#[rstest]
-#[case::none(None, "USD", false)]
-#[case::left(Some("100.5"), "USD", false)]
-#[case::spent(Some("100"), "USD", true)]
-#[case::another_currency(Some("1"), "EUR", false)]
-fn a_budget_is_what_may_be_spent(#[case] budget: Option<&str>, #[case] currency: &str, #[case] reached: bool) {
-    let mut brain = used(priced(budget, currency));
-    let next = brain.wake();
-    if reached {
-        let (reason, cost) = idle(&next);
-        assert_eq!(reason, StopReason::BudgetReached);
-        assert_eq!(cost, Some(Money { amount: "100".to_owned(), currency: "USD".to_owned() }));
-    } else {
-        assert_eq!(brain.appended(next).0, START);
-    }
-}
-
-#[test]
-fn what_was_paid_keeps_the_prices_of_its_time() {
-    let mut brain = Brain::new(priced(None, "USD"));
-    brain.user("one");
-    brain.push(EventBody::SessionStatusRunning {});
-    brain.answer(100, "end_turn", None);
-    let next = brain.wake();
-    let Next::Do(Effect::Idle { events, .. }) = &next else { panic!("{next:?}") };
-    events.iter().for_each(|event| drop(brain.push(event.body.clone())));
-    brain.user("two");
-    brain.push(EventBody::SessionStatusRunning {});
-    brain.answer(7, "end_turn", None);
-    brain.session.agent.model.prices.as_mut().unwrap().input = "2000000".to_owned();
-    let next = brain.wake();
-    assert_eq!(idle(&next).1.unwrap().amount, "114");
-}
-
-#[test]
-fn calls_beyond_the_limit_are_not_made_and_the_model_is_told() {
-    let mut brain = Brain::new(most(Limits { tool_calls: Some(1), ..Limits::default() }));
-    brain.user("go");
-    brain.push(EventBody::SessionStatusRunning {});
-    let next = brain.wake();
-    brain.appended(next);
-    let call = |id: &str| json!({"type": "tool_use", "id": id, "name": "bash", "input": {}});
-    let content = vec![call("a"), call("b"), call("c")];
-    let reply = Reply { content, stop_reason: Some("tool_use".to_owned()), ..Reply::default() };
-    let next = brain.input(Input::Model(Ok(reply)));
-    let (kinds, next) = brain.appended(next);
-    assert_eq!(kinds, "agent.tool_use x.model_response span.model_request_end");
-    let Next::Do(Effect::Execute { calls }) = &next else { panic!("{next:?}") };
-    let result = crate::support::service::result(&calls[0], "done").body;
-    brain.push(result);
-    let next = brain.wake();
-    assert_eq!(idle(&next).0, StopReason::BudgetReached);
-    brain.session.limits.tool_calls = Some(2);
-    let next = brain.wake();
-    let (_, next) = brain.appended(next);
-    let results = body(&next).0["messages"][2]["content"].clone();
-    assert_eq!(results[0]["content"][0]["text"], "done");
-    for beyond in [&results[1], &results[2]] {
-        assert!(beyond["content"][0]["text"].as_str().unwrap().contains("as many tool calls as it may"), "{beyond}");
-    }
 }

@@ -1,110 +1,22 @@
 //! A brain that is killed after any effect is replaced by one that goes on from the log as if nothing had happened.
 
+mod script;
+
 use std::collections::HashMap;
 
 use longhand_harness::core::{Effect, Input, Next, State, Transcript, checkpoint, has_interrupt, step};
 use longhand_harness::model::{Failure, Reply};
 use longhand_protocol::EventId;
 use longhand_protocol::event::{ClientEvent, EventBody, NewEvent, Permission, SessionErrorType, Usage, Verdict};
-use longhand_protocol::harness::HarnessSession;
 use longhand_session_log::memory::MemoryStore;
 use longhand_session_log::store::{CallState, FinishFrom, SessionStore as _};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
+use self::script::{Client, Moment, Script, scripts};
 use crate::support::{
-    changed, check_request, claim, finish_open, interrupt, log, newest_checkpoint, now, send, session, session_id,
-    store, text,
+    changed, check_request, claim, finish_open, interrupt, log, newest_checkpoint, now, send, session_id, store, text,
 };
-
-/// What the model says after so many answers.
-#[derive(Clone, Debug)]
-enum Turn {
-    Say,
-    Think,
-    Tools(u8),
-    Custom,
-    Asks,
-    Mixed,
-    CutOff,
-    Pause,
-    Refuse,
-    FailTwice,
-    FailForGood,
-    /// Its window is full before the answer is complete.
-    Overflow,
-    /// It takes less than it is sent, once.
-    TooLong,
-    /// A call whose result is long.
-    Read,
-}
-
-/// What a client does after so many answers.
-#[derive(Clone, Debug)]
-enum Client {
-    Message,
-    Interrupt,
-    InterruptDuringCall,
-    InterruptDuringTools,
-    MessageDuringTools,
-    MessageAtIdle,
-}
-
-#[derive(Clone, Debug)]
-struct Script {
-    turns: Vec<Turn>,
-    /// Whether the model says how many tokens it has read.
-    counts: bool,
-    /// How often a request for a summary fails before there is one.
-    no_summaries: usize,
-    /// The most tokens of a request, which is much with results that are long.
-    max_tokens: u64,
-    /// How many tool calls there may be.
-    tool_calls: Option<u64>,
-    /// A checkpoint is due after so many records.
-    interval: u64,
-    client: Vec<(usize, Client)>,
-}
-
-fn scripts() -> impl Strategy<Value = Script> {
-    let turn = prop_oneof![
-        2 => Just(Turn::Say),
-        1 => Just(Turn::Think),
-        3 => (1..4_u8).prop_map(Turn::Tools),
-        1 => Just(Turn::Custom),
-        1 => Just(Turn::Asks),
-        1 => Just(Turn::Mixed),
-        1 => Just(Turn::CutOff),
-        1 => Just(Turn::Pause),
-        1 => Just(Turn::Refuse),
-        1 => Just(Turn::FailTwice),
-        1 => Just(Turn::FailForGood),
-        1 => Just(Turn::Overflow),
-        1 => Just(Turn::TooLong),
-        3 => Just(Turn::Read),
-    ];
-    let client = prop_oneof![
-        2 => Just(Client::Message),
-        1 => Just(Client::Interrupt),
-        1 => Just(Client::InterruptDuringCall),
-        1 => Just(Client::InterruptDuringTools),
-        1 => Just(Client::MessageDuringTools),
-        1 => Just(Client::MessageAtIdle),
-    ];
-    let tokens = prop_oneof![Just(100_000_u64), Just(2_000), Just(900)];
-    let limits = (tokens, prop::option::of(1..6_u64), 1..40_u64, any::<bool>());
-    (prop::collection::vec(turn, 1..6), prop::collection::vec((0..6_usize, client), 0..4), limits, 0..4_usize).prop_map(
-        |(turns, client, (max_tokens, tool_calls, interval, counts), no_summaries)| Script {
-            turns,
-            counts,
-            no_summaries,
-            max_tokens,
-            tool_calls,
-            interval,
-            client,
-        },
-    )
-}
 
 /// The world around a brain: the store, the model, the tools and the client.
 struct World {
@@ -113,8 +25,8 @@ struct World {
     script: Script,
     fired: Vec<bool>,
     runs: HashMap<EventId, u32>,
-    /// With how often the conversation was made shorter before each.
-    requests: Vec<(usize, Vec<(String, Value)>)>,
+    /// With how often the conversation was made shorter before each, and the model.
+    requests: Vec<((usize, String), Vec<(String, Value)>)>,
     /// Every change is asked for twice, as if the first answer had been lost.
     twice: bool,
     /// Only the first half of parallel tool calls ends before the brain is killed, once.
@@ -179,49 +91,17 @@ impl World {
         }
     }
 
-    fn model(&self, log: &Transcript, blocks: &[(String, Value)]) -> Result<Reply, Failure> {
-        let number = answers(&self.store);
-        let call = |index: u8, name: &str| json!({"type": "tool_use", "id": format!("toolu_{number}_{index}"), "name": name, "input": {"n": index}});
-        let said = json!({"type": "text", "text": format!("answer {number}")});
-        let thought = json!({"type": "thinking", "thinking": "hm", "signature": "s"});
-        let (content, stop) = match self.script.turns.get(number).unwrap_or(&Turn::Say) {
-            Turn::Say => (vec![said], "end_turn"),
-            Turn::Think => (vec![thought, said], "stop_sequence"),
-            Turn::Tools(count) => {
-                (std::iter::once(said).chain((0..*count).map(|n| call(n, "bash"))).collect(), "tool_use")
-            }
-            Turn::Custom => (vec![call(0, "ask")], "tool_use"),
-            Turn::Asks => (vec![call(0, "edit"), call(1, "bash"), call(2, "edit")], "tool_use"),
-            Turn::Mixed => (vec![call(0, "ask"), call(1, "bash"), call(2, "nonesuch"), call(3, "edit")], "tool_use"),
-            Turn::CutOff => (vec![said, call(0, "bash"), call(1, "bash")], "max_tokens"),
-            Turn::Pause => (vec![said], "pause_turn"),
-            Turn::Refuse => (vec![], "refusal"),
-            Turn::FailTwice if log.failures() < 2 => return Err(Failure::transport("away")),
-            Turn::FailTwice => (vec![said], "end_turn"),
-            Turn::FailForGood => return Err(Failure::protocol("nonsense")),
-            Turn::Overflow => (vec![said], "model_context_window_exceeded"),
-            Turn::TooLong if count(&self.store, "x.context.overflow") == 0 => {
-                return Err(Failure::protocol("prompt is too long: 9 > 8"));
-            }
-            Turn::TooLong => (vec![said], "end_turn"),
-            Turn::Read => (vec![said, call(0, "read"), call(1, "bash")], "tool_use"),
-        };
-        let incomplete = if stop == "max_tokens" { vec![format!("toolu_{number}_1")] } else { vec![] };
-        let words = blocks.iter().map(|(_, block)| block.to_string().matches("ran ").count()).sum::<usize>();
-        let input_tokens = length(words + 40 * blocks.len());
-        let usage = if self.script.counts {
-            Usage { input_tokens, output_tokens: 2, ..Usage::default() }
-        } else {
-            Usage::default()
-        };
-        Ok(Reply { content, stop_reason: Some(stop.to_owned()), usage, incomplete })
-    }
-
-    fn run_tools(&mut self, calls: &[EventId]) {
+    /// Gives the calls that have no result.
+    fn run_tools(&mut self, calls: &[EventId]) -> Vec<EventId> {
         calls.iter().for_each(|call| assert!(self.may_run(call), "{call} was not confirmed"));
         let count = if std::mem::take(&mut self.half) { calls.len() / 2 } else { calls.len() };
+        let mut without = Vec::new();
         for call in &calls[..count] {
-            if now(self.store.call(&session_id(), call)).unwrap() == CallState::Open {
+            if self.is_lost(call) {
+                let body = EventBody::ToolOutcomeAsked { tool_use_id: call.clone(), cause: "lost".to_owned() };
+                now(self.store.append_unfenced(&session_id(), vec![NewEvent::new(body)])).unwrap();
+                without.push(call.clone());
+            } else if now(self.store.call(&session_id(), call)).unwrap() == CallState::Open {
                 *self.runs.entry(call.clone()).or_default() += 1;
                 let long = log(&self.store).iter().any(|record| {
                     record.event.id == *call
@@ -231,6 +111,21 @@ impl World {
                 now(self.store.finish_call(&session_id(), call, &FinishFrom::Open, vec![result])).unwrap();
             }
         }
+        without
+    }
+
+    /// Whether it is not known how a call ended, and nobody was asked about it: the first `write` of each answer is such a one.
+    fn is_lost(&self, wanted: &EventId) -> bool {
+        let about = |body: &EventBody| match body {
+            EventBody::ToolOutcomeAsked { tool_use_id, .. } => tool_use_id == wanted,
+            _ => false,
+        };
+        let records = log(&self.store);
+        !records.iter().any(|record| about(&record.event.body))
+            && records.iter().any(|record| {
+                record.event.id == *wanted
+                    && matches!(&record.event.body, EventBody::AgentToolUse { name, input, .. } if name == "write" && input["n"] == 0)
+            })
     }
 
     fn may_run(&self, wanted: &EventId) -> bool {
@@ -239,6 +134,9 @@ impl World {
             match &record.event.body {
                 EventBody::AgentToolUse { evaluated_permission, .. } if record.event.id == *wanted => {
                     asks = *evaluated_permission == Permission::Ask;
+                }
+                EventBody::ToolOutcomeAsked { tool_use_id, .. } if tool_use_id == wanted => {
+                    (asks, confirmed) = (true, false);
                 }
                 EventBody::UserToolConfirmation { tool_use_id, .. } if tool_use_id == wanted => confirmed = true,
                 _ => {}
@@ -287,8 +185,10 @@ impl World {
             }
             Effect::CallModel { body, message, .. } => {
                 let blocks = check_request(&body);
+                let model = body["model"].as_str().unwrap();
                 if message.is_some() {
-                    self.requests.push((count(&self.store, "agent.thread_context_compacted"), blocks.clone()));
+                    let made_shorter = count(&self.store, "agent.thread_context_compacted");
+                    self.requests.push(((made_shorter, model.to_owned()), blocks.clone()));
                 }
                 // The proxy writes down what it did, so that the log has grown when the answer is to be appended.
                 let used = EventBody::Other { kind: "x.credential.used".to_owned(), fields: serde_json::Map::new() };
@@ -296,7 +196,14 @@ impl World {
                 if self.say(|client| matches!(client, Client::InterruptDuringCall)) {
                     return Input::Interrupted(now(store.inbox(&id)).unwrap());
                 }
-                Input::Model(if message.is_some() { self.model(log, &blocks) } else { self.summary() })
+                let moment = Moment {
+                    answers: answers(&self.store),
+                    failures: log.failures(),
+                    overflowed: count(&self.store, "x.context.overflow") > 0,
+                    model,
+                };
+                let reply = || self.script.reply(&moment, &blocks);
+                Input::Model(if message.is_some() { reply() } else { self.summary() })
             }
             Effect::Execute { calls } => {
                 // The inbox is watched meanwhile.
@@ -309,8 +216,7 @@ impl World {
                 if self.say(|client| matches!(client, Client::InterruptDuringTools)) {
                     return Input::Interrupted(now(store.inbox(&id)).unwrap());
                 }
-                self.run_tools(&calls);
-                Input::Executed { abandoned: vec![] }
+                Input::Executed { abandoned: self.run_tools(&calls) }
             }
             Effect::Stop { calls } => {
                 // As the service does with calls of which the log says that they were interrupted.
@@ -328,7 +234,7 @@ impl World {
     /// One claim: runs until nothing is left to do, or until `kill` says so. Gives whether it came to an end.
     fn live(&mut self, kill: &mut impl FnMut(&Effect, &Input) -> bool) -> bool {
         self.epoch = claim(&self.store);
-        let state = State::claimed(self.session(), Transcript::default()).with_interval(self.script.interval);
+        let state = State::claimed(self.script.session(), Transcript::default()).with_interval(self.script.interval);
         let (mut state, mut next) = step(state.with_head(length(log(&self.store).len())), Input::Claimed);
         for _ in 0..2_000 {
             let effect = match next {
@@ -344,14 +250,6 @@ impl World {
             self.check(state.transcript());
         }
         panic!("the brain does not come to an end: {:?}", crate::support::kinds(&log(&self.store)))
-    }
-
-    fn session(&self) -> HarnessSession {
-        let mut session = session();
-        session.agent.context.max_tokens = self.script.max_tokens;
-        session.agent.context.keep_tool_results = 1;
-        session.limits.tool_calls = self.script.tool_calls;
-        session
     }
 
     /// What a brain knows is what the whole log says, from wherever it was read.
@@ -372,7 +270,7 @@ impl World {
                 content: Some(vec![json!({"type": "text", "text": "yes"})]),
                 is_error: None,
             },
-            EventBody::AgentToolUse { input, evaluated_permission: Permission::Ask, .. } => {
+            EventBody::AgentToolUse { input, .. } => {
                 let result = if input["n"] == 0 { Verdict::Deny } else { Verdict::Allow };
                 ClientEvent::UserToolConfirmation { tool_use_id: call, result, deny_message: None }
             }
@@ -404,8 +302,11 @@ impl World {
         let inbox = now(self.store.inbox(&session_id())).unwrap();
         assert_eq!((inbox.items.len(), inbox.wake_revision), (0, None), "work is left");
         assert!(self.runs.values().all(|runs| *runs == 1), "{:?}", self.runs);
-        for pair in self.requests.windows(2).filter(|pair| pair[0].0 == pair[1].0) {
-            assert!(pair[1].1.starts_with(&pair[0].1), "the prefix changed: {pair:?}");
+        let mut prefixes = HashMap::new();
+        for (to, request) in &self.requests {
+            if let Some(before) = prefixes.insert(to, request) {
+                assert!(request.starts_with(before), "the prefix changed: {before:?} {request:?}");
+            }
         }
         let mut open = None;
         for record in &records {

@@ -106,6 +106,7 @@ fn known(pod_uid: Option<&str>) -> AgentSessionStatus {
         session_id: Some(derived_session_id(UID).to_string()),
         phase: Some("idle".into()),
         delivered_inputs: Some(1),
+        delivered_generation: Some(1),
         harness: Some(HarnessStatus {
             generation: 1,
             pod_name: pod_uid.map(|_| POD.to_owned()),

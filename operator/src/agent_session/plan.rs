@@ -32,7 +32,7 @@ const INPUT_AGAIN: Duration = Duration::from_secs(60);
 /// What shall be asked of the session service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum LogCall {
-    /// That the log exists and holds the input.
+    /// That the log exists, holds the input, and goes on if a limit was raised.
     Ensure,
     /// How far the session is.
     Refresh,
@@ -97,7 +97,9 @@ pub(super) enum View {
 pub(super) fn log_call(observed: &Observed) -> LogCall {
     let status = observed.session.status.clone().unwrap_or_default();
     let delivered = status.delivered_inputs.and_then(|count| usize::try_from(count).ok()).unwrap_or(0);
-    let behind = status.session_id.is_none() || observed.session.spec.input.len() > delivered;
+    let behind = status.session_id.is_none()
+        || observed.session.spec.input.len() > delivered
+        || status.delivered_generation != observed.session.metadata.generation;
     if behind && observed.references.is_ok() && observed.missing_templates.is_empty() {
         LogCall::Ensure
     } else if status.session_id.is_some()

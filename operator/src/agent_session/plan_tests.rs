@@ -87,6 +87,7 @@ impl Case {
             session_id: Some("sesn_1".into()),
             phase: Some("idle".into()),
             delivered_inputs: Some(1),
+            delivered_generation: Some(1),
             harness: (self.generation > 0).then(|| HarnessStatus {
                 generation: self.generation,
                 pod_name: self.named.map(|named| format!("quickstart-harness-3e8f1a-{named}")),
@@ -316,6 +317,7 @@ fn pods_that_fail_in_a_row_are_replaced_more_slowly(#[case] failures: i64, #[cas
 #[rstest]
 #[case::new(|observed: &mut Observed| set(observed, |status| status.session_id = None), LogCall::Ensure)]
 #[case::input_grew(|observed: &mut Observed| set(observed, |status| status.delivered_inputs = Some(0)), LogCall::Ensure)]
+#[case::spec_changed(|observed: &mut Observed| set(observed, |status| status.delivered_generation = None), LogCall::Ensure)]
 #[case::agent_missing(
     |observed: &mut Observed| {
         set(observed, |status| status.session_id = None);

@@ -9,7 +9,7 @@ use longhand_protocol::internal::{LimitNotice, LimitOf, Limited, SessionSummary}
 use longhand_protocol::wire::SessionStatus;
 
 use super::observe::{Observed, References};
-use super::plan::{HARNESS_READY, Plan, View};
+use super::plan::{HARNESS_READY, LogCall, Plan, View, log_call};
 use super::proxy_health::{Credentials, Unusable};
 use crate::conditions::{Observation, READY, find, merge, word};
 use crate::error::Error;
@@ -43,6 +43,10 @@ pub(super) fn status(observed: &Observed, plan: &Plan, outcome: &Outcome<'_>, no
         status.epoch = Some(signed(log.epoch));
         status.last_sequence = Some(signed(log.head));
         status.delivered_inputs = Some(signed(log.delivered_inputs));
+        // A session at work may still stop at a limit of an older spec.
+        if log_call(observed) == LogCall::Ensure && !log.wake {
+            status.delivered_generation = status.observed_generation;
+        }
         status.usage = Some(UsageStatus {
             input_tokens: signed(log.usage.input_tokens),
             output_tokens: signed(log.usage.output_tokens),

@@ -32,6 +32,7 @@ fn observed(named: Option<&str>) -> Observed {
         session_id: Some("sesn_1".into()),
         phase: Some("idle".into()),
         delivered_inputs: Some(1),
+        delivered_generation: Some(1),
         harness: Some(HarnessStatus {
             generation: 2,
             pod_name: named.map(|uid| format!("pod-{uid}")),

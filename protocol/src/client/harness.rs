@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use tokio::time::Instant;
 
 use super::transport::{Call, DEADLINE, Transport};
@@ -13,10 +15,11 @@ use crate::harness::{
     ExecuteResponse, IdleRequest, Inbox, LeaseRequest, Offer, ParkRequest, PromoteRequest,
 };
 use crate::id::SessionId;
+use crate::provision::{ProvisionRequest, ProvisionResponse};
 
 /// A claim waits for the operator to name the pod.
 const CLAIM_DEADLINE: Duration = Duration::from_secs(30);
-/// How long one request for a tool's result stays open before it is sent again.
+/// How long one request for a tool's result, or for a sandbox, stays open before it is sent again.
 const EXECUTE_POLL: Duration = Duration::from_secs(90);
 /// A search for the newest record of a type ends after so many pages, of 8,192 records each.
 const NEWEST_PAGES: usize = 8;
@@ -196,7 +199,25 @@ impl HarnessClient {
     /// # Errors
     /// The last failure when the deadline passes, or one that a repetition would not change.
     pub async fn execute(&self, request: &ExecuteRequest, deadline: Instant) -> Result<ExecuteResponse> {
-        let path = self.path("execute");
+        self.until(deadline, "execute", request).await
+    }
+
+    /// Has a sandbox made and waits until it takes calls, or never will, until `deadline`.
+    ///
+    /// # Errors
+    /// The last failure when the deadline passes, or one that a repetition would not change.
+    pub async fn provision(&self, request: &ProvisionRequest, deadline: Instant) -> Result<ProvisionResponse> {
+        self.until(deadline, "provision", request).await
+    }
+
+    /// Asks for what takes long and may be asked for again, until there is an answer.
+    async fn until<T: DeserializeOwned>(
+        &self,
+        deadline: Instant,
+        verb: &str,
+        request: &(impl Serialize + Sync),
+    ) -> Result<T> {
+        let path = self.path(verb);
         let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(5));
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
@@ -209,7 +230,7 @@ impl HarnessClient {
             if !error.is_retryable() || Instant::now() + wait >= deadline {
                 return Err(error);
             }
-            tracing::debug!(call = %request.tool_use_id, %error, "asking again for a tool's result");
+            tracing::debug!(verb, %error, "asking again");
             tokio::time::sleep(wait).await;
         }
     }

@@ -323,6 +323,16 @@ bodies! {
         /// The pod's name.
         harness: String,
     },
+    /// The turn ends at a limit of the session, which was read when it was claimed.
+    SessionLimitReached "x.session.limit_reached" {
+        /// What the session might use.
+        limits: crate::harness::Limits,
+        /// What it might spend.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        budget: Option<crate::wire::Money>,
+    },
+    /// A limit that the session had reached was raised: it goes on.
+    SessionLimitRaised "x.session.limit_raised" {},
     /// The log comes near to its limit; it says so once.
     SessionNearLimit "x.session.near_limit" {
         /// What is limited.
@@ -362,6 +372,13 @@ bodies! {
     },
     /// The sandbox died under a tool call, which is run again as its policy says.
     ToolRetried "x.tool.retried" {
+        /// The tool call.
+        tool_use_id: EventId,
+        /// Why.
+        cause: String,
+    },
+    /// A tool call began and nobody knows how it ended: it waits for a `user.tool_confirmation`, whether it is run again.
+    ToolOutcomeAsked "x.tool.outcome_asked" {
         /// The tool call.
         tool_use_id: EventId,
         /// Why.

@@ -2,14 +2,15 @@
 
 mod hosted;
 mod plan;
+mod provision;
 mod reach;
 mod recall;
 mod reclaim;
 mod room;
-mod rouse;
 mod run;
 pub mod sandboxes;
 mod story;
+mod unknown;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -186,6 +187,15 @@ impl Executor {
         }
     }
 
+    /// Ends a call that waits for the client to say whether it is run again, for who cannot wait: what is known is its result.
+    ///
+    /// # Errors
+    /// [`ExecuteError::NotConfirmed`] where it waits for something else, and those of the log.
+    pub async fn report(self: &Arc<Self>, session: &SessionId, epoch: u64, call: &EventId) -> Outcome {
+        let epoch = AtomicU64::new(epoch);
+        Call::new(self, session.clone(), call.clone(), &epoch).report().await.map(|(_, record)| record)
+    }
+
     fn join(
         self: &Arc<Self>,
         session: &SessionId,
@@ -289,6 +299,8 @@ async fn see_through(registered: Registered, entry: Arc<Running>, sender: watch:
 
 #[cfg(test)]
 mod policy_tests;
+#[cfg(test)]
+mod provision_tests;
 #[cfg(test)]
 mod reclaim_tests;
 #[cfg(test)]

@@ -10,6 +10,7 @@ use longhand_protocol::EventId;
 use longhand_protocol::event::without_result::{self, STOPPED_BEFORE};
 use longhand_protocol::event::{EventBody, NewEvent, Permission};
 use longhand_protocol::harness::{OutcomePolicy, RECALL};
+use longhand_protocol::sandbox_tools::shortened;
 use longhand_sandbox::client::{NotStarted, SandboxError};
 use longhand_sandbox::wire::ToolOutput;
 use longhand_session_log::store::{CallState, Incarnation, SessionMeta};
@@ -45,11 +46,14 @@ pub(super) enum Step {
 /// How often a call is run again whose sandbox was lost under it.
 const MAX_RETRIES: u32 = 2;
 
-/// Whether a call of which nobody knows how it ended is run again: its tool's policy says so, it was not often enough yet,
-/// and the client has not stopped the turn.
-pub(super) fn runs_again(meta: &SessionMeta, tool: &str, retried: u32, interrupted: bool) -> bool {
-    let policy = meta.agent.on_unknown_outcome.get(tool).copied().unwrap_or_default();
-    policy == OutcomePolicy::Retry && retried < MAX_RETRIES && !interrupted
+/// What becomes of a call of which nobody knows how it ended, as its tool's policy says. One that was run again often enough is
+/// reported, and so is every one of a turn that the client has stopped.
+pub(super) fn on_unknown(meta: &SessionMeta, tool: &str, retried: u32, interrupted: bool) -> OutcomePolicy {
+    match meta.agent.on_unknown_outcome.get(tool).copied().unwrap_or_default() {
+        _ if interrupted => OutcomePolicy::Report,
+        OutcomePolicy::Retry if retried >= MAX_RETRIES => OutcomePolicy::Report,
+        policy => policy,
+    }
 }
 
 /// What to do next. `avoid` is the UID of a pod that has said that it takes no more calls.
@@ -157,14 +161,26 @@ pub(super) enum Leave {
     Refused(&'static str, String),
 }
 
-/// Whether a call may begin, or go on. An interrupt of one that needs no leave, or has it, is for whoever runs it.
+/// Whether a call may begin, or go on, or begin once more. An interrupt of one that needs no leave, or has it, is for whoever
+/// runs it.
 pub(super) fn leave(intent: &Intent, since: &Since) -> Leave {
     match &since.answer {
-        _ if !intent.asks => Leave::Given,
+        _ if !intent.asks && since.asked.is_none() => Leave::Given,
         Some(Answer::Allow) => Leave::Given,
         Some(Answer::Deny(message)) => Leave::Refused("denied", without_result::denied(message.as_deref())),
         None if since.interrupted => Leave::Refused("interrupted", STOPPED_BEFORE.to_owned()),
         None => Leave::NotYet,
+    }
+}
+
+/// Why nobody knows how a call ended that the client does not let run again.
+pub(super) fn not_again(cause: &str, answer: Option<&Answer>) -> String {
+    match answer {
+        Some(Answer::Deny(Some(why))) if !why.trim().is_empty() => {
+            format!("{cause}; the user does not want it to be run again: {why}")
+        }
+        Some(Answer::Deny(_)) => format!("{cause}; the user does not want it to be run again"),
+        Some(Answer::Allow) | None => cause.to_owned(),
     }
 }
 
@@ -182,7 +198,8 @@ pub(super) fn intent(body: &EventBody, meta: &SessionMeta) -> Option<Result<Inte
     Some(match (sandbox, meta.sandboxes.first()) {
         (_, None) => Err(format!("The tool {name} was not run: this session has no sandbox.")),
         (Some(wanted), Some(_)) if !known(wanted) => Err(format!(
-            "The tool {name} was not run: this session has no sandbox `{wanted}`; it has: {}.",
+            "The tool {name} was not run: this session has no sandbox `{}`; it has: {}.",
+            shortened(wanted),
             meta.sandboxes.join(", ")
         )),
         (wanted, Some(first)) => Ok(Intent {

@@ -11,7 +11,7 @@ use longhand_session_log::store::{CallState, Incarnation};
 use rstest::rstest;
 use serde_json::json;
 
-use super::{Intent, Leave, Step, Verdict, intent, judge, leave, next, once, runs_again, unknown};
+use super::{Intent, Leave, Step, Verdict, intent, judge, leave, next, not_again, on_unknown, once, unknown};
 use crate::execute::sandboxes::SandboxView;
 use crate::execute::story::{Answer, Since};
 use crate::testing::meta;
@@ -209,20 +209,48 @@ fn what_happens_once_has_one_identifier() {
 }
 
 #[rstest]
-#[case::reported("bash", 0, false, false)]
-#[case::retried("read", 0, false, true)]
-#[case::retried_again("read", 1, false, true)]
-#[case::often_enough("read", 2, false, false)]
-#[case::stopped("read", 0, true, false)]
-fn a_call_runs_again_where_its_policy_says_so(
+#[case::reported("bash", 0, false, OutcomePolicy::Report)]
+#[case::retried("read", 0, false, OutcomePolicy::Retry)]
+#[case::retried_again("read", 1, false, OutcomePolicy::Retry)]
+#[case::often_enough("read", 2, false, OutcomePolicy::Report)]
+#[case::stopped("read", 0, true, OutcomePolicy::Report)]
+#[case::asked("write", 0, false, OutcomePolicy::Ask)]
+#[case::asked_each_time("write", 9, false, OutcomePolicy::Ask)]
+#[case::stopped_and_not_asked("write", 0, true, OutcomePolicy::Report)]
+fn what_becomes_of_a_call_is_as_its_policy_says(
     #[case] tool: &str,
     #[case] retried: u32,
     #[case] interrupted: bool,
-    #[case] expected: bool,
+    #[case] expected: OutcomePolicy,
 ) {
     let mut meta = meta("n", "s", "u");
     meta.agent.on_unknown_outcome.insert("read".to_owned(), OutcomePolicy::Retry);
-    assert_eq!(runs_again(&meta, tool, retried, interrupted), expected);
+    meta.agent.on_unknown_outcome.insert("write".to_owned(), OutcomePolicy::Ask);
+    assert_eq!(on_unknown(&meta, tool, retried, interrupted), expected);
+}
+
+#[test]
+fn a_call_that_was_asked_about_waits_for_the_answer() {
+    let meta = meta("n", "s", "u");
+    let body = EventBody::AgentToolUse {
+        name: "bash".to_owned(),
+        input: json!({}),
+        evaluated_permission: Permission::Allow,
+        sandbox: None,
+    };
+    let intent = intent(&body, &meta).unwrap().unwrap();
+    let asked = Since { asked: Some(EventId::generate()), unknown: Some("lost".to_owned()), ..Since::default() };
+    assert_eq!(leave(&intent, &Since::default()), Leave::Given);
+    assert_eq!(leave(&intent, &asked), Leave::NotYet);
+    let answered = |answer| Since { answer: Some(answer), ..asked.clone() };
+    assert_eq!(leave(&intent, &answered(Answer::Allow)), Leave::Given);
+    for ended in [answered(Answer::Deny(None)), Since { interrupted: true, ..asked.clone() }] {
+        assert!(matches!(leave(&intent, &ended), Leave::Refused(..)), "{ended:?}");
+    }
+    let deny = |why: &str| Answer::Deny(Some(why.to_owned()));
+    assert_eq!(not_again("lost", None), "lost");
+    assert_eq!(not_again("lost", Some(&deny(" "))), "lost; the user does not want it to be run again");
+    assert_eq!(not_again("lost", Some(&deny("no"))), "lost; the user does not want it to be run again: no");
 }
 
 #[test]

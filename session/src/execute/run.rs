@@ -21,9 +21,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::plan::{self, Intent, Leave, Step, Verdict};
 use super::sandboxes::{SandboxKey, SandboxView};
+use super::story::Since;
 use super::{ExecuteError, Executor};
 use crate::metrics;
-use crate::resources::{self, ResourceError};
 
 /// A watch may be late, or its last word may have come before we looked; then looking again helps.
 pub(super) const LOOK_AGAIN: Duration = Duration::from_secs(2);
@@ -47,28 +47,28 @@ pub(super) struct Call<'a> {
 }
 
 /// What is known of a call while it runs here.
-struct Course {
-    meta: SessionMeta,
-    intent: Intent,
+pub(super) struct Course {
+    pub(super) meta: SessionMeta,
+    pub(super) intent: Intent,
     key: SandboxKey,
     seen: watch::Receiver<Option<SandboxView>>,
-    began: Instant,
+    pub(super) began: Instant,
     /// When it began to wait for a sandbox.
-    waiting: Option<Instant>,
+    pub(super) waiting: Option<Instant>,
     /// A pod that takes no more calls.
     avoid: Option<String>,
     /// UID of a sandbox that had ended before this call needed one.
     ended_before: Option<String>,
     /// Since when the sandbox says that it does not know the call.
-    strange: Option<Instant>,
+    pub(super) strange: Option<Instant>,
     /// How long to wait before the next attempt to join.
     pause: Duration,
     /// An incarnation that this task has given the call to and that cannot have begun it before we ask.
-    fresh: Option<Incarnation>,
+    pub(super) fresh: Option<Incarnation>,
     /// What the log has just said of the call.
     known: Option<CallState>,
-    /// How often it was to be run again.
-    retried: u32,
+    /// What the log said of it when this task began, and what this task has added.
+    pub(super) since: Since,
 }
 
 impl<'a> Call<'a> {
@@ -80,9 +80,11 @@ impl<'a> Call<'a> {
         let store = &self.executor.store;
         let (state, known, near) =
             try_join!(store.state(&self.session), store.call(&self.session, &self.call), self.near_the_end())?;
-        if let CallState::Finished { seq } = known {
-            return self.finished(seq).await;
-        }
+        let from = match &known {
+            CallState::Finished { seq } => return self.finished(*seq).await,
+            CallState::Open => FinishFrom::Open,
+            CallState::Dispatched { incarnation } => FinishFrom::Dispatched(incarnation.clone()),
+        };
         let story = match near {
             Some(story) => story,
             None => self.story(state.head).await?,
@@ -98,6 +100,10 @@ impl<'a> Call<'a> {
         match plan::leave(&intent, &story.since) {
             Leave::Given => {}
             Leave::NotYet => return Err(ExecuteError::NotConfirmed(self.call.clone())),
+            Leave::Refused(..) if let Some(cause) = &story.since.unknown => {
+                let cause = plan::not_again(cause, story.since.answer.as_ref());
+                return self.finish("unknown", from, plan::unknown(&self.call, &cause, false)).await;
+            }
             Leave::Refused(label, text) => {
                 let result = match queue {
                     Some(_) => plan::hosted_result(&self.call, &text),
@@ -115,7 +121,7 @@ impl<'a> Call<'a> {
         let seen_through = async {
             match queue {
                 Some(queue) => self.hosted(&queue).await,
-                None => self.in_sandbox(state.meta, intent, story.since.retried, known).await,
+                None => self.in_sandbox(state.meta, intent, story.since, known).await,
             }
         };
         tokio::select! {
@@ -129,13 +135,10 @@ impl<'a> Call<'a> {
         &self,
         meta: SessionMeta,
         intent: Intent,
-        retried: u32,
+        since: Since,
         known: CallState,
     ) -> Result<Labelled, ExecuteError> {
-        let key = SandboxKey {
-            namespace: meta.namespace.clone(),
-            name: resources::plan::sandbox_name(&meta.name, &meta.uid, &intent.sandbox),
-        };
+        let key = Executor::key_of(&meta, &intent.sandbox);
         let seen = self.executor.sandboxes.subscribe(&key);
         let ended_before = seen.borrow().as_ref().filter(|seen| seen.finished.is_some()).map(|seen| seen.uid.clone());
         let course = Course {
@@ -151,7 +154,7 @@ impl<'a> Call<'a> {
             pause: JOIN_AGAIN,
             fresh: None,
             known: Some(known),
-            retried,
+            since,
         };
         self.steer(course).await
     }
@@ -163,7 +166,7 @@ impl<'a> Call<'a> {
                 None => self.executor.store.call(&self.session, &self.call).await?,
             };
             if matches!(call, CallState::Open) && self.interrupted.is_cancelled() {
-                return self.refuse("interrupted", STOPPED_BEFORE.to_owned()).await;
+                return self.give_up(&course, "interrupted", STOPPED_BEFORE.to_owned()).await;
             }
             // A loss is for ever, so it is never concluded from a watch that may be late.
             let sandbox = match &call {
@@ -174,12 +177,12 @@ impl<'a> Call<'a> {
                 Step::Return { seq } => return self.finished(seq).await,
                 Step::Create => {
                     if let Some(text) = self.provision(&mut course).await? {
-                        return self.refuse("no_sandbox", text).await;
+                        return self.give_up(&course, "no_sandbox", text).await;
                     }
                 }
                 Step::Await if matches!(call, CallState::Open) => {
                     if let Some(text) = self.wait_for_sandbox(&mut course, sandbox.as_ref()).await? {
-                        return self.refuse("no_sandbox", text).await;
+                        return self.give_up(&course, "no_sandbox", text).await;
                     }
                 }
                 Step::Await => {
@@ -205,30 +208,12 @@ impl<'a> Call<'a> {
                     let lost = EventBody::SandboxLost { sandbox: course.intent.sandbox.clone(), cause: cause.clone() };
                     let lost = plan::once(&[self.session.as_str(), &incarnation.pod_uid], lost);
                     self.executor.announce(&self.session, lost).await?;
-                    if self.runs_again(&mut course, &incarnation, &cause).await? {
-                        continue;
+                    if let Some(end) = self.not_known(&mut course, incarnation, &cause, true).await? {
+                        return Ok(end);
                     }
-                    return self.never_known(CallState::Dispatched { incarnation }, &cause, true).await;
                 }
             }
         }
-    }
-
-    /// Takes the call back from a sandbox that will never say how it ended, if its policy is that it is run again.
-    async fn runs_again(&self, course: &mut Course, from: &Incarnation, cause: &str) -> Result<bool, ExecuteError> {
-        let interrupted = self.interrupted.is_cancelled();
-        if !plan::runs_again(&course.meta, &course.intent.tool, course.retried, interrupted) {
-            return Ok(false);
-        }
-        let body = EventBody::ToolRetried { tool_use_id: self.call.clone(), cause: cause.to_owned() };
-        let about = [self.session.as_str(), self.call.as_str(), &from.pod_uid, &from.attempt];
-        self.executor.announce(&self.session, plan::once(&about, body)).await?;
-        self.executor.store.undispatch(&self.session, &self.call, from).await?;
-        course.retried = course.retried.saturating_add(1);
-        // The next sandbox has as much time to come as the first.
-        course.began = Instant::now();
-        (course.waiting, course.strange, course.fresh) = (None, None, None);
-        Ok(true)
     }
 
     async fn look(&self, course: &Course) -> Result<Option<SandboxView>, ExecuteError> {
@@ -238,24 +223,12 @@ impl<'a> Call<'a> {
 
     /// Makes the sandbox, or finds the one that the watch has not shown yet; the text says why there can be none.
     async fn provision(&self, course: &mut Course) -> Result<Option<String>, ExecuteError> {
-        let (namespace, name) = (&course.meta.namespace, &course.meta.name);
-        let session = self.executor.resources.session(namespace, name).await?;
-        let wanted = session
-            .filter(|session| session.metadata.uid.as_ref() == Some(&course.meta.uid))
-            .and_then(|session| resources::plan::sandbox(&session, &course.intent.sandbox))
-            .ok_or_else(|| ExecuteError::NoSession { namespace: namespace.clone(), name: name.clone() })?;
-        if let Some(text) = self.no_room(&course.key).await? {
-            return Ok(Some(text));
-        }
-        let made = match self.executor.resources.ensure_sandbox(wanted).await {
-            Err(ResourceError::Refused { reason, .. }) => {
+        let made = match self.executor.make(&course.meta, &course.intent.sandbox).await? {
+            Ok(made) => made,
+            Err(reason) => {
                 return Ok(Some(format!("The call was not run: there can be no sandbox for it ({reason}).")));
             }
-            made => made?,
         };
-        if made.spec.session_ref.as_ref().map(|session| &session.uid) != Some(&course.meta.uid) {
-            return Err(ExecuteError::Failed(format!("the Sandbox {} belongs to another session", course.key.name)));
-        }
         let view = SandboxView::of(&made);
         self.begin_waiting(course, &view).await?;
         course.ended_before = view.finished.is_some().then_some(view.uid).or(course.ended_before.take());
@@ -289,9 +262,11 @@ impl<'a> Call<'a> {
             self.begin_waiting(course, sandbox).await?;
         }
         if let Some(sandbox) = sandbox
-            && let Some(text) = self.rouse(&course.key, sandbox, course.ended_before.as_deref()).await?
+            && let Some(why) = self.executor.rouse(&course.key, sandbox, course.ended_before.as_deref()).await?
         {
-            return Ok(Some(text));
+            return Ok(Some(format!(
+                "The call was not run: its sandbox has ended ({why}). The next call gets a new one, with an empty workspace."
+            )));
         }
         let (least, waited) = (self.executor.limits.provisioning, course.began.elapsed());
         let limit = sandbox.map_or(least, |sandbox| sandbox.patience(least, waited, Timestamp::now()));
@@ -322,9 +297,7 @@ impl<'a> Call<'a> {
         if let Some(since) = course.waiting.take() {
             metrics::provisioned(since.elapsed());
         }
-        let ready = EventBody::SandboxReady { sandbox: course.intent.sandbox.clone(), pod_uid: pod_uid.clone() };
-        let ready = plan::once(&[self.session.as_str(), &pod_uid], ready);
-        self.executor.announce(&self.session, ready).await?;
+        self.executor.say_ready(&course.meta, &course.intent.sandbox, &pod_uid).await?;
         let attempt = format!("{:016x}", rand::random::<u64>());
         let to = Incarnation { sandbox: course.key.name.clone(), pod_uid, attempt };
         match self.give(&to).await {
@@ -401,7 +374,7 @@ impl<'a> Call<'a> {
                     // The pod may never be reachable, and waiting for it has the bound of waiting for a sandbox.
                     if course.began.elapsed() >= self.executor.limits.provisioning {
                         let text = "The call was not run: its sandbox could not be reached. The next call tries again.";
-                        return self.refuse("no_sandbox", text.to_owned()).await.map(Some);
+                        return self.give_up(course, "no_sandbox", text.to_owned()).await.map(Some);
                     }
                 }
                 Ok(None)
@@ -414,20 +387,12 @@ impl<'a> Call<'a> {
             Verdict::Strange(cause) => {
                 let since = *course.strange.get_or_insert_with(Instant::now);
                 if since.elapsed() >= self.executor.limits.arrival {
-                    if self.runs_again(course, &incarnation, &cause).await? {
-                        return Ok(None);
-                    }
-                    return self.never_known(state, &cause, false).await.map(Some);
+                    return self.not_known(course, incarnation, &cause, false).await;
                 }
                 changed(&mut course.seen, JOIN_AGAIN.min(self.executor.limits.arrival)).await;
                 Ok(None)
             }
-            Verdict::Unknown(cause) => {
-                if self.runs_again(course, &incarnation, &cause).await? {
-                    return Ok(None);
-                }
-                self.never_known(state, &cause, false).await.map(Some)
-            }
+            Verdict::Unknown(cause) => self.not_known(course, incarnation, &cause, false).await,
             Verdict::Again(reason) => {
                 tracing::info!(reason, "joining a tool call again");
                 changed(&mut course.seen, course.pause).await;
@@ -491,16 +456,8 @@ impl<'a> Call<'a> {
         }
     }
 
-    async fn never_known(&self, state: CallState, cause: &str, lost: bool) -> Result<Labelled, ExecuteError> {
-        let from = match state {
-            CallState::Dispatched { incarnation } => FinishFrom::Dispatched(incarnation),
-            CallState::Open | CallState::Finished { .. } => FinishFrom::Open,
-        };
-        self.finish(if lost { "lost" } else { "unknown" }, from, plan::unknown(&self.call, cause, lost)).await
-    }
-
     /// Ends a call that has not been given to any sandbox.
-    async fn refuse(&self, label: &'static str, text: String) -> Result<Labelled, ExecuteError> {
+    pub(super) async fn refuse(&self, label: &'static str, text: String) -> Result<Labelled, ExecuteError> {
         self.finish(label, FinishFrom::Open, vec![plan::result(&self.call, text, true)]).await
     }
 
@@ -553,7 +510,7 @@ fn is_result_of(body: &EventBody, call: &EventId) -> bool {
 }
 
 /// Returns when the sandbox has changed, or after `at_most`.
-async fn changed(seen: &mut watch::Receiver<Option<SandboxView>>, at_most: Duration) {
+pub(super) async fn changed(seen: &mut watch::Receiver<Option<SandboxView>>, at_most: Duration) {
     // The index keeps a slot for as long as somebody waits, so that its end is no case.
     let _ = timeout_at(Instant::now() + at_most, seen.changed()).await;
 }

@@ -4,7 +4,7 @@ use std::convert::Infallible;
 
 use futures::StreamExt as _;
 use longhand_protocol::EventId;
-use longhand_protocol::event::{EventBody, Verdict};
+use longhand_protocol::event::{Event, EventBody, Verdict};
 use tokio::time::sleep;
 
 use longhand_session_log::StoreError;
@@ -40,6 +40,10 @@ pub(super) struct Since {
     pub(super) interrupted: bool,
     /// How often its sandbox was lost under it and it was to be run again.
     pub(super) retried: u32,
+    /// Why nobody knows how it ended when a sandbox last had it, if it is not over with that.
+    pub(super) unknown: Option<String>,
+    /// The event by which the client was last asked whether it is run again; `answer` is what it has said since.
+    pub(super) asked: Option<EventId>,
 }
 
 /// What a client has said to a call that asks.
@@ -53,11 +57,17 @@ pub(super) enum Answer {
 
 impl Since {
     /// Takes the event after those that were taken.
-    pub(super) fn take(&mut self, call: &EventId, body: &EventBody) {
-        match body {
+    pub(super) fn take(&mut self, call: &EventId, event: &Event) {
+        match &event.body {
             EventBody::UserInterrupt { .. } => self.interrupted = true,
-            EventBody::ToolRetried { tool_use_id, .. } if tool_use_id == call => {
+            EventBody::ToolRetried { tool_use_id, cause } if tool_use_id == call => {
                 self.retried = self.retried.saturating_add(1);
+                self.unknown = Some(cause.clone());
+            }
+            EventBody::ToolOutcomeAsked { tool_use_id, cause } if tool_use_id == call => {
+                self.unknown = Some(cause.clone());
+                self.asked = Some(event.id.clone());
+                self.answer = None;
             }
             EventBody::UserToolConfirmation { tool_use_id, result, deny_message }
                 if tool_use_id == call && self.answer.is_none() =>
@@ -74,9 +84,11 @@ impl Since {
     /// What comes after all that was taken.
     pub(super) fn followed_by(self, later: Self) -> Self {
         Self {
-            answer: self.answer.or(later.answer),
+            answer: if later.asked.is_some() { later.answer } else { self.answer.or(later.answer) },
             interrupted: self.interrupted || later.interrupted,
             retried: self.retried.saturating_add(later.retried),
+            unknown: later.unknown.or(self.unknown),
+            asked: later.asked.or(self.asked),
         }
     }
 }
@@ -90,7 +102,7 @@ impl Call<'_> {
         let mut records = slice.records;
         let mut since = Since::default();
         let later = records.split_off(at);
-        records.iter().rev().for_each(|record| since.take(&self.call, &record.event.body));
+        records.iter().rev().for_each(|record| since.take(&self.call, &record.event));
         let intent = later.into_iter().next();
         Ok(intent.map(|record| Story { intent: record.event.body, seq: record.seq, since, end }))
     }
@@ -113,7 +125,7 @@ impl Call<'_> {
                         found = Some((record.seq, record.event.body));
                         since = Since::default();
                     } else {
-                        since.take(&self.call, &record.event.body);
+                        since.take(&self.call, &record.event);
                     }
                 }
             }
@@ -150,9 +162,13 @@ fn window(events: u64) -> usize {
 #[cfg(test)]
 mod tests {
     use longhand_protocol::EventId;
-    use longhand_protocol::event::{EventBody, Verdict};
+    use longhand_protocol::event::{Event, EventBody, Verdict};
 
     use super::{Answer, Since};
+
+    fn event(body: &EventBody) -> Event {
+        Event { id: EventId::generate(), body: body.clone(), processed_at: None }
+    }
 
     fn confirmation(call: &EventId, result: Verdict, message: Option<&str>) -> EventBody {
         let deny_message = message.map(ToOwned::to_owned);
@@ -161,7 +177,7 @@ mod tests {
 
     fn since(call: &EventId, bodies: &[EventBody]) -> Since {
         let mut since = Since::default();
-        bodies.iter().for_each(|body| since.take(call, body));
+        bodies.iter().for_each(|body| since.take(call, &event(body)));
         since
     }
 
@@ -180,6 +196,39 @@ mod tests {
         for at in 0..=said.len() {
             let (early, late) = said.split_at(at);
             assert_eq!(since(&call, early).followed_by(since(&call, late)).answer, denied);
+        }
+    }
+
+    #[test]
+    fn who_is_asked_again_has_not_answered_yet() {
+        let (call, other) = (EventId::generate(), EventId::generate());
+        let ask = |call: &EventId| EventBody::ToolOutcomeAsked { tool_use_id: call.clone(), cause: "lost".to_owned() };
+        let said = [
+            confirmation(&call, Verdict::Allow, None),
+            ask(&call),
+            ask(&other),
+            confirmation(&call, Verdict::Deny, None),
+            ask(&call),
+            confirmation(&call, Verdict::Allow, None),
+            confirmation(&call, Verdict::Deny, None),
+        ];
+        let expected = [
+            None,
+            Some(Answer::Allow),
+            None,
+            None,
+            Some(Answer::Deny(None)),
+            None,
+            Some(Answer::Allow),
+            Some(Answer::Allow),
+        ];
+        for (end, answer) in expected.into_iter().enumerate() {
+            for at in 0..=end {
+                let (early, late) = said[..end].split_at(at);
+                let whole = since(&call, early).followed_by(since(&call, late));
+                assert_eq!(whole.answer, answer, "{at} of {end}");
+                assert_eq!(whole.unknown.is_some(), end > 1);
+            }
         }
     }
 

@@ -1,5 +1,6 @@
 //! What the tests of the harness share: a session in memory, and checks of what a model is sent.
 
+pub(crate) mod brain;
 pub(crate) mod mcp;
 pub(crate) mod model;
 pub(crate) mod raw;

@@ -8,13 +8,13 @@ use axum::extract::State;
 use longhand_crds::AgentSession;
 use longhand_protocol::Record;
 use longhand_protocol::harness::{ClaimRequest, ClaimResponse, HarnessSession, Since};
-use longhand_protocol::wire::Money;
 use longhand_session_log::StoreError;
 use longhand_session_log::store::{Claimant, Query, SessionState, Slice, Takeover};
 use tokio::time::{Instant, sleep};
 
 use super::access::{REMEMBERED, denied, is_named_by, pod_of};
 use super::log::PAGE;
+use crate::allowance::Allowance;
 use crate::api::error::{ApiError, Result};
 use crate::api::extract::{Caller, JsonOf, PathOf};
 use crate::app::App;
@@ -52,17 +52,14 @@ pub async fn claim(
     let since = page.zip(inbox).map(|(page, inbox)| Since { records: with(page, woken), inbox });
     let meta = state.meta;
     // Limits may change while the session lives, unlike the agent: they are as they are now.
-    let (limits, budget) = match resource.as_deref() {
-        Some(AgentSession { spec, .. }) => (spec.limits.as_ref().map(Into::into), spec.budget.clone()),
-        None => (None, None),
-    };
+    let Allowance { limits, budget } = resource.map(|resource| Allowance::of(&resource.spec)).unwrap_or_default();
     let session = HarnessSession {
         id: meta.id,
         agent: meta.agent,
         sandboxes: meta.sandboxes,
         harness_idle_seconds: meta.harness_idle_seconds,
-        limits: limits.unwrap_or_default(),
-        budget: budget.map(|budget| Money { amount: budget.amount, currency: budget.currency }),
+        limits,
+        budget,
     };
     let tools = session.offered_tools();
     Ok(Json(ClaimResponse { epoch, head, lease_ttl_seconds: LEASE.as_secs(), session, tools, since }))

@@ -191,6 +191,7 @@ fn is_brains(body: &EventBody) -> bool {
         | EventBody::ContextCheckpoint { .. }
         | EventBody::ContextResultsCleared { .. }
         | EventBody::ContextOverflow { .. }
+        | EventBody::SessionLimitReached { .. }
         | EventBody::AgentToolUse { .. }
         | EventBody::AgentCustomToolUse { .. }
         | EventBody::AgentMcpToolUse { .. }
@@ -219,11 +220,13 @@ fn is_brains(body: &EventBody) -> bool {
         | EventBody::SessionStatusTerminated {}
         | EventBody::SessionWoken { .. }
         | EventBody::SessionNearLimit { .. }
+        | EventBody::SessionLimitRaised {}
         | EventBody::SandboxProvisioning { .. }
         | EventBody::SandboxReady { .. }
         | EventBody::SandboxReclaimed { .. }
         | EventBody::SandboxLost { .. }
         | EventBody::ToolRetried { .. }
+        | EventBody::ToolOutcomeAsked { .. }
         | EventBody::ToolOutcomeUnknown { .. } => false,
     }
 }

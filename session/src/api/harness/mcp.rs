@@ -15,6 +15,7 @@ use futures::stream;
 use longhand_process::mcp::{self, About, Call, Fault, Received};
 use longhand_protocol::event::{EventBody, NewEvent, Permission};
 use longhand_protocol::harness::{SandboxTool, Tool as AgentTool};
+use longhand_protocol::sandbox_tools::take_sandbox;
 use longhand_protocol::{EventId, Record};
 use longhand_session_log::StoreError;
 use longhand_session_log::store::SessionMeta;
@@ -99,7 +100,9 @@ impl Hands {
     fn listed(&self) -> Value {
         let tools = self.tools();
         let execute = (!tools.is_empty()).then(|| execute(&tools, &self.meta.sandboxes));
-        let tools = tools.into_iter().map(|tool| definition(tool.name(), tool.description(), &tool.input_schema()));
+        let tools = tools
+            .into_iter()
+            .map(|tool| definition(tool.name(), tool.description(), &tool.input_schema_among(&self.meta.sandboxes)));
         tools.chain(execute).collect()
     }
 
@@ -126,7 +129,9 @@ impl Hands {
         let wanted = if name == EXECUTE {
             execute_arguments(id, arguments)?
         } else {
-            Wanted { id, tool: name.to_owned(), input: Value::Object(arguments), sandbox: None }
+            let mut input = Value::Object(arguments);
+            let sandbox = take_sandbox(&mut input, &self.meta.sandboxes);
+            Wanted { id, tool: name.to_owned(), input, sandbox }
         };
         let named = |tools: Vec<SandboxTool>| tools.iter().any(|tool| tool.name() == wanted.tool);
         if let Some(sandbox) = &wanted.sandbox
@@ -154,13 +159,15 @@ impl Hands {
         loop {
             match self.app.executor.execute(&self.meta.id, self.epoch, &call).await {
                 Ok(record) => return Ok(record),
+                Err(ExecuteError::NotConfirmed(_)) => {
+                    // Nobody can be asked over MCP.
+                    let reported = self.app.executor.report(&self.meta.id, self.epoch, &call).await;
+                    return reported.map_err(|error| without_result(&call, &error));
+                }
                 Err(error) if is_passing(&error) && Instant::now() < until && !self.app.stop.is_cancelled() => {
                     sleep(ASK_AGAIN).await;
                 }
-                Err(error) => {
-                    let message = format!("the call {call} is on record and has no result yet: {error}");
-                    return Err(Fault::internal(message, Some(json!({ "tool_use_id": call }))));
-                }
+                Err(error) => return Err(without_result(&call, &error)),
             }
         }
     }
@@ -229,6 +236,11 @@ fn block(block: &Value) -> Value {
         (Some("image"), Some(data), Some(media)) => json!({"type": "image", "data": data, "mimeType": media}),
         _ => json!({"type": "text", "text": block.to_string()}),
     }
+}
+
+fn without_result(call: &EventId, error: &ExecuteError) -> Fault {
+    let message = format!("the call {call} is on record and has no result yet: {error}");
+    Fault::internal(message, Some(json!({ "tool_use_id": call })))
 }
 
 /// Whether asking again may help.

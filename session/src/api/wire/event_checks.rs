@@ -8,6 +8,9 @@ use super::threads;
 use crate::api::error::{ApiError, Result};
 use crate::app::App;
 
+/// Events that are looked through at a time.
+const ASKED_AT_ONCE: usize = 100;
+
 /// What an event answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Answers {
@@ -72,7 +75,15 @@ pub(super) async fn check(app: &App, state: &SessionState, events: &[ClientEvent
             | ClientEvent::UserDefineOutcome { .. }
             | ClientEvent::SystemMessage { .. } => continue,
         };
-        if !find(app, &state.meta.id, id).await?.is_some_and(|body| answers.is_answer_to(&body)) {
+        let found = find(app, &state.meta.id, id).await?;
+        let waits = match &found {
+            Some((_, body)) if answers.is_answer_to(body) => true,
+            Some((seq, EventBody::AgentToolUse { .. })) if answers == Answers::Confirmation => {
+                is_asked_again(app, &state.meta.id, *seq, id).await?
+            }
+            _ => false,
+        };
+        if !waits {
             let (field, wanted) = (answers.field(), answers.wanted());
             return Err(ApiError::bad_request(format!("`events[{index}].{field}`: {id} is not {wanted}")));
         }
@@ -80,8 +91,24 @@ pub(super) async fn check(app: &App, state: &SessionState, events: &[ClientEvent
     Ok(())
 }
 
-async fn find(app: &App, session: &SessionId, event: &EventId) -> Result<Option<EventBody>> {
+async fn find(app: &App, session: &SessionId, event: &EventId) -> Result<Option<(u64, EventBody)>> {
     let Some(seq) = app.store.position(session, event).await? else { return Ok(None) };
     let slice = app.store.slice(session, &Query::after(seq.saturating_sub(1), 1)).await?;
-    Ok(slice.records.into_iter().next().map(|record| record.event.body))
+    Ok(slice.records.into_iter().next().map(|record| (seq, record.event.body)))
+}
+
+/// Whether it is not known how a call ended, and the client was asked what becomes of it. The call is number `seq` of the log.
+async fn is_asked_again(app: &App, session: &SessionId, seq: u64, call: &EventId) -> Result<bool> {
+    let types = vec!["x.tool.outcome_asked".to_owned()];
+    let mut query = Query { types, ..Query::after(seq, ASKED_AT_ONCE) };
+    loop {
+        let slice = app.store.slice(session, &query).await?;
+        let about =
+            |body: &EventBody| matches!(body, EventBody::ToolOutcomeAsked { tool_use_id, .. } if tool_use_id == call);
+        if slice.records.iter().any(|record| about(&record.event.body)) {
+            return Ok(true);
+        }
+        let Some(next) = slice.next else { return Ok(false) };
+        query = query.from(next);
+    }
 }

@@ -14,6 +14,7 @@ use super::fields::patch_metadata;
 use super::session_fields::{Said, budget, metadata, said, title, vault_ids};
 use super::vault_use::check_vaults;
 use super::{session_agent, session_for, view};
+use crate::allowance::go_on;
 use crate::api::error::{ApiError, Result};
 use crate::api::extract::{Caller, JsonOf, PathOf};
 use crate::api::query::Params;
@@ -59,6 +60,7 @@ pub async fn update(
         }
     }
     let state = app.store.state(&state.meta.id).await?;
+    go_on(&app, &new, &state).await?;
     view::shown(&app, state, Some(new)).await.map(Json)
 }
 

@@ -8,6 +8,10 @@ pub mod token;
 pub mod wire;
 
 #[cfg(feature = "server")]
+mod egress;
+#[cfg(feature = "server")]
+pub mod fence;
+#[cfg(feature = "server")]
 pub mod server;
 #[cfg(feature = "server")]
 pub mod supervise;

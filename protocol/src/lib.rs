@@ -4,6 +4,7 @@
 //! the session service. This crate knows neither Kubernetes nor etcd.
 
 pub mod client;
+pub mod egress;
 pub mod error;
 pub mod event;
 pub mod export;

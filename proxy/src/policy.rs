@@ -1,8 +1,12 @@
 //! Where a credential may go. Pure: no clock, no network, no file.
 
-use std::fmt;
+use std::{fmt, net::IpAddr};
 
 use http::Method;
+
+use crate::hosts::HostPattern;
+
+const MAX_HOST_LENGTH: usize = 253;
 
 /// How an upstream is spoken to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Deserialize)]
@@ -43,11 +47,18 @@ pub struct Host(String);
 #[error("{0:?} is not a host: it needs letters, digits, dots and hyphens, or an IP address")]
 pub struct InvalidHost(String);
 
+impl InvalidHost {
+    pub(crate) fn of(text: &str) -> Self {
+        Self(text.chars().take(MAX_HOST_LENGTH).collect())
+    }
+}
+
 impl Host {
-    /// Reads a host.
+    /// Reads a host. Names in other scripts have to come in their ASCII form (`xn--`).
     ///
     /// # Errors
-    /// [`InvalidHost`] for wildcards, other scripts, ports, user names and empty labels.
+    /// [`InvalidHost`] for wildcards, other scripts, ports, user names, empty labels, and for numbers that resolvers take for
+    /// an address although they are not in the usual form of one (`127.1`, `0x7f000001`).
     pub fn parse(text: &str) -> Result<Self, InvalidHost> {
         let unbracketed = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
         if let Ok(address) = unbracketed.unwrap_or(text).parse::<std::net::Ipv6Addr>() {
@@ -58,10 +69,28 @@ impl Host {
             (1..=63).contains(&label.len())
                 && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
         };
-        if name.len() > 253 || !name.split('.').all(label) {
-            return Err(InvalidHost(text.to_owned()));
+        if name.len() > MAX_HOST_LENGTH || !name.split('.').all(label) {
+            return Err(InvalidHost::of(text));
+        }
+        // The last label of a name is never a number, so what ends with one is an IPv4 address or a disguise of one.
+        let last = name.rsplit('.').next().unwrap_or_default();
+        let number = last.bytes().all(|byte| byte.is_ascii_digit()) || last.starts_with("0x") || last.starts_with("0X");
+        if number && name.parse::<std::net::Ipv4Addr>().is_err() {
+            return Err(InvalidHost::of(text));
         }
         Ok(Self(name.to_ascii_lowercase()))
+    }
+
+    /// The address, if it is one.
+    #[must_use]
+    pub fn address(&self) -> Option<IpAddr> {
+        self.0.parse().ok()
+    }
+
+    /// Whether it is a name and no address.
+    #[must_use]
+    pub fn is_name(&self) -> bool {
+        self.address().is_none()
     }
 
     /// The host as text.
@@ -200,8 +229,8 @@ pub struct Destination<'a> {
 pub struct Rule {
     /// The only scheme.
     pub scheme: Scheme,
-    /// The hosts, compared as a whole.
-    pub hosts: Vec<Host>,
+    /// The hosts.
+    pub hosts: Vec<HostPattern>,
     /// The only port.
     pub port: u16,
     /// The methods; none means any but CONNECT and TRACE.
@@ -257,6 +286,12 @@ pub enum Mismatch {
 }
 
 impl Rule {
+    /// Whether the host is one of its hosts.
+    #[must_use]
+    pub fn covers(&self, host: &Host) -> bool {
+        self.hosts.iter().any(|pattern| pattern.covers(host))
+    }
+
     /// Judges a destination.
     ///
     /// # Errors
@@ -265,8 +300,9 @@ impl Rule {
         if self.scheme != to.scheme {
             return Err(Mismatch::Scheme { allowed: self.scheme.as_str(), asked: to.scheme.as_str() });
         }
-        if !self.hosts.contains(to.host) {
-            return Err(Mismatch::Host { allowed: list(&self.hosts, Host::as_str), asked: to.host.to_string() });
+        if !self.covers(to.host) {
+            let hosts = self.hosts.iter().map(ToString::to_string).collect::<Vec<_>>();
+            return Err(Mismatch::Host { allowed: hosts.join(", "), asked: to.host.to_string() });
         }
         if self.port != to.port {
             return Err(Mismatch::Port { allowed: self.port, asked: to.port });

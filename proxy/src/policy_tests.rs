@@ -8,7 +8,7 @@ use super::*;
 fn rule() -> Rule {
     Rule {
         scheme: Scheme::Https,
-        hosts: vec![Host::parse("api.example").unwrap()],
+        hosts: vec![HostPattern::parse("api.example").unwrap()],
         port: 443,
         methods: vec![Method::POST],
         path_prefixes: vec![PlainPath::parse("/v1/messages").unwrap()],

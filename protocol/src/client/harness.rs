@@ -6,6 +6,7 @@ use tokio::time::Instant;
 
 use super::transport::{Call, DEADLINE, Transport};
 use super::{Backoff, Result, Server, TokenSource};
+use crate::egress::CredentialEvents;
 use crate::event::Record;
 use crate::harness::{
     AppendRequest, AppendResponse, ClaimRequest, ClaimResponse, DeltasRequest, EventsPage, ExecuteRequest,
@@ -81,6 +82,15 @@ impl HarnessClient {
     pub async fn claim(&self) -> Result<ClaimResponse> {
         let path = self.path("claim");
         self.transport.send_json(Call::post(&path).deadline(CLAIM_DEADLINE), &ClaimRequest {}).await
+    }
+
+    /// Reports uses and refusals of credentials; once it returns, they are in the session's log.
+    ///
+    /// # Errors
+    /// 403 when the token is not that of the session's proxy. A report that is repeated may be on record twice.
+    pub async fn credential_events(&self, events: &CredentialEvents, deadline: Duration) -> Result<()> {
+        let path = self.path("credential_events");
+        self.transport.post_only(Call::post(&path).deadline(deadline), events).await
     }
 
     /// Keeps the claim alive.

@@ -5,16 +5,25 @@ use std::{collections::HashSet, path::PathBuf};
 use http::{HeaderName, Method, Uri};
 use serde::Deserialize;
 
-use crate::policy::{AmbiguousPath, Host, InvalidHost, PlainPath, Rule, Scheme};
+pub use self::egress::{Audit, Binding, BindingPlacement, Egress, Location, Network, UpstreamProxy};
+use self::egress::{EgressProblem, RawEgress};
+use crate::{
+    hosts::HostPattern,
+    policy::{AmbiguousPath, Host, InvalidHost, PlainPath, Rule, Scheme},
+};
+
+mod egress;
 
 const MAX_ROUTES: usize = 64;
 const MAX_NAME_LENGTH: usize = 253;
 
-/// All routes of a proxy, checked.
+/// All that a proxy serves, checked.
 #[derive(Debug, Clone)]
 pub struct Config {
     /// The routes; none has the prefix of another.
     pub routes: Vec<Route>,
+    /// The egress mode, if the session's sandboxes may reach anything.
+    pub egress: Option<Egress>,
 }
 
 /// One upstream and the credential for it.
@@ -90,6 +99,9 @@ pub enum ConfigError {
         /// What is wrong.
         problem: RouteProblem,
     },
+    /// An egress section that cannot be used.
+    #[error("egress: {0}")]
+    Egress(#[from] EgressProblem),
 }
 
 /// What is wrong with a route.
@@ -143,6 +155,8 @@ pub enum RouteProblem {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct RawConfig {
     routes: Vec<RawRoute>,
+    #[serde(default)]
+    egress: Option<RawEgress>,
 }
 
 #[derive(Deserialize)]
@@ -222,7 +236,7 @@ impl Config {
             }
             routes.push(route);
         }
-        Ok(Self { routes })
+        Ok(Self { routes, egress: raw.egress.map(Egress::try_from).transpose()? })
     }
 }
 
@@ -268,22 +282,26 @@ impl TryFrom<RawCredential> for Credential {
                 _ => return Err(RouteProblem::Header(name)),
             },
         };
-        Ok(Self { name: checked_name(name)?, file, placement, rule: allow.try_into()? })
+        Ok(Self {
+            name: checked_name(name)?,
+            file,
+            placement,
+            rule: allow.rule(|text| Host::parse(text).map(HostPattern::Exact))?,
+        })
     }
 }
 
-impl TryFrom<RawAllow> for Rule {
-    type Error = RouteProblem;
-
-    fn try_from(raw: RawAllow) -> Result<Self, RouteProblem> {
-        let RawAllow { scheme, hosts, port, methods, path_prefixes, allow_private } = raw;
+impl RawAllow {
+    /// The rule, with hosts as `host` reads them.
+    fn rule(self, host: fn(&str) -> Result<HostPattern, InvalidHost>) -> Result<Rule, RouteProblem> {
+        let RawAllow { scheme, hosts, port, methods, path_prefixes, allow_private } = self;
         if hosts.is_empty() {
             return Err(RouteProblem::NoHost);
         }
         let path = |text: String| PlainPath::parse(&text).map_err(|problem| RouteProblem::PathPrefix(text, problem));
-        Ok(Self {
+        Ok(Rule {
             scheme,
-            hosts: hosts.iter().map(|host| Host::parse(host)).collect::<Result<_, _>>()?,
+            hosts: hosts.iter().map(|text| host(text)).collect::<Result<_, _>>()?,
             port,
             methods: methods.into_iter().map(parse_method).collect::<Result<_, _>>()?,
             path_prefixes: path_prefixes.into_iter().map(path).collect::<Result<_, _>>()?,

@@ -3,6 +3,7 @@
 //! Without the default feature `server` the crate is what a caller needs: the [`wire`] types, the [`token`]s that open a
 //! sandbox, and the [`client`]. It knows nothing of Kubernetes.
 
+pub mod canary;
 pub mod client;
 pub mod token;
 pub mod wire;
@@ -10,7 +11,7 @@ pub mod wire;
 #[cfg(feature = "server")]
 mod egress;
 #[cfg(feature = "server")]
-pub mod fence;
+mod fence;
 #[cfg(feature = "server")]
 pub mod server;
 #[cfg(feature = "server")]

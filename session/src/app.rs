@@ -170,6 +170,8 @@ pub struct Shared {
     pub warm: Warm,
     /// The last claim of each session that this replica has seen: epoch and pod.
     pub claims: TtlCache<SessionId, (u64, String)>,
+    /// Which environments say what their sandboxes may reach, by namespace and name.
+    pub networks: TtlCache<(String, String), bool>,
     /// When queued events were accepted.
     pub accepted: TtlCache<EventId, Instant>,
     /// Bounds the event streams.
@@ -219,6 +221,7 @@ impl App {
             previews: Previews::default(),
             warm: Warm::default(),
             claims: TtlCache::new(REMEMBERED),
+            networks: TtlCache::new(REMEMBERED),
             accepted: TtlCache::new(REMEMBERED),
             streams: Arc::new(Semaphore::new(OPEN_STREAMS)),
             stop,
@@ -285,6 +288,8 @@ impl App {
             .route("/namespaces/{namespace}/sandboxes/{name}/drain", post(internal::drain));
         let admit = from_fn_with_state(self.clone(), layer::admit);
         let (wire, harness) = (wire.route_layer(admit.clone()), harness.route_layer(admit.clone()));
+        // The proxy has a token of its own.
+        let harness = harness.route("/credential_events", post(harness::credentials::report));
         let parked = post(harness::parked::park).route_layer(admit);
         Router::new()
             .nest("/v1", wire.clone())

@@ -1,6 +1,7 @@
 //! What Longhand promises, on a real cluster: one file a behaviour, each test in a namespace of its own.
 
 mod bad_input;
+mod egress;
 mod fencing;
 mod gitops;
 mod idle;

@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::fence::{Canary, InvalidCanary};
+use crate::canary::{Canary, InvalidCanary};
 use crate::token::{KeyError, Verifier};
 use crate::wire::DEFAULT_PORT;
 

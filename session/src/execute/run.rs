@@ -13,7 +13,7 @@ use longhand_protocol::{EventId, SessionId};
 use longhand_sandbox::client::{SandboxError, Target};
 use longhand_sandbox::wire::{CallId, ExecuteRequest, ToolOutput};
 use longhand_session_log::StoreError;
-use longhand_session_log::store::{CallState, FinishFrom, Incarnation, SessionMeta};
+use longhand_session_log::store::{CallState, Claimant, FinishFrom, Incarnation, SessionMeta};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
@@ -48,6 +48,8 @@ pub(super) struct Call<'a> {
 /// What is known of a call while it runs here.
 struct Course {
     meta: SessionMeta,
+    /// Who owned the session when the call began.
+    harness: Option<Claimant>,
     intent: Intent,
     key: SandboxKey,
     seen: watch::Receiver<Option<SandboxView>>,
@@ -107,7 +109,10 @@ impl<'a> Call<'a> {
         let seen_through = async {
             match queue {
                 Some(queue) => self.hosted(&queue).await,
-                None => self.in_sandbox(state.meta, intent, story.since.retried).await,
+                None => {
+                    let harness = state.owner.map(|owner| owner.claimant);
+                    self.in_sandbox((state.meta, harness), intent, story.since.retried).await
+                }
             }
         };
         tokio::select! {
@@ -117,7 +122,12 @@ impl<'a> Call<'a> {
         }
     }
 
-    async fn in_sandbox(&self, meta: SessionMeta, intent: Intent, retried: u32) -> Result<Labelled, ExecuteError> {
+    async fn in_sandbox(
+        &self,
+        (meta, harness): (SessionMeta, Option<Claimant>),
+        intent: Intent,
+        retried: u32,
+    ) -> Result<Labelled, ExecuteError> {
         let key = SandboxKey {
             namespace: meta.namespace.clone(),
             name: resources::plan::sandbox_name(&meta.name, &meta.uid, &intent.sandbox),
@@ -126,6 +136,7 @@ impl<'a> Call<'a> {
         let ended_before = seen.borrow().as_ref().filter(|seen| seen.finished.is_some()).map(|seen| seen.uid.clone());
         let course = Course {
             meta,
+            harness,
             intent,
             key,
             seen,
@@ -334,6 +345,10 @@ impl<'a> Call<'a> {
         if fresh && self.interrupted.is_cancelled() {
             self.executor.store.undispatch(&self.session, &self.call, &incarnation).await?;
             return Ok(None);
+        }
+        if let Some(egress) = self.executor.egress.as_ref().filter(|_| fresh) {
+            let (meta, harness) = (&course.meta, course.harness.as_ref());
+            egress.prepare(&self.executor.client, meta, harness, &course.intent.sandbox, &target).await;
         }
         let call_id = CallId::new(self.call.as_str()).map_err(|error| ExecuteError::Failed(error.to_string()))?;
         let request = ExecuteRequest {

@@ -1,6 +1,7 @@
 //! Every API through its router, over a store in memory and a cluster of make-believe.
 
 mod agents;
+mod credentials;
 mod environments;
 mod events;
 mod fuzz;

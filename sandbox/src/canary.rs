@@ -9,7 +9,7 @@ use tokio::net::{TcpStream, UdpSocket};
 use tokio::time::timeout;
 
 /// What is reachable in a cluster answers long before.
-pub const WINDOW: Duration = Duration::from_millis(250);
+const WINDOW: Duration = Duration::from_millis(250);
 const MAX_TARGETS: usize = 16;
 /// Of the root: every resolver answers it, if only by a refusal.
 const DNS_QUERY: [u8; 17] = [0x1f, 0x07, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 2, 0, 1];

@@ -13,11 +13,13 @@ use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 use tracing::{info, warn};
 
-use crate::canary::{Canary, WINDOW};
+use crate::canary::Canary;
 use crate::wire::{FenceReport, FenceState};
 
 /// Between two looks while there is no fence.
-const AGAIN: Duration = Duration::from_millis(500);
+const AGAIN: Duration = Duration::from_millis(250);
+/// A probe waits for a fence that is just being put up; the kubelet gives it two seconds.
+const PROBE: Duration = Duration::from_millis(1_500);
 /// Between two looks at a fence that stood.
 const STILL: Duration = Duration::from_secs(15);
 
@@ -41,15 +43,14 @@ impl Fence {
         self.seen.borrow().clone()
     }
 
-    /// Whether the sandbox may be called ready: at once if no fence is required, else when the first look is over.
+    /// Whether the sandbox may be called ready: at once if no fence is required, else when one is seen within a probe's time.
     pub(crate) async fn admits(&self) -> bool {
         if !self.required {
             return true;
         }
         let mut seen = self.seen.clone();
-        let known = seen.wait_for(|report| report.state != FenceState::Unknown);
-        let known = timeout(WINDOW * 4, known).await;
-        matches!(known, Ok(Ok(report)) if report.state == FenceState::Fenced)
+        let fenced = seen.wait_for(|report| report.state == FenceState::Fenced);
+        matches!(timeout(PROBE, fenced).await, Ok(Ok(_)))
     }
 }
 

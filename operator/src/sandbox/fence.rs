@@ -25,7 +25,7 @@ pub(super) const EGRESS_FENCED: &str = "EgressFenced";
 /// The reason if another policy lets it out.
 pub(super) const POLICY_OPENS: &str = "PolicyOpensFence";
 
-const DEADLINE: Duration = Duration::from_secs(2);
+const DEADLINE: Duration = Duration::from_millis(500);
 const MAX_REPORT: usize = 16 * 1024;
 /// A fence that stands is looked at again after this long; what readiness shows is seen at once.
 pub(super) const AGAIN: Duration = Duration::from_secs(60);

@@ -166,6 +166,11 @@ async fn see_fence(
     let sandbox = &observed.sandbox;
     let namespace = sandbox.namespace().unwrap_or_default();
     let Some(view) = pod.filter(|pod| matches!(pod.stage, Stage::Running { .. })) else { return Ok(None) };
+    // What waits for it to be ready is not held up; one that stays as it is has something to say.
+    let ready = matches!(view.stage, Stage::Running { ready_since: Some(_), .. });
+    if !ready && pods::elapsed(view.created, now) < fence::SOON {
+        return Ok(Some(fence::SOON));
+    }
     // The store has it, since it runs.
     let Some(pod) = sandboxes.pods.get(&ObjectRef::new(&view.name).within(&namespace)) else { return Ok(None) };
     let in_namespace = |policy: &NetworkPolicy| policy.metadata.namespace.as_ref() == Some(&namespace);
@@ -174,7 +179,7 @@ async fn see_fence(
     let before = find(&status.conditions, EGRESS_FENCED).map(|condition| condition.status.clone());
     let (fencing, fences) = (&sandboxes.context.fencing, &*sandboxes.fences);
     let Some(seen) = fence::look(&pod, &policies, fencing, fences, before.is_some()).await else {
-        return Ok(Some(fence::SOON));
+        return Ok(Some(if ready { fence::AGAIN } else { fence::SOON }));
     };
     let truth = seen.truth;
     let conditions = merge(&status.conditions, std::slice::from_ref(&seen), status.observed_generation, now);

@@ -21,19 +21,27 @@ pub enum BodyError {
     Idle(Duration),
 }
 
-/// A body on its way. Each piece is passed on at once; trailers are left out, since no policy judges them.
+/// A body on its way. Each piece is passed on at once; trailers are left out, since no policy judges them, unless they are
+/// asked for.
 #[derive(Debug)]
 pub struct Relayed<B> {
     inner: B,
     idle: Duration,
     timer: Pin<Box<Sleep>>,
     waiting: bool,
+    trailers: bool,
 }
 
 impl<B> Relayed<B> {
     /// Relays a body that may be silent for so long at a time.
     pub fn new(inner: B, idle: Duration) -> Self {
-        Self { inner, idle, timer: Box::pin(sleep(idle)), waiting: false }
+        Self { inner, idle, timer: Box::pin(sleep(idle)), waiting: false, trailers: false }
+    }
+
+    /// Passes trailers on too, for whoever judges them.
+    #[must_use]
+    pub fn with_trailers(self) -> Self {
+        Self { trailers: true, ..self }
     }
 }
 
@@ -46,8 +54,8 @@ impl<B: Body<Data = Bytes, Error = hyper::Error> + Unpin> Body for Relayed<B> {
             match Pin::new(&mut self.inner).poll_frame(cx) {
                 Poll::Ready(Some(Ok(frame))) => {
                     self.waiting = false;
-                    if let Ok(data) = frame.into_data() {
-                        return Poll::Ready(Some(Ok(Frame::data(data))));
+                    if frame.is_data() || self.trailers {
+                        return Poll::Ready(Some(Ok(frame)));
                     }
                 }
                 Poll::Ready(Some(Err(error))) => return Poll::Ready(Some(Err(BodyError::Read(error)))),

@@ -86,7 +86,36 @@ pub fn prepare_response(headers: &mut HeaderMap, secret: Option<&Secret>) {
     }
 }
 
-fn remove_hop_by_hop(headers: &mut HeaderMap) {
+/// Makes the headers of a request of a sandbox fit for the upstream, but for the credentials, which were judged: what
+/// concerns this connection and what could change the destination is taken out, and the answer is asked for as it is, since a
+/// compressed one could not be looked into.
+pub fn prepare_intercepted_request(headers: &mut HeaderMap) {
+    let trailers = headers.get(header::TE).is_some_and(|te| te == "trailers");
+    remove_hop_by_hop(headers);
+    for name in OVERRIDES {
+        headers.remove(*name);
+    }
+    headers.remove(header::CONTENT_LENGTH);
+    headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+    if trailers {
+        headers.insert(header::TE, HeaderValue::from_static("trailers"));
+    }
+}
+
+/// Makes the headers of an answer fit for a sandbox, but for values of credentials in them. `used` says that a credential was
+/// placed into the request: a session that it began is not for the sandbox.
+pub fn prepare_intercepted_response(headers: &mut HeaderMap, used: bool) {
+    remove_hop_by_hop(headers);
+    headers.remove(header::PROXY_AUTHENTICATE);
+    // It would lead programs past the proxy, by QUIC.
+    headers.remove(header::ALT_SVC);
+    if used {
+        headers.remove(header::SET_COOKIE);
+    }
+}
+
+/// Takes out what concerns one connection only, also what its `connection` header names.
+pub fn remove_hop_by_hop(headers: &mut HeaderMap) {
     let nominated: Vec<HeaderName> = headers
         .get_all(header::CONNECTION)
         .iter()

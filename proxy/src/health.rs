@@ -9,35 +9,45 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     base_url::{Proxy, forward::CredentialState},
+    egress::EgressProxy,
     secret::FileCondition,
 };
+
+/// The route that credentials of the egress mode are reported under.
+const EGRESS: &str = "egress";
 
 #[derive(Clone)]
 struct Health {
     proxy: Arc<Proxy>,
+    egress: Option<Arc<EgressProxy>>,
     metrics: PrometheusHandle,
     shutdown: CancellationToken,
 }
 
 /// `/startupz`, `/livez`, `/readyz` and `/metrics`.
-pub fn router(proxy: Arc<Proxy>, metrics: PrometheusHandle, shutdown: CancellationToken) -> Router {
+pub fn router(
+    proxy: Arc<Proxy>,
+    egress: Option<Arc<EgressProxy>>,
+    metrics: PrometheusHandle,
+    shutdown: CancellationToken,
+) -> Router {
     Router::new()
         .route("/startupz", get(startupz))
         .route("/livez", get(|| async { "ok" }))
         .route("/readyz", get(readyz))
         .route("/metrics", get(|State(health): State<Health>| async move { health.metrics.render() }))
-        .with_state(Health { proxy, metrics, shutdown })
+        .with_state(Health { proxy, egress, metrics, shutdown })
 }
 
 /// Started once every credential that is required can be used: the pod holds back the harness until then, since it could do nothing.
 async fn startupz(State(health): State<Health>) -> impl IntoResponse {
-    let report = Report::of(&health.proxy, health.shutdown.is_cancelled());
+    let report = Report::of(&health);
     (status(report.may_start()), Json(report))
 }
 
 /// Ready with a missing credential too, which the body reports: it heals without a restart when the file appears.
 async fn readyz(State(health): State<Health>) -> impl IntoResponse {
-    let report = Report::of(&health.proxy, health.shutdown.is_cancelled());
+    let report = Report::of(&health);
     (status(report.ready), Json(report))
 }
 
@@ -72,8 +82,16 @@ struct FileReport {
 }
 
 impl Report {
-    fn of(proxy: &Proxy, draining: bool) -> Self {
+    fn of(Health { proxy, egress, shutdown, .. }: &Health) -> Self {
         let now = Instant::now();
+        // A sandbox can do much without its credentials, so that none is required.
+        let binding = |(credential, condition): (String, Option<FileCondition>)| CredentialReport {
+            route: EGRESS.to_owned(),
+            credential,
+            required: false,
+            file: condition.into(),
+        };
+        let bindings = egress.iter().flat_map(|egress| egress.credentials(now)).map(binding);
         let credential = |state: CredentialState| CredentialReport {
             route: state.route,
             credential: state.credential,
@@ -81,9 +99,9 @@ impl Report {
             file: state.condition.into(),
         };
         Self {
-            ready: !draining,
+            ready: !shutdown.is_cancelled(),
             session_token: proxy.token_condition(now).into(),
-            credentials: proxy.credentials(now).into_iter().map(credential).collect(),
+            credentials: proxy.credentials(now).into_iter().map(credential).chain(bindings).collect(),
         }
     }
 

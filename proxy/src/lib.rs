@@ -1,10 +1,10 @@
 //! The credential proxy: the sidecar of a harness pod, and the only container that holds a credential.
 //!
-//! It has one mode, **base URL** ([`base_url`]): plain HTTP on loopback for the harness, which authenticates with its session
-//! token; the proxy swaps that for the real credential. What decides and what speaks to upstreams knows nothing of the
-//! mode, so that another mode is another module beside `base_url`:
+//! It has two modes. **Base URL** ([`base_url`]): plain HTTP on loopback for the harness, which authenticates with its session
+//! token; the proxy swaps that for the real credential. **Egress** ([`egress`]): an authenticated proxy on the pod's IP for
+//! the session's sandboxes, which terminates TLS ([`intercept`]) where a credential is bound. Both rest on:
 //!
-//! - [`policy`] (pure): where a credential may go, and which paths are too ambiguous to be judged;
+//! - [`policy`] and [`hosts`] (pure): where a credential may go, and which paths are too ambiguous to be judged;
 //! - [`address`] (pure): which network addresses an upstream may have;
 //! - [`headers`] (pure): what is taken out of requests and responses;
 //! - [`secret`]: values that are never shown, read from files that rotate;
@@ -25,3 +25,6 @@ pub mod intercept;
 pub mod policy;
 pub mod secret;
 pub mod upstream;
+
+#[cfg(test)]
+mod testing;

@@ -1,12 +1,24 @@
 //! `proxy`: the credential-proxy sidecar.
 
-use std::{io, net::SocketAddr, path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
+use std::{
+    io,
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+    process::ExitCode,
+    sync::Arc,
+    time::Duration,
+};
 
 use clap::Parser;
 use longhand_process::{log, signals};
+use longhand_protocol::{
+    client::{self, HarnessClient, Server, TokenSource},
+    egress::PORT,
+};
 use longhand_proxy::{
     base_url::{self, Proxy, serve::BindError},
-    config::{Config, ConfigError},
+    config::{Config, ConfigError, Egress},
+    egress::{self, EgressProxy, dial::SystemSockets, serve::StartError},
     harden::harden,
     health,
     upstream::{TlsError, tls_config},
@@ -41,6 +53,15 @@ struct Args {
     /// Where to listen for probes and metrics.
     #[arg(long, env = "PROXY_HEALTH_LISTEN", default_value = "0.0.0.0:8082")]
     health_listen: SocketAddr,
+    /// The UID of this pod, which egress tokens name. Needed with egress.
+    #[arg(long, env = "POD_UID")]
+    pod_uid: Option<String>,
+    /// The address of this pod, where the sandboxes are served. Needed with egress.
+    #[arg(long, env = "POD_IP")]
+    pod_ip: Option<IpAddr>,
+    /// The port there.
+    #[arg(long, env = "PROXY_EGRESS_PORT", default_value_t = PORT)]
+    egress_port: u16,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -59,6 +80,14 @@ enum Failure {
     BindHealth { address: SocketAddr, source: io::Error },
     #[error("cannot serve probes: {0}")]
     Health(#[source] io::Error),
+    #[error("there is egress in PROXY_CONFIG, but no {0}: set it from the pod's own fields")]
+    NoPodField(&'static str),
+    #[error(transparent)]
+    Egress(#[from] StartError),
+    #[error(transparent)]
+    EgressBind(#[from] egress::serve::BindError),
+    #[error("egress.audit: {0}")]
+    Audit(#[from] client::Error),
     #[error("cannot wait for signals: {0}")]
     Signal(#[source] io::Error),
 }
@@ -67,6 +96,8 @@ enum Failure {
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
     log::to_stderr();
+    // The client of the session service takes the provider of the process; only an earlier one would be in the way.
+    drop(rustls::crypto::ring::default_provider().install_default());
     match harden().map_err(Failure::Harden).map(|()| Args::parse()) {
         Ok(args) => match run(args).await {
             Ok(()) => ExitCode::SUCCESS,
@@ -83,7 +114,11 @@ fn fail(failure: &Failure) -> ExitCode {
 
 async fn run(args: Args) -> Result<(), Failure> {
     let config = Config::parse(&args.config)?;
-    let proxy = Arc::new(Proxy::new(config, args.session_token_file, &Arc::new(tls_config()?)));
+    let sandboxes = match config.egress.clone() {
+        Some(egress) => Some(Sandboxes::new(egress, &args).await?),
+        None => None,
+    };
+    let proxy = Arc::new(Proxy::new(config, args.session_token_file, &Arc::new(tls_config(None)?)));
     let metrics = PrometheusBuilder::new().set_buckets(BUCKETS)?.install_recorder()?;
     let listener = base_url::serve::bind(args.listen).await?;
     let health_listener = TcpListener::bind(args.health_listen)
@@ -101,10 +136,21 @@ async fn run(args: Args) -> Result<(), Failure> {
             upkeep.run_upkeep();
         }
     });
-    let router = health::router(proxy.clone(), metrics, shutdown.clone());
+    let egress = sandboxes.as_ref().map(|sandboxes| sandboxes.proxy.clone());
+    let router = health::router(proxy.clone(), egress, metrics, shutdown.clone());
     let probes = axum::serve(health_listener, router).with_graceful_shutdown(done.clone().cancelled_owned());
     let mut probes = tasks.spawn(probes.into_future());
-    let mut serving = tasks.spawn(base_url::serve(listener, proxy, shutdown.clone(), GRACE));
+    let harness = base_url::serve(listener, proxy, shutdown.clone(), GRACE);
+    let mut serving = match sandboxes {
+        None => tasks.spawn(harness),
+        Some(Sandboxes { proxy, listener, service }) => {
+            let (audit, audit_done) = (proxy.audit().clone(), done.clone());
+            tasks.spawn(async move { audit.run(&service, audit_done).await });
+            let sandboxes = egress::serve(listener, proxy, shutdown.clone(), GRACE);
+            // Neither ends before the other is told to.
+            tasks.spawn(async move { _ = tokio::join!(harness, sandboxes) })
+        }
+    };
     tracing::info!(address = %args.listen, probes = %args.health_listen, "serving");
 
     let outcome = tokio::select! {
@@ -117,13 +163,40 @@ async fn run(args: Args) -> Result<(), Failure> {
     };
     shutdown.cancel();
     if !serving.is_finished() && serving.await.is_err() {
-        tracing::error!("the listener for the harness failed");
+        tracing::error!("a listener failed");
     }
     done.cancel();
     tasks.close();
-    if timeout(PROBES_GRACE, tasks.wait()).await.is_err() {
+    if !probes.is_finished() && timeout(PROBES_GRACE, &mut probes).await.is_err() {
         probes.abort();
-        tasks.wait().await;
     }
+    // The rest ends by itself.
+    tasks.wait().await;
     outcome
+}
+
+/// What the sandboxes of the session are served with.
+struct Sandboxes {
+    proxy: Arc<EgressProxy>,
+    listener: TcpListener,
+    service: HarnessClient,
+}
+
+impl Sandboxes {
+    async fn new(egress: Egress, args: &Args) -> Result<Self, Failure> {
+        let pod_uid = args.pod_uid.as_deref().ok_or(Failure::NoPodField("POD_UID"))?;
+        let pod_ip = args.pod_ip.ok_or(Failure::NoPodField("POD_IP"))?;
+        let tls = Arc::new(tls_config(egress.ca_file.as_deref())?);
+        let server = Server::new(egress.audit.url.as_str());
+        let server = match &egress.audit.ca {
+            Some(authorities) => server.trusting(authorities.as_str()),
+            None => server,
+        };
+        let token = TokenSource::file(&egress.audit.token_file);
+        let service = HarnessClient::new(server, egress.session.clone(), token)?;
+        let proxy = Arc::new(EgressProxy::new(egress, pod_uid, Arc::new(SystemSockets), tls)?);
+        let listener = egress::serve::bind(SocketAddr::new(pod_ip, args.egress_port)).await?;
+        tracing::info!(address = %pod_ip, port = args.egress_port, "serving sandboxes");
+        Ok(Self { proxy, listener, service })
+    }
 }

@@ -39,7 +39,7 @@ impl Scheme {
 }
 
 /// A host name or address in the one form in which hosts are compared: lower case, no dot at the end, no brackets.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Host(String);
 
 /// A text that is no host.
@@ -57,8 +57,7 @@ impl Host {
     /// Reads a host. Names in other scripts have to come in their ASCII form (`xn--`).
     ///
     /// # Errors
-    /// [`InvalidHost`] for wildcards, other scripts, ports, user names, empty labels, and for numbers that resolvers take for
-    /// an address although they are not in the usual form of one (`127.1`, `0x7f000001`).
+    /// [`InvalidHost`] for wildcards, other scripts, ports, user names, and empty labels.
     pub fn parse(text: &str) -> Result<Self, InvalidHost> {
         let unbracketed = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
         if let Ok(address) = unbracketed.unwrap_or(text).parse::<std::net::Ipv6Addr>() {
@@ -72,12 +71,6 @@ impl Host {
         if name.len() > MAX_HOST_LENGTH || !name.split('.').all(label) {
             return Err(InvalidHost::of(text));
         }
-        // The last label of a name is never a number, so what ends with one is an IPv4 address or a disguise of one.
-        let last = name.rsplit('.').next().unwrap_or_default();
-        let number = last.bytes().all(|byte| byte.is_ascii_digit()) || last.starts_with("0x") || last.starts_with("0X");
-        if number && name.parse::<std::net::Ipv4Addr>().is_err() {
-            return Err(InvalidHost::of(text));
-        }
         Ok(Self(name.to_ascii_lowercase()))
     }
 
@@ -85,6 +78,15 @@ impl Host {
     #[must_use]
     pub fn address(&self) -> Option<IpAddr> {
         self.0.parse().ok()
+    }
+
+    /// Whether resolvers take it for an address although it is not in the usual form of one (`127.1`, `0x7f000001`): the last
+    /// label of a name is never a number.
+    #[must_use]
+    pub fn is_disguised_address(&self) -> bool {
+        let last = self.0.rsplit('.').next().unwrap_or_default();
+        let number = last.bytes().all(|byte| byte.is_ascii_digit()) || last.starts_with("0x");
+        number && self.is_name()
     }
 
     /// Whether it is a name and no address.

@@ -30,6 +30,24 @@ impl fmt::Debug for Secret {
 }
 
 impl Secret {
+    /// Takes a value that came over the network and is to be kept like one from a file.
+    ///
+    /// # Errors
+    /// [`FileCondition`], when it is empty or does not fit in a header.
+    pub(crate) fn new(value: &[u8]) -> Result<Self, FileCondition> {
+        Self::from_file_content(Zeroizing::new(value.to_vec()))
+    }
+
+    #[cfg(test)]
+    pub(crate) fn of(value: &str) -> Self {
+        Self(Zeroizing::new(value.as_bytes().to_vec()))
+    }
+
+    /// The value, to be placed into a request or looked for in an answer; whoever copies it zeroises the copy.
+    pub(crate) fn expose(&self) -> &[u8] {
+        &self.0
+    }
+
     /// Takes the content of a file; line ends behind the value are not part of it.
     fn from_file_content(mut content: Zeroizing<Vec<u8>>) -> Result<Self, FileCondition> {
         let length = content.iter().rposition(|byte| !matches!(byte, b'\n' | b'\r')).map_or(0, |last| last + 1);

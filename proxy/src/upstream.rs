@@ -4,6 +4,7 @@ use std::{
     error::Error,
     io,
     net::{IpAddr, SocketAddr},
+    path::{Path, PathBuf},
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
@@ -21,7 +22,10 @@ use hyper_util::{
     },
     rt::{TokioExecutor, TokioTimer},
 };
-use rustls::{ClientConfig, RootCertStore};
+use rustls::{
+    ClientConfig, RootCertStore,
+    pki_types::{CertificateDer, pem::PemObject as _},
+};
 use tower::Service;
 
 use crate::{
@@ -39,16 +43,28 @@ const POOL_IDLE_TIMEOUT: Duration = Duration::from_secs(50);
 const MAX_POOLED_CONNECTIONS: usize = 32;
 const KEEP_ALIVE: Duration = Duration::from_secs(30);
 
-/// The TLS settings for all upstreams.
+/// Why TLS cannot be set up.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot set up TLS: {0}")]
-pub struct TlsError(#[from] rustls::Error);
+pub enum TlsError {
+    /// The TLS library does not support its own defaults.
+    #[error("cannot set up TLS: {0}")]
+    Library(#[from] rustls::Error),
+    /// A file of authorities that cannot be used.
+    #[error("cannot read the authorities in {path}: {cause}")]
+    Authorities {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        cause: String,
+    },
+}
 
-/// Trusts the roots of the system (or of `SSL_CERT_FILE`, for an own authority), or else those of Mozilla that are built in.
+/// Trusts the roots of the system (or of `SSL_CERT_FILE`, for an own authority), or else those of Mozilla that are built in;
+/// and the authorities in the file `more`, in PEM.
 ///
 /// # Errors
-/// When the TLS library does not support its own defaults.
-pub fn tls_config() -> Result<ClientConfig, TlsError> {
+/// When the file holds no certificate, or the TLS library does not support its own defaults.
+pub fn tls_config(more: Option<&Path>) -> Result<ClientConfig, TlsError> {
     let mut roots = RootCertStore::empty();
     let native = rustls_native_certs::load_native_certs();
     for error in &native.errors {
@@ -57,6 +73,14 @@ pub fn tls_config() -> Result<ClientConfig, TlsError> {
     roots.add_parsable_certificates(native.certs);
     if roots.is_empty() {
         roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
+    }
+    if let Some(path) = more {
+        let failed = |cause: String| TlsError::Authorities { path: path.to_owned(), cause };
+        let certificates: Result<Vec<_>, _> = CertificateDer::pem_file_iter(path).and_then(Iterator::collect);
+        let (added, _) = roots.add_parsable_certificates(certificates.map_err(|error| failed(error.to_string()))?);
+        if added == 0 {
+            return Err(failed("it holds no certificate in PEM".to_owned()));
+        }
     }
     tls_config_with(roots)
 }
@@ -192,4 +216,22 @@ fn causes(error: &(dyn Error + 'static)) -> String {
     let mut causes: Vec<String> = sources(error).skip(1).map(ToString::to_string).collect();
     causes.dedup();
     if causes.is_empty() { error.to_string() } else { causes.join(": ") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::tls_config;
+
+    #[test]
+    fn authorities_come_from_a_file_too() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("ca.pem");
+        let error = tls_config(Some(&path)).unwrap_err().to_string();
+        assert!(error.contains("ca.pem"), "{error}");
+        std::fs::write(&path, "no certificate").unwrap();
+        assert!(tls_config(Some(&path)).unwrap_err().to_string().contains("no certificate in PEM"));
+        let certificate = rcgen::generate_simple_self_signed(vec!["corporate.example".to_owned()]).unwrap();
+        std::fs::write(&path, certificate.cert.pem()).unwrap();
+        assert!(tls_config(Some(&path)).is_ok());
+    }
 }

@@ -47,6 +47,14 @@ pub struct Network {
     pub hosts: Vec<HostPattern>,
 }
 
+impl Network {
+    /// Whether the sandbox may reach a host without a credential.
+    #[must_use]
+    pub fn allows(&self, host: &Host) -> bool {
+        (self.unrestricted && host.is_name()) || self.hosts.iter().any(|pattern| pattern.covers(host))
+    }
+}
+
 /// A credential for the sandboxes: they see its placeholder, and its value takes the place on the way out.
 #[derive(Debug, Clone)]
 pub struct Binding {
@@ -300,3 +308,7 @@ impl TryFrom<RawUpstreamProxy> for UpstreamProxy {
         Ok(Self { host, port, no_proxy })
     }
 }
+
+#[cfg(test)]
+#[path = "egress_tests.rs"]
+mod tests;

@@ -7,9 +7,13 @@ use http::Response;
 use http_body_util::combinators::UnsyncBoxBody;
 use longhand_protocol::{SessionId, egress::Seed};
 use rustls::ClientConfig;
+use tokio_util::sync::CancellationToken;
 
 use super::{audit::Audit, dial::Dialer};
-use crate::{config::Binding, secret::SecretFile};
+use crate::{
+    config::{Binding, Network},
+    secret::SecretFile,
+};
 
 /// An answer to a program in a sandbox.
 pub type Answer = Response<UnsyncBoxBody<Bytes, Box<dyn Error + Send + Sync>>>;
@@ -39,6 +43,8 @@ pub struct SessionContext {
     pub session: SessionId,
     /// The sandbox that asks, by its name in the session.
     pub sandbox: Arc<str>,
+    /// What the sandbox may reach without a credential.
+    pub network: Network,
     /// What the placeholders are made from.
     pub seed: Seed,
     /// Every binding of the session, also those for other hosts.
@@ -49,4 +55,6 @@ pub struct SessionContext {
     pub tls: Arc<ClientConfig>,
     /// Uses and refusals.
     pub audit: Audit,
+    /// Cancelled when the proxy closes: what is idle shall end.
+    pub closing: CancellationToken,
 }

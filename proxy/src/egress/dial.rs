@@ -30,19 +30,26 @@ const MAX_ADDRESSES: usize = 16;
 /// An upstream proxy's answer to CONNECT.
 const MAX_HEAD: usize = 16 * 1024;
 
-/// Where names become addresses; tests have their own.
-pub trait Resolve: Send + Sync + std::fmt::Debug {
+/// Where names become addresses and addresses become connections; tests have their own.
+pub trait Sockets: Send + Sync + std::fmt::Debug {
     /// The addresses of a name, as they are now.
     fn resolve<'a>(&'a self, name: &'a str) -> BoxFuture<'a, io::Result<Vec<IpAddr>>>;
+
+    /// A connection to the first of these addresses that takes one.
+    fn connect<'a>(&'a self, addresses: &'a [SocketAddr]) -> BoxFuture<'a, io::Result<TcpStream>>;
 }
 
-/// The resolver of the system.
+/// Those of the system.
 #[derive(Debug)]
-pub struct SystemResolver;
+pub struct SystemSockets;
 
-impl Resolve for SystemResolver {
+impl Sockets for SystemSockets {
     fn resolve<'a>(&'a self, name: &'a str) -> BoxFuture<'a, io::Result<Vec<IpAddr>>> {
         Box::pin(async move { Ok(tokio::net::lookup_host((name, 0)).await?.map(|address| address.ip()).collect()) })
+    }
+
+    fn connect<'a>(&'a self, addresses: &'a [SocketAddr]) -> BoxFuture<'a, io::Result<TcpStream>> {
+        Box::pin(TcpStream::connect(addresses))
     }
 }
 
@@ -85,15 +92,15 @@ pub enum DialError {
 /// Makes connections, directly or through the upstream proxy.
 #[derive(Debug, Clone)]
 pub struct Dialer {
-    resolver: Arc<dyn Resolve>,
+    sockets: Arc<dyn Sockets>,
     upstream_proxy: Option<Arc<UpstreamProxy>>,
 }
 
 impl Dialer {
     /// A dialer that goes through `upstream_proxy`, if there is one.
     #[must_use]
-    pub fn new(resolver: Arc<dyn Resolve>, upstream_proxy: Option<UpstreamProxy>) -> Self {
-        Self { resolver, upstream_proxy: upstream_proxy.map(Arc::new) }
+    pub fn new(sockets: Arc<dyn Sockets>, upstream_proxy: Option<UpstreamProxy>) -> Self {
+        Self { sockets, upstream_proxy: upstream_proxy.map(Arc::new) }
     }
 
     /// Resolves and judges a host. Nothing is connected yet. A name that is reached through the upstream proxy is resolved
@@ -127,7 +134,7 @@ impl Dialer {
         let (host, port) = (target.host.to_string(), target.port);
         match (&target.route, &self.upstream_proxy) {
             (Route::Direct(addresses), _) => {
-                direct(addresses).await.map_err(|cause| DialError::Connect { host, port, cause })
+                self.direct(addresses).await.map_err(|cause| DialError::Connect { host, port, cause })
             }
             (Route::Proxied, Some(proxy)) => self.through(proxy, target).await,
             (Route::Proxied, None) => {
@@ -146,7 +153,7 @@ impl Dialer {
             return Ok(vec![address]);
         }
         let late = |_| Err(io::Error::from(io::ErrorKind::TimedOut));
-        let resolved = timeout(RESOLVE_TIMEOUT, self.resolver.resolve(host.as_str())).await.unwrap_or_else(late);
+        let resolved = timeout(RESOLVE_TIMEOUT, self.sockets.resolve(host.as_str())).await.unwrap_or_else(late);
         let failed = |cause| DialError::Resolve { host: host.to_string(), cause };
         let mut addresses = resolved.map_err(failed)?;
         admit(host.as_str(), addresses.iter().copied(), allow_private)?;
@@ -163,7 +170,7 @@ impl Dialer {
         let addresses: Vec<SocketAddr> =
             addresses.into_iter().map(|address| SocketAddr::new(address, proxy.port)).collect();
         let failed = |cause| DialError::Connect { host: proxy.host.to_string(), port: proxy.port, cause };
-        let mut stream = direct(&addresses).await.map_err(failed)?;
+        let mut stream = self.direct(&addresses).await.map_err(failed)?;
         let status = match timeout(CONNECT_TIMEOUT, ask(&mut stream, target)).await {
             Ok(answered) => answered.map_err(failed)?,
             Err(_) => return Err(failed(io::ErrorKind::TimedOut.into())),
@@ -173,14 +180,13 @@ impl Dialer {
         }
         Err(DialError::Refused { host: target.host.to_string(), port: target.port, status })
     }
-}
 
-async fn direct(addresses: &[SocketAddr]) -> io::Result<TcpStream> {
-    let stream = timeout(CONNECT_TIMEOUT, TcpStream::connect(addresses))
-        .await
-        .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))?;
-    stream.set_nodelay(true)?;
-    Ok(stream)
+    async fn direct(&self, addresses: &[SocketAddr]) -> io::Result<TcpStream> {
+        let late = |_| Err(io::Error::from(io::ErrorKind::TimedOut));
+        let stream = timeout(CONNECT_TIMEOUT, self.sockets.connect(addresses)).await.unwrap_or_else(late)?;
+        stream.set_nodelay(true)?;
+        Ok(stream)
+    }
 }
 
 /// Asks a proxy for a tunnel. Reads its head byte by byte, since what follows belongs to the tunnel.

@@ -1,29 +1,138 @@
-//! TLS interception for hosts with a binding.
+//! TLS interception for hosts with a binding: where placeholders become credentials, and credentials are kept from coming back.
+//!
+//! Pure: [`judge`] says which credentials a request may have, with what [`placeholder`] finds, [`foreign`] recognises and
+//! [`mint`] knows; [`head`] refuses what could be read in two ways; [`place`] puts values in; [`scrub`] takes them out, in the
+//! forms of [`encodings`]. Around them: [`authority`] makes certificates, [`exchange`] carries one request, [`sealed`] keeps what
+//! Git LFS hands out, [`bodies`], [`upgrade`], [`upstream`] and [`still`] move bytes, and [`refused`] says why not.
 
-use std::sync::Arc;
+use std::{
+    fmt,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
-use http::{Request, StatusCode};
-use hyper::body::Incoming;
-use tokio::io::{AsyncRead, AsyncWrite};
+use http::Request;
+use http_body_util::BodyExt;
+use hyper::{
+    body::Incoming,
+    server::conn::{http1, http2},
+    service::service_fn,
+};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use rustls::server::Acceptor;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    time::timeout,
+};
+use tokio_rustls::{LazyConfigAcceptor, server::TlsStream};
 
+use self::{
+    authority::{Authority, AuthorityError},
+    exchange::Exchange,
+    head::Form,
+    sealed::Sealed,
+    still::Still,
+    upstream::Tasks,
+    values::HostValues,
+};
 use crate::{
     config::Binding,
-    egress::{Answer, SessionContext, Target, refusal},
+    egress::{Answer, SessionContext, Target, audit::Subject},
+    policy::Host,
+    upstream::IDLE_TIMEOUT,
 };
+
+pub mod authority;
+pub mod bodies;
+pub mod encodings;
+pub mod exchange;
+pub mod foreign;
+pub mod head;
+pub mod judge;
+pub mod mint;
+pub mod place;
+pub mod placeholder;
+pub mod refused;
+pub mod scrub;
+pub mod sealed;
+pub mod still;
+pub mod upgrade;
+pub mod upstream;
+pub mod values;
+
+/// Until a client has shaken hands.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Until the head of a request is there; also how long a connection is kept without one.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(120);
+/// Requests at the same time on one connection.
+const MAX_STREAMS: u32 = 64;
+/// The head of a request, in bytes.
+const MAX_HEAD: u32 = 64 * 1024;
 
 /// What terminates TLS for the hosts with a binding. It lives as long as the process.
 #[derive(Debug)]
 pub struct Interceptor {
     ca_pem: String,
+    shared: Arc<Shared>,
+}
+
+/// What the connections of a session share.
+pub struct Shared {
+    authority: Authority,
+    values: HostValues,
+    sealed: Sealed,
+}
+
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Shared")
+    }
+}
+
+/// Why a tunnel was not taken over.
+#[derive(Debug, thiserror::Error)]
+enum NoTls {
+    #[error("what came through the tunnel is no TLS: {0}")]
+    Hello(#[source] std::io::Error),
+    #[error("the client did not shake hands in time")]
+    TimedOut,
+    #[error("the client asked TLS for another host (SNI) than its tunnel is for")]
+    OtherName,
+    #[error("the client did not finish the handshake, as one that does not trust the session's authority: {0}")]
+    Handshake(#[source] std::io::Error),
+    #[error(transparent)]
+    Authority(#[from] AuthorityError),
+}
+
+/// Drives a connection; once the proxy closes, it takes no new request and ends with those that it has.
+macro_rules! until_closing {
+    ($connection:ident, $closing:ident) => {{
+        let mut connection = std::pin::pin!($connection);
+        tokio::select! {
+            ended = connection.as_mut() => ended,
+            () = $closing.cancelled() => {
+                connection.as_mut().graceful_shutdown();
+                connection.await
+            }
+        }
+    }};
 }
 
 impl Interceptor {
     /// Makes the authority, which is good for the hosts of these bindings.
-    pub fn new(_bindings: &[Binding]) -> Self {
-        Self { ca_pem: String::new() }
+    ///
+    /// # Errors
+    /// [`AuthorityError`], when it cannot be made.
+    pub fn new(bindings: &[Binding]) -> Result<Self, AuthorityError> {
+        let hosts = bindings.iter().flat_map(|binding| &binding.rule.hosts);
+        let authority = Authority::new(hosts, SystemTime::now())?;
+        let ca_pem = authority.pem();
+        let shared = Shared { authority, values: HostValues::default(), sealed: Sealed::default() };
+        Ok(Self { ca_pem, shared: Arc::new(shared) })
     }
 
     /// The authority's certificate in PEM, for `GET /ca.pem`.
+    #[must_use]
     pub fn ca_pem(&self) -> &str {
         &self.ca_pem
     }
@@ -34,13 +143,88 @@ impl Interceptor {
     where
         I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        drop((client, target, context));
+        let stream = match self.accept(client, &target.host).await {
+            Ok(stream) => stream,
+            Err(problem) => {
+                tracing::warn!(host = %target.host, %problem, "not intercepted");
+                metrics::counter!("longhand_proxy_intercepted_total", "outcome" => "no_tls").increment(1);
+                if matches!(problem, NoTls::Hello(_) | NoTls::OtherName) {
+                    let subject = Subject::tunnel(context.sandbox.clone(), target.host.as_str(), target.port);
+                    context.audit.denied(None, &subject, &problem.to_string());
+                }
+                return;
+            }
+        };
+        let h2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+        let (tasks, _ended_with_this) = Tasks::new();
+        let closing = context.closing.clone();
+        let exchange = Exchange::new(self.shared.clone(), target, context, tasks.clone(), Form::Tunnel);
+        let exchange = Arc::new(exchange);
+        let service = service_fn(move |request| {
+            let exchange = exchange.clone();
+            async move { Ok::<_, std::convert::Infallible>(exchange.handle(request).await) }
+        });
+        let io = TokioIo::new(stream);
+        let ended = if h2 {
+            let connection = http2::Builder::new(tasks.clone())
+                .timer(TokioTimer::new())
+                .max_concurrent_streams(MAX_STREAMS)
+                .max_header_list_size(MAX_HEAD)
+                .serve_connection(io, service);
+            until_closing!(connection, closing)
+        } else {
+            let connection = http1::Builder::new()
+                .timer(TokioTimer::new())
+                .header_read_timeout(HEAD_TIMEOUT)
+                .max_buf_size(MAX_HEAD as usize)
+                .serve_connection(io, service)
+                .with_upgrades();
+            until_closing!(connection, closing)
+        };
+        if let Err(error) = ended {
+            tracing::debug!(%error, "an intercepted connection broke");
+        }
+        // A WebSocket goes on after the connection that it began on.
+        tasks.finished().await;
+    }
+
+    async fn accept<I>(&self, client: I, host: &Host) -> Result<TlsStream<Still<I>>, NoTls>
+    where
+        I: AsyncRead + AsyncWrite + Unpin,
+    {
+        let shaken = timeout(HANDSHAKE_TIMEOUT, async {
+            let client = Still::new(client, IDLE_TIMEOUT);
+            let start = LazyConfigAcceptor::new(Acceptor::default(), client).await.map_err(NoTls::Hello)?;
+            let asked = start.client_hello().server_name().map(Host::parse);
+            let same = match asked {
+                Some(asked) => asked.is_ok_and(|asked| asked == *host),
+                // There is no SNI for an address.
+                None => !host.is_name(),
+            };
+            if !same {
+                return Err(NoTls::OtherName);
+            }
+            let config = self.shared.authority.config(host, SystemTime::now())?;
+            start.into_stream(config).await.map_err(NoTls::Handshake)
+        });
+        shaken.await.unwrap_or(Err(NoTls::TimedOut))
     }
 
     /// Judges, forwards and answers a request in absolute form to a plain HTTP host with a binding. Its head is as the client
     /// sent it, without `proxy-authorization`.
     pub async fn plain(&self, request: Request<Incoming>, target: Target, context: Arc<SessionContext>) -> Answer {
-        drop((request, target, context));
-        refusal::answer(StatusCode::FORBIDDEN, "not_intercepted", "no credential can be placed into plain HTTP")
+        let (tasks, ended_with_the_answer) = Tasks::new();
+        let exchange = Exchange::new(self.shared.clone(), target, context, tasks, Form::Absolute);
+        let answer = exchange.handle(request).await;
+        answer.map(|body| {
+            body.map_frame(move |frame| {
+                let _ = &ended_with_the_answer;
+                frame
+            })
+            .boxed_unsync()
+        })
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -153,7 +153,7 @@ async fn probes_name_what_is_missing() {
     let running = Running::start().await;
     let recorder = PrometheusBuilder::new().build_recorder();
     let shutdown = CancellationToken::new();
-    let router = health::router(running.proxy.clone(), recorder.handle(), shutdown.clone());
+    let router = health::router(running.proxy.clone(), None, recorder.handle(), shutdown.clone());
     let get = async |path: &str| {
         let request = Request::get(path).body(Body::empty()).unwrap();
         let response = router.clone().oneshot(request).await.unwrap();

@@ -11,21 +11,19 @@ use rustls::{ClientConfig, RootCertStore};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::{
-    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
+    io::AsyncWriteExt,
     net::{TcpListener, TcpStream},
     task::JoinHandle,
-    time::timeout,
 };
 use tokio_util::sync::CancellationToken;
 
+pub(super) use crate::testing::{PATIENCE, SECRET, Wire, within};
 use crate::{
     base_url::{Proxy, serve},
     config::Config,
     upstream::tls_config_with,
 };
 
-pub(super) const PATIENCE: Duration = Duration::from_secs(20);
-pub(super) const SECRET: &str = "sk-canary-7f3a9c";
 pub(super) const TOKEN: &str = "session-token-51d2";
 
 /// A proxy that runs, its files, and the upstream it points to.
@@ -131,68 +129,4 @@ pub(super) fn request(method: &str, path: &str, headers: &str, body: &str) -> St
 
 pub(super) fn post(path: &str) -> String {
     request("POST", path, "", "{}")
-}
-
-/// One side of a connection.
-pub(super) struct Wire<S> {
-    stream: S,
-    read: Vec<u8>,
-}
-
-impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
-    pub(super) fn new(stream: S) -> Self {
-        Self { stream, read: Vec::new() }
-    }
-
-    pub(super) async fn send(&mut self, bytes: impl AsRef<[u8]>) {
-        within(self.stream.write_all(bytes.as_ref())).await.unwrap();
-        within(self.stream.flush()).await.unwrap();
-    }
-
-    /// Reads until a text came, and takes all up to its end.
-    pub(super) async fn until(&mut self, text: &str) -> String {
-        loop {
-            if let Some(at) = self.read.windows(text.len()).position(|window| window == text.as_bytes()) {
-                let taken = self.read.drain(..at + text.len()).collect();
-                return String::from_utf8(taken).unwrap();
-            }
-            assert!(self.more().await, "ended before {text:?}, after {:?}", String::from_utf8_lossy(&self.read));
-        }
-    }
-
-    /// Reads a head and a body of the length that it says, or only the head.
-    pub(super) async fn message(&mut self) -> String {
-        let head = self.until("\r\n\r\n").await;
-        let length = head
-            .lines()
-            .filter_map(|line| line.split_once(':'))
-            .find(|(name, _)| name.eq_ignore_ascii_case("content-length"))
-            .map_or(0, |(_, length)| length.trim().parse::<usize>().unwrap());
-        while self.read.len() < length {
-            assert!(self.more().await, "ended in the middle of a body");
-        }
-        let body: Vec<u8> = self.read.drain(..length).collect();
-        head + std::str::from_utf8(&body).unwrap()
-    }
-
-    /// The answer to the only request of a connection. The secret is in none.
-    pub(super) async fn answer(&mut self) -> String {
-        let answer = self.message().await;
-        assert!(!answer.contains(SECRET), "{answer}");
-        answer
-    }
-
-    /// Reads to the end of the connection, however it comes.
-    pub(super) async fn rest(&mut self) -> String {
-        while self.more().await {}
-        String::from_utf8(std::mem::take(&mut self.read)).unwrap()
-    }
-
-    async fn more(&mut self) -> bool {
-        matches!(within(self.stream.read_buf(&mut self.read)).await, Ok(1..))
-    }
-}
-
-pub(super) async fn within<F: Future>(future: F) -> F::Output {
-    timeout(PATIENCE, future).await.expect("in time")
 }

@@ -179,3 +179,6 @@ impl Audit {
         self.0.ledger.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,163 @@
+//! What is on record, and when.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use longhand_protocol::egress::{CredentialEvent, CredentialOutcome, MAX_EVENTS};
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::{Audit, Subject, Unrecorded};
+use crate::egress::testing::Recorder;
+
+struct World {
+    audit: Audit,
+    service: Arc<Recorder>,
+    shutdown: CancellationToken,
+    task: JoinHandle<()>,
+}
+
+impl World {
+    fn start() -> Self {
+        let (audit, service, shutdown) = (Audit::default(), Arc::new(Recorder::default()), CancellationToken::new());
+        let (running, to, until) = (audit.clone(), service.clone(), shutdown.clone());
+        let task = tokio::spawn(async move { running.run(&to, until).await });
+        Self { audit, service, shutdown, task }
+    }
+}
+
+fn request(host: &str, path: &str) -> Subject {
+    Subject::request("default".into(), host, 443, "GET", path)
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_first_use_at_a_host_is_on_record_before_it_happens() {
+    let world = World::start();
+    world.audit.used("team/github", &request("a.example", "/1")).await.unwrap();
+    assert_eq!(world.service.events().len(), 1);
+    // Another host, another credential: each is a first use.
+    world.audit.used("team/github", &request("b.example", "/1")).await.unwrap();
+    world.audit.used("team/gitlab", &request("a.example", "/1")).await.unwrap();
+    assert_eq!(world.service.events().len(), 3);
+
+    // Later ones follow, equal ones counted together.
+    let started = Instant::now();
+    for path in ["/2", "/3", "/2"] {
+        world.audit.used("team/github", &request("a.example", path)).await.unwrap();
+    }
+    assert_eq!((world.service.events().len(), started.elapsed()), (3, Duration::ZERO));
+    let events = world.service.at_least(5).await;
+    assert!(started.elapsed() <= Duration::from_secs(1), "{:?}", started.elapsed());
+    let counts: Vec<u64> = events[3..].iter().map(|event| event.count).collect();
+    assert_eq!(counts, [2, 1]);
+    let first = &events[0];
+    assert_eq!((first.outcome, first.credential.as_deref()), (CredentialOutcome::Used, Some("team/github")));
+    assert_eq!((first.host.as_str(), first.port, first.method.as_str()), ("a.example", 443, "GET"));
+    assert_eq!(first.path_sha256, Some(longhand_protocol::egress::path_sha256("/1")));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_use_that_is_not_on_record_does_not_happen() {
+    let world = World::start();
+    for retryable in [true, false] {
+        world.service.fail(Some(retryable));
+        let used = world.audit.used("team/github", &request("a.example", "/")).await;
+        assert_eq!(used, Err(Unrecorded));
+    }
+    // It is no first use afterwards, and what did not happen is not put on record later.
+    world.service.fail(None);
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    assert_eq!(world.service.events(), []);
+    world.audit.used("team/github", &request("a.example", "/")).await.unwrap();
+    assert_eq!(world.service.events().len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_short_outage_delays_what_follows_and_a_long_one_stops_it() {
+    let world = World::start();
+    let subject = request("a.example", "/");
+    world.audit.used("team/github", &subject).await.unwrap();
+    world.service.fail(Some(true));
+    world.audit.used("team/github", &subject).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    world.audit.used("team/github", &subject).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    assert_eq!(world.audit.used("team/github", &subject).await, Err(Unrecorded));
+    assert_eq!(world.service.events().len(), 1);
+
+    world.service.fail(None);
+    let events = world.service.at_least(2).await;
+    assert_eq!(events[1].count, 2);
+    world.audit.used("team/github", &subject).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn refusals_are_on_record_within_a_second_and_cannot_fill_the_log() {
+    let world = World::start();
+    let started = Instant::now();
+    for number in 0..10_000 {
+        let host = format!("h{}.example", number % 1_000);
+        world.audit.denied(None, &Subject::tunnel("default".into(), &host, 443), "no");
+    }
+    world.service.at_least(65).await;
+    assert!(started.elapsed() <= Duration::from_secs(1), "{:?}", started.elapsed());
+    world.shutdown.cancel();
+    world.task.await.unwrap();
+    let events = world.service.events();
+    assert_eq!(events.len(), 65);
+    assert_eq!(events.iter().map(|event| event.count).sum::<u64>(), 10_000);
+    assert_eq!((events[0].host.as_str(), events[0].count), ("h0.example", 10));
+    let rest = events.last().unwrap();
+    assert_eq!((rest.host.as_str(), rest.port, rest.credential.as_deref()), ("*", 0, None));
+}
+
+#[tokio::test(start_paused = true)]
+async fn listed_refusals_come_back_one_a_second() {
+    let world = World::start();
+    let listed = |events: Vec<CredentialEvent>| events.iter().filter(|event| event.host != "*").count();
+    for number in 0..70 {
+        world.audit.denied(None, &Subject::tunnel("default".into(), &format!("a{number}.example"), 443), "no");
+    }
+    world.service.at_least(65).await;
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    for number in 0..70 {
+        world.audit.denied(None, &Subject::tunnel("default".into(), &format!("b{number}.example"), 443), "no");
+    }
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let listed = listed(world.service.events());
+    assert!((66..=69).contains(&listed), "{listed}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_left_is_sent_at_the_end() {
+    let world = World::start();
+    for host in 0..MAX_EVENTS + 10 {
+        let subject = request(&format!("h{host}.example"), "/");
+        let audit = world.audit.clone();
+        tokio::spawn(async move { audit.used("team/github", &subject).await });
+    }
+    tokio::task::yield_now().await;
+    world.audit.denied(Some("team/github"), &request("a.example", "/x"), "no");
+    world.shutdown.cancel();
+    world.task.await.unwrap();
+    let events = world.service.events();
+    assert_eq!(events.len(), MAX_EVENTS + 11);
+    let denied = events.iter().find(|event| event.outcome == CredentialOutcome::Denied).unwrap();
+    assert_eq!((denied.credential.as_deref(), denied.reason.as_deref()), (Some("team/github"), Some("no")));
+}
+
+#[tokio::test(start_paused = true)]
+async fn many_paths_are_counted_together() {
+    let world = World::start();
+    world.audit.used("team/github", &request("a.example", "/")).await.unwrap();
+    for path in 0..5_000 {
+        world.audit.used("team/github", &request("a.example", &format!("/{path}"))).await.unwrap();
+    }
+    world.shutdown.cancel();
+    world.task.await.unwrap();
+    let events = world.service.events();
+    assert_eq!(events.iter().map(|event| event.count).sum::<u64>(), 5_001);
+    assert_eq!(events.last().unwrap().path_sha256, None);
+    assert!(events.len() <= 130, "{}", events.len());
+}

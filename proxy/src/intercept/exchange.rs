@@ -1,0 +1,312 @@
+//! What becomes of a request to a host with a binding: checked, judged, put on record, given its credentials, sent, and its
+//! answer passed on without them.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, header, request::Parts};
+use http_body::Body;
+use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+use hyper::{body::Incoming, upgrade::OnUpgrade};
+
+use super::{
+    Shared,
+    bodies::{BoxError, Scrubbed, Shown, Watched, scrub_headers},
+    head::{self, Form, asks_for_websocket, path_and_query},
+    judge::{Allowed, Asked, Candidate, Denial, judge},
+    place::{Placed, into_body, into_headers, into_url},
+    placeholder::find,
+    refused::Refused,
+    scrub::{MAX_VALUE, MIN_VALUE, Values},
+    sealed::{Link, MAX_ANSWER, is_batch},
+    upgrade,
+    upstream::{Outgoing, Tasks, Upstream},
+};
+use crate::{
+    body::Relayed,
+    egress::{Answer, SessionContext, Target, audit::Subject},
+    headers::{framing_conflict, prepare_intercepted_request, prepare_intercepted_response},
+    secret::Secret,
+    upstream::IDLE_TIMEOUT,
+};
+
+/// How long a client may be silent in the middle of its request.
+const REQUEST_IDLE_TIMEOUT: Duration = Duration::from_secs(300);
+/// The largest body into which a credential is placed: it is read as a whole.
+const MAX_PLACED_BODY: usize = 1024 * 1024;
+
+/// Requests of one connection to one target.
+pub struct Exchange {
+    shared: Arc<Shared>,
+    target: Target,
+    context: Arc<SessionContext>,
+    /// Of the bindings, in their order.
+    placeholders: Vec<String>,
+    upstream: Upstream,
+    tasks: Tasks,
+    form: Form,
+}
+
+/// A request that may go out.
+struct Ready {
+    request: Request<Outgoing>,
+    /// Whether the body was ended because of a placeholder in it.
+    shown: Shown,
+    websocket: bool,
+    /// Whether it has a credential.
+    credentialed: bool,
+    /// What must not come back.
+    values: Values,
+    /// What was kept by the proxy and must not come back either.
+    kept: Values,
+    batch: bool,
+    head_only: bool,
+}
+
+impl Exchange {
+    /// Exchanges for a target; what they start belongs to `tasks`.
+    pub fn new(shared: Arc<Shared>, target: Target, context: Arc<SessionContext>, tasks: Tasks, form: Form) -> Self {
+        let placeholder =
+            |bound: &crate::egress::Bound| context.seed.placeholder(&bound.binding.vault, &bound.binding.name);
+        let placeholders = context.bindings.iter().map(placeholder).collect();
+        let upstream = Upstream::new(target.clone(), &context, &tasks);
+        Self { shared, target, context, placeholders, upstream, tasks, form }
+    }
+
+    /// Answers a request. Every request is answered, logged and counted, and every refusal is put on record.
+    pub async fn handle(&self, request: Request<Incoming>) -> Answer {
+        let (parts, body) = request.into_parts();
+        let host = self.target.host.to_string();
+        let sandbox = self.context.sandbox.clone();
+        let subject = Subject::request(sandbox, &host, self.target.port, parts.method.as_str(), parts.uri.path());
+        let (outcome, answer) = match self.exchange(parts, body, &subject).await {
+            Ok(answer) => ("forwarded", answer),
+            Err(refused) => {
+                tracing::warn!(%host, method = subject.method, credential = refused.credential(), reason = %refused, "refused");
+                if refused.is_decision() {
+                    self.context.audit.denied(refused.credential(), &subject, &refused.to_string());
+                }
+                (refused.rule().1, refused.answer())
+            }
+        };
+        metrics::counter!("longhand_proxy_intercepted_total", "outcome" => outcome).increment(1);
+        answer
+    }
+
+    async fn exchange(&self, parts: Parts, body: Incoming, subject: &Subject) -> Result<Answer, Refused> {
+        head::check(&parts, &self.target, self.form)?;
+        let mut parts = parts;
+        let client = parts.extensions.remove::<OnUpgrade>();
+        let ready = self.prepare(parts, body, subject).await?;
+        let Ready { request, shown, websocket, credentialed, values, kept, batch, head_only } = ready;
+        let mut response = self.upstream.send(request, websocket).await.map_err(|error| {
+            if shown.is_set() { Denial::Unresolved { place: "body" }.into() } else { Refused::from(error) }
+        })?;
+        if framing_conflict(response.headers()) {
+            return Err(Refused::BadAnswer("two lengths for one body"));
+        }
+        if response.status() == StatusCode::SWITCHING_PROTOCOLS && websocket {
+            let client = client.ok_or(Refused::BadAnswer("a switch of protocols that this connection cannot make"))?;
+            let server = hyper::upgrade::on(&mut response);
+            self.tasks.spawn(upgrade::relay(client, server, values.clone()));
+            let mut headers = std::mem::take(response.headers_mut());
+            prepare_intercepted_response(&mut headers, credentialed);
+            headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+            headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+            scrub_headers(&mut headers, &values);
+            return Ok(answer(StatusCode::SWITCHING_PROTOCOLS, headers, Full::new(Bytes::new())));
+        }
+        if response.status().is_informational() {
+            return Err(Refused::BadAnswer("a switch of protocols that was not asked for"));
+        }
+        let encoded = response.headers().get(header::CONTENT_ENCODING).is_some_and(|encoding| encoding != "identity");
+        if encoded && credentialed && !head_only && response.status() != StatusCode::NOT_MODIFIED {
+            return Err(Refused::BadAnswer(
+                "a compressed body, although it was asked not to: it cannot be looked into",
+            ));
+        }
+        let (mut head, body) = response.into_parts();
+        prepare_intercepted_response(&mut head.headers, credentialed);
+        for values in [&values, &kept] {
+            scrub_headers(&mut head.headers, values);
+        }
+        let body = Relayed::new(body, IDLE_TIMEOUT).with_trailers();
+        if batch && credentialed && head.status.is_success() {
+            let sealed = self.seal(body).await?;
+            head.headers.remove(header::CONTENT_LENGTH);
+            let sealed = Full::new(sealed).map_err(|never| match never {});
+            return Ok(answer(head.status, head.headers, Scrubbed::<_>::new(sealed, values)));
+        }
+        if encoded {
+            // Only of a request without a credential: what is in it cannot be seen.
+            return Ok(answer(head.status, head.headers, body));
+        }
+        let body = Scrubbed::new(body, values);
+        Ok(if kept.is_empty() {
+            answer(head.status, head.headers, body)
+        } else {
+            answer(head.status, head.headers, Scrubbed::new(body, kept))
+        })
+    }
+
+    /// Judges a request, puts what it uses on record, and gives it its credentials.
+    async fn prepare(&self, parts: Parts, body: Incoming, subject: &Subject) -> Result<Ready, Refused> {
+        let Parts { method, uri, mut headers, version, .. } = parts;
+        let now = Instant::now();
+        // Another part of the proxy knows the handle, and the judge must not take it for a foreign credential.
+        let websocket = asks_for_websocket(&method, version, &headers);
+        prepare_intercepted_request(&mut headers);
+        let Target { scheme, host, port, .. } = self.target.clone();
+        let link = Link { scheme, host, port, path: path_and_query(&uri).to_owned() };
+        let opened = self.shared.sealed.open(&mut headers, &link, now).map_err(|_| Refused::Handle)?;
+        let candidates = self.candidates();
+        let allowed = judge(&self.asked(&method, &uri, &headers), &candidates)?;
+
+        let in_head = self.secrets(&allowed.used, now)?;
+        let placed = self.placed(&in_head);
+        let path = into_url(uri.path(), &placed);
+        let query = uri.query().map(|query| into_url(query, &placed));
+        into_headers(&mut headers, &placed).map_err(|_| Refused::Malformed("a header is none with its credential"))?;
+        let shown = Shown::default();
+        let (body, in_body) = self.body(body, &headers, &allowed, shown.clone(), now).await?;
+        let mut used = allowed.used.clone();
+        used.extend(in_body.into_iter().filter(|number| !allowed.used.contains(number)));
+        let kept = opened.iter().filter_map(|(_, value)| value.as_bytes().rsplit(|byte| *byte == b' ').next());
+        let kept = Values::new(kept.filter(|value| (MIN_VALUE..=MAX_VALUE).contains(&value.len())));
+        let kept = kept.map_err(|_| Refused::Handle)?;
+        let credentialed = !used.is_empty() || !opened.is_empty();
+        for (name, value) in opened {
+            headers.insert(name, value);
+        }
+        if credentialed {
+            // A value could be taken apart by asking for a piece at a time.
+            headers.remove(header::RANGE);
+            headers.remove(header::IF_RANGE);
+        }
+        if websocket {
+            headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+            headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+            // Compressed frames could not be looked into.
+            headers.remove(header::SEC_WEBSOCKET_EXTENSIONS);
+        }
+        let values = self.shared.values.of(&self.target.host, &self.context.bindings, now);
+        let values = values.map_err(|_| Refused::BadAnswer("more values of credentials than can be looked for"))?;
+        for number in &used {
+            self.context.audit.used(&self.context.bindings[*number].binding.label(), subject).await?;
+        }
+        let target = match &query {
+            Some(query) => format!("{}?{}", path.as_str(), query.as_str()),
+            None => path.as_str().to_owned(),
+        };
+        let uri = Uri::builder().scheme(self.target.scheme.as_str()).authority(self.target.authority());
+        let uri =
+            uri.path_and_query(target).build().map_err(|_| Refused::Malformed("its path and query make no URL"))?;
+        let batch = is_batch(&method, uri.path());
+        let head_only = method == Method::HEAD;
+        let mut request = Request::new(body);
+        *request.method_mut() = method;
+        *request.uri_mut() = uri;
+        *request.headers_mut() = headers;
+        Ok(Ready { request, shown, websocket, credentialed, values, kept, batch, head_only })
+    }
+
+    fn candidates(&self) -> Vec<Candidate<'_>> {
+        let pairs = self.placeholders.iter().zip(self.context.bindings.iter());
+        pairs.map(|(placeholder, bound)| Candidate { placeholder, binding: &bound.binding }).collect()
+    }
+
+    fn asked<'a>(&'a self, method: &'a Method, uri: &'a Uri, headers: &'a HeaderMap) -> Asked<'a> {
+        Asked {
+            scheme: self.target.scheme,
+            host: &self.target.host,
+            port: self.target.port,
+            private: self.target.is_private(),
+            open: self.context.network.allows(&self.target.host) && !self.target.is_private(),
+            method,
+            path: uri.path(),
+            query: uri.query(),
+            headers,
+        }
+    }
+
+    /// The values of some bindings, all of which are there and can be taken out of answers.
+    fn secrets(&self, numbers: &[usize], now: Instant) -> Result<Vec<(usize, Arc<Secret>)>, Refused> {
+        let secret = |number: &usize| {
+            let bound = &self.context.bindings[*number];
+            let credential = || bound.binding.label();
+            let secret = bound.file.current(now);
+            let secret = secret.map_err(|condition| Refused::Unavailable { credential: credential(), condition })?;
+            if !(MIN_VALUE..=MAX_VALUE).contains(&secret.expose().len()) {
+                return Err(Refused::Unscrubbable { credential: credential() });
+            }
+            Ok((*number, secret))
+        };
+        numbers.iter().map(secret).collect()
+    }
+
+    fn placed<'a>(&'a self, secrets: &'a [(usize, Arc<Secret>)]) -> Vec<Placed<'a>> {
+        let placed =
+            |(number, secret): &'a (usize, Arc<Secret>)| Placed { placeholder: &self.placeholders[*number], secret };
+        secrets.iter().map(placed).collect()
+    }
+
+    /// The body as it goes out, with the numbers of the bindings that are used in it.
+    async fn body(
+        &self,
+        body: Incoming,
+        headers: &HeaderMap,
+        allowed: &Allowed,
+        shown: Shown,
+        now: Instant,
+    ) -> Result<(Outgoing, Vec<usize>), Refused> {
+        let large = body.size_hint().lower() > MAX_PLACED_BODY as u64;
+        let body = Relayed::new(body, REQUEST_IDLE_TIMEOUT);
+        if allowed.body.is_empty() || large || headers.contains_key(header::CONTENT_ENCODING) {
+            return Ok((Watched::new(body, shown).boxed_unsync(), Vec::new()));
+        }
+        let whole = match Limited::new(body, MAX_PLACED_BODY).collect().await {
+            Ok(whole) => whole.to_bytes(),
+            Err(error) if error.is::<LengthLimitError>() => {
+                return Err(Refused::BodyTooLarge { limit: MAX_PLACED_BODY });
+            }
+            Err(_) => return Err(Refused::Body),
+        };
+        let asked = find(&whole);
+        let asked_for = |number: &&usize| {
+            let placeholder = self.placeholders[**number].as_bytes();
+            asked.iter().any(|found| &whole[found.range.clone()] == placeholder)
+        };
+        let numbers: Vec<usize> = allowed.body.iter().filter(asked_for).copied().collect();
+        let secrets = self.secrets(&numbers, now)?;
+        let kind = headers.get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
+        let filled =
+            into_body(&whole, kind, &self.placed(&secrets)).map_err(|_| Denial::Unresolved { place: "body" })?;
+        let body = filled.map_or(whole, Bytes::from_owner);
+        Ok((Full::new(body).map_err(|never| match never {}).boxed_unsync(), numbers))
+    }
+
+    /// Keeps what the Git LFS batch endpoint hands out.
+    async fn seal(&self, body: Relayed<Incoming>) -> Result<Bytes, Refused> {
+        let whole = Limited::new(body, MAX_ANSWER).collect().await;
+        let whole =
+            whole.map_err(|_| Refused::BadAnswer("a Git LFS batch that is too large or ended early"))?.to_bytes();
+        let bound = |link: &Link| {
+            let mut rules = self.context.bindings.iter().map(|bound| &bound.binding.rule);
+            rules.any(|rule| rule.covers(&link.host) && rule.port == link.port && rule.scheme == link.scheme)
+        };
+        Ok(Bytes::from_owner(self.shared.sealed.seal(&whole, bound, Instant::now())?))
+    }
+}
+
+fn answer<B>(status: StatusCode, headers: HeaderMap, body: B) -> Answer
+where
+    B: Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
+{
+    let mut answer = Response::new(body.map_err(Into::into).boxed_unsync());
+    *answer.status_mut() = status;
+    *answer.headers_mut() = headers;
+    answer
+}

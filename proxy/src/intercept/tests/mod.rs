@@ -1,0 +1,7 @@
+//! The whole way over loopback: a client, what stands for `sandboxd`'s relay, the egress proxy, and an upstream with TLS.
+
+mod clients;
+mod git;
+mod smuggling;
+mod streams;
+mod support;

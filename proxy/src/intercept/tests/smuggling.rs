@@ -1,0 +1,62 @@
+//! Raw bytes inside of a tunnel, and tunnels to other names than they say.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
+};
+
+use longhand_protocol::egress::CredentialOutcome;
+
+use super::support::{HOST, World, reply};
+
+#[tokio::test]
+async fn a_request_that_can_be_read_in_two_ways_reaches_nobody() {
+    let requests = Arc::new(AtomicUsize::new(0));
+    let seen = requests.clone();
+    let world = World::new(move |_| {
+        seen.fetch_add(1, Ordering::Relaxed);
+        async { reply("reached") }
+    })
+    .await;
+    for request in [
+        "GET / HTTP/1.1\r\nHost: evil.example\r\n\r\n",
+        "GET / HTTP/1.1\r\nHost: git.example\r\nHost: evil.example\r\n\r\n",
+        "GET / HTTP/1.1\r\n\r\n",
+        "GET / HTTP/1.0\r\n\r\n",
+        "GET https://evil.example/ HTTP/1.1\r\nHost: git.example\r\n\r\n",
+        "GET https://git.example/ HTTP/1.1\r\nHost: git.example\r\n\r\n",
+        "GET http://169.254.169.254/ HTTP/1.1\r\nHost: git.example\r\n\r\n",
+        "CONNECT evil.example:443 HTTP/1.1\r\nHost: git.example\r\n\r\n",
+        "OPTIONS * HTTP/1.1\r\nHost: git.example\r\n\r\n",
+        "POST / HTTP/1.1\r\nHost: git.example\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\nGET /x HTTP/1.1\r\n\r\n",
+        "POST / HTTP/1.1\r\nHost: git.example\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\nhello!",
+        "POST / HTTP/1.1\r\nHost: git.example\r\nContent-Length: +5\r\n\r\nhello",
+        "POST / HTTP/1.1\r\nHost: git.example\r\nTransfer-Encoding: xchunked\r\n\r\n0\r\n\r\n",
+        "POST / HTTP/1.1\r\nHost: git.example\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: identity\r\n\r\n0\r\n\r\n",
+        "POST / HTTP/1.1\r\nHost: git.example\r\nTransfer-Encoding : chunked\r\n\r\n0\r\n\r\n",
+        "GET / HTTP/1.1\r\nHost: git.example\r\nX-A: b\r\n folded\r\n\r\n",
+        "GET / HTTP/1.1\r\nHost: git.example\r\nX-A: b\0c\r\n\r\n",
+        "GET /\0 HTTP/1.1\r\nHost: git.example\r\n\r\n",
+        "GET /a\tb HTTP/1.1\r\nHost: git.example\r\n\r\n",
+        "GET / HTTP/1.1\r\nHost: git.example\r\n: x\r\n\r\n",
+        "GET / HTTP/2.0\r\nHost: git.example\r\n\r\n",
+        "garbage\r\n\r\n",
+    ] {
+        let request = request.replacen("\r\n\r\n", "\r\nConnection: close\r\n\r\n", 1);
+        let answer = world.raw(&request).await;
+        assert!(!answer.contains("reached") && !answer.starts_with("HTTP/1.1 2"), "{request:?} {answer}");
+    }
+    assert_eq!(requests.load(Ordering::Relaxed), 0);
+    let answer = world.raw("GET /%20a HTTP/1.1\r\nHost: git.example:443\r\nConnection: close\r\n\r\n").await;
+    assert!(answer.ends_with("reached"), "{answer}");
+}
+
+#[tokio::test]
+async fn tls_for_another_name_than_the_tunnel_is_refused() {
+    let world = World::new(|_| async { reply("reached") }).await;
+    // The authority is not good for other hosts either; that the name is refused before is what the record shows.
+    assert!(world.tls(HOST, "evil.example").await.is_err());
+    world.event(CredentialOutcome::Denied, "SNI").await;
+    assert!(world.tls(HOST, "8.8.8.8").await.is_err());
+    assert!(world.tls(HOST, HOST).await.is_ok());
+}

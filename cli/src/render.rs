@@ -75,6 +75,12 @@ fn text(body: &EventBody) -> String {
         EventBody::SandboxProvisioning { sandbox, .. }
         | EventBody::SandboxReady { sandbox, .. }
         | EventBody::SandboxReclaimed { sandbox, .. } => short(sandbox),
+        EventBody::CredentialUsed { credential, host, count, .. } => {
+            short(&format!("{credential} at {host}, {count} x"))
+        }
+        EventBody::CredentialDenied { host, port, reason, count, .. } => {
+            short(&format!("{host}:{port}: {reason}, {count} x"))
+        }
         EventBody::SandboxLost { sandbox, cause } => short(&format!("{sandbox}: {cause}")),
         EventBody::ToolOutcomeUnknown { cause, .. }
         | EventBody::ToolOutcomeAsked { cause, .. }

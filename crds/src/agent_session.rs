@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::LocalRef;
 use crate::agent_overrides::AgentOverrides;
+use crate::sandbox_template::NetworkSpec;
 use crate::session_resource::SessionResource;
 
 /// One agent at work. Its history is in the session log; this object says that it shall exist.
@@ -84,8 +85,8 @@ pub struct AgentSessionSpec {
 }
 
 impl AgentSessionSpec {
-    /// Whether any harness of the agent may serve the session: none of its own credentials, and no agent of its own, need a
-    /// harness that was made for it.
+    /// Whether any harness of the agent may serve the session, as far as it says itself: none of its own credentials, and no
+    /// agent of its own, need a harness that was made for it. So does a sandbox whose template has a `network`.
     #[must_use]
     pub fn takes_any_harness(&self) -> bool {
         self.vault_refs.is_empty() && self.agent_ref.overrides.is_none()
@@ -192,6 +193,9 @@ pub struct SessionSandbox {
     pub name: String,
     /// The `SandboxTemplate` that it is made from.
     pub template_ref: LocalRef,
+    /// What it may reach of what its template allows; all of that if absent. It never allows more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub network: Option<NetworkSpec>,
 }
 
 /// What is known of a session.

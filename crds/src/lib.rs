@@ -13,6 +13,7 @@ pub mod agent_session;
 pub mod agent_version;
 mod agent_wire;
 pub mod default_model;
+pub mod egress;
 mod environment_wire;
 pub mod model;
 pub mod patterns;

@@ -274,8 +274,8 @@ impl PrivateAddresses {
 #[serde(rename_all = "camelCase")]
 pub struct Placement {
     /// `bearer`: `Authorization: Bearer <value>`; `header`: the value alone in the header that `header` names;
-    /// `environmentVariable`: the sandbox sees a placeholder, which becomes the value on the way out. No proxy serves the
-    /// last one yet: such a credential is kept and shown, and the vault's condition `Placed` says that it is not used.
+    /// `environmentVariable`: the sandboxes of sessions that name the vault see a placeholder, which becomes the value on the
+    /// way out.
     #[serde(rename = "type")]
     pub kind: PlacementKind,
     /// The header's name.

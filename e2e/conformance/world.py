@@ -176,7 +176,7 @@ class Session:
         port, pod = free_ports(1)[0], f"hands-of-{self.name}"
         key = eventually("the verify key is published", self.world.verify_key)
         self.world.run("sandboxd", [self.world.programs["sandboxd"]], self.folder, SANDBOXD_LISTEN=f"127.0.0.1:{port}",
-                       SANDBOXD_WORKSPACE=str(self.workspace), SANDBOXD_VERIFY_KEY=str(key), POD_UID=pod)  # fmt: skip
+                       SANDBOXD_WORKSPACE=str(self.workspace), SANDBOXD_VERIFY_KEY=str(key), SANDBOXD_RELAY="off", POD_UID=pod)  # fmt: skip
         ready = {"type": "Ready", "status": "True", "reason": "Ready", "message": "", "lastTransitionTime": "2026-01-01T00:00:00Z"}
         status = {"podUID": pod, "podName": pod, "address": f"127.0.0.1:{port}", "restarts": 0, "conditions": [ready]}
         path = f"{self.world.api_objects}/sandboxes/{name}/status"

@@ -1,6 +1,6 @@
 //! What the operator is told when it starts.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -35,6 +35,9 @@ pub struct Config {
     /// What the pods are made of.
     #[command(flatten)]
     pub images: Images,
+    /// What keeps sandboxes in, and how it is seen.
+    #[command(flatten)]
+    pub fencing: Fencing,
     /// What agents without a credential of their own are run with.
     #[command(flatten)]
     pub default_model: DefaultModelFlags,
@@ -69,6 +72,39 @@ pub struct Images {
         value_parser = ["Always", "IfNotPresent", "Never"]
     )]
     pub pull_policy: String,
+}
+
+/// What sandboxes are told of the fence around them.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Fencing {
+    /// Whether a sandbox is ready only while none of its canaries answers.
+    #[arg(long = "require-fence", env = "REQUIRE_FENCE", default_value_t = true, action = clap::ArgAction::Set)]
+    pub require: bool,
+    /// What sandboxes must not reach besides the API server, the resolver, the metadata service and the kubelet of their node:
+    /// `name=tcp://address:port` or `name=dns://address:port`, separated by commas.
+    #[arg(long = "canaries", env = "SANDBOX_CANARIES", default_value = "")]
+    pub canaries: String,
+}
+
+/// Stands for the address of a sandbox's node in a list of canaries.
+pub const HOST_IP: &str = "$(SANDBOXD_HOST_IP)";
+
+impl Fencing {
+    /// With the targets that every cluster has; `host` and `port` are where pods find the API server, and `resolv` is this pod's
+    /// `resolv.conf`.
+    #[must_use]
+    pub fn detected(&self, host: Option<&str>, port: Option<&str>, resolv: &str) -> Self {
+        let bracketed = |ip: IpAddr| if ip.is_ipv6() { format!("[{ip}]") } else { ip.to_string() };
+        let api = host.and_then(|host| host.parse().ok()).zip(port.and_then(|port| port.parse::<u16>().ok()));
+        let api = api.map(|(ip, port)| format!("apiserver=tcp://{}:{port}", bracketed(ip)));
+        let resolver = resolv.lines().find_map(|line| line.trim().strip_prefix("nameserver")?.trim().parse().ok());
+        let resolver = resolver.map(bracketed);
+        let resolver = resolver.map(|ip| format!("dns-udp=dns://{ip}:53,dns-tcp=tcp://{ip}:53"));
+        let fixed = ["metadata=tcp://169.254.169.254:80".to_owned(), format!("kubelet=tcp://{HOST_IP}:10250")];
+        let more = Some(self.canaries.clone()).filter(|more| !more.is_empty());
+        let all: Vec<String> = api.into_iter().chain(resolver).chain(fixed).chain(more).collect();
+        Self { require: self.require, canaries: all.join(",") }
+    }
 }
 
 /// What agents without a credential of their own are run with.
@@ -147,6 +183,22 @@ mod tests {
         let model = config.default_model.model().unwrap();
         assert_eq!((model.base_url.as_str(), model.credential.vault.as_str()), ("https://api.anthropic.com", "models"));
         assert!(Config::try_parse_from(REQUIRED.iter().chain(&flags[..2])).is_err());
+    }
+
+    #[test]
+    fn every_cluster_has_something_that_a_sandbox_must_not_reach() {
+        let fencing =
+            Config::try_parse_from(REQUIRED.iter().chain(&["--canaries", "db=tcp://10.9.9.9:5432"])).unwrap().fencing;
+        assert!(fencing.require);
+        let resolv = "search svc.cluster.local\nnameserver 10.96.0.10\n";
+        let all = fencing.detected(Some("10.96.0.1"), Some("443"), resolv).canaries;
+        assert_eq!(
+            all,
+            "apiserver=tcp://10.96.0.1:443,dns-udp=dns://10.96.0.10:53,dns-tcp=tcp://10.96.0.10:53,\
+             metadata=tcp://169.254.169.254:80,kubelet=tcp://$(SANDBOXD_HOST_IP):10250,db=tcp://10.9.9.9:5432"
+        );
+        let six = fencing.detected(Some("fd00::1"), Some("443"), "").canaries.replace("$(SANDBOXD_HOST_IP)", "fd00::2");
+        assert_eq!(longhand_sandbox::canary::Canary::list(&six).unwrap().len(), 4, "{six}");
     }
 
     #[rstest]

@@ -8,7 +8,7 @@ use kube::runtime::reflector::Store;
 use kube::{Client, Resource};
 use longhand_crds::default_model::DefaultModel;
 
-use crate::config::Images;
+use crate::config::{Fencing, Images};
 use crate::error::Error;
 use crate::events::Events;
 use crate::log_service::LogService;
@@ -32,8 +32,18 @@ pub struct Context {
     pub session_ca: Option<String>,
     /// What pods are made of.
     pub images: Images,
+    /// What sandboxes are told of the fence around them.
+    pub fencing: Fencing,
     /// What agents without a credential of their own are run with.
     pub default_model: Option<DefaultModel>,
+}
+
+impl Context {
+    /// What pods of sandboxes are made of, besides their template.
+    #[must_use]
+    pub const fn parts(&self) -> (&Images, &Fencing) {
+        (&self.images, &self.fencing)
+    }
 }
 
 /// A store of a kind that one undecodable object does not break.

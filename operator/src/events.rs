@@ -34,6 +34,8 @@ pub enum Happened {
     SandboxSuspended,
     /// A sandbox has come to its end.
     SandboxFinished,
+    /// No network policy keeps a sandbox in.
+    SandboxNotFenced,
     /// A session, or its namespace, is nearly full, or is.
     LimitNear,
     /// A harness pod that belongs to no session ended although nobody told it to.
@@ -52,6 +54,7 @@ impl Happened {
             Self::SandboxReclaimed => (EventType::Normal, "SandboxReclaimed", "DeleteSandbox"),
             Self::SandboxSuspended => (EventType::Normal, "SandboxSuspended", "DeletePod"),
             Self::SandboxFinished => (EventType::Warning, "SandboxFinished", "DeletePod"),
+            Self::SandboxNotFenced => (EventType::Warning, "SandboxNotFenced", "Watch"),
             Self::LimitNear => (EventType::Warning, "LimitNear", "Watch"),
             Self::WarmHarnessLost => (EventType::Warning, "WarmHarnessLost", "ReplacePod"),
             Self::WarmBlocked => (EventType::Warning, "WarmBlocked", "CreatePod"),

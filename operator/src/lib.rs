@@ -43,7 +43,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::authorities::Authorities;
-use crate::config::Config;
+use crate::config::{Config, Fencing};
 use crate::context::Context;
 use crate::events::Events;
 use crate::health::Health;
@@ -107,6 +107,7 @@ pub async fn run(config: Config, metrics: PrometheusHandle, token: CancellationT
         session_url: config.session_url.clone(),
         session_ca: authorities.pem().map(ToOwned::to_owned),
         images: config.images.clone(),
+        fencing: fencing(&config).await,
         default_model: config.default_model.model(),
         client: client.clone(),
     });
@@ -126,6 +127,14 @@ pub async fn run(config: Config, metrics: PrometheusHandle, token: CancellationT
     tasks.close();
     tasks.wait().await;
     result
+}
+
+/// What sandboxes must not reach, as far as it can be found out here.
+async fn fencing(config: &Config) -> Fencing {
+    let variable = |name| std::env::var(name).ok();
+    let (host, port) = (variable("KUBERNETES_SERVICE_HOST"), variable("KUBERNETES_SERVICE_PORT"));
+    let resolv = tokio::fs::read_to_string("/etc/resolv.conf").await.unwrap_or_default();
+    config.fencing.detected(host.as_deref(), port.as_deref(), &resolv)
 }
 
 fn listen_error(served: Result<std::io::Result<()>, tokio::task::JoinError>) -> std::io::Error {

@@ -17,6 +17,7 @@ const WARM_CONFLICTS: &str = "longhand_operator_warm_sandbox_conflicts_total";
 const HARNESS_STARTS: &str = "longhand_operator_harness_starts_total";
 const WARM_PODS: &str = "longhand_operator_warm_harnesses";
 const STAGE_SECONDS: &str = "longhand_operator_stage_seconds";
+const NOT_FENCED: &str = "longhand_operator_sandboxes_not_fenced_total";
 const SWEPT: &str = "longhand_operator_logs_swept_total";
 
 const BUCKETS: [f64; 14] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0];
@@ -50,6 +51,7 @@ pub fn install() -> Result<PrometheusHandle, BuildError> {
     describe_counter!(HARNESS_STARTS, "Harnesses that sessions got, by whether one was ready or had to be made");
     describe_gauge!(WARM_PODS, "Harness pods of agents that belong to no session, by what they do");
     describe_histogram!(STAGE_SECONDS, Unit::Seconds, "What a session waits for, by stage");
+    describe_counter!(NOT_FENCED, "Sandboxes that were found not to be fenced in, by reason");
     describe_counter!(SWEPT, "Logs deleted because their resource is gone");
     leader(false);
     Ok(handle)
@@ -97,6 +99,11 @@ pub fn warm_pods(state: &'static str, pods: usize) {
 /// A pod failed or is gone.
 pub fn pod_lost(role: &'static str) {
     counter!(PODS_LOST, "role" => role).increment(1);
+}
+
+/// A sandbox was found not to be fenced in: by its canaries, or since a policy lets it out.
+pub fn not_fenced(policy: bool) {
+    counter!(NOT_FENCED, "reason" => if policy { "policy" } else { "canary" }).increment(1);
 }
 
 /// A pod of a pool has become a sandbox.

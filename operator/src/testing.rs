@@ -18,7 +18,7 @@ use serde_json::Value;
 use tokio::task::JoinHandle;
 use tower_test::mock::Handle;
 
-use crate::config::Images;
+use crate::config::{Fencing, Images};
 use crate::context::Context;
 use crate::events::Events;
 use crate::log_service::LogService;
@@ -37,6 +37,10 @@ pub(crate) fn images() -> Images {
     }
 }
 
+pub(crate) fn fencing() -> Fencing {
+    Fencing { require: true, canaries: "api=tcp://10.96.0.1:443,kubelet=tcp://$(SANDBOXD_HOST_IP):10250".into() }
+}
+
 pub(crate) fn context() -> (Arc<Context>, Server) {
     context_with(Arc::new(FakeLog::default()))
 }
@@ -52,6 +56,7 @@ pub(crate) fn context_with(log: Arc<FakeLog>) -> (Arc<Context>, Server) {
         session_url: "http://longhand-session.longhand-system.svc:8080".into(),
         session_ca: None,
         images: images(),
+        fencing: fencing(),
         default_model: None,
     };
     (Arc::new(context), Server(handle))

@@ -3,10 +3,15 @@
 //! Without the default feature `server` the crate is what a caller needs: the [`wire`] types, the [`token`]s that open a
 //! sandbox, and the [`client`]. It knows nothing of Kubernetes.
 
+pub mod canary;
 pub mod client;
 pub mod token;
 pub mod wire;
 
+#[cfg(feature = "server")]
+mod egress;
+#[cfg(feature = "server")]
+mod fence;
 #[cfg(feature = "server")]
 pub mod server;
 #[cfg(feature = "server")]

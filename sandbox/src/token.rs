@@ -10,6 +10,7 @@ use ed25519_dalek::{SigningKey, VerifyingKey};
 use jsonwebtoken::errors::ErrorKind;
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
 use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
 
 const AUDIENCE: &str = "sandboxd";
 const LIFETIME_SECONDS: u64 = 5 * 60;
@@ -66,6 +67,8 @@ pub struct SignError(#[from] jsonwebtoken::errors::Error);
 pub struct Signer {
     key: EncodingKey,
     public: VerifyingKey,
+    /// What secrets for other purposes are derived from.
+    root: [u8; 32],
 }
 
 impl std::fmt::Debug for Signer {
@@ -89,13 +92,20 @@ impl Signer {
 
     fn from_key(key: &SigningKey) -> Result<Self, KeyError> {
         let der = key.to_pkcs8_der()?;
-        Ok(Self { key: EncodingKey::from_ed_der(der.as_bytes()), public: key.verifying_key() })
+        let root = Sha256::new_with_prefix("longhand derived secrets").chain_update(key.as_bytes()).finalize().into();
+        Ok(Self { key: EncodingKey::from_ed_der(der.as_bytes()), public: key.verifying_key(), root })
     }
 
     /// The public key as `SANDBOXD_VERIFY_KEY` takes it: the base64 of its 32 bytes.
     #[must_use]
     pub fn public_key(&self) -> String {
         STANDARD.encode(self.public.as_bytes())
+    }
+
+    /// A secret of the signer's owner for one purpose. It is the same for the same key, and says nothing of the key.
+    #[must_use]
+    pub fn secret_for(&self, purpose: &str) -> [u8; 32] {
+        Sha256::new_with_prefix(self.root).chain_update(purpose).finalize().into()
     }
 
     /// A token that opens the tools of the sandbox in the pod with this UID, for a few minutes.
@@ -273,6 +283,8 @@ mod tests {
         let (signer, pem) = Signer::generate().unwrap();
         let again = Signer::from_pem(&pem).unwrap();
         assert_eq!(again.public_key(), signer.public_key());
+        assert_eq!(again.secret_for("a"), signer.secret_for("a"));
+        assert_ne!(signer.secret_for("a"), signer.secret_for("b"));
         let verifier = Verifier::new(&signer.public_key(), POD).unwrap();
         assert_eq!(verifier.verify(&again.sign(POD).unwrap()), Ok(()));
         assert!(!format!("{signer:?}").contains(pem.lines().nth(1).unwrap()));

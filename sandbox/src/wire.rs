@@ -1,5 +1,6 @@
 //! What goes over the wire between the session service and `sandboxd`.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
@@ -187,6 +188,54 @@ pub struct Unpacked {
     pub skipped: u64,
 }
 
+/// Body of `PUT /v1/egress`: the proxy of the sandbox's session.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EgressBinding {
+    /// `IP:port` of the proxy.
+    pub proxy: String,
+    /// What the proxy knows this sandbox by. Programs in the sandbox do not see it.
+    pub token: String,
+    /// Variables that processes find in their environment from now on: placeholders of credentials.
+    #[serde(default)]
+    pub variables: BTreeMap<String, String>,
+}
+
+impl fmt::Debug for EgressBinding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("EgressBinding").field("proxy", &self.proxy).finish_non_exhaustive()
+    }
+}
+
+/// Answer of `PUT /v1/egress` and `DELETE /v1/egress`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EgressBound {
+    /// Whether there is a way out now.
+    pub bound: bool,
+}
+
+/// Answer of `GET /v1/fence`: whether a network policy keeps the sandbox in, as its canaries show.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FenceReport {
+    /// What they have shown.
+    pub state: FenceState,
+    /// Names of the targets that were tried.
+    pub tried: Vec<String>,
+    /// Names of those that answered.
+    pub reached: Vec<String>,
+}
+
+/// What canaries have shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FenceState {
+    /// No target answers.
+    Fenced,
+    /// Some target answers.
+    Open,
+    /// Nothing yet, or there are no targets.
+    Unknown,
+}
+
 /// The query of `GET /v1/terminal`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TerminalOptions {
@@ -256,6 +305,8 @@ pub enum ErrorCode {
     NoTerminal,
     /// 429: too many calls run, or too many transfers or terminals are open; this one was not started.
     TooManyCalls,
+    /// 502: the proxy of the session cannot be reached, or is none; the binding is as it was.
+    EgressUnavailable,
     /// 500: a fault of `sandboxd`.
     Failed,
     /// 503: the process is ending; the call was not started.

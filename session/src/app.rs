@@ -175,6 +175,8 @@ pub struct Shared {
     pub claims: TtlCache<SessionId, (u64, String)>,
     /// The resources of sessions that were just offered to a harness that waits.
     pub offered: TtlCache<SessionId, Arc<AgentSession>>,
+    /// Which environments say what their sandboxes may reach, by namespace and name.
+    pub networks: TtlCache<(String, String), bool>,
     /// When queued events were accepted.
     pub accepted: TtlCache<EventId, Instant>,
     /// Bounds the event streams, transfers and ways into sandboxes.
@@ -227,6 +229,7 @@ impl App {
             warm: Warm::default(),
             claims: TtlCache::new(REMEMBERED),
             offered: TtlCache::new(OFFERED),
+            networks: TtlCache::new(REMEMBERED),
             accepted: TtlCache::new(REMEMBERED),
             streams: Arc::new(Semaphore::new(OPEN_STREAMS)),
             tunnels: Tunnels::default(),
@@ -296,6 +299,8 @@ impl App {
             .route("/namespaces/{namespace}/sandboxes/{name}/drain", post(internal::drain));
         let admit = from_fn_with_state(self.clone(), layer::admit);
         let (wire, harness) = (wire.route_layer(admit.clone()), harness.route_layer(admit.clone()));
+        // The proxy has a token of its own.
+        let harness = harness.route("/credential_events", post(harness::credentials::report));
         let parked = post(harness::parked::park).route_layer(admit);
         Router::new()
             .nest("/v1", wire.clone())

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use http::StatusCode;
+use longhand_protocol::event::EventBody;
 use longhand_session_log::etcd::{Archived, Collected, Space};
 use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
@@ -28,6 +29,8 @@ const CLAIMS: &str = "longhand_claims_total";
 const PARKED: &str = "longhand_harnesses_parked";
 const OFFERS: &str = "longhand_session_offers_total";
 const DRAINS: &str = "longhand_drains_total";
+const EGRESS_BINDINGS: &str = "longhand_egress_bindings_total";
+const CREDENTIAL_EVENTS: &str = "longhand_credential_events_total";
 
 const LOG_DB: &str = "longhand_log_etcd_db_bytes";
 const LOG_USED: &str = "longhand_log_etcd_used_bytes";
@@ -74,6 +77,8 @@ pub fn install() -> Result<PrometheusHandle, BuildError> {
     describe_counter!(CLAIMS, "Claims of sessions, by outcome");
     describe_gauge!(PARKED, "Harnesses that wait at this replica for a session");
     describe_counter!(OFFERS, "Sessions with new work that were offered to harnesses that wait, by what became of it");
+    describe_counter!(EGRESS_BINDINGS, "Sandboxes that were to be bound to their session's proxy, by outcome");
+    describe_counter!(CREDENTIAL_EVENTS, "Uses and refusals of credentials that proxies reported, by event");
     describe_counter!(DRAINS, "Drains of sandboxes, by outcome");
     describe_gauge!(LOG_DB, Unit::Bytes, "The largest database file of a member of etcd");
     describe_gauge!(LOG_USED, Unit::Bytes, "How much of that file is in use");
@@ -256,6 +261,17 @@ pub(crate) fn parked(harnesses: usize) {
 /// A session with new work may be for a harness that waits here.
 pub(crate) fn offer(outcome: &'static str) {
     counter!(OFFERS, "outcome" => outcome).increment(1);
+}
+
+/// A sandbox was to be bound to its session's proxy.
+pub(crate) fn egress_bound(bound: bool) {
+    counter!(EGRESS_BINDINGS, "outcome" => if bound { "bound" } else { "failed" }).increment(1);
+}
+
+/// A proxy reported what it did.
+pub(crate) fn credential(event: &EventBody) {
+    let outcome = if matches!(event, EventBody::CredentialUsed { .. }) { "used" } else { "denied" };
+    counter!(CREDENTIAL_EVENTS, "outcome" => outcome).increment(1);
 }
 
 /// The operator asked to drain a sandbox.

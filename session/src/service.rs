@@ -27,7 +27,7 @@ use crate::app::{App, Kinds, Settings, Waits};
 use crate::auth::{Auth, WorkerTokens};
 use crate::config::Config;
 use crate::execute::sandboxes::SandboxIndex;
-use crate::execute::{Executor, Hosted, Limits as CallLimits};
+use crate::execute::{Egress, Executor, Hosted, Limits as CallLimits};
 use crate::health::{self, Health};
 use crate::jobs::{self, Alarm, Jobs, Namespaces, ShardAlarm};
 use crate::metrics;
@@ -156,14 +156,16 @@ async fn start_and_serve(
     let store = Arc::new(store);
     let workers = WorkerTokens::new(signer.clone())?;
     let hosted = Hosted::new(Work::new(Arc::new(store.work())), cluster.clone(), cluster.clone());
-    let executor = Arc::new(Executor::new(
+    let egress = Egress::new(&cluster, signer.clone());
+    let executor = Executor::new(
         store.clone(),
         cluster.clone(),
         sandboxes,
         hosted,
         SandboxClient::new(signer),
         CallLimits { namespace_sandboxes: config.namespace_max_sandboxes, ..CallLimits::default() },
-    ));
+    );
+    let executor = Arc::new(executor.with_egress(egress));
     let default_model = config.default_model.model();
     let requests = Arc::new(store.requests());
     let app = App::new(

@@ -4,6 +4,7 @@ mod admission;
 mod allowance;
 mod autoscale;
 mod bad_input;
+mod egress;
 mod fencing;
 mod gitops;
 mod harness_images;

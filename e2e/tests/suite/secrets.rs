@@ -77,7 +77,7 @@ async fn harness(namespace: &TestNamespace) -> TestResult<Pod> {
     Ok(namespace.api::<Pod>().list(&selector).await?.items.pop().ok_or("there is no harness pod")?)
 }
 
-async fn assert_only_the_proxy_mounts_it(namespace: &TestNamespace) -> TestResult {
+pub(crate) async fn assert_only_the_proxy_mounts_it(namespace: &TestNamespace) -> TestResult {
     for pod in namespace.api::<Pod>().list(&ListParams::default().labels(labels::ROLE)).await? {
         let spec = pod.spec.clone().ok_or("a pod without a spec")?;
         let secrets: Vec<_> = spec
@@ -121,7 +121,7 @@ async fn assert_not_beside_the_harness(namespace: &TestNamespace, key: &str) -> 
 }
 
 /// Every object of the namespace and of Longhand's own, of every kind that can be listed, but Secrets.
-async fn assert_in_no_object(namespace: &TestNamespace, key: &str) -> TestResult {
+pub(crate) async fn assert_in_no_object(namespace: &TestNamespace, key: &str) -> TestResult {
     let discovery = Discovery::new(namespace.client.clone()).run().await?;
     let mut kinds = 0;
     for group in discovery.groups() {
@@ -150,7 +150,7 @@ fn listable(capabilities: &ApiCapabilities) -> bool {
     capabilities.scope == Scope::Namespaced && capabilities.supports_operation(verbs::LIST)
 }
 
-async fn assert_in_no_log(namespace: &TestNamespace, key: &str) -> TestResult {
+pub(crate) async fn assert_in_no_log(namespace: &TestNamespace, key: &str) -> TestResult {
     let mut logs = 0;
     for place in [&namespace.name, SYSTEM_NAMESPACE] {
         let pods: Api<Pod> = Api::namespaced(Client::clone(&namespace.client), place);

@@ -12,6 +12,7 @@ use super::status::{limit_news, with_harness};
 use crate::error::Error;
 use crate::events::Happened;
 use crate::pods::{self, Made};
+use crate::sandbox::ground;
 use crate::{metrics, status};
 
 /// Does what the plan says; `harness` follows what is done, also when something fails.
@@ -47,7 +48,11 @@ async fn make_pod(
     let session = &observed.session;
     let (namespace, owner) = (session.namespace().unwrap_or_default(), session.uid().unwrap_or_default());
     let context = &sessions.context;
-    let pod = harness_pod::build(context, session, references, &new.name);
+    let verify_key = match &references.egress {
+        Some(_) => Some(ground::verify_key(context).await?),
+        None => None,
+    };
+    let pod = harness_pod::build(context, session, references, verify_key.as_deref(), &new.name);
     let pod = match pods::create(&context.client, &namespace, &pod, &owner).await? {
         Made::Ours(pod) => pod,
         Made::Foreign => return Err(Error::NameTaken { namespace, name: new.name.clone() }),

@@ -12,13 +12,16 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::{Resource as _, ResourceExt as _};
 use longhand_crds::vault::CredentialSpec;
 use longhand_crds::{AgentSession, annotations, labels, session_id};
+use longhand_protocol::egress::PORT as EGRESS_PORT;
+use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 
+use super::egress::{self, Egress};
 use super::observe::References;
 use super::proxy_config::{self, MCP_PREFIX, MODEL_PREFIX};
 use crate::agent::fallbacks::FallbackAccess;
 use crate::context::Context;
-use crate::hardening::{self, env, mount};
+use crate::hardening::{self, env, env_of_field, mount};
 
 /// Name of the main container.
 pub(crate) const HARNESS: &str = "harness";
@@ -34,6 +37,9 @@ const TOKEN_FILE: &str = "/var/run/longhand/token/token";
 const TMP: &str = "/tmp";
 const TMP_SIZE: &str = "512Mi";
 const TOKEN_AUDIENCE: &str = "longhand";
+/// The volume of the token that only the proxy has, and its audience.
+const PROXY_TOKEN: &str = "proxy-token";
+const PROXY_AUDIENCE: &str = "longhand-proxy";
 const TOKEN_SECONDS: i64 = 3_600;
 /// The harness does not start before its credentials are there; a person may take a long time to make a Secret.
 const PROXY_START_SECONDS: i32 = 7 * 24 * 3_600;
@@ -62,8 +68,14 @@ pub(crate) fn warm_name(agent: &str, uid: &str, number: i64) -> String {
     named(agent, "warm", uid, number)
 }
 
-/// The pod of this name for `session`.
-pub(super) fn build(context: &Context, session: &AgentSession, references: &References, name: &str) -> Pod {
+/// The pod of this name for `session`; sandboxes that have a way out are known by tokens that fit `verify_key`.
+pub(super) fn build(
+    context: &Context,
+    session: &AgentSession,
+    references: &References,
+    verify_key: Option<&str>,
+    name: &str,
+) -> Pod {
     let metadata = ObjectMeta {
         name: Some(name.to_owned()),
         namespace: session.namespace(),
@@ -75,15 +87,17 @@ pub(super) fn build(context: &Context, session: &AgentSession, references: &Refe
     let id = session_id(&session.metadata);
     let url = context.session_url.trim_end_matches('/');
     let tools = env("MCP_URL", format!("{url}/harness/v1/sessions/{id}/mcp"));
+    let egress = references.egress.as_ref().zip(verify_key);
+    let egress = egress.map(|(egress, key)| (egress, egress.config(context, id.as_str(), key)));
     let own = vec![env("SESSION_ID", id), tools];
-    Pod { metadata, spec: Some(spec(context, references, own)), status: None }
+    Pod { metadata, spec: Some(spec(context, references, own, egress)), status: None }
 }
 
 /// The pod of this name for no session yet. It is like one that is made for a session of the agent.
 pub(crate) fn build_warm(context: &Context, references: &References, name: &str) -> Pod {
     let agent = &references.agent;
     let sessions = agent.spec.harness.as_ref().map_or(1, |harness| harness.sessions_per_pod);
-    let spec = spec(context, references, vec![env("SESSIONS_PER_POD", sessions.to_string())]);
+    let spec = spec(context, references, vec![env("SESSIONS_PER_POD", sessions.to_string())], None);
     let metadata = ObjectMeta {
         name: Some(name.to_owned()),
         namespace: agent.namespace(),
@@ -118,8 +132,17 @@ fn labels(key: &str, uid: Option<String>) -> BTreeMap<String, String> {
         .into()
 }
 
-/// The same but for `own`, the variables by which a harness knows whom it serves.
-fn spec(context: &Context, references: &References, own: Vec<EnvVar>) -> PodSpec {
+/// What sandboxes may reach, and how the proxy is told.
+type Way<'a> = (&'a Egress, Value);
+
+/// The same but for `own`, the variables by which a harness knows whom it serves, and the way out of the sandboxes of one
+/// session.
+fn spec(context: &Context, references: &References, own: Vec<EnvVar>, egress: Option<Way<'_>>) -> PodSpec {
+    let mut volumes = volumes(references);
+    if let Some((egress, _)) = &egress {
+        volumes.push(token_volume(PROXY_TOKEN, PROXY_AUDIENCE));
+        volumes.extend(egress.volumes());
+    }
     PodSpec {
         service_account_name: Some("default".to_owned()),
         automount_service_account_token: Some(false),
@@ -128,9 +151,9 @@ fn spec(context: &Context, references: &References, own: Vec<EnvVar>) -> PodSpec
         security_context: Some(hardening::pod(USER)),
         termination_grace_period_seconds: Some(10),
         tolerations: Some(hardening::tolerations(&[])),
-        init_containers: Some(vec![proxy(context, references)]),
+        init_containers: Some(vec![proxy(context, references, egress)]),
         containers: vec![harness(context, own, references)],
-        volumes: Some(volumes(references)),
+        volumes: Some(volumes),
         ..PodSpec::default()
     }
 }
@@ -168,9 +191,9 @@ fn environment(context: &Context, own: Vec<EnvVar>) -> Vec<EnvVar> {
     variables
 }
 
-fn proxy(context: &Context, references: &References) -> Container {
+fn proxy(context: &Context, references: &References, egress: Option<Way<'_>>) -> Container {
     let credential = &references.credential;
-    let config = proxy_config::config(&references.base_url, credential, &references.fallbacks, &references.mcp);
+    let mut config = proxy_config::config(&references.base_url, credential, &references.fallbacks, &references.mcp);
     let mut volume_mounts =
         vec![mount("token", TOKEN_FOLDER, true), mount("credential", proxy_config::folder(&credential.name), true)];
     volume_mounts.extend(
@@ -183,17 +206,24 @@ fn proxy(context: &Context, references: &References) -> Container {
     volume_mounts.extend(
         with_credential.map(|server| mount(&proxy_config::mcp_volume(server), proxy_config::mcp_folder(server), true)),
     );
+    let mut variables = Vec::new();
+    let mut ports = vec![port("health", PROXY_HEALTH_PORT)];
+    if let Some((egress, section)) = egress {
+        config["egress"] = section;
+        // A sandbox is served on the pod's address only, and its token names the pod.
+        variables.extend([env_of_field("POD_UID", "metadata.uid"), env_of_field("POD_IP", "status.podIP")]);
+        ports.push(port("egress", EGRESS_PORT));
+        volume_mounts.push(mount(PROXY_TOKEN, egress::TOKEN_FOLDER, true));
+        volume_mounts.extend(egress.mounts());
+    }
+    variables.extend([env("PROXY_CONFIG", config.to_string()), env("SESSION_TOKEN_FILE", TOKEN_FILE)]);
     Container {
         name: PROXY.to_owned(),
         image: Some(context.images.proxy.clone()),
         image_pull_policy: Some(context.images.pull_policy.clone()),
         restart_policy: Some("Always".to_owned()),
-        env: Some(vec![env("PROXY_CONFIG", config.to_string()), env("SESSION_TOKEN_FILE", TOKEN_FILE)]),
-        ports: Some(vec![ContainerPort {
-            name: Some("health".to_owned()),
-            container_port: i32::from(PROXY_HEALTH_PORT),
-            ..ContainerPort::default()
-        }]),
+        env: Some(variables),
+        ports: Some(ports),
         startup_probe: Some(probe("/startupz", 1, PROXY_START_SECONDS)),
         liveness_probe: Some(probe("/livez", 10, 3)),
         resources: Some(hardening::resources(
@@ -206,6 +236,10 @@ fn proxy(context: &Context, references: &References) -> Container {
         volume_mounts: Some(volume_mounts),
         ..Container::default()
     }
+}
+
+fn port(name: &str, port: u16) -> ContainerPort {
+    ContainerPort { name: Some(name.to_owned()), container_port: i32::from(port), ..ContainerPort::default() }
 }
 
 fn probe(path: &str, period: i32, failures: i32) -> Probe {
@@ -222,15 +256,15 @@ fn probe(path: &str, period: i32, failures: i32) -> Probe {
     }
 }
 
-fn token_volume() -> Volume {
+fn token_volume(name: &str, audience: &str) -> Volume {
     let token = ServiceAccountTokenProjection {
-        audience: Some(TOKEN_AUDIENCE.to_owned()),
+        audience: Some(audience.to_owned()),
         expiration_seconds: Some(TOKEN_SECONDS),
         path: "token".to_owned(),
     };
     let source = VolumeProjection { service_account_token: Some(token), ..VolumeProjection::default() };
     Volume {
-        name: "token".to_owned(),
+        name: name.to_owned(),
         projected: Some(ProjectedVolumeSource { sources: Some(vec![source]), ..ProjectedVolumeSource::default() }),
         ..Volume::default()
     }
@@ -238,7 +272,7 @@ fn token_volume() -> Volume {
 
 fn volumes(references: &References) -> Vec<Volume> {
     let mut volumes = vec![
-        token_volume(),
+        token_volume("token", TOKEN_AUDIENCE),
         credential_volume("credential", &references.credential),
         hardening::empty_dir("tmp", Quantity(TMP_SIZE.to_owned())),
     ];
@@ -258,7 +292,7 @@ fn fallback_volume(fallback: &FallbackAccess) -> String {
 }
 
 /// Optional, so that the proxy runs and says what is missing; and only the key that the vault names.
-fn credential_volume(name: &str, credential: &CredentialSpec) -> Volume {
+pub(super) fn credential_volume(name: &str, credential: &CredentialSpec) -> Volume {
     let secret = &credential.secret_ref;
     Volume {
         name: name.to_owned(),
@@ -300,7 +334,7 @@ mod tests {
     #[tokio::test]
     async fn the_pod_is_as_designed() {
         let (context, _server) = context();
-        let pod = build(&context, &fixtures::session(), &references(), "quickstart-harness-3e8f1a-1");
+        let pod = build(&context, &fixtures::session(), &references(), None, "quickstart-harness-3e8f1a-1");
         insta::assert_yaml_snapshot!(pod);
     }
 
@@ -320,7 +354,7 @@ mod tests {
     #[tokio::test]
     async fn a_pod_without_a_session_is_the_same_but_for_whom_it_serves() {
         let (context, _server) = context();
-        let own = build(&context, &fixtures::session(), &references(), "x");
+        let own = build(&context, &fixtures::session(), &references(), None, "x");
         let warm = build_warm(&context, &references(), "coder-warm-3e8f1a-1");
         insta::assert_yaml_snapshot!(warm.metadata);
         let without = |pod: &super::Pod, count: usize| {
@@ -352,8 +386,9 @@ mod tests {
     #[tokio::test]
     async fn only_the_proxy_mounts_secrets() {
         let (context, _server) = context();
-        let references = References { mcp: with_servers().mcp, ..with_fallback() };
-        let spec = build(&context, &fixtures::session(), &references, "x").spec.unwrap();
+        let egress = Some(crate::agent_session::egress::tests::egress());
+        let references = References { mcp: with_servers().mcp, egress, ..with_fallback() };
+        let spec = build(&context, &fixtures::session(), &references, Some("key="), "x").spec.unwrap();
         let secrets: Vec<_> = spec
             .volumes
             .unwrap()
@@ -361,19 +396,22 @@ mod tests {
             .filter(|volume| volume.secret.is_some())
             .map(|volume| volume.name)
             .collect();
-        assert_eq!(secrets.len(), 3, "of the model, its fallback and a server: {secrets:?}");
+        assert_eq!(secrets.len(), 4, "of the model, its fallback, a server and the sandbox: {secrets:?}");
+
         let mounts = |container: &Container| -> Vec<String> {
             container.volume_mounts.iter().flatten().map(|mount| mount.name.clone()).collect()
         };
         let harness = spec.containers.iter().find(|container| container.name == HARNESS).unwrap();
-        assert!(mounts(harness).iter().all(|mount| !secrets.contains(mount)));
+        assert!(mounts(harness).iter().all(|mount| !secrets.contains(mount) && mount != "proxy-token"));
         assert_eq!(spec.containers.len(), 1);
         let proxy = &spec.init_containers.unwrap()[0];
         assert!(secrets.iter().all(|secret| mounts(proxy).contains(secret)));
         let mut paths: Vec<_> = proxy.volume_mounts.iter().flatten().map(|mount| mount.mount_path.clone()).collect();
         paths.sort();
         paths.dedup();
-        assert_eq!(paths.len(), 4, "each in a folder of its own: {paths:?}");
+        assert_eq!(paths.len(), 6, "each in a folder of its own: {paths:?}");
+        let variables: Vec<_> = proxy.env.iter().flatten().map(|variable| variable.name.as_str()).collect();
+        assert_eq!(variables, ["POD_UID", "POD_IP", "PROXY_CONFIG", "SESSION_TOKEN_FILE"]);
     }
 
     #[rstest]

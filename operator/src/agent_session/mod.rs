@@ -3,6 +3,7 @@
 //! The operator looks at resources and wake keys, never at a log: what it shows of one, the session service tells it.
 
 mod apply;
+mod egress;
 pub(crate) mod harness_pod;
 pub(crate) mod observe;
 mod plan;

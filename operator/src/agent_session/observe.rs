@@ -11,6 +11,7 @@ use longhand_crds::vault::CredentialSpec;
 use longhand_crds::{Agent, AgentSession, Vault, labels, session_id};
 
 use super::Sessions;
+use super::egress::{self, Egress};
 use super::harness_pod::{self, HARNESS};
 use super::proxy_health::Credentials;
 use super::warm::{self, Warm};
@@ -56,6 +57,8 @@ pub(crate) struct References {
     pub(crate) fallbacks: Vec<FallbackAccess>,
     /// The MCP servers, and how they are called.
     pub(crate) mcp: Vec<McpAccess>,
+    /// What the session's sandboxes may reach, if anything.
+    pub(crate) egress: Option<Egress>,
 }
 
 impl References {
@@ -86,7 +89,7 @@ impl References {
         let mcp = mcp_servers(&agent, session, |vault| lookup(vaults, &namespace, vault))?;
         let (credential, vault) = (credential.clone(), access.credential.vault.clone());
         let base_url = access.base_url(&credential).to_owned();
-        Ok(Self { credential, vault, base_url, fallbacks, mcp, agent })
+        Ok(Self { credential, vault, base_url, fallbacks, mcp, egress: None, agent })
     }
 
     /// Every credential with its vault, once.
@@ -113,6 +116,7 @@ impl References {
             base_url: "http://model.test:8080".to_owned(),
             fallbacks: Vec::new(),
             mcp: Vec::new(),
+            egress: None,
         }
     }
 }
@@ -175,8 +179,15 @@ fn references(session: &AgentSession, sessions: &Sessions, namespace: &str) -> R
     let name = &session.spec.agent_ref.name;
     let agent = lookup(&sessions.agents, namespace, name).ok_or_else(|| Unresolved::Agent(name.clone()))?;
     let default = sessions.context.default_model.as_ref();
-    References::resolve_for(agent, default, &sessions.vaults, Some(session))
-        .map_err(|missing| Unresolved::Reference { agent: name.clone(), missing })
+    let mut references = References::resolve_for(agent, default, &sessions.vaults, Some(session))
+        .map_err(|missing| Unresolved::Reference { agent: name.clone(), missing })?;
+    references.egress = egress::of(
+        session,
+        &references.mcp,
+        |template| lookup(&sessions.templates, namespace, template),
+        |vault| lookup(&sessions.vaults, namespace, vault),
+    );
+    Ok(references)
 }
 
 fn mcp_servers(

@@ -39,8 +39,9 @@ pub(super) async fn observe(
     references: Option<&References>,
     sessions: &Sessions,
 ) -> Result<Warm, Error> {
-    let Some(References { agent, .. }) = references else { return Ok(Warm::default()) };
-    if !session.spec.takes_any_harness() {
+    let Some(References { agent, egress, .. }) = references else { return Ok(Warm::default()) };
+    // The proxy beside a harness is the way out of one session's sandboxes.
+    if !session.spec.takes_any_harness() || egress.is_some() {
         return Ok(Warm::default());
     }
     let (namespace, uid) = (session.namespace().unwrap_or_default(), agent.uid().unwrap_or_default());

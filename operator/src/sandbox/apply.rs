@@ -65,7 +65,7 @@ async fn make_pod(
     let fenced = async { if fence { ground::put_fence(context, &namespace).await } else { Ok(()) } };
     let claimed = async { if volume { make_volume(sandbox, template, sandboxes).await } else { Ok(()) } };
     let ((), (), key) = futures::try_join!(fenced, claimed, ground::verify_key(context))?;
-    let pod = pod::build(&context.images, sandbox, template, &key, name, incarnation);
+    let pod = pod::build(context.parts(), sandbox, template, &key, name, incarnation);
     match pods::create(&context.client, &namespace, &pod, &owner).await? {
         Made::Ours(pod) => {
             metrics::pod_created("sandbox");

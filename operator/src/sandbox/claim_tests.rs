@@ -17,12 +17,13 @@ use kube::{Client, ResourceExt as _};
 use longhand_crds::{Sandbox, SandboxStatus};
 use serde_json::{Value, json};
 
+use super::fence::tests::Told;
 use super::{Reservations, Sandboxes, network_policy, pod, reconcile};
 use crate::events::Events;
 use crate::fixtures;
 use crate::owned_pods::listed;
 use crate::pods::is_controlled_by;
-use crate::testing::{context, images, store};
+use crate::testing::{context, fencing, images, store};
 
 const POOL: usize = 100;
 const CLAIMS: usize = 1_000;
@@ -201,6 +202,7 @@ fn operator(client: &Client, pods: Vec<Pod>, reservations: Reservations) -> Sand
         claims: store(Vec::<PersistentVolumeClaim>::new()),
         policies: store([network_policy::build("team", "longhand-system")]),
         reservations,
+        fences: Arc::new(Told::default()),
     }
 }
 
@@ -231,7 +233,7 @@ async fn round(
 async fn race(seed: u64) {
     let world = Arc::new(Mutex::new(World { random: seed, hostile: true, ..World::default() }));
     for number in 0..POOL {
-        let warm = pod::build_warm(&images(), &template(), "key=", &format!("warm-{number}"));
+        let warm = pod::build_warm((&images(), &fencing()), &template(), "key=", &format!("warm-{number}"));
         world.lock().unwrap().put(warm);
     }
     let client = client(Arc::clone(&world));

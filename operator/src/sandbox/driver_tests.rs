@@ -15,10 +15,11 @@ use longhand_protocol::internal::Drained;
 use rstest::rstest;
 use serde_json::{Value, json};
 
+use super::fence::tests::Told;
 use super::{Sandboxes, network_policy, pod, reconcile};
 use crate::fixtures;
 use crate::owned_pods::listed;
-use crate::testing::{Call, FakeLog, Server, context_with, images, store};
+use crate::testing::{Call, FakeLog, Server, context_with, fencing, images, store};
 
 const UID: &str = "3e8f1a2b-quickstart-main-3e8f1a";
 const PODS: &str = "/api/v1/namespaces/team/pods";
@@ -34,7 +35,18 @@ fn sandboxes(log: Arc<FakeLog>, pods: Vec<Pod>, policies: Vec<NetworkPolicy>) ->
     let templates = store([DeserializeGuard(Ok(fixtures::template()))]);
     let (pods, policies, claims) = (listed(pods), store(policies), store(Vec::<PersistentVolumeClaim>::new()));
     let reservations = super::Reservations::default();
-    (Arc::new(Sandboxes { context, templates, pods, claims, policies, reservations }), server)
+    (
+        Arc::new(Sandboxes {
+            context,
+            templates,
+            pods,
+            claims,
+            policies,
+            reservations,
+            fences: Arc::new(Told::default()),
+        }),
+        server,
+    )
 }
 
 fn fence() -> NetworkPolicy {
@@ -192,7 +204,7 @@ const NEXT: &str = "/api/v1/namespaces/team/pods/shell-1";
 
 /// A pod that waits in the pool, in this state.
 fn warm(name: &str, version: &str) -> Pod {
-    let mut pod = pod::build_warm(&images(), &fixtures::template(), "key=", name);
+    let mut pod = pod::build_warm((&images(), &fencing()), &fixtures::template(), "key=", name);
     let made = self::pod(&running(&Timestamp::now().to_string()));
     pod.metadata.uid = Some(format!("uid-of-{name}"));
     pod.metadata.resource_version = Some(version.into());

@@ -2,6 +2,7 @@
 //! reclaimed, and nothing is on its way, suspended or at its end for ever.
 
 mod apply;
+mod fence;
 pub(crate) mod ground;
 pub(crate) mod network_policy;
 mod observe;
@@ -15,6 +16,7 @@ mod take;
 mod volume;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::{StreamExt as _, stream};
 use jiff::Timestamp;
@@ -24,18 +26,20 @@ use kube::runtime::controller::{Action, Controller};
 use kube::runtime::reflector::{ObjectRef, Store};
 use kube::runtime::{PredicateConfig, WatchStreamExt as _, predicates, watcher};
 use kube::{Api, Resource as _, ResourceExt as _};
-use longhand_crds::{Sandbox, SandboxTemplate, labels};
+use longhand_crds::{Sandbox, SandboxStatus, SandboxTemplate, labels};
 use tokio_util::sync::CancellationToken;
 
 use self::apply::{Applied, Reclaimed};
+use self::fence::{EGRESS_FENCED, Fences};
 use self::observe::Observed;
 use self::plan::{Plan, View};
 use self::reservations::Reservations;
-use crate::conditions::{FINISHED, find};
+use crate::conditions::{FINISHED, Truth, find, merge};
 use crate::context::{Context, Guarded, GuardedStore, first_list, synced};
 use crate::error::Error;
 use crate::events::Happened;
 use crate::owned_pods::{self, OwnedPods};
+use crate::pods::{PodView, Stage};
 use crate::{drive, metrics, pods};
 
 /// What the reconcile of a sandbox looks at.
@@ -46,6 +50,7 @@ struct Sandboxes {
     claims: Store<PersistentVolumeClaim>,
     policies: Store<NetworkPolicy>,
     reservations: Reservations,
+    fences: Arc<dyn Fences>,
 }
 
 /// Reconciles every `Sandbox` until `token` is cancelled.
@@ -59,8 +64,8 @@ pub async fn run(context: Arc<Context>, token: CancellationToken) {
     let (pods, pod_stream) = owned_pods::watch(Api::all(client.clone()), everything().labels(&sandbox_pods));
     let (claims, claim_stream) =
         drive::watch::<PersistentVolumeClaim>(Api::all(client.clone()), everything().labels(&sandbox_pods));
-    let (policies, policy_stream) =
-        drive::watch::<NetworkPolicy>(Api::all(client.clone()), everything().labels(&managed));
+    // Those of others too: what policies allow adds up.
+    let (policies, policy_stream) = drive::watch::<NetworkPolicy>(Api::all(client.clone()), everything());
     let (of_template, of_namespace) = (store.clone(), store.clone());
     // The status of a template changes with each pod that is taken from its pool, which concerns no sandbox.
     let template_stream = template_stream.predicate_filter(predicates::generation, PredicateConfig::default());
@@ -77,7 +82,14 @@ pub async fn run(context: Arc<Context>, token: CancellationToken) {
         .reconcile_on(by_template)
         .reconcile_on(by_policy);
     let reservations = Reservations::default();
-    let sandboxes = Sandboxes { context, templates, pods, claims, policies, reservations };
+    let fences = match fence::Network::new() {
+        Ok(network) => Arc::new(network),
+        Err(error) => {
+            tracing::error!(%error, "the client that asks sandboxes for their fence cannot be set up");
+            return;
+        }
+    };
+    let sandboxes = Sandboxes { context, templates, pods, claims, policies, reservations, fences };
     drive::run(controller, Arc::new(sandboxes), token, reconcile).await;
 }
 
@@ -127,9 +139,11 @@ async fn proceed(observed: &Observed, sandboxes: &Sandboxes, now: Timestamp) -> 
     if let Err(error) = applied {
         return failed(error, &plan);
     }
-    let Some(drain) = &plan.drain else { return Ok(drive::action(plan.requeue)) };
+    let fence_due = see_fence(observed, pod.as_ref(), &status, sandboxes, now).await?;
+    let requeue = plan.requeue.into_iter().chain(fence_due).min();
+    let Some(drain) = &plan.drain else { return Ok(drive::action(requeue)) };
     match apply::reclaim(sandbox, drain, sandboxes).await? {
-        Reclaimed::NotBefore(delay) => Ok(Action::requeue(plan.requeue.map_or(delay, |other| other.min(delay)))),
+        Reclaimed::NotBefore(delay) => Ok(Action::requeue(requeue.map_or(delay, |other| other.min(delay)))),
         Reclaimed::Yes => {
             let idle = drain.idle_seconds;
             let (happened, done) = match drain.suspend {
@@ -141,6 +155,44 @@ async fn proceed(observed: &Observed, sandboxes: &Sandboxes, now: Timestamp) -> 
             Ok(Action::await_change())
         }
     }
+}
+
+/// Says whether the pod is fenced in, after all that somebody waits for; when to look again.
+async fn see_fence(
+    observed: &Observed,
+    pod: Option<&PodView>,
+    status: &SandboxStatus,
+    sandboxes: &Sandboxes,
+    now: Timestamp,
+) -> Result<Option<Duration>, Error> {
+    let sandbox = &observed.sandbox;
+    let namespace = sandbox.namespace().unwrap_or_default();
+    let Some(view) = pod.filter(|pod| matches!(pod.stage, Stage::Running { .. })) else { return Ok(None) };
+    // What waits for it to be ready is not held up; one that stays as it is has something to say.
+    let ready = matches!(view.stage, Stage::Running { ready_since: Some(_), .. });
+    if !ready && pods::elapsed(view.created, now) < fence::SOON {
+        return Ok(Some(fence::SOON));
+    }
+    // The store has it, since it runs.
+    let Some(pod) = sandboxes.pods.get(&ObjectRef::new(&view.name).within(&namespace)) else { return Ok(None) };
+    let in_namespace = |policy: &NetworkPolicy| policy.metadata.namespace.as_ref() == Some(&namespace);
+    let policies: Vec<NetworkPolicy> =
+        sandboxes.policies.state_filter(in_namespace).iter().map(|policy| (**policy).clone()).collect();
+    let before = find(&status.conditions, EGRESS_FENCED).map(|condition| condition.status.clone());
+    let (fencing, fences) = (&sandboxes.context.fencing, &*sandboxes.fences);
+    let Some(seen) = fence::look(&pod, &policies, fencing, fences, before.is_some()).await else {
+        return Ok(Some(if ready { fence::AGAIN } else { fence::SOON }));
+    };
+    let truth = seen.truth;
+    let conditions = merge(&status.conditions, std::slice::from_ref(&seen), status.observed_generation, now);
+    let with_fence = SandboxStatus { conditions, ..status.clone() };
+    crate::status::write(&sandboxes.context.client, &**sandbox, Some(status), &with_fence).await?;
+    if truth == Truth::False && before.as_deref() != Some(Truth::False.as_str()) {
+        metrics::not_fenced(seen.reason == fence::POLICY_OPENS);
+        let note = format!("{}: {}", seen.reason, seen.message);
+        sandboxes.context.events.publish(Happened::SandboxNotFenced, &sandbox.object_ref(&()), &note).await;
+    }
+    Ok(Some(if truth == Truth::True { fence::AGAIN } else { fence::SOON }))
 }
 
 /// An error is tried again, but not beyond the time at which something else is due.

@@ -3,29 +3,37 @@
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::networking::v1::{
-    NetworkPolicy, NetworkPolicyIngressRule, NetworkPolicyPeer, NetworkPolicyPort, NetworkPolicySpec,
+    NetworkPolicy, NetworkPolicyEgressRule, NetworkPolicyIngressRule, NetworkPolicyPeer, NetworkPolicyPort,
+    NetworkPolicySpec,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use longhand_crds::labels;
+use longhand_protocol::egress;
 
 use super::pod::SANDBOXD_PORT;
 
 /// Name of the policy in each namespace.
 pub(crate) const NAME: &str = "longhand-sandbox";
 
-/// The policy for `namespace`: in from the session service, which is in `system`; out to nowhere.
+/// The policy for `namespace`: in from the session service, and from the operator, which asks what the canaries show, both in
+/// `system`; out to the proxies beside harnesses of the same namespace, each of which serves its own session's sandboxes.
 pub(crate) fn build(namespace: &str, system: &str) -> NetworkPolicy {
-    let service = NetworkPolicyPeer {
+    let ours = |component: &str| NetworkPolicyPeer {
         namespace_selector: Some(selector(&[("kubernetes.io/metadata.name", system)])),
         pod_selector: Some(selector(&[
             ("app.kubernetes.io/name", "longhand"),
-            ("app.kubernetes.io/component", "session"),
+            ("app.kubernetes.io/component", component),
         ])),
         ip_block: None,
     };
-    let port = NetworkPolicyPort {
-        port: Some(IntOrString::Int(i32::from(SANDBOXD_PORT))),
+    let proxies = NetworkPolicyPeer {
+        namespace_selector: None,
+        pod_selector: Some(selector(&[(labels::MANAGED_BY, labels::LONGHAND), (labels::ROLE, labels::HARNESS)])),
+        ip_block: None,
+    };
+    let tcp = |port: u16| NetworkPolicyPort {
+        port: Some(IntOrString::Int(i32::from(port))),
         protocol: Some("TCP".to_owned()),
         end_port: None,
     };
@@ -39,8 +47,14 @@ pub(crate) fn build(namespace: &str, system: &str) -> NetworkPolicy {
         spec: Some(NetworkPolicySpec {
             pod_selector: Some(selector(&[(labels::MANAGED_BY, labels::LONGHAND), (labels::ROLE, labels::SANDBOX)])),
             policy_types: Some(vec!["Ingress".to_owned(), "Egress".to_owned()]),
-            ingress: Some(vec![NetworkPolicyIngressRule { from: Some(vec![service]), ports: Some(vec![port]) }]),
-            egress: None,
+            ingress: Some(vec![NetworkPolicyIngressRule {
+                from: Some(vec![ours("session"), ours("operator")]),
+                ports: Some(vec![tcp(SANDBOXD_PORT)]),
+            }]),
+            egress: Some(vec![NetworkPolicyEgressRule {
+                to: Some(vec![proxies]),
+                ports: Some(vec![tcp(egress::PORT)]),
+            }]),
         }),
     }
 }
@@ -74,7 +88,7 @@ mod tests {
         found.metadata.resource_version = Some("7".into());
         assert!(holds(Some(&found), &wanted));
         assert!(!holds(None, &wanted));
-        found.spec.as_mut().unwrap().egress = Some(vec![Default::default()]);
+        found.spec.as_mut().unwrap().egress.as_mut().unwrap().push(Default::default());
         assert!(!holds(Some(&found), &wanted));
     }
 }

@@ -88,7 +88,7 @@ pub(super) async fn observe(sandbox: Arc<Sandbox>, sandboxes: &Sandboxes) -> Res
 /// oldest first, so that whoever looks again with the same store tries the same pod first.
 fn warm(template: &SandboxTemplate, sandboxes: &Sandboxes) -> Vec<Warm> {
     let uid = template.uid().unwrap_or_default();
-    let hash = pod::pool_hash(&sandboxes.context.images, template);
+    let hash = pod::pool_hash(sandboxes.context.parts(), template);
     let waiting = |pod: &Pod| {
         pod.namespace() == template.namespace()
             && pod.labels().get(labels::POOL_UID) == Some(&uid)

@@ -15,7 +15,7 @@ use longhand_crds::{Sandbox, SandboxTemplate, annotations, labels};
 use sha2::{Digest as _, Sha256};
 
 use super::security;
-use crate::config::Images;
+use crate::config::{Fencing, Images};
 use crate::hardening::{self, env, env_of_field, mount};
 
 /// Name of the container.
@@ -45,6 +45,9 @@ pub(super) fn name(sandbox: &str, uid: &str, incarnation: i64) -> String {
     format!("{}-{incarnation}", stem(sandbox, uid))
 }
 
+/// What pods are made of, besides their template.
+pub(crate) type Parts<'a> = (&'a Images, &'a Fencing);
+
 /// The labels of the pod that is made for a sandbox.
 fn labels_of(sandbox: &Sandbox) -> BTreeMap<String, String> {
     let own = [
@@ -58,7 +61,7 @@ fn labels_of(sandbox: &Sandbox) -> BTreeMap<String, String> {
 
 /// The pod of this name for `sandbox`, which trusts tokens that fit `verify_key`.
 pub(super) fn build(
-    images: &Images,
+    parts: Parts<'_>,
     sandbox: &Sandbox,
     template: &SandboxTemplate,
     verify_key: &str,
@@ -78,18 +81,18 @@ pub(super) fn build(
             owner_references: sandbox.controller_owner_ref(&()).map(|owner| vec![owner]),
             ..ObjectMeta::default()
         },
-        spec: Some(spec(images, template, verify_key, workspace)),
+        spec: Some(spec(parts, template, verify_key, workspace)),
         status: None,
     }
 }
 
 /// The pod of this name that waits in the pool of `template`.
-pub(crate) fn build_warm(images: &Images, template: &SandboxTemplate, verify_key: &str, name: &str) -> Pod {
+pub(crate) fn build_warm(parts: Parts<'_>, template: &SandboxTemplate, verify_key: &str, name: &str) -> Pod {
     let own = [
         (labels::MANAGED_BY, labels::LONGHAND.to_owned()),
         (labels::ROLE, labels::SANDBOX.to_owned()),
         (labels::POOL_UID, template.uid().unwrap_or_default()),
-        (labels::POOL_HASH, pool_hash(images, template)),
+        (labels::POOL_HASH, pool_hash(parts, template)),
     ];
     Pod {
         metadata: ObjectMeta {
@@ -100,14 +103,14 @@ pub(crate) fn build_warm(images: &Images, template: &SandboxTemplate, verify_key
             owner_references: template.controller_owner_ref(&()).map(|owner| vec![owner]),
             ..ObjectMeta::default()
         },
-        spec: Some(spec(images, template, verify_key, None)),
+        spec: Some(spec(parts, template, verify_key, None)),
         status: None,
     }
 }
 
 /// What the pods of a template are made of, as a label: another one is another pod.
-pub(crate) fn pool_hash(images: &Images, template: &SandboxTemplate) -> String {
-    let spec = serde_json::to_vec(&spec(images, template, "", None)).unwrap_or_default();
+pub(crate) fn pool_hash(parts: Parts<'_>, template: &SandboxTemplate) -> String {
+    let spec = serde_json::to_vec(&spec(parts, template, "", None)).unwrap_or_default();
     Sha256::digest(&spec).iter().take(5).map(|byte| format!("{byte:02x}")).collect()
 }
 
@@ -123,7 +126,7 @@ pub(super) fn incarnation_of(incarnation: i64) -> BTreeMap<String, String> {
 }
 
 /// The spec of a pod of `template`; `workspace` is the claim of a persistent one.
-fn spec(images: &Images, template: &SandboxTemplate, verify_key: &str, workspace: Option<String>) -> PodSpec {
+fn spec(parts: Parts<'_>, template: &SandboxTemplate, verify_key: &str, workspace: Option<String>) -> PodSpec {
     let spec = &template.spec;
     let workspace = match workspace {
         Some(claim_name) => Volume {
@@ -152,7 +155,7 @@ fn spec(images: &Images, template: &SandboxTemplate, verify_key: &str, workspace
         tolerations: Some(hardening::tolerations(&spec.tolerations)),
         topology_spread_constraints: (!spec.topology_spread.is_empty())
             .then(|| spec.topology_spread.iter().map(spread).collect()),
-        containers: vec![container(images, template, verify_key)],
+        containers: vec![container(parts, template, verify_key)],
         volumes: Some(vec![workspace, hardening::empty_dir("tmp", Quantity(TMP_SIZE.to_owned()))]),
         ..PodSpec::default()
     }
@@ -175,14 +178,14 @@ fn spread(given: &TopologySpread) -> TopologySpreadConstraint {
     }
 }
 
-fn container(images: &Images, template: &SandboxTemplate, verify_key: &str) -> Container {
+fn container((images, fencing): Parts<'_>, template: &SandboxTemplate, verify_key: &str) -> Container {
     let spec = &template.spec;
     Container {
         name: SANDBOX.to_owned(),
         image: Some(spec.image.clone().unwrap_or_else(|| images.sandbox.clone())),
         image_pull_policy: Some(images.pull_policy.clone()),
         command: Some(vec![SANDBOXD.to_owned()]),
-        env: Some(environment(template, verify_key)),
+        env: Some(environment(template, verify_key, fencing)),
         ports: Some(vec![ContainerPort {
             name: Some("sandboxd".to_owned()),
             container_port: i32::from(SANDBOXD_PORT),
@@ -216,12 +219,16 @@ fn resources(template: &SandboxTemplate) -> ResourceRequirements {
 }
 
 /// What `sandboxd` needs comes last: of two variables of one name the last one counts.
-fn environment(template: &SandboxTemplate, verify_key: &str) -> Vec<EnvVar> {
+fn environment(template: &SandboxTemplate, verify_key: &str, fencing: &Fencing) -> Vec<EnvVar> {
     let spec = &template.spec;
     let own = [
         env(VERIFY_KEY, verify_key),
         env("SANDBOXD_WORKSPACE", &spec.workspace.mount_path),
         env_of_field("POD_UID", "metadata.uid"),
+        // Before the list that it is a part of.
+        env_of_field("SANDBOXD_HOST_IP", "status.hostIP"),
+        env("SANDBOXD_CANARIES", &fencing.canaries),
+        env("SANDBOXD_REQUIRE_FENCE", fencing.require.to_string()),
     ];
     // Programs expect a home that can be written to; the image's own is read-only.
     let home = spec.env.iter().all(|variable| variable.name != "HOME").then(|| env("HOME", TMP));
@@ -251,10 +258,10 @@ mod tests {
 
     use super::{build, build_warm, name, pool_hash, verify_key};
     use crate::fixtures;
-    use crate::testing::images;
+    use crate::testing::{fencing, images};
 
     fn pod_of(template: &longhand_crds::SandboxTemplate) -> k8s_openapi::api::core::v1::Pod {
-        build(&images(), &fixtures::sandbox(), template, "key=", "s-0", 0)
+        build((&images(), &fencing()), &fixtures::sandbox(), template, "key=", "s-0", 0)
     }
 
     #[test]
@@ -292,11 +299,11 @@ mod tests {
         let template = fixtures::template();
         let mut scaled = template.clone();
         (scaled.spec.warm, scaled.spec.idle_seconds) = (7, 1);
-        assert_eq!(pool_hash(&images(), &scaled), pool_hash(&images(), &template));
+        assert_eq!(pool_hash((&images(), &fencing()), &scaled), pool_hash((&images(), &fencing()), &template));
         let mut changed = template.clone();
         changed.spec.image = Some("toolbox:2".into());
-        assert_ne!(pool_hash(&images(), &changed), pool_hash(&images(), &template));
-        let pod = build_warm(&images(), &template, "key=", "shell-0");
+        assert_ne!(pool_hash((&images(), &fencing()), &changed), pool_hash((&images(), &fencing()), &template));
+        let pod = build_warm((&images(), &fencing()), &template, "key=", "shell-0");
         assert_eq!(verify_key(&pod), Some("key="));
         let mut own = pod_of(&template);
         own.spec.as_mut().unwrap().containers = pod.spec.as_ref().unwrap().containers.clone();

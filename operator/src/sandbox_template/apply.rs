@@ -48,7 +48,7 @@ async fn make(observed: &Observed, name: &str, key: &str, pools: &Pools) -> Resu
     let (template, context) = (&observed.template, &pools.context);
     let namespace = template.namespace().unwrap_or_default();
     let api: Api<Pod> = Api::namespaced(context.client.clone(), &namespace);
-    let pod = pod::build_warm(&context.images, template, key, name);
+    let pod = pod::build_warm(context.parts(), template, key, name);
     let params = PostParams { field_manager: Some(crate::MANAGER.to_owned()), ..PostParams::default() };
     match call(|| format!("create pod {namespace}/{name}"), api.create(&params, &pod)).await {
         Ok(_) => {

@@ -9,7 +9,7 @@ use super::{Pools, reconcile};
 use crate::fixtures;
 use crate::owned_pods::listed;
 use crate::sandbox::{network_policy, pod};
-use crate::testing::{Call, Server, context, images, store};
+use crate::testing::{Call, Server, context, fencing, images, store};
 
 const PODS: &str = "/api/v1/namespaces/team/pods";
 const STATUS: &str = "/apis/longhand.dev/v1alpha1/namespaces/team/sandboxtemplates/shell/status";
@@ -28,11 +28,11 @@ fn template(warm: i32) -> Arc<SandboxTemplate> {
 }
 
 fn name(slot: usize) -> String {
-    format!("shell-3e8f1-{}-{slot}", pod::pool_hash(&images(), &fixtures::template()))
+    format!("shell-3e8f1-{}-{slot}", pod::pool_hash((&images(), &fencing()), &fixtures::template()))
 }
 
 fn waiting(slot: usize, key: &str) -> Pod {
-    let mut pod = pod::build_warm(&images(), &fixtures::template(), key, &name(slot));
+    let mut pod = pod::build_warm((&images(), &fencing()), &fixtures::template(), key, &name(slot));
     pod.metadata.uid = Some(format!("pod-{slot}"));
     pod
 }

@@ -49,7 +49,7 @@ pub(super) fn observe(template: Arc<SandboxTemplate>, pools: &Pools) -> Observed
     let fence = pools.policies.get(&ObjectRef::new(network_policy::NAME).within(&namespace));
     let fence_wanted = network_policy::build(&namespace, &pools.context.namespace);
     Observed {
-        hash: pod::pool_hash(&pools.context.images, &template),
+        hash: pod::pool_hash(pools.context.parts(), &template),
         pods: pods.collect(),
         names: found.iter().map(|found| found.name_any()).collect(),
         fenced: network_policy::holds(fence.as_deref(), &fence_wanted),

@@ -7,7 +7,6 @@ use jiff::Timestamp;
 use kube::Api;
 use kube::runtime::controller::{Action, Controller};
 use kube::runtime::watcher;
-use longhand_crds::vault::PlacementKind;
 use longhand_crds::{Vault, VaultStatus};
 use tokio_util::sync::CancellationToken;
 
@@ -34,21 +33,8 @@ async fn reconcile(vault: Arc<Vault>, context: Arc<Context>) -> Result<Action, E
 /// Whether a proxy can place every credential. Names are bounded, so that the message is.
 fn placed(vault: &Vault) -> Observation {
     let in_use = vault.spec.credentials.iter().filter(|credential| credential.archived_at.is_none());
-    let (mut variables, mut refreshed) = (Vec::new(), Vec::new());
-    for credential in in_use {
-        if credential.placement.kind == PlacementKind::EnvironmentVariable {
-            variables.push(credential.name.as_str());
-        } else if credential.oauth.as_ref().is_some_and(|oauth| oauth.refresh.is_some()) {
-            refreshed.push(credential.name.as_str());
-        }
-    }
-    if !variables.is_empty() {
-        let message = format!(
-            "environment variables are not placed into the requests of sandboxes yet: {} are kept and not used",
-            variables.join(", ")
-        );
-        return Observation::no(PLACED, "NotPlacedYet", message);
-    }
+    let refreshed = in_use.filter(|credential| credential.oauth.as_ref().is_some_and(|oauth| oauth.refresh.is_some()));
+    let refreshed: Vec<&str> = refreshed.map(|credential| credential.name.as_str()).collect();
     if !refreshed.is_empty() {
         let message = format!(
             "access tokens are not refreshed yet: write new ones when those of {} expire",
@@ -81,7 +67,7 @@ mod tests {
 
     #[rstest]
     #[case(json!({}), "Placeable")]
-    #[case(json!({"placement": {"type": "environmentVariable", "variable": {"name": "A", "locations": ["header"]}}}), "NotPlacedYet")]
+    #[case(json!({"placement": {"type": "environmentVariable", "variable": {"name": "A", "locations": ["header"]}}}), "Placeable")]
     #[case(json!({"placement": {"type": "environmentVariable", "variable": {"name": "A", "locations": ["header"]}},
         "archivedAt": "2026-01-01T00:00:00Z"}), "Placeable")]
     #[case(json!({"oauth": {"expiresAt": "2026-01-01T00:00:00Z"}}), "Placeable")]

@@ -370,6 +370,51 @@ bodies! {
         /// Why, as far as it is known.
         cause: String,
     },
+    /// A credential was placed into requests of a sandbox, which never saw its value.
+    CredentialUsed "x.credential.used" {
+        /// `<vault>/<credential>`.
+        credential: String,
+        /// The sandbox's name in the session.
+        sandbox: String,
+        /// The host that was called.
+        host: String,
+        /// The port.
+        port: u16,
+        /// The method.
+        method: String,
+        /// SHA-256 of the path without its query, in hexadecimal.
+        #[serde(default)]
+        path_sha256: Option<String>,
+        /// How many requests this stands for.
+        count: u64,
+        /// When the first of them was made.
+        #[schemars(with = "DateTime")]
+        at: Timestamp,
+    },
+    /// Requests of a sandbox were refused by the credential proxy.
+    CredentialDenied "x.credential.denied" {
+        /// `<vault>/<credential>`; null if the requests were for none.
+        #[serde(default)]
+        credential: Option<String>,
+        /// The sandbox's name in the session.
+        sandbox: String,
+        /// The host that was asked for.
+        host: String,
+        /// The port.
+        port: u16,
+        /// The method; `CONNECT` for a tunnel.
+        method: String,
+        /// SHA-256 of the path without its query, in hexadecimal; null for a tunnel.
+        #[serde(default)]
+        path_sha256: Option<String>,
+        /// The rule that refused them.
+        reason: String,
+        /// How many requests this stands for.
+        count: u64,
+        /// When the first of them was made.
+        #[schemars(with = "DateTime")]
+        at: Timestamp,
+    },
     /// The sandbox died under a tool call, which is run again as its policy says.
     ToolRetried "x.tool.retried" {
         /// The tool call.
@@ -425,6 +470,7 @@ mod tests {
     #[case(json!({"id": "sevt_1", "type": "session.error", "error": {"type": "mcp_connection_failed_error", "mcp_server_name": "s", "message": "m", "retry_status": {"type": "exhausted"}}, "processed_at": null}))]
     #[case(json!({"id": "sevt_1", "type": "x.mcp.catalog", "mcp_server_name": "s", "url": "https://s.test/mcp", "tools": [{"name": "t", "description": "d", "input_schema": {"type": "object"}, "repeatable": true}], "processed_at": null}))]
     #[case(json!({"id": "sevt_1", "type": "x.tool.started", "tool_use_ids": ["sevt_2"], "processed_at": null}))]
+    #[case(json!({"id": "sevt_1", "type": "x.credential.denied", "credential": null, "sandbox": "main", "host": "h.test", "port": 443, "method": "CONNECT", "path_sha256": null, "reason": "r", "count": 2, "at": "2026-01-02T03:04:05Z", "processed_at": null}))]
     #[case(json!({"id": "sevt_1", "type": "session.of_tomorrow", "field": {"a": [1]}, "processed_at": null}))]
     fn an_event_survives_a_round_trip(#[case] wire: serde_json::Value) {
         let event: Event = serde_json::from_value(wire.clone()).unwrap();

@@ -25,7 +25,8 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use crate::token::{Scope, Signer};
 use crate::wire::{
-    Activity, CallId, CancelRequest, CancelResponse, DrainRequest, DrainResponse, ExecuteRequest, ToolOutput,
+    Activity, CallId, CancelRequest, CancelResponse, DrainRequest, DrainResponse, EgressBinding, EgressBound,
+    ExecuteRequest, ToolOutput,
 };
 use error::{Failure, error_body, retry_after};
 
@@ -111,6 +112,20 @@ impl SandboxClient {
     /// Makes the sandbox refuse new calls for good, if it has been idle in the sense of `request`.
     pub async fn drain_if(&self, target: &Target, request: &DrainRequest) -> Result<DrainResponse, SandboxError> {
         control(self.post(target, "/v1/drain", request)).await
+    }
+
+    /// Leads what leaves the sandbox to the proxy of its session. Repeating it changes nothing.
+    pub async fn bind_egress(&self, target: &Target, binding: &EgressBinding) -> Result<EgressBound, SandboxError> {
+        let request = async {
+            let body = serde_json::to_vec(binding).map_err(|error| Failure::Request(error.to_string()))?;
+            self.request(target, Method::PUT, "/v1/egress", body.into()).await
+        };
+        control(request).await
+    }
+
+    /// Closes the way out of the sandbox.
+    pub async fn unbind_egress(&self, target: &Target) -> Result<EgressBound, SandboxError> {
+        control(self.request(target, Method::DELETE, "/v1/egress", Bytes::new())).await
     }
 
     /// Sends `request` on a connection of its own; the answer's body comes as it is asked for.

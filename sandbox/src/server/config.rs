@@ -5,6 +5,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::canary::{Canary, InvalidCanary};
 use crate::token::{KeyError, Verifier};
 use crate::wire::DEFAULT_PORT;
 
@@ -15,6 +16,9 @@ const GRACE: &str = "SANDBOXD_GRACE_SECONDS";
 const TERMINAL_IDLE: &str = "SANDBOXD_TERMINAL_IDLE_SECONDS";
 const STATE: &str = "SANDBOXD_STATE";
 const MAX_PROCESSES: &str = "SANDBOXD_MAX_PROCESSES";
+const RELAY: &str = "SANDBOXD_RELAY";
+const CANARIES: &str = "SANDBOXD_CANARIES";
+const REQUIRE_FENCE: &str = "SANDBOXD_REQUIRE_FENCE";
 const POD_UID: &str = "POD_UID";
 
 const DEFAULT_WORKSPACE: &str = "/workspace";
@@ -22,6 +26,7 @@ const DEFAULT_GRACE: Duration = Duration::from_secs(20);
 const DEFAULT_TERMINAL_IDLE: Duration = Duration::from_secs(30 * 60);
 const DEFAULT_STATE: &str = ".sandboxd-state";
 const DEFAULT_MAX_PROCESSES: usize = 4096;
+const DEFAULT_RELAY: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 3129);
 
 /// What `sandboxd` is told by its environment.
 #[derive(Debug)]
@@ -51,11 +56,24 @@ pub struct Options {
     /// `SANDBOXD_STATE`: a directory for what a restarted process must know of the calls before; default `.sandboxd-state` in
     /// the directory for temporary files. Without one, or if it cannot be used, calls are remembered by this process only.
     pub state: Option<PathBuf>,
+    /// `SANDBOXD_RELAY`: where programs find the way out, on loopback; default `127.0.0.1:3129`. `off` for none.
+    pub relay: Option<SocketAddr>,
+    /// `SANDBOXD_CANARIES`: what must not be reachable, such as `api=tcp://10.96.0.1:443,dns=dns://10.96.0.10:53`.
+    pub canaries: Vec<Canary>,
+    /// `SANDBOXD_REQUIRE_FENCE`: `true` if the sandbox is ready only while none of the canaries answers.
+    pub require_fence: bool,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { max_processes: DEFAULT_MAX_PROCESSES, terminal_idle: DEFAULT_TERMINAL_IDLE, state: None }
+        Self {
+            max_processes: DEFAULT_MAX_PROCESSES,
+            terminal_idle: DEFAULT_TERMINAL_IDLE,
+            state: None,
+            relay: None,
+            canaries: Vec::new(),
+            require_fence: false,
+        }
     }
 }
 
@@ -75,6 +93,12 @@ pub enum ConfigError {
         /// What it holds.
         value: String,
     },
+    /// The relay would be open to others.
+    #[error("the environment variable {RELAY} names {0}, which is not on loopback")]
+    Relay(SocketAddr),
+    /// The canaries cannot be understood.
+    #[error("the environment variable {CANARIES}: {0}")]
+    Canaries(#[from] InvalidCanary),
     /// The key cannot be used.
     #[error("the environment variable {VERIFY_KEY}: {0}")]
     Key(#[from] KeyError),
@@ -106,6 +130,19 @@ impl Config {
             None => DEFAULT_TERMINAL_IDLE,
             Some(value) => Duration::from_secs(parse(TERMINAL_IDLE, "a number of seconds", value).map(u32::into)?),
         };
+        let relay = match get(RELAY).as_deref() {
+            None => Some(DEFAULT_RELAY),
+            Some("off") => None,
+            Some(value) => Some(parse(RELAY, "an address such as 127.0.0.1:3129, or off", value.to_owned())?),
+        };
+        if let Some(address) = relay.filter(|address| !address.ip().is_loopback()) {
+            return Err(ConfigError::Relay(address));
+        }
+        let require_fence = match get(REQUIRE_FENCE) {
+            None => false,
+            Some(value) => parse(REQUIRE_FENCE, "true or false", value)?,
+        };
+        let canaries = Canary::list(&get(CANARIES).unwrap_or_default())?;
         Ok(Self {
             listen,
             verifier: Verifier::new(&require(VERIFY_KEY)?, &require(POD_UID)?)?,
@@ -116,6 +153,9 @@ impl Config {
                 max_processes,
                 terminal_idle,
                 state: Some(get(STATE).map_or_else(|| std::env::temp_dir().join(DEFAULT_STATE), PathBuf::from)),
+                relay,
+                canaries,
+                require_fence,
             },
         })
     }
@@ -155,6 +195,8 @@ mod tests {
         assert_eq!(config.grace, Duration::from_secs(20));
         assert_eq!(config.options.max_processes, 4096);
         assert_eq!(config.options.terminal_idle, Duration::from_secs(1800));
+        assert_eq!(config.options.relay.unwrap().to_string(), "127.0.0.1:3129");
+        assert!(config.options.canaries.is_empty() && !config.options.require_fence);
         assert!(config.options.state.unwrap().ends_with(".sandboxd-state"));
     }
 
@@ -170,6 +212,9 @@ mod tests {
     #[case("SANDBOXD_VERIFY_KEY", "", "the environment variable SANDBOXD_VERIFY_KEY is required")]
     #[case("SANDBOXD_VERIFY_KEY", "x", "SANDBOXD_VERIFY_KEY: the verify key is not the base64")]
     #[case("SANDBOXD_LISTEN", "8090", "SANDBOXD_LISTEN is not an address such as 0.0.0.0:8090: \"8090\"")]
+    #[case("SANDBOXD_RELAY", "0.0.0.0:3129", "SANDBOXD_RELAY names 0.0.0.0:3129, which is not on loopback")]
+    #[case("SANDBOXD_CANARIES", "x", "SANDBOXD_CANARIES: \"x\" is not name=tcp://address:port")]
+    #[case("SANDBOXD_REQUIRE_FENCE", "1", "SANDBOXD_REQUIRE_FENCE is not true or false: \"1\"")]
     #[case("SANDBOXD_MAX_PROCESSES", "many", "SANDBOXD_MAX_PROCESSES is not a number of processes: \"many\"")]
     #[case("SANDBOXD_GRACE_SECONDS", "-1", "SANDBOXD_GRACE_SECONDS is not a number of seconds: \"-1\"")]
     fn a_wrong_variable_is_named(#[case] name: &str, #[case] value: &str, #[case] message: &str) {

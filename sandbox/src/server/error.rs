@@ -6,6 +6,7 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 
 use super::journal::Refused;
+use crate::egress::BindError;
 use crate::token::TokenError;
 use crate::tools::terminal::TerminalError;
 use crate::tools::transfer::TransferError;
@@ -46,6 +47,8 @@ pub(super) enum ApiError {
     Terminal(#[from] TerminalError),
     #[error(transparent)]
     Transfer(#[from] TransferError),
+    #[error(transparent)]
+    Egress(#[from] BindError),
     #[error("the work failed inside sandboxd")]
     Failed,
     #[error("{}", not_now(*.0))]
@@ -96,6 +99,11 @@ impl ApiError {
             Self::NothingListens { .. } => (StatusCode::BAD_GATEWAY, ErrorCode::NothingListens),
             Self::Terminal(TerminalError::Nul) => (StatusCode::BAD_REQUEST, ErrorCode::InvalidRequest),
             Self::Terminal(_) => (StatusCode::INTERNAL_SERVER_ERROR, ErrorCode::NoTerminal),
+            Self::Egress(BindError::Authority(_)) => (StatusCode::BAD_GATEWAY, ErrorCode::EgressUnavailable),
+            Self::Egress(BindError::NoRelay | BindError::Bundle(_)) => {
+                (StatusCode::INTERNAL_SERVER_ERROR, ErrorCode::Failed)
+            }
+            Self::Egress(_) => (StatusCode::BAD_REQUEST, ErrorCode::InvalidRequest),
             Self::Failed => (StatusCode::INTERNAL_SERVER_ERROR, ErrorCode::Failed),
             Self::SlowBody { .. } => (StatusCode::REQUEST_TIMEOUT, ErrorCode::RequestTimeout),
             Self::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, ErrorCode::TooLarge),

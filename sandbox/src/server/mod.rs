@@ -15,6 +15,7 @@ mod tunnel;
 
 use std::net::SocketAddr;
 use std::path::Path;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -30,6 +31,8 @@ use calls::Calls;
 use ledger::{Ledger, Past};
 use reaper::Children;
 
+use crate::egress::{Egress, Variables};
+use crate::fence::Fence;
 use crate::tools::{Setup, Toolbox};
 
 const LIMITS: Limits = Limits {
@@ -45,6 +48,16 @@ pub enum ServerError {
     /// The tools have no place to work.
     #[error(transparent)]
     Tools(#[from] SetupError),
+    /// There can be no way out.
+    #[error(
+        "the relay cannot listen on {address} (SANDBOXD_RELAY), or its bundle of authorities cannot be made: {source}"
+    )]
+    Relay {
+        /// The address.
+        address: SocketAddr,
+        /// Why not.
+        source: std::io::Error,
+    },
     /// The address cannot be listened on.
     #[error("cannot listen on {address} (SANDBOXD_LISTEN): {source}")]
     Listen {
@@ -64,21 +77,36 @@ pub struct Server {
     calls: Arc<Calls>,
     router: axum::Router,
     grace: Duration,
+    egress: Option<Arc<Egress>>,
+    canaries: Pin<Box<dyn Future<Output = ()> + Send>>,
 }
 
 impl Server {
     /// Prepares the workspace and listens. Child processes are registered in `children` (see [`reaper`]).
     pub async fn bind(config: Config, children: Children) -> Result<Self, ServerError> {
-        let Config { listen, verifier, workspace, grace, environment, options } = config;
-        let Options { max_processes, terminal_idle, state } = options;
-        let toolbox = Toolbox::new(Setup { workspace, environment, children, max_processes })?;
+        let Config { listen, verifier, workspace, grace, mut environment, options } = config;
+        let Options { max_processes, terminal_idle, state, relay, canaries, require_fence } = options;
+        let variables = Variables::default();
+        let egress = match relay {
+            None => None,
+            Some(address) => {
+                let egress = Egress::listen(address, &environment, variables.clone()).await;
+                Some(Arc::new(egress.map_err(|source| ServerError::Relay { address, source })?))
+            }
+        };
+        let told = egress.iter().flat_map(|egress| egress.environment()).collect::<Vec<_>>();
+        environment.retain(|(name, _)| told.iter().all(|(other, _)| other != name));
+        environment.extend(told);
+        let (fence, canaries) = Fence::of(canaries, require_fence);
+        let toolbox = Toolbox::new(Setup { workspace, environment, variables, children, max_processes })?;
         let listen_error = |source| ServerError::Listen { address: listen, source };
         let listener = TcpListener::bind(listen).await.map_err(listen_error)?;
         let address = listener.local_addr().map_err(listen_error)?;
         let ledger = state.and_then(|dir| ledger(&dir, verifier.pod_uid()));
         let calls = Arc::new(Calls::new(toolbox, ledger, terminal_idle));
-        let router = routes::router(Arc::clone(&calls), Arc::new(verifier), address.port());
-        Ok(Self { listener, address, calls, router, grace })
+        let served = routes::Served { calls: Arc::clone(&calls), egress: egress.clone(), fence };
+        let router = routes::router(served, Arc::new(verifier), address.port());
+        Ok(Self { listener, address, calls, router, grace, egress, canaries: Box::pin(canaries) })
     }
 
     /// Where the server listens.
@@ -90,15 +118,22 @@ impl Server {
     /// Serves until `stop`; then takes no new call, lets the running ones finish or interrupts them, and answers who waits.
     pub async fn run(self, stop: CancellationToken) {
         info!(address = %self.address, "listening");
-        let Self { listener, calls, router, grace, .. } = self;
+        let Self { listener, calls, router, grace, egress, canaries, .. } = self;
         let close = CancellationToken::new();
         let serve = Listener::plain(listener).serve(TowerToHyperService::new(router), LIMITS, close.clone());
+        // Programs that are about to end may still need the way out.
+        let relay = async {
+            if let Some(egress) = &egress {
+                egress.serve(close.clone()).await;
+            }
+        };
+        let canaries = close.run_until_cancelled(canaries);
         let terminate = async {
             stop.cancelled().await;
             calls.terminate(grace).await;
             close.cancel();
         };
-        tokio::join!(serve, terminate);
+        tokio::join!(serve, relay, canaries, terminate);
         info!("stopped");
     }
 }

@@ -4,10 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::to_bytes;
-use axum::extract::{FromRequest, Request, State};
+use axum::extract::{FromRef, FromRequest, Request, State};
 use axum::http::{Method, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
+use axum::routing::{get, post, put};
 use axum::{Json, Router, middleware};
 use bytes::Bytes;
 use serde::de::DeserializeOwned;
@@ -17,20 +17,39 @@ use super::auth::{require_port_token, require_terminal_token, require_token};
 use super::calls::Calls;
 use super::error::ApiError;
 use super::{mcp, terminal, transfer, tunnel};
+use crate::egress::{BindError, Egress};
+use crate::fence::Fence;
 use crate::token::Verifier;
 use crate::wire::{
-    Activity, CancelRequest, CancelResponse, DrainRequest, DrainResponse, ExecuteRequest, MAX_REQUEST_BYTES,
+    Activity, CancelRequest, CancelResponse, DrainRequest, DrainResponse, EgressBinding, EgressBound, ExecuteRequest,
+    FenceReport, MAX_REQUEST_BYTES,
 };
 
 const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// What the paths are answered from.
+#[derive(Clone)]
+pub(super) struct Served {
+    pub(super) calls: Arc<Calls>,
+    /// The way out, if there can be one.
+    pub(super) egress: Option<Arc<Egress>>,
+    pub(super) fence: Fence,
+}
+
+impl FromRef<Served> for Arc<Calls> {
+    fn from_ref(served: &Served) -> Self {
+        Self::clone(&served.calls)
+    }
+}
+
 /// `own` is the port that this is served on.
-pub(super) fn router(calls: Arc<Calls>, verifier: Arc<Verifier>, own: u16) -> Router {
+pub(super) fn router(served: Served, verifier: Arc<Verifier>, own: u16) -> Router {
     let guarded = Router::new()
         .route("/v1/execute", post(execute))
         .route("/v1/cancel", post(cancel))
         .route("/v1/activity", get(activity))
         .route("/v1/drain", post(drain))
+        .route("/v1/egress", put(bind_egress).delete(unbind_egress))
         .route("/v1/files", get(transfer::download).put(transfer::upload))
         .route("/v1/archive", get(transfer::download_folder).put(transfer::upload_folder))
         .route("/mcp", post(mcp::message))
@@ -43,8 +62,9 @@ pub(super) fn router(calls: Arc<Calls>, verifier: Arc<Verifier>, own: u16) -> Ro
     let ports = Router::new()
         .route("/v1/ports/{port}", get(move |state, port, request| tunnel::open(state, port, request, own)))
         .layer(middleware::from_fn_with_state(verifier, require_port_token));
-    let probes = Router::new().route("/livez", get(livez)).route("/readyz", get(readyz));
-    probes.merge(guarded).merge(terminals).merge(ports).with_state(calls)
+    // Read by the kubelet and by the operator, which have no token; it says nothing that a program here could not find out.
+    let probes = Router::new().route("/livez", get(livez)).route("/readyz", get(readyz)).route("/v1/fence", get(fence));
+    probes.merge(guarded).merge(terminals).merge(ports).with_state(served)
 }
 
 async fn execute(State(calls): State<Arc<Calls>>, Body(request): Body<ExecuteRequest>) -> Result<Response, ApiError> {
@@ -68,8 +88,33 @@ async fn livez() -> &'static str {
     "ok"
 }
 
-async fn readyz(State(calls): State<Arc<Calls>>) -> (StatusCode, &'static str) {
-    if calls.is_terminating() { (StatusCode::SERVICE_UNAVAILABLE, "terminating") } else { (StatusCode::OK, "ok") }
+async fn readyz(State(served): State<Served>) -> (StatusCode, &'static str) {
+    if served.calls.is_terminating() {
+        return (StatusCode::SERVICE_UNAVAILABLE, "terminating");
+    }
+    if !served.fence.admits().await {
+        return (StatusCode::SERVICE_UNAVAILABLE, "no network policy keeps this sandbox in; see /v1/fence");
+    }
+    (StatusCode::OK, "ok")
+}
+
+async fn fence(State(served): State<Served>) -> Json<FenceReport> {
+    Json(served.fence.report())
+}
+
+async fn bind_egress(
+    State(served): State<Served>,
+    Body(binding): Body<EgressBinding>,
+) -> Result<Json<EgressBound>, ApiError> {
+    served.egress.ok_or(BindError::NoRelay)?.bind(binding).await?;
+    Ok(Json(EgressBound { bound: true }))
+}
+
+async fn unbind_egress(State(served): State<Served>) -> Json<EgressBound> {
+    if let Some(egress) = served.egress {
+        egress.unbind();
+    }
+    Json(EgressBound { bound: false })
 }
 
 async fn not_found(uri: Uri) -> ApiError {

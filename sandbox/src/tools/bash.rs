@@ -22,6 +22,7 @@ use super::shell::{Handover, Interpreter, ShellState};
 use super::spawned::Launcher;
 use super::terminal::{Size, Terminal, TerminalError};
 use super::{ToolError, ToolResult, fail};
+use crate::egress::Variables;
 use crate::wire::{TerminalOptions, ToolOutput};
 
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(120);
@@ -33,6 +34,7 @@ const MAX_BACKGROUND: usize = 64;
 pub(super) struct Bash {
     initial: ShellState,
     state: Mutex<ShellState>,
+    variables: Variables,
     scratch: Scratch,
     launcher: Launcher,
     jobs: Jobs,
@@ -50,7 +52,7 @@ impl Drop for Bash {
 impl Bash {
     pub(super) fn new(
         workspace: PathBuf,
-        environment: Vec<(OsString, OsString)>,
+        (environment, variables): (Vec<(OsString, OsString)>, Variables),
         scratch: Scratch,
         launcher: Launcher,
     ) -> Self {
@@ -58,6 +60,7 @@ impl Bash {
         Self {
             state: Mutex::new(initial.clone()),
             initial,
+            variables,
             scratch,
             launcher,
             jobs: Jobs::default(),
@@ -143,11 +146,7 @@ impl Bash {
             None if options.tty => command.arg("-i"),
             None => command.arg("-s"),
         };
-        command
-            .env_clear()
-            .envs(environment.iter().map(|(name, value)| (name, value)))
-            .env("PWD", cwd)
-            .current_dir(cwd);
+        command.env_clear().envs(self.variables.added_to(environment, environment)).env("PWD", cwd).current_dir(cwd);
         if !options.tty {
             return Terminal::start_with_pipes(command, &self.launcher);
         }
@@ -193,7 +192,7 @@ impl Bash {
         command
             .args(interpreter.arguments(handover.base()))
             .env_clear()
-            .envs(state.environment.iter().map(|(name, value)| (name, value)))
+            .envs(self.variables.added_to(&state.environment, &self.initial.environment))
             .env("PWD", &state.cwd)
             .current_dir(&state.cwd);
         Process::start(command, &self.launcher).map_err(|error| {

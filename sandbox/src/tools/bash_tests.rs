@@ -25,7 +25,12 @@ impl Fixture {
     fn with_environment(environment: Vec<(std::ffi::OsString, std::ffi::OsString)>) -> Self {
         let (dir, parent) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let scratch = Scratch::new(parent.path()).unwrap();
-        let bash = Bash::new(dir.path().canonicalize().unwrap(), environment, scratch, Launcher::default());
+        let bash = Bash::new(
+            dir.path().canonicalize().unwrap(),
+            (environment, Default::default()),
+            scratch,
+            Launcher::default(),
+        );
         Self { bash, dir, _scratch: parent }
     }
 

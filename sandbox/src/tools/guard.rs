@@ -89,6 +89,7 @@ mod tests {
     use tokio_util::sync::CancellationToken;
 
     use super::{Usage, pause, reserve, run};
+    use crate::egress::Variables;
     use crate::tools::bash::Bash;
     use crate::tools::cgroup::{Memory, pretend};
     use crate::tools::input::BashInput;
@@ -111,7 +112,8 @@ mod tests {
         let guard = tokio::spawn(run(launcher.commands.clone(), Memory::at(root.path()), usize::MAX));
         let path = std::env::var_os("PATH").unwrap();
         let scratch = Scratch::new(root.path()).unwrap();
-        let bash = Bash::new(root.path().to_owned(), vec![("PATH".into(), path)], scratch, launcher);
+        let bash =
+            Bash::new(root.path().to_owned(), (vec![("PATH".into(), path)], Variables::default()), scratch, launcher);
         let command = "x=$(head -c 20000000 /dev/zero | tr '\\0' x); touch held; sleep 1; echo spared";
         let input = BashInput { command: Some(command.into()), ..BashInput::default() };
         let cancel = CancellationToken::new();

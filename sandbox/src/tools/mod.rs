@@ -31,6 +31,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
+use crate::egress::Variables;
 use crate::server::reaper::Children;
 use crate::wire::{TerminalOptions, ToolOutput};
 use bash::Bash;
@@ -50,6 +51,8 @@ const STOP_LIMIT: Duration = Duration::from_secs(2);
 pub(crate) struct Setup {
     pub(crate) workspace: PathBuf,
     pub(crate) environment: Vec<(OsString, OsString)>,
+    /// What processes find besides.
+    pub(crate) variables: Variables,
     pub(crate) children: Children,
     /// More processes of commands than this are too many.
     pub(crate) max_processes: usize,
@@ -117,7 +120,7 @@ pub(crate) struct Toolbox {
 impl Toolbox {
     /// Prepares the workspace. To be called in a runtime, which then watches over the processes of commands.
     pub(crate) fn new(setup: Setup) -> Result<Self, SetupError> {
-        let Setup { workspace, environment, children, max_processes } = setup;
+        let Setup { workspace, environment, variables, children, max_processes } = setup;
         let workspace = usable(&workspace).map_err(|source| SetupError::Workspace { path: workspace, source })?;
         let temporary = std::env::temp_dir();
         let scratch = Scratch::new(&temporary).or_else(|_| Scratch::new(&workspace));
@@ -127,7 +130,7 @@ impl Toolbox {
         let stop = CancellationToken::new();
         let guard = guard::run(launcher.commands.clone(), Memory::find(), max_processes);
         tokio::spawn(stop.clone().run_until_cancelled_owned(guard));
-        let bash = Bash::new(workspace.clone(), environment, scratch, launcher.clone());
+        let bash = Bash::new(workspace.clone(), (environment, variables), scratch, launcher.clone());
         Ok(Self { workspace: workspace.into(), bash, launcher, _guard: stop.drop_guard() })
     }
 

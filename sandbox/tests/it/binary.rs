@@ -88,6 +88,7 @@ fn a_workspace_that_cannot_be_made_ends_it_with_a_message() {
     let (_, key) = client();
     let output = command()
         .env("SANDBOXD_LISTEN", "127.0.0.1:0")
+        .env("SANDBOXD_RELAY", "127.0.0.1:0")
         .env("POD_UID", POD)
         .env("SANDBOXD_VERIFY_KEY", key)
         .env("SANDBOXD_WORKSPACE", "/dev/null/workspace")

@@ -3,6 +3,7 @@
 #[cfg(test)]
 mod binary;
 #[cfg(test)]
+mod egress;
 mod http;
 #[cfg(test)]
 mod mcp;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::api::authentication::v1::TokenReviewStatus;
 
-use super::{AUDIENCE, Worker};
+use super::Worker;
 
 const POD_UID: &str = "authentication.kubernetes.io/pod-uid";
 const POD_NAME: &str = "authentication.kubernetes.io/pod-name";
@@ -61,11 +61,11 @@ impl Identity {
     }
 }
 
-/// The identity that a review found; `None` if the token is not valid for our audience.
+/// The identity that a review found; `None` if the token is not valid for the audience that is wanted.
 #[must_use]
-pub fn identity_of(status: TokenReviewStatus) -> Option<Identity> {
+pub fn identity_of(status: TokenReviewStatus, wanted: &str) -> Option<Identity> {
     // An authenticator that knows no audiences says nothing about ours.
-    let ours = status.audiences.iter().flatten().any(|audience| audience == AUDIENCE);
+    let ours = status.audiences.iter().flatten().any(|audience| audience == wanted);
     let user = status.user.filter(|_| ours && status.authenticated == Some(true))?;
     Some(Identity {
         username: user.username.filter(|name| !name.is_empty())?,
@@ -106,7 +106,7 @@ mod tests {
 
     #[test]
     fn a_bound_token_names_its_pod() {
-        let identity = identity_of(status(&json!({}))).unwrap();
+        let identity = identity_of(status(&json!({})), "longhand").unwrap();
         assert_eq!(identity.service_account(), Some(("team-a", "default")));
         let pod = Pod { namespace: "team-a".to_owned(), name: "p".to_owned(), uid: "p1".to_owned() };
         assert_eq!(identity.pod(), Some(pod));
@@ -119,7 +119,8 @@ mod tests {
     #[case::no_audience(json!({"audiences": null}))]
     #[case::nobody(json!({"user": {"username": ""}}))]
     fn anything_else_is_nobody(#[case] changes: Value) {
-        assert_eq!(identity_of(status(&changes)), None);
+        assert_eq!(identity_of(status(&changes), "longhand"), None);
+        assert_eq!(identity_of(status(&json!({})), "longhand-proxy"), None);
     }
 
     #[rstest]
@@ -128,6 +129,6 @@ mod tests {
     #[case(json!({"user": {"username": "jane", "extra": {
         "authentication.kubernetes.io/pod-name": ["p"], "authentication.kubernetes.io/pod-uid": ["p1"]}}}))]
     fn not_every_identity_is_a_pod(#[case] changes: Value) {
-        assert_eq!(identity_of(status(&changes)).unwrap().pod(), None);
+        assert_eq!(identity_of(status(&changes), "longhand").unwrap().pod(), None);
     }
 }

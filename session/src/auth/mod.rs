@@ -22,6 +22,8 @@ use crate::metrics;
 
 /// The audience that a token must have.
 pub const AUDIENCE: &str = "longhand";
+/// The audience of the token that only the credential proxy beside a harness has.
+pub const PROXY_AUDIENCE: &str = "longhand-proxy";
 
 /// No answer is believed for longer than this, so that a revoked token or binding soon has no effect.
 const BELIEVED: Duration = Duration::from_secs(10);
@@ -141,8 +143,8 @@ pub struct ReviewError {
 /// Asks who a token is, and what an identity may do.
 #[async_trait]
 pub trait Reviewer: Send + Sync + 'static {
-    /// The identity of a token of our audience; `None` if it is not one.
-    async fn review_token(&self, token: &str) -> Result<Option<Identity>, ReviewError>;
+    /// The identity of a token of this audience; `None` if it is not one.
+    async fn review_token(&self, token: &str, audience: &str) -> Result<Option<Identity>, ReviewError>;
 
     /// Whether RBAC allows it.
     async fn review_access(
@@ -187,14 +189,23 @@ impl Auth {
         if let Some(worker) = self.workers.read(token) {
             return Ok(Arc::new(Identity::of_worker(worker)));
         }
-        let digest: Digest = Sha256::digest(token.as_bytes()).into();
+        self.known(token, AUDIENCE).await
+    }
+
+    /// The pod whose credential proxy sends a request with these headers: no other container has such a token.
+    pub async fn identify_proxy(&self, headers: &HeaderMap) -> Result<Arc<Identity>> {
+        self.known(token_of(headers)?, PROXY_AUDIENCE).await
+    }
+
+    async fn known(&self, token: &str, audience: &'static str) -> Result<Arc<Identity>> {
+        let digest: Digest = Sha256::new_with_prefix(audience).chain_update([0]).chain_update(token).finalize().into();
         if let Some(identity) = self.tokens.get(&digest) {
             return Ok(identity);
         }
         if self.refused.get(&digest).is_some() {
-            return Err(not_ours());
+            return Err(not_ours(audience));
         }
-        match self.review("token", self.reviewer.review_token(token)).await? {
+        match self.review("token", self.reviewer.review_token(token, audience)).await? {
             Some(identity) => {
                 let identity = Arc::new(identity);
                 let believed = if identity.pod().is_some() { BELIEVED_OF_POD } else { BELIEVED };
@@ -203,7 +214,7 @@ impl Auth {
             }
             None => {
                 self.refused.put(digest, (), REFUSAL_BELIEVED);
-                Err(not_ours())
+                Err(not_ours(audience))
             }
         }
     }
@@ -250,9 +261,9 @@ impl Auth {
     }
 }
 
-fn not_ours() -> ApiError {
+fn not_ours(audience: &str) -> ApiError {
     ApiError::unauthenticated(format!(
-        "the API server does not vouch for this token with the audience `{AUDIENCE}`; get one by `kubectl create token <service account> --audience {AUDIENCE}`"
+        "the API server does not vouch for this token with the audience `{audience}`; get one by `kubectl create token <service account> --audience {audience}`"
     ))
 }
 

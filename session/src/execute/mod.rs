@@ -1,5 +1,6 @@
 //! Tool calls: one owned task for each, which goes on when the harness that asked is gone.
 
+mod egress;
 mod hosted;
 mod plan;
 mod provision;
@@ -28,6 +29,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{Instrument as _, info_span};
 
+pub use self::egress::Egress;
 pub use self::hosted::Hosted;
 pub use self::reach::ReachError;
 pub use self::reclaim::DrainError;
@@ -136,6 +138,8 @@ pub struct Executor {
     /// Environments whose tools are run by workers of others.
     pub hosted: Hosted,
     client: SandboxClient,
+    /// The way out of sandboxes, where there can be one.
+    egress: Option<Egress>,
     limits: Limits,
     running: Mutex<HashMap<Key, Arc<Running>>>,
     /// Events that are in the log once, and are there.
@@ -161,12 +165,19 @@ impl Executor {
             sandboxes,
             hosted,
             client,
+            egress: None,
             limits,
             running: Mutex::default(),
             announced: TtlCache::new(ANNOUNCED),
             tasks: TaskTracker::new(),
             abort: CancellationToken::new(),
         }
+    }
+
+    /// The same, with a way out for sandboxes whose sessions have one.
+    #[must_use]
+    pub fn with_egress(self, egress: Egress) -> Self {
+        Self { egress: Some(egress), ..self }
     }
 
     /// The result of a call, which is started unless it runs already. Dropping this future does not stop the call.

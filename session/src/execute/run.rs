@@ -13,7 +13,7 @@ use longhand_protocol::{EventId, SessionId};
 use longhand_sandbox::client::{SandboxError, Target};
 use longhand_sandbox::wire::{CallId, ExecuteRequest, ToolOutput};
 use longhand_session_log::StoreError;
-use longhand_session_log::store::{CallState, FinishFrom, Incarnation, SessionMeta};
+use longhand_session_log::store::{CallState, Claimant, FinishFrom, Incarnation, SessionMeta};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio::try_join;
@@ -49,6 +49,8 @@ pub(super) struct Call<'a> {
 /// What is known of a call while it runs here.
 pub(super) struct Course {
     pub(super) meta: SessionMeta,
+    /// Who owned the session when the call began.
+    harness: Option<Claimant>,
     pub(super) intent: Intent,
     key: SandboxKey,
     seen: watch::Receiver<Option<SandboxView>>,
@@ -121,7 +123,10 @@ impl<'a> Call<'a> {
         let seen_through = async {
             match queue {
                 Some(queue) => self.hosted(&queue).await,
-                None => self.in_sandbox(state.meta, intent, story.since, known).await,
+                None => {
+                    let harness = state.owner.map(|owner| owner.claimant);
+                    self.in_sandbox((state.meta, harness), intent, story.since, known).await
+                }
             }
         };
         tokio::select! {
@@ -133,7 +138,7 @@ impl<'a> Call<'a> {
 
     async fn in_sandbox(
         &self,
-        meta: SessionMeta,
+        (meta, harness): (SessionMeta, Option<Claimant>),
         intent: Intent,
         since: Since,
         known: CallState,
@@ -143,6 +148,7 @@ impl<'a> Call<'a> {
         let ended_before = seen.borrow().as_ref().filter(|seen| seen.finished.is_some()).map(|seen| seen.uid.clone());
         let course = Course {
             meta,
+            harness,
             intent,
             key,
             seen,
@@ -341,6 +347,10 @@ impl<'a> Call<'a> {
         if fresh && self.interrupted.is_cancelled() {
             self.executor.store.undispatch(&self.session, &self.call, &incarnation).await?;
             return Ok(None);
+        }
+        if let Some(egress) = self.executor.egress.as_ref().filter(|_| fresh) {
+            let (meta, harness) = (&course.meta, course.harness.as_ref());
+            egress.prepare(&self.executor.client, meta, harness, &course.intent.sandbox, &target).await;
         }
         let call_id = CallId::new(self.call.as_str()).map_err(|error| ExecuteError::Failed(error.to_string()))?;
         let request = ExecuteRequest {

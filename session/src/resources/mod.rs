@@ -4,6 +4,7 @@ mod cluster;
 pub mod named;
 pub mod objects;
 pub mod plan;
+pub mod pods;
 mod review;
 pub mod revisions;
 pub mod templates;

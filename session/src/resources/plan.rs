@@ -43,7 +43,8 @@ pub struct Wanted {
 /// When the kind's defaults cannot be read, which its tests exclude.
 pub fn agent_session(wanted: Wanted, id: &SessionId) -> Result<AgentSession, serde_json::Error> {
     let defaults: AgentSessionSpec = serde_json::from_value(serde_json::json!({ "agentRef": wanted.agent }))?;
-    let sandbox = |name| SessionSandbox { name: DEFAULT_SANDBOX.to_owned(), template_ref: LocalRef { name } };
+    let sandbox =
+        |name| SessionSandbox { name: DEFAULT_SANDBOX.to_owned(), template_ref: LocalRef { name }, network: None };
     Ok(AgentSession {
         metadata: ObjectMeta {
             generate_name: Some("sesn-".to_owned()),

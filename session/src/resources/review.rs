@@ -7,19 +7,19 @@ use kube::api::{Api, PostParams};
 
 use super::Cluster;
 use super::cluster::call;
-use crate::auth::{AUDIENCE, Access, Attributes, Identity, ReviewError, Reviewer, identity_of};
+use crate::auth::{Access, Attributes, Identity, ReviewError, Reviewer, identity_of};
 
 #[async_trait]
 impl Reviewer for Cluster {
-    async fn review_token(&self, token: &str) -> Result<Option<Identity>, ReviewError> {
+    async fn review_token(&self, token: &str, audience: &str) -> Result<Option<Identity>, ReviewError> {
         let review = TokenReview {
-            spec: TokenReviewSpec { token: Some(token.to_owned()), audiences: Some(vec![AUDIENCE.to_owned()]) },
+            spec: TokenReviewSpec { token: Some(token.to_owned()), audiences: Some(vec![audience.to_owned()]) },
             ..TokenReview::default()
         };
         let api = Api::<TokenReview>::all(self.client().clone());
         let answer = call("a TokenReview", api.create(&PostParams::default(), &review)).await;
         let answer = answer.map_err(|error| ReviewError { what: "token", reason: error.to_string() })?;
-        Ok(answer.status.and_then(identity_of))
+        Ok(answer.status.and_then(|status| identity_of(status, audience)))
     }
 
     async fn review_access(

@@ -17,6 +17,8 @@ pub struct Template {
     pub id: String,
     /// Whether workers of others run the tools.
     pub self_hosted: bool,
+    /// Whether it says what its sandboxes may reach.
+    pub network: bool,
 }
 
 impl Template {
@@ -27,6 +29,7 @@ impl Template {
             name: template.metadata.name.clone().unwrap_or_default(),
             id: wire_id(prefix::ENVIRONMENT, &template.metadata),
             self_hosted: template.spec.self_hosted,
+            network: template.spec.network.is_some(),
         }
     }
 }

@@ -1,6 +1,7 @@
 //! A cluster of make-believe.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::net::IpAddr;
 use std::sync::{Mutex, MutexGuard};
 
 use async_trait::async_trait;
@@ -17,9 +18,10 @@ use tokio_stream::wrappers::UnboundedReceiverStream;
 
 use super::objects::FakeObjects;
 use super::vaults::Vaulted;
-use crate::auth::{Access, Attributes, Identity, ReviewError, Reviewer};
+use crate::auth::{AUDIENCE, Access, Attributes, Identity, PROXY_AUDIENCE, ReviewError, Reviewer};
 use crate::execute::sandboxes::{SandboxKey, SandboxView, Seen};
 use crate::resources::named::{Named as _, set_created_at};
+use crate::resources::pods::Pods;
 use crate::resources::{ResourceError, Resources};
 
 /// May do everything with sessions, agents and environments of `team-a`.
@@ -52,6 +54,10 @@ pub(crate) struct FakeCluster {
     vaulted: Mutex<Vaulted>,
     /// Self-hosted environments, by namespace and name.
     pub(super) hosted: Mutex<HashSet<(String, String)>>,
+    /// Environments that say what their sandboxes may reach, by namespace and name.
+    pub(crate) networks: Mutex<HashSet<(String, String)>>,
+    /// Addresses of pods, by UID.
+    pub(crate) addresses: Mutex<HashMap<String, IpAddr>>,
     seen: mpsc::UnboundedSender<Seen>,
 }
 
@@ -75,6 +81,8 @@ impl FakeCluster {
             state: Mutex::default(),
             vaulted: Mutex::default(),
             hosted: Mutex::default(),
+            networks: Mutex::default(),
+            addresses: Mutex::default(),
             seen,
         };
         cluster.add_agent("team-a", "helper");
@@ -368,14 +376,26 @@ impl Resources for FakeCluster {
 }
 
 #[async_trait]
+impl Pods for FakeCluster {
+    async fn address(&self, _: &str, _: &str, uid: &str) -> Result<Option<IpAddr>, ResourceError> {
+        Ok(self.addresses.lock().unwrap().get(uid).copied())
+    }
+}
+
+#[async_trait]
 impl Reviewer for FakeCluster {
-    async fn review_token(&self, token: &str) -> Result<Option<Identity>, ReviewError> {
+    /// The token of the proxy in a pod is the pod's with `proxy:` before it.
+    async fn review_token(&self, token: &str, audience: &str) -> Result<Option<Identity>, ReviewError> {
         if token == "unreachable" {
             return Err(ReviewError { what: "token", reason: "the API server is away".to_owned() });
         }
         let mut state = self.state();
         state.reviews += 1;
-        Ok(state.tokens.get(token).cloned())
+        Ok(match (token.strip_prefix("proxy:"), audience) {
+            (Some(pod), PROXY_AUDIENCE) => state.tokens.get(pod).cloned(),
+            (None, AUDIENCE) => state.tokens.get(token).cloned(),
+            _ => None,
+        })
     }
 
     async fn review_access(

@@ -31,7 +31,7 @@ pub(crate) async fn hands(signer: &Signer, pod: &str) -> Hands {
         workspace: folder.path().to_path_buf(),
         grace: Duration::ZERO,
         environment: vec![("PATH".into(), std::env::var_os("PATH").unwrap())],
-        options: Options::default(),
+        options: Options { relay: Some(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))), ..Options::default() },
     };
     let server = Server::bind(config, Children::default()).await.unwrap();
     let stop = CancellationToken::new();

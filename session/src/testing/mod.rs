@@ -38,7 +38,7 @@ use crate::app::{App, Kinds, Settings, Waits};
 use crate::auth::{Auth, WorkerTokens};
 use crate::config::Accounts;
 use crate::execute::sandboxes::SandboxIndex;
-use crate::execute::{Executor, Hosted, Limits};
+use crate::execute::{Egress, Executor, Hosted, Limits};
 use crate::jobs::config::KeepDeleted;
 use crate::limits::Rates;
 use crate::quota::SizeLimits;
@@ -182,14 +182,15 @@ impl World {
 
     fn assemble(shared: Shared, limits: Limits, rates: Rates, sizes: SizeLimits) -> Self {
         let Shared { store, requests, work, cluster, sandboxes, signer } = shared;
-        let executor = Arc::new(Executor::new(
+        let executor = Executor::new(
             Arc::new(store.clone()),
             cluster.clone(),
             Arc::clone(&sandboxes),
             Hosted::new(work, cluster.clone(), cluster.clone()),
             SandboxClient::new(signer.clone()),
             limits,
-        ));
+        );
+        let executor = Arc::new(executor.with_egress(Egress::new(&cluster, signer.clone())));
         let stop = CancellationToken::new();
         let waits = Waits {
             claim: Duration::from_millis(500),

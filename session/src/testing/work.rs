@@ -21,6 +21,7 @@ impl Templates for FakeCluster {
             name: name.to_owned(),
             id: derived_id(prefix::ENVIRONMENT, &format!("{namespace}/{name}")),
             self_hosted,
+            network: self.networks.lock().unwrap().contains(&(namespace.to_owned(), name.to_owned())),
         };
         let hosted: Vec<Template> = self
             .hosted

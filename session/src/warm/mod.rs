@@ -35,6 +35,8 @@ const OTHERS_FIRST: Duration = Duration::from_millis(10);
 const OFFERED_FOR: Duration = Duration::from_millis(250);
 /// Wakes that are looked at at the same time. One that is left out is the operator's.
 const LOOKS: usize = 64;
+/// A template may get a `network` later.
+const NETWORK_KNOWN_FOR: Duration = Duration::from_secs(10);
 
 /// Harnesses that are ready before there is a session for them.
 #[derive(Debug)]
@@ -175,6 +177,10 @@ async fn allowed(app: &App, meta: &SessionMeta, pools: Vec<Pool>) -> Option<(Poo
         }
     };
     let pool = pools.into_iter().find(|pool| pool.may_take(&resource, &meta.id));
+    let pool = match pool {
+        Some(_) if has_network(app, &resource).await => None,
+        pool => pool,
+    };
     if pool.is_none() {
         metrics::offer("not_allowed");
     }
@@ -214,8 +220,36 @@ pub async fn follow_wakes(app: &App, wakes: impl Stream<Item = WakeEvent>) {
 
 /// Whether a pod that belongs to no session may claim this one.
 #[must_use]
-pub fn may_claim(app: &App, pod: &Pod, session: &AgentSession, state: &SessionState) -> bool {
-    app.warm.pool_of(pod).is_some_and(|pool| pool.may_take(session, &state.meta.id))
+pub async fn may_claim(app: &App, pod: &Pod, session: &AgentSession, state: &SessionState) -> bool {
+    let of_pool = app.warm.pool_of(pod).is_some_and(|pool| pool.may_take(session, &state.meta.id));
+    of_pool && !has_network(app, session).await
+}
+
+/// Whether a sandbox of the session may reach anything: then its harness has to be made for it, since the proxy beside it is
+/// the way out. If that is not known, the operator makes a pod.
+async fn has_network(app: &App, session: &AgentSession) -> bool {
+    let Some(namespace) = session.metadata.namespace.clone() else { return true };
+    for sandbox in &session.spec.sandboxes {
+        let key = (namespace.clone(), sandbox.template_ref.name.clone());
+        let network = match app.networks.get(&key) {
+            Some(known) => known,
+            None => match app.templates.template(&key.0, &key.1).await {
+                Ok(template) => {
+                    let network = template.is_some_and(|template| template.network);
+                    app.networks.put(key, network, NETWORK_KNOWN_FOR);
+                    network
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "whether a session has egress is not known");
+                    true
+                }
+            },
+        };
+        if network {
+            return true;
+        }
+    }
+    false
 }
 
 #[cfg(test)]

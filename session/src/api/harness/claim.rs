@@ -135,12 +135,13 @@ async fn right(app: &App, pod: &Pod, state: &SessionState) -> Result<(Takeover, 
             return Ok((Takeover::Always, resource));
         }
         if app.warm.pool_of(pod).is_some() {
-            return match resource {
-                Some(resource) if may_claim(app, pod, &resource, state) => match state.wake_revision {
-                    Some(_) => Ok((Takeover::IfFree, Some(resource))),
-                    None => Err(ApiError::conflict(format!("no work is open in session {session}"))),
-                },
-                _ => deny(),
+            let Some(resource) = resource else { return deny() };
+            if !may_claim(app, pod, &resource, state).await {
+                return deny();
+            }
+            return match state.wake_revision {
+                Some(_) => Ok((Takeover::IfFree, Some(resource))),
+                None => Err(ApiError::conflict(format!("no work is open in session {session}"))),
             };
         }
         if Instant::now() >= until {

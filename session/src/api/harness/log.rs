@@ -225,6 +225,8 @@ fn is_brains(body: &EventBody) -> bool {
         | EventBody::SandboxReady { .. }
         | EventBody::SandboxReclaimed { .. }
         | EventBody::SandboxLost { .. }
+        | EventBody::CredentialUsed { .. }
+        | EventBody::CredentialDenied { .. }
         | EventBody::ToolRetried { .. }
         | EventBody::ToolOutcomeAsked { .. }
         | EventBody::ToolOutcomeUnknown { .. } => false,

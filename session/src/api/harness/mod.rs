@@ -2,6 +2,7 @@
 
 pub mod access;
 pub mod claim;
+pub mod credentials;
 pub mod log;
 pub mod mcp;
 pub mod parked;

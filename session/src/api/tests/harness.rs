@@ -203,6 +203,7 @@ async fn a_zombie_is_412_and_changes_nothing() {
 #[case("session.status_terminated", json!({}))]
 #[case("x.session.woken", json!({"epoch": 9, "harness": "h"}))]
 #[case("x.sandbox.lost", json!({"sandbox": "default", "cause": "c"}))]
+#[case("x.credential.used", json!({"credential": "v/c", "sandbox": "default", "host": "h", "port": 443, "method": "GET", "count": 1, "at": "2026-01-01T00:00:00Z"}))]
 #[case("x.credential.used", json!({}))]
 #[case("x.tool.outcome_unknown", json!({"tool_use_id": "sevt_1", "cause": "c"}))]
 #[tokio::test]

@@ -2,6 +2,7 @@
 
 mod agents;
 mod allowance;
+mod credentials;
 mod environments;
 mod events;
 mod fuzz;

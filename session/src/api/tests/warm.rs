@@ -208,3 +208,18 @@ async fn a_session_without_work_is_not_taken() {
     assert!(refused.message().contains("no work is open"), "{refused:?}");
     assert_eq!(world.store.state(&id).await.unwrap().epoch, 0);
 }
+
+#[tokio::test]
+async fn a_session_whose_sandboxes_have_a_way_out_needs_a_pod_of_its_own() {
+    let world = World::new();
+    name_pods(&world, &[("pod-1", "Parked")]).await;
+    let id = session(&world, "one").await;
+    world.cluster.networks.lock().unwrap().insert(("team-a".to_owned(), "tools".to_owned()));
+    let (offer, ()) = tokio::join!(park(&world, "pod-1", 1), async {
+        until_parked(&world, &id).await;
+        send(&world, &id).await;
+    });
+    assert_eq!(offer.body, json!({"offer": "nothing"}), "{offer:?}");
+    let refused = claim(&world, &id, "pod-1").await;
+    assert_eq!(refused.status, 403, "{refused:?}");
+}

@@ -1,0 +1,226 @@
+//! What the sandboxes of a session may reach, and with which credentials, as the proxy beside its harness is told.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use k8s_openapi::api::core::v1::{Volume, VolumeMount};
+use longhand_crds::egress::{ANY, placeholders, reach};
+use longhand_crds::vault::{CredentialSpec, InjectionLocation, PrivateAddresses};
+use longhand_crds::{AgentSession, SandboxTemplate, Vault};
+use reqwest::Url;
+use serde_json::{Value, json};
+use sha2::{Digest as _, Sha256};
+
+use super::harness_pod::credential_volume;
+use super::proxy_config::CREDENTIALS;
+use crate::agent::mcp::McpAccess;
+use crate::context::Context;
+use crate::hardening::mount;
+
+/// Where the proxy finds the token by which only it is known.
+pub(super) const TOKEN_FOLDER: &str = "/var/run/secrets/longhand-proxy";
+/// More than the proxy takes.
+const MAX_BINDINGS: usize = 128;
+
+/// What the sandboxes of a session may reach.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Egress {
+    /// Hosts, by the sandbox's name in the session.
+    sandboxes: BTreeMap<String, BTreeSet<String>>,
+    /// Credentials that sandboxes see a placeholder of, each with its vault.
+    bindings: Vec<(String, CredentialSpec)>,
+}
+
+/// What the session says, if its sandboxes have a way out at all: a template says what may be reached, or a vault of the session
+/// has credentials for sandboxes. The session service binds sandboxes by the same rule.
+pub(super) fn of(
+    session: &AgentSession,
+    servers: &[McpAccess],
+    template: impl Fn(&str) -> Option<SandboxTemplate>,
+    vault: impl Fn(&str) -> Option<Vault>,
+) -> Option<Egress> {
+    let mcp: Vec<String> = servers.iter().filter_map(|server| host(&server.upstream)).collect();
+    let mut any = false;
+    let mut sandboxes = BTreeMap::new();
+    for sandbox in &session.spec.sandboxes {
+        let network = template(&sandbox.template_ref.name).and_then(|template| template.spec.network);
+        any |= network.is_some();
+        sandboxes.insert(sandbox.name.clone(), reach(network.as_ref(), sandbox.network.as_ref(), &mcp));
+    }
+    let vaults = session.spec.vault_refs.iter().filter_map(|named| Some((named.name.clone(), vault(&named.name)?)));
+    let mut bindings: Vec<(String, CredentialSpec)> = vaults
+        .flat_map(|(name, vault)| {
+            placeholders(&vault.spec).map(|credential| (name.clone(), credential.clone())).collect::<Vec<_>>()
+        })
+        .collect();
+    if bindings.len() > MAX_BINDINGS {
+        tracing::warn!(
+            found = bindings.len(),
+            taken = MAX_BINDINGS,
+            "a session has too many credentials for sandboxes"
+        );
+        bindings.truncate(MAX_BINDINGS);
+    }
+    (any || !bindings.is_empty()).then_some(Egress { sandboxes, bindings })
+}
+
+fn host(url: &str) -> Option<String> {
+    Url::parse(url).ok()?.host_str().map(ToOwned::to_owned)
+}
+
+impl Egress {
+    /// The section `egress` of `PROXY_CONFIG`: file names and rules, never a value.
+    pub(super) fn config(&self, context: &Context, session: &str, verify_key: &str) -> Value {
+        let network = |hosts: &BTreeSet<String>| match hosts.contains(ANY) {
+            true => json!({ "unrestricted": true }),
+            false => json!({ "hosts": hosts }),
+        };
+        let sandboxes: BTreeMap<&str, Value> =
+            self.sandboxes.iter().map(|(name, hosts)| (name.as_str(), network(hosts))).collect();
+        let bindings: Vec<Value> = self.bindings.iter().map(|(vault, credential)| binding(vault, credential)).collect();
+        let mut audit = json!({ "url": context.session_url, "tokenFile": format!("{TOKEN_FOLDER}/token") });
+        if let Some(authorities) = &context.session_ca {
+            audit["ca"] = json!(authorities);
+        }
+        json!({
+            "session": session,
+            "verifyKey": verify_key,
+            "sandboxes": sandboxes,
+            "bindings": bindings,
+            "audit": audit,
+        })
+    }
+
+    /// The volumes with the credentials, for the proxy alone.
+    pub(super) fn volumes(&self) -> impl Iterator<Item = Volume> {
+        self.bindings.iter().map(|(vault, credential)| credential_volume(&volume(vault, credential), credential))
+    }
+
+    /// Where the proxy sees them.
+    pub(super) fn mounts(&self) -> impl Iterator<Item = VolumeMount> {
+        self.bindings
+            .iter()
+            .map(|(vault, credential)| mount(&volume(vault, credential), folder(vault, credential), true))
+    }
+}
+
+/// Vaults may have credentials of the same name, and names that are too long for a volume.
+fn volume(vault: &str, credential: &CredentialSpec) -> String {
+    let digest = Sha256::digest(format!("{vault}/{}", credential.name).as_bytes());
+    let digest: String = digest.iter().take(10).map(|byte| format!("{byte:02x}")).collect();
+    format!("egress-{digest}")
+}
+
+fn folder(vault: &str, credential: &CredentialSpec) -> String {
+    format!("{CREDENTIALS}/{}", volume(vault, credential))
+}
+
+fn binding(vault: &str, credential: &CredentialSpec) -> Value {
+    let allow = &credential.allow;
+    let locations = credential.placement.variable.iter().flat_map(|variable| &variable.locations);
+    let locations: Vec<&str> = locations
+        .map(|location| match location {
+            InjectionLocation::Header => "header",
+            InjectionLocation::Body => "body",
+        })
+        .collect();
+    json!({
+        "vault": vault,
+        "name": credential.name,
+        "file": format!("{}/{}", folder(vault, credential), credential.secret_ref.key),
+        "placement": { "type": "environmentVariable", "locations": locations },
+        "allow": {
+            "scheme": allow.scheme,
+            "hosts": allow.hosts,
+            "port": allow.port.unwrap_or_else(|| i32::from(allow.scheme.default_port())),
+            "methods": allow.methods,
+            "pathPrefixes": allow.path_prefixes,
+            "allowPrivate": allow.private_addresses == PrivateAddresses::Allow,
+        },
+    })
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use longhand_crds::vault::PrivateAddresses;
+    use longhand_crds::{AgentSession, SandboxTemplate, Vault};
+    use serde_json::{Value, json};
+
+    use super::{Egress, of};
+    use crate::agent::mcp::McpAccess;
+    use crate::fixtures;
+    use crate::testing::context;
+
+    fn template(network: Value) -> SandboxTemplate {
+        let mut template = fixtures::template();
+        template.spec.network = serde_json::from_value(network).unwrap();
+        template
+    }
+
+    fn vault() -> Vault {
+        let mut vault = fixtures::vault();
+        vault.spec = serde_json::from_value(json!({ "credentials": [{
+            "name": "github",
+            "secretRef": { "name": "github", "key": "token" },
+            "allow": { "hosts": ["api.github.test", "*.git.test"], "methods": ["GET"], "pathPrefixes": ["/repos"] },
+            "placement": { "type": "environmentVariable", "variable": { "name": "GITHUB_TOKEN", "locations": ["header", "body"] } },
+        }] }))
+        .unwrap();
+        vault
+    }
+
+    fn session(network: Value) -> AgentSession {
+        let mut session = fixtures::session();
+        session.spec.vault_refs = vec![longhand_crds::LocalRef { name: "work".to_owned() }];
+        session.spec.sandboxes[0].network = serde_json::from_value(network).unwrap();
+        session
+    }
+
+    /// A session with a credential for its sandbox.
+    pub(in crate::agent_session) fn egress() -> Egress {
+        let network = json!({ "allowedHosts": ["pypi.test", "*.docs.test"], "allowMCPServers": true });
+        let server = McpAccess {
+            name: "s".to_owned(),
+            url: "https://mcp.test/x".to_owned(),
+            upstream: "https://mcp.test/x".to_owned(),
+            private_addresses: PrivateAddresses::Refuse,
+            credential: None,
+        };
+        of(&session(json!(null)), &[server], |_| Some(template(network.clone())), |_| Some(vault())).unwrap()
+    }
+
+    fn read(config: Value) -> longhand_proxy::config::Egress {
+        let mut whole =
+            super::super::proxy_config::config("http://model.test", &fixtures::vault().spec.credentials[0], &[], &[]);
+        whole["egress"] = config;
+        longhand_proxy::config::Config::parse(&whole.to_string()).unwrap().egress.unwrap()
+    }
+
+    #[tokio::test]
+    async fn the_proxy_reads_what_is_written() {
+        let (context, _server) = context();
+        let config = egress().config(&context, "sesn_1", "key=");
+        insta::assert_yaml_snapshot!(config);
+        let read = read(config);
+        assert_eq!((read.sandboxes["main"].hosts.len(), read.bindings[0].label().as_str()), (3, "work/github"));
+    }
+
+    #[tokio::test]
+    async fn a_session_narrows_what_its_template_allows() {
+        let (context, _server) = context();
+        let all = |_: &str| Some(template(json!({ "egress": "Unrestricted" })));
+        let open = of(&session(json!(null)), &[], all, |_| None).unwrap();
+        assert!(read(open.config(&context, "sesn_1", "key=")).sandboxes["main"].unrestricted);
+        let narrowed = of(&session(json!({ "allowedHosts": ["a.test"] })), &[], all, |_| None).unwrap();
+        let read = read(narrowed.config(&context, "sesn_1", "key="));
+        assert!(!read.sandboxes["main"].unrestricted && read.sandboxes["main"].hosts.len() == 1);
+    }
+
+    #[test]
+    fn a_session_has_no_egress_unless_its_template_or_a_vault_says_so() {
+        let none = |_: &str| Some(fixtures::template());
+        let wider = session(json!({ "egress": "Unrestricted" }));
+        assert_eq!(of(&wider, &[], none, |_| Some(fixtures::vault())), None, "it never widens");
+        assert!(of(&session(json!(null)), &[], none, |_| Some(vault())).is_some());
+        assert!(of(&session(json!(null)), &[], |_| Some(template(json!({}))), |_| None).is_some());
+    }
+}

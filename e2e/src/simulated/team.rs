@@ -154,24 +154,23 @@ impl Team {
         Ok(())
     }
 
-    /// Makes a pod fail, as a kubelet would say it.
+    /// Makes a pod fail, as a kubelet would say it. One that is gone already is lost too: kwok deletes by name, and so now and then the
+    /// next pod of a slot.
     ///
     /// # Errors
     /// When the API server refuses.
     pub async fn fail_pod(&self, name: &str) -> TestResult {
         let patch: Patch<Value> =
             Patch::Merge(json!({ "status": { "phase": "Failed", "reason": "Evicted", "message": "on purpose" } }));
-        self.api::<Pod>().patch_status(name, &PatchParams::default(), &patch).await?;
-        Ok(())
+        unless_gone(self.api::<Pod>().patch_status(name, &PatchParams::default(), &patch).await)
     }
 
-    /// Deletes a pod.
+    /// Deletes a pod, unless it is gone.
     ///
     /// # Errors
     /// When the API server refuses.
     pub async fn delete_pod(&self, name: &str) -> TestResult {
-        self.api::<Pod>().delete(name, &DeleteParams::default()).await?;
-        Ok(())
+        unless_gone(self.api::<Pod>().delete(name, &DeleteParams::default()).await)
     }
 
     /// How many pods of sandboxes there are, those that wait too.
@@ -190,5 +189,12 @@ impl Team {
     pub async fn until_pods(&self, count: usize) -> TestResult {
         let what = format!("{count} pods are there");
         eventually(&what, POOL, || async { Ok((self.pods().await? == count).then_some(())) }).await
+    }
+}
+
+fn unless_gone<T>(answer: kube::Result<T>) -> TestResult {
+    match answer {
+        Err(kube::Error::Api(status)) if status.is_not_found() => Ok(()),
+        other => Ok(other.map(drop)?),
     }
 }

@@ -5,6 +5,7 @@ use k8s_openapi::api::networking::v1::NetworkPolicy;
 use longhand_crds::SandboxTemplate;
 use serde_json::{Value, json};
 
+use super::refill::Refills;
 use super::{Pools, reconcile};
 use crate::fixtures;
 use crate::owned_pods::listed;
@@ -18,7 +19,8 @@ const KEYS: &str = "/api/v1/namespaces/longhand-system/configmaps/longhand-sessi
 
 fn pools(pods: Vec<Pod>, policies: Vec<NetworkPolicy>) -> (Arc<Pools>, Server) {
     let (context, server) = context();
-    (Arc::new(Pools { context, pods: listed(pods), policies: store(policies) }), server)
+    let (pods, policies) = (listed(pods), store(policies));
+    (Arc::new(Pools { context, pods, policies, refills: Refills::default() }), server)
 }
 
 fn template(warm: i32) -> Arc<SandboxTemplate> {
@@ -143,4 +145,15 @@ async fn pods_that_know_another_key_go() {
     reconcile(template(2), pools.clone()).await.unwrap();
     let sent = server.nothing_else(pools).await;
     assert_eq!(sent[1]["preconditions"]["uid"], "pod-0");
+}
+
+#[tokio::test]
+async fn claims_come_before_the_pods_that_take_their_place() {
+    let mut taken = waiting(0, "key=");
+    taken.metadata.owner_references = None;
+    let (pools, server) = pools(vec![taken, waiting(1, "key=")], vec![fence()]);
+    assert_eq!(pools.refills.wait("3e8f1a2b-shell", 0), None);
+    let held = reconcile(template(2), pools.clone()).await.unwrap();
+    assert_ne!(held, kube::runtime::controller::Action::await_change());
+    server.expect([]).nothing_else(pools).await;
 }

@@ -7,6 +7,7 @@
 mod apply;
 mod observe;
 mod plan;
+mod refill;
 mod status;
 
 use std::sync::Arc;
@@ -23,6 +24,7 @@ use longhand_crds::{SandboxTemplate, labels};
 use tokio_util::sync::CancellationToken;
 
 use self::observe::Observed;
+use self::refill::Refills;
 use crate::context::{Context, Guarded, GuardedStore, first_list, synced};
 use crate::drive;
 use crate::error::Error;
@@ -33,6 +35,7 @@ struct Pools {
     context: Arc<Context>,
     pods: OwnedPods,
     policies: Store<NetworkPolicy>,
+    refills: Refills,
 }
 
 /// Reconciles every `SandboxTemplate` until `token` is cancelled.
@@ -53,7 +56,8 @@ pub async fn run(context: Arc<Context>, token: CancellationToken) {
         stream::iter(found.into_iter().map(|template| ObjectRef::from_obj(&*template)).collect::<Vec<_>>())
     });
     let controller = Controller::for_stream(templates, store).reconcile_on(by_pod).reconcile_on(by_policy);
-    drive::run(controller, Arc::new(Pools { context, pods, policies }), token, reconcile).await;
+    drive::run(controller, Arc::new(Pools { context, pods, policies, refills: Refills::default() }), token, reconcile)
+        .await;
 }
 
 fn whose(templates: &GuardedStore<SandboxTemplate>, pod: &Pod) -> Option<ObjectRef<Guarded<SandboxTemplate>>> {
@@ -68,7 +72,12 @@ async fn reconcile(template: Arc<SandboxTemplate>, pools: Arc<Pools>) -> Result<
         return Ok(Action::await_change());
     }
     synced(vec![first_list(pools.pods.store()), first_list(&pools.policies)]).await?;
-    proceed(&observe::observe(template, &pools), &pools, Timestamp::now()).await
+    let observed = observe::observe(template, &pools);
+    let taken = observed.names.len().saturating_sub(observed.pods.len());
+    if let Some(wait) = pools.refills.wait(&observed.template.uid().unwrap_or_default(), taken) {
+        return Ok(Action::requeue(wait));
+    }
+    proceed(&observed, &pools, Timestamp::now()).await
 }
 
 /// Acts on what was observed. Whatever fails, the status is written.

@@ -228,11 +228,7 @@ async fn relay(tasks: &mut JoinSet<()>, proxy: SocketAddr, token: String) -> Soc
     address
 }
 
-fn serve_tls(
-    tasks: &mut JoinSet<()>,
-    protocols: &[&[u8]],
-    handler: Handler,
-) -> (SocketAddr, RootCertStore) {
+fn serve_tls(tasks: &mut JoinSet<()>, protocols: &[&[u8]], handler: Handler) -> (SocketAddr, RootCertStore) {
     let made = rcgen::generate_simple_self_signed(vec![HOST.to_owned()]).unwrap();
     let mut roots = RootCertStore::empty();
     roots.add(made.cert.der().clone()).unwrap();

@@ -294,8 +294,9 @@ pub struct Variable {
     /// Its name.
     #[schemars(length(min = 1, max = 253), regex(pattern = "^[A-Za-z_][A-Za-z0-9_]*$"))]
     pub name: String,
-    /// Where in a request the placeholder becomes the value.
-    #[schemars(length(min = 1, max = 2))]
+    /// Where in a request the placeholder becomes the value. Query and path are in the logs of many servers, so that a value
+    /// belongs there only where its upstream takes it nowhere else.
+    #[schemars(length(min = 1, max = 4))]
     #[schemars(extend("x-kubernetes-list-type" = "set"))]
     pub locations: Vec<InjectionLocation>,
 }
@@ -304,10 +305,14 @@ pub struct Variable {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum InjectionLocation {
-    /// The values of its headers.
+    /// The values of its headers, and user name and password of HTTP Basic.
     Header,
-    /// Its body.
+    /// Its body, which may then have 1 MiB at most.
     Body,
+    /// Its query.
+    Query,
+    /// Its path.
+    Path,
 }
 
 /// The ways to place a credential.

@@ -28,6 +28,6 @@ pub use serve::{EgressProxy, serve};
 pub use target::Target;
 
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 #[cfg(test)]
 mod tests;

@@ -25,7 +25,8 @@ async fn reflect(request: Request<Incoming>) -> Reply {
     for form in forms(SECRET.as_bytes()) {
         text.push_str(&format!("<{}>\n", String::from_utf8_lossy(&form)));
     }
-    let right = sent == format!("Bearer {SECRET}") || sent == format!("Basic {}", STANDARD.encode(format!("me:{SECRET}")));
+    let right =
+        sent == format!("Bearer {SECRET}") || sent == format!("Basic {}", STANDARD.encode(format!("me:{SECRET}")));
     let body = request.into_body().collect().await.unwrap().to_bytes();
     text.push_str(&format!("body {}\nright: {right}\n", String::from_utf8_lossy(&body)));
     let mut answer = reply(text);
@@ -53,14 +54,18 @@ async fn a_credential_goes_out_and_does_not_come_back(
     let bearer = format!("Authorization: Bearer {}", World::placeholder());
     let basic = format!("me:{}", World::placeholder());
     for credential in [["--header", bearer.as_str()], ["--user", basic.as_str()]] {
-        let arguments = [version, "--include", credential[0], credential[1], "--data", "hello", "https://git.example/a?b=c"];
+        let arguments =
+            [version, "--include", credential[0], credential[1], "--data", "hello", "https://git.example/a?b=c"];
         let (status, text) = world.curl(&arguments).await;
         assert_eq!(status, "200", "{text}");
         assert!(text.contains("right: true") && text.contains("body hello") && text.contains(upstream), "{text}");
         assert!(!leaks(&text) && text.contains("[credential removed]") && !text.contains("set-cookie"), "{text}");
     }
     let used = world.event(CredentialOutcome::Used, "").await;
-    assert_eq!((used.credential.as_deref(), used.host.as_str(), used.method.as_str()), (Some("team/one"), HOST, "POST"));
+    assert_eq!(
+        (used.credential.as_deref(), used.host.as_str(), used.method.as_str()),
+        (Some("team/one"), HOST, "POST")
+    );
 }
 
 #[tokio::test]

@@ -20,7 +20,8 @@ async fn backend(root: PathBuf, request: Request<Incoming>) -> Reply {
         answer.headers_mut().insert(header::WWW_AUTHENTICATE, "Basic realm=\"git\"".parse().unwrap());
         return answer;
     }
-    let text = |name| request.headers().get(name).map_or("", |value: &http::HeaderValue| value.to_str().unwrap()).to_owned();
+    let text =
+        |name| request.headers().get(name).map_or("", |value: &http::HeaderValue| value.to_str().unwrap()).to_owned();
     let mut command = Command::new("git");
     command
         .arg("http-backend")

@@ -2,6 +2,7 @@
 
 mod clients;
 mod git;
+mod packages;
 mod smuggling;
 mod streams;
 mod support;

@@ -5,6 +5,9 @@ use std::sync::{
     atomic::{AtomicUsize, Ordering},
 };
 
+use http::Request;
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
 use longhand_protocol::egress::CredentialOutcome;
 
 use super::support::{HOST, World, reply};
@@ -28,7 +31,6 @@ async fn a_request_that_can_be_read_in_two_ways_reaches_nobody() {
         "GET http://169.254.169.254/ HTTP/1.1\r\nHost: git.example\r\n\r\n",
         "CONNECT evil.example:443 HTTP/1.1\r\nHost: git.example\r\n\r\n",
         "OPTIONS * HTTP/1.1\r\nHost: git.example\r\n\r\n",
-        "POST / HTTP/1.1\r\nHost: git.example\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\nGET /x HTTP/1.1\r\n\r\n",
         "POST / HTTP/1.1\r\nHost: git.example\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\nhello!",
         "POST / HTTP/1.1\r\nHost: git.example\r\nContent-Length: +5\r\n\r\nhello",
         "POST / HTTP/1.1\r\nHost: git.example\r\nTransfer-Encoding: xchunked\r\n\r\n0\r\n\r\n",
@@ -49,6 +51,38 @@ async fn a_request_that_can_be_read_in_two_ways_reaches_nobody() {
     assert_eq!(requests.load(Ordering::Relaxed), 0);
     let answer = world.raw("GET /%20a HTTP/1.1\r\nHost: git.example:443\r\nConnection: close\r\n\r\n").await;
     assert!(answer.ends_with("reached"), "{answer}");
+}
+
+#[tokio::test]
+async fn of_two_lengths_one_goes_on_and_nothing_behind_the_body_is_a_request() {
+    let requests = Arc::new(AtomicUsize::new(0));
+    let seen = requests.clone();
+    let world = World::with(
+        |_| {},
+        &[b"http/1.1"],
+        move |request: Request<Incoming>| {
+            seen.fetch_add(1, Ordering::Relaxed);
+            async move {
+                let framing = format!("{:?}", request.headers());
+                let body = request.into_body().collect().await.unwrap().to_bytes();
+                reply(format!("{framing} body {body:?}"))
+            }
+        },
+    )
+    .await;
+    for framing in
+        ["Content-Length: 36\r\nTransfer-Encoding: chunked", "Transfer-Encoding: chunked\r\nContent-Length: 36"]
+    {
+        let before = requests.load(Ordering::Relaxed);
+        let request = format!(
+            "POST / HTTP/1.1\r\nHost: {HOST}\r\n{framing}\r\n\r\n0\r\n\r\nGET /x HTTP/1.1\r\nHost: {HOST}\r\n\r\n"
+        );
+        let answer = world.raw(&request).await;
+        assert!(answer.contains("chunked") && answer.ends_with("body b\"\""), "{answer}");
+        // The answer has one of its own.
+        assert_eq!(answer.matches("content-length").count(), 1, "{answer}");
+        assert_eq!(requests.load(Ordering::Relaxed), before + 1);
+    }
 }
 
 #[tokio::test]

@@ -22,7 +22,9 @@ async fn an_event_comes_at_once_and_a_rotation_does_not_let_the_old_value_throug
     let world = World::new(move |request: Request<Incoming>| {
         let receiver = receiver.lock().unwrap().take();
         async move {
-            let Some(receiver) = receiver else { return reply(request.headers()[header::AUTHORIZATION].as_bytes().to_vec()) };
+            let Some(receiver) = receiver else {
+                return reply(request.headers()[header::AUTHORIZATION].as_bytes().to_vec());
+            };
             let body = StreamBody::new(receiver.map(|data| Ok::<_, std::io::Error>(Frame::data(data))));
             Response::new(body.map_err(Into::into).boxed_unsync())
         }
@@ -80,7 +82,15 @@ async fn large_bodies_stream_in_both_directions() {
                 continue;
             }
             let arguments = [
-                version, "--header", &good, "--header", framing, "--data-binary", &upload, "--output", back.to_str().unwrap(),
+                version,
+                "--header",
+                &good,
+                "--header",
+                framing,
+                "--data-binary",
+                &upload,
+                "--output",
+                back.to_str().unwrap(),
                 "https://git.example/",
             ];
             let (status, _) = world.curl(&arguments).await;

@@ -125,11 +125,16 @@ impl World {
         std::fs::write(self.files.path().join("secret"), value).unwrap();
     }
 
+    /// Where programs in the sandbox send their requests.
+    pub(super) fn proxy(&self) -> String {
+        format!("http://{}", self.relay)
+    }
+
     pub(super) fn command(&self, program: &str, arguments: &[&str]) -> Command {
         let ca = self.files.path().join("ca.pem");
         let mut command = Command::new(program);
         command.args(arguments).env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default());
-        command.env("HTTPS_PROXY", format!("http://{}", self.relay)).env("HOME", self.files.path());
+        command.env("HTTPS_PROXY", self.proxy()).env("HOME", self.files.path());
         for name in ["SSL_CERT_FILE", "CURL_CA_BUNDLE", "GIT_SSL_CAINFO"] {
             command.env(name, &ca);
         }
@@ -228,11 +233,7 @@ async fn relay(tasks: &mut JoinSet<()>, proxy: SocketAddr, token: String) -> Soc
     address
 }
 
-fn serve_tls(
-    tasks: &mut JoinSet<()>,
-    protocols: &[&[u8]],
-    handler: Handler,
-) -> (SocketAddr, RootCertStore) {
+fn serve_tls(tasks: &mut JoinSet<()>, protocols: &[&[u8]], handler: Handler) -> (SocketAddr, RootCertStore) {
     let made = rcgen::generate_simple_self_signed(vec![HOST.to_owned()]).unwrap();
     let mut roots = RootCertStore::empty();
     roots.add(made.cert.der().clone()).unwrap();

@@ -348,11 +348,13 @@ fn host((index, host): (usize, &String)) -> Result<String> {
     )))
 }
 
-/// Where a placeholder becomes the value: as given, and otherwise as it was.
+/// Where a placeholder becomes the value: as given, and otherwise as it was, also in parts of a request that this API has no
+/// word for.
 fn locations(given: WrittenLocation, kept: &[InjectionLocation]) -> Result<Vec<InjectionLocation>> {
     let wanted = [(InjectionLocation::Header, given.header), (InjectionLocation::Body, given.body)];
     let on = wanted.into_iter().filter(|(place, given)| given.unwrap_or_else(|| kept.contains(place)));
-    let on: Vec<InjectionLocation> = on.map(|(place, _)| place).collect();
+    let others = [InjectionLocation::Query, InjectionLocation::Path].into_iter().filter(|place| kept.contains(place));
+    let on: Vec<InjectionLocation> = on.map(|(place, _)| place).chain(others).collect();
     if on.is_empty() {
         return Err(ApiError::bad_request("`auth.injection_location` leaves no place for the value"));
     }

@@ -9,6 +9,7 @@ mod lost_sandbox;
 mod models;
 mod quickstart;
 mod sandbox_lifecycle;
+mod sandbox_reach;
 mod sandbox_sessions;
 mod sandbox_warm;
 mod sdks;

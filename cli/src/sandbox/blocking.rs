@@ -67,7 +67,7 @@ impl Read for In {
 /// Has `read` read the stream on a thread of its own. A stream that breaks off is an error there, never an end.
 ///
 /// # Errors
-/// Those of `read`.
+/// That of the stream if it broke off, else that of `read`.
 pub async fn consumed<T: Send + 'static>(
     mut stream: impl Stream<Item = io::Result<Bytes>> + Unpin,
     read: impl FnOnce(&mut dyn Read) -> io::Result<T> + Send + 'static,
@@ -76,12 +76,19 @@ pub async fn consumed<T: Send + 'static>(
     let work = tokio::task::spawn_blocking(move || read(&mut In { pieces, rest: Bytes::new() }));
     let feed = async move {
         while let Some(piece) = stream.next().await {
-            let last = piece.is_err();
-            if sender.send(piece).await.is_err() || last {
-                return;
+            match piece {
+                Ok(piece) if sender.send(Ok(piece)).await.is_ok() => {}
+                // The work has ended, and says why.
+                Ok(_) => return Ok(()),
+                Err(error) => {
+                    sender.send(Err(error.kind().into())).await.ok();
+                    return Err(error);
+                }
             }
         }
+        Ok(())
     };
-    let (done, ()) = tokio::join!(work, feed);
+    let (done, fed) = tokio::join!(work, feed);
+    fed?;
     done.map_err(io::Error::other)?
 }

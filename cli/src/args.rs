@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use clap::{Parser, Subcommand, ValueEnum};
 
+use crate::sandbox::place::{Place, Ports, Side};
+
 /// AI-agent sessions on Kubernetes.
 #[derive(Debug, Parser)]
 #[command(name = "longhand", version, propagate_version = true)]
@@ -108,6 +110,51 @@ pub enum Command {
         /// The file; - reads standard input
         file: PathBuf,
     },
+    /// Copy a file or a folder into a sandbox, or out of it
+    Cp {
+        /// A local path, SESSION[/SANDBOX]:PATH, or - for standard input
+        #[arg(value_name = "FROM")]
+        from: Side,
+        /// The same; - for standard output. What exists is replaced; a path with a slash at its end is a folder to copy into
+        #[arg(value_name = "TO")]
+        to: Side,
+        /// The name is that of a Sandbox that belongs to no session
+        #[arg(long)]
+        standalone: bool,
+    },
+    /// Run a command or a shell in a sandbox; its exit code is that of the command
+    Exec {
+        /// SESSION[/SANDBOX]; without SANDBOX, the session's first one
+        #[arg(value_name = "SANDBOX")]
+        sandbox: Place,
+        /// Hand standard input on
+        #[arg(short = 'i', long)]
+        stdin: bool,
+        /// Give it a terminal
+        #[arg(short, long)]
+        tty: bool,
+        /// The name is that of a Sandbox that belongs to no session
+        #[arg(long)]
+        standalone: bool,
+        /// The command and its arguments; without it, a shell
+        #[arg(last = true)]
+        command: Vec<String>,
+    },
+    /// Forward local ports to servers that run in a sandbox, until interrupted
+    PortForward {
+        /// SESSION[/SANDBOX]; without SANDBOX, the session's first one
+        #[arg(value_name = "SANDBOX")]
+        sandbox: Place,
+        /// [LOCAL:]REMOTE; LOCAL may be 0 for any
+        #[arg(required = true, value_name = "PORTS")]
+        ports: Vec<Ports>,
+        /// Only print a link for a browser that leads to each port, good for a minute; the installation has to have a domain for it
+        #[arg(long)]
+        link: bool,
+        /// The name is that of a Sandbox that belongs to no session
+        #[arg(long)]
+        standalone: bool,
+    },
     /// Apply a file and follow its AgentSession until it is idle
     Run {
         /// YAML with one AgentSession, and what else it needs; - reads standard input
@@ -189,6 +236,12 @@ mod tests {
     #[case(&["longhand", "export", "hello", "-o", "hello.ndjson"])]
     #[case(&["longhand", "verify", "hello.ndjson"])]
     #[case(&["longhand", "import", "hello.ndjson", "-n", "b"])]
+    #[case(&["longhand", "cp", "a.txt", "hello:src/", "-n", "b"])]
+    #[case(&["longhand", "cp", "hello/db:/var/log", "-"])]
+    #[case(&["longhand", "cp", "--standalone", "bench:out", "./out"])]
+    #[case(&["longhand", "exec", "-it", "hello", "--", "sh", "-c", "ls -l"])]
+    #[case(&["longhand", "exec", "-it", "hello/db"])]
+    #[case(&["longhand", "port-forward", "hello", "8080:80", "3000"])]
     fn what_the_manual_says_is_understood(#[case] words: &[&str]) {
         Args::try_parse_from(words).unwrap();
     }
@@ -203,6 +256,11 @@ mod tests {
     #[case(&["longhand", "fork", "hello", "--at", "-1"])]
     #[case(&["longhand", "export"])]
     #[case(&["longhand", "verify"])]
+    #[case(&["longhand", "cp", "a.txt"])]
+    #[case(&["longhand", "exec"])]
+    #[case(&["longhand", "exec", "hello", "ls"])]
+    #[case(&["longhand", "port-forward", "hello"])]
+    #[case(&["longhand", "port-forward", "hello", "x"])]
     fn what_is_wrong_is_refused(#[case] words: &[&str]) {
         Args::try_parse_from(words).unwrap_err();
     }

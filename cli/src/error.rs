@@ -174,6 +174,15 @@ pub enum Error {
         /// What is wrong.
         reason: String,
     },
+    /// A copy that is none.
+    #[error("{0}: one of the two is written SESSION:PATH or SESSION/SANDBOX:PATH")]
+    Sides(&'static str),
+    /// The terminal of this machine.
+    #[error("the terminal cannot be used: {0}")]
+    Terminal(#[source] std::io::Error),
+    /// A command in a sandbox.
+    #[error(transparent)]
+    Exec(#[from] crate::sandbox::terminal::TerminalError),
     /// Standard output is closed or full.
     #[error("cannot write: {0}")]
     Output(#[source] std::io::Error),

@@ -14,6 +14,7 @@ pub mod manifest;
 pub mod output;
 pub mod port_forward;
 pub mod render;
+pub mod sandbox;
 pub mod service;
 pub mod session;
 pub mod token;

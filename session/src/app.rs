@@ -25,6 +25,7 @@ use crate::execute::Executor;
 use crate::jobs::config::KeepDeleted;
 use crate::limits::{Limits, Rates};
 use crate::openapi;
+use crate::ports::{self, Ports};
 use crate::previews::Previews;
 use crate::quota::{Quota, SizeLimits};
 use crate::resources::Resources;
@@ -183,6 +184,8 @@ pub struct Shared {
     pub streams: Arc<Semaphore>,
     /// Ways into sandboxes that are open.
     pub tunnels: Tunnels,
+    /// Ports of sandboxes over HTTP, if they are served.
+    pub ports: Option<Ports>,
     /// Ends streams and long waits.
     pub stop: CancellationToken,
 }
@@ -198,6 +201,7 @@ impl Deref for App {
 impl App {
     /// An app whose streams end at `stop`.
     #[must_use]
+    #[expect(clippy::too_many_arguments, reason = "each is another part of the service")]
     pub fn new(
         store: Arc<dyn SessionStore>,
         requests: Arc<dyn Requests>,
@@ -205,6 +209,7 @@ impl App {
         auth: Auth,
         executor: Arc<Executor>,
         settings: &Settings,
+        ports: Option<Ports>,
         stop: CancellationToken,
     ) -> Self {
         Self(Arc::new(Shared {
@@ -233,6 +238,7 @@ impl App {
             accepted: TtlCache::new(REMEMBERED),
             streams: Arc::new(Semaphore::new(OPEN_STREAMS)),
             tunnels: Tunnels::default(),
+            ports,
             stop,
         }))
     }
@@ -312,6 +318,7 @@ impl App {
             .fallback(|| async { ApiError::not_found("there is no such path") })
             .method_not_allowed_fallback(|| async { ApiError::method_not_allowed("the path has other methods") })
             .layer(from_fn(layer::surround))
+            .layer(from_fn_with_state(self.clone(), ports::by_host))
             .with_state(self)
     }
 }
@@ -351,11 +358,11 @@ fn sandboxes() -> Router<App> {
             get(transfer::download_folder).put(transfer::upload_folder),
         )
         .route("/sessions/{session}/sandboxes/{sandbox}/terminal", get(upgrade::terminal))
-        .route("/sessions/{session}/sandboxes/{sandbox}/ports/{port}", get(upgrade::port))
+        .route("/sessions/{session}/sandboxes/{sandbox}/ports/{port}", get(upgrade::port).post(upgrade::port_link))
         .route("/sandboxes/{sandbox}/files", get(transfer::download).put(transfer::upload))
         .route("/sandboxes/{sandbox}/archive", get(transfer::download_folder).put(transfer::upload_folder))
         .route("/sandboxes/{sandbox}/terminal", get(upgrade::terminal))
-        .route("/sandboxes/{sandbox}/ports/{port}", get(upgrade::port))
+        .route("/sandboxes/{sandbox}/ports/{port}", get(upgrade::port).post(upgrade::port_link))
 }
 
 /// The routes of the work of self-hosted environments.

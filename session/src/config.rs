@@ -10,6 +10,7 @@ use longhand_session_log::etcd::EtcdFlags;
 
 use crate::jobs::config::JobsConfig;
 use crate::limits::Rates;
+use crate::ports::origin::Domain;
 use crate::quota::SizeLimits;
 
 /// The session service of Longhand.
@@ -51,6 +52,10 @@ pub struct Config {
     /// The authority that the certificate is from, in PEM, which is published for clients.
     #[arg(long, env = "TLS_CA_FILE", requires = "tls_cert_file")]
     pub tls_ca_file: Option<PathBuf>,
+    /// Where ports of sandboxes are served over HTTP: a URL below whose host each of them has one, such as
+    /// https://ports.example.com. Without it, they are not.
+    #[arg(long, env = "PORTS_URL")]
+    pub ports_url: Option<Domain>,
     /// How the other replicas are reached.
     #[command(flatten)]
     pub peers: Peers,
@@ -190,6 +195,8 @@ mod tests {
     #[case(&["--tls-cert-file=a", "--tls-key-file=b"], true)]
     #[case(&["--tls-ca-file=a"], false)]
     #[case(&["--peers-url=http://a:8082"], false)]
+    #[case(&["--ports-url=https://ports.example.com"], true)]
+    #[case(&["--ports-url=ports.example.com"], false)]
     #[case(&["--limit-warning-percent=101"], false)]
     #[case(&["--limit-warning-percent=0"], true)]
     #[case(&["--peers-url=http://a:8082", "--pod-ip=10.0.0.1"], true)]

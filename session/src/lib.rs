@@ -16,6 +16,7 @@ pub mod jobs;
 pub mod limits;
 pub mod metrics;
 pub mod openapi;
+pub mod ports;
 pub mod previews;
 pub mod quota;
 pub mod rate;

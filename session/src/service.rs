@@ -31,6 +31,8 @@ use crate::execute::{Egress, Executor, Hosted, Limits as CallLimits};
 use crate::health::{self, Health};
 use crate::jobs::{self, Alarm, Jobs, Namespaces, ShardAlarm};
 use crate::metrics;
+use crate::ports::Ports;
+use crate::ports::pass::Passes;
 use crate::previews::Addressing;
 use crate::resources::{Cluster, Published};
 use crate::restore;
@@ -155,6 +157,8 @@ async fn start_and_serve(
     let cluster = Arc::new(cluster);
     let store = Arc::new(store);
     let workers = WorkerTokens::new(signer.clone())?;
+    let passes = Passes::new(signer.clone())?;
+    let ports = config.ports_url.map(|domain| Ports { domain, passes });
     let hosted = Hosted::new(Work::new(Arc::new(store.work())), cluster.clone(), cluster.clone());
     let egress = Egress::new(&cluster, signer.clone());
     let executor = Executor::new(
@@ -181,6 +185,7 @@ async fn start_and_serve(
             default_model,
             waits: Waits { deletion: config.jobs.keep_deleted(), ..Waits::default() },
         },
+        ports,
         CancellationToken::new(),
     );
     let (ready, ended) = (app.clone(), end.clone());

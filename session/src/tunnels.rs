@@ -70,6 +70,20 @@ impl Tunnels {
         self.0.spawn(async move { stop.run_until_cancelled(carried).await });
     }
 
+    /// Drives a connection to a sandbox until it ends.
+    pub(crate) fn drive<T>(
+        &self,
+        app: &App,
+        slot: OwnedSemaphorePermit,
+        connection: impl Future<Output = T> + Send + 'static,
+    ) {
+        let stop = app.stop.clone();
+        self.0.spawn(async move {
+            let _slot = slot;
+            stop.run_until_cancelled(connection).await.map(drop)
+        });
+    }
+
     /// Returns when all are closed, which they are soon after the app was told to stop.
     pub(crate) async fn closed(&self) {
         self.0.close();

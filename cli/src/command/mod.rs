@@ -1,7 +1,10 @@
 //! The commands, one file each.
 
+mod cp;
 mod events;
+mod exec;
 mod fork;
+mod forward;
 mod get;
 mod run;
 mod send;
@@ -40,6 +43,16 @@ pub async fn run(args: Args) -> Result<ExitCode> {
         Command::Export { session, output } => transfer::export(&cluster, &target, &session, output).await,
         Command::Verify { file } => transfer::verify(&file).await,
         Command::Import { file } => transfer::import(&cluster, &target, &file).await,
+        Command::Cp { from, to, standalone } => cp::run(&cluster, &target, from, to, standalone).await,
+        Command::Exec { sandbox: place, standalone, stdin, tty, command } => {
+            exec::run(&cluster, &target, exec::Exec { place, standalone, stdin, tty, command }).await
+        }
+        Command::PortForward { sandbox, ports, link: true, standalone } => {
+            forward::link(&cluster, &target, &sandbox, &ports, standalone).await
+        }
+        Command::PortForward { sandbox, ports, link: false, standalone } => {
+            forward::run(&cluster, &target, &sandbox, &ports, standalone).await
+        }
         Command::Run { file, timeout, view } => run::run(cluster, &target, &file, timeout, view).await,
     }
 }

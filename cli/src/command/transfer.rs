@@ -111,7 +111,7 @@ async fn open(path: &Path) -> Result<File> {
 }
 
 /// The program's own input or output, read and written as any file is.
-fn standard(stream: impl AsFd) -> std::io::Result<File> {
+pub(super) fn standard(stream: impl AsFd) -> std::io::Result<File> {
     stream.as_fd().try_clone_to_owned().map(|file| File::from_std(file.into()))
 }
 

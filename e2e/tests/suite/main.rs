@@ -15,6 +15,7 @@ mod models;
 mod quickstart;
 mod sandbox_lifecycle;
 mod sandbox_losses;
+mod sandbox_reach;
 mod sandbox_security;
 mod sandbox_sessions;
 mod sandbox_warm;

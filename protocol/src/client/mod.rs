@@ -4,6 +4,7 @@
 
 pub mod harness;
 pub mod internal;
+pub mod sandboxes;
 mod server;
 pub mod sse;
 pub mod token;

@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::Stream;
-use futures::stream::{self, BoxStream, StreamExt as _};
+use futures::stream::BoxStream;
 use http::header;
 
-use super::transport::{Call, api_error, decode, exchange, transport_error};
+use super::transport::{Call, api_error, decode, exchange, parts, transport_error};
 use super::{Error, Result, WireClient};
 use crate::id::SessionId;
 use crate::wire::{ForkSession, Session};
@@ -41,17 +41,7 @@ impl WireClient {
         if !response.status().is_success() {
             return Err(api_error(response, &call).await);
         }
-        let parts = stream::unfold(Some((response, call.name())), move |state| async move {
-            let (mut response, call) = state?;
-            let part = match tokio::time::timeout(PATIENCE, response.chunk()).await {
-                Ok(Ok(part)) => Ok(part?),
-                Ok(Err(source)) => Err(Error::Broken { call: call.clone(), source }),
-                Err(_) => Err(late(call.clone())),
-            };
-            let rest = part.is_ok().then_some((response, call));
-            Some((part, rest))
-        });
-        Ok(parts.boxed())
+        Ok(parts(response, call.name(), PATIENCE))
     }
 
     /// Makes a session from the file of an export.

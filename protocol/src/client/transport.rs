@@ -3,6 +3,8 @@
 use std::fmt::Display;
 use std::time::Duration;
 
+use bytes::Bytes;
+use futures::stream::{self, BoxStream, StreamExt as _};
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use jiff::Timestamp;
 use jiff::fmt::rfc2822;
@@ -143,6 +145,21 @@ async fn read_body(mut response: Response, call: &Call<'_>) -> Result<Vec<u8>> {
         body.extend_from_slice(&chunk);
     }
     Ok(body)
+}
+
+/// A body as it comes; each part within `patience` after the one before.
+pub(super) fn parts(response: Response, call: String, patience: Duration) -> BoxStream<'static, Result<Bytes>> {
+    let parts = stream::unfold(Some((response, call)), move |state| async move {
+        let (mut response, call) = state?;
+        let part = match tokio::time::timeout(patience, response.chunk()).await {
+            Ok(Ok(part)) => Ok(part?),
+            Ok(Err(source)) => Err(Error::Broken { call: call.clone(), source }),
+            Err(_) => Err(Error::Timeout { call: call.clone(), after: patience }),
+        };
+        let rest = part.is_ok().then_some((response, call));
+        Some((part, rest))
+    });
+    parts.boxed()
 }
 
 pub(super) fn decode<T: DeserializeOwned>(body: &[u8], call: &Call<'_>) -> Result<T> {

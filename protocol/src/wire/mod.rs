@@ -6,6 +6,7 @@ pub mod environments;
 mod events;
 mod forks;
 mod pages;
+pub mod ports;
 pub mod resources;
 mod session_agent;
 mod sessions;

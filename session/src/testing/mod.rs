@@ -41,6 +41,8 @@ use crate::execute::sandboxes::SandboxIndex;
 use crate::execute::{Egress, Executor, Hosted, Limits};
 use crate::jobs::config::KeepDeleted;
 use crate::limits::Rates;
+use crate::ports::Ports;
+use crate::ports::pass::Passes;
 use crate::quota::SizeLimits;
 
 /// Nothing in a test takes longer.
@@ -214,6 +216,7 @@ impl World {
             Auth::new(cluster.clone(), WorkerTokens::new(signer.clone()).unwrap()),
             Arc::clone(&executor),
             &Settings { accounts, rates, sizes, default_model: Some(default_model), waits },
+            Some(Ports { domain: "https://ports.test".parse().unwrap(), passes: Passes::new(signer.clone()).unwrap() }),
             stop.clone(),
         );
         let router = app.clone().router();

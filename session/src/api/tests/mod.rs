@@ -12,6 +12,8 @@ mod limits;
 mod mcp;
 mod network;
 mod once;
+mod ports;
+mod reach;
 mod session_agents;
 mod sessions;
 mod stream;

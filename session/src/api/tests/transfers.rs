@@ -38,7 +38,7 @@ impl World {
     }
 
     /// The client that the command line has, over a connection of its own.
-    async fn client(&self) -> WireClient {
+    pub(super) async fn client(&self) -> WireClient {
         static PROVIDER: Once = Once::new();
         PROVIDER.call_once(|| drop(rustls::crypto::ring::default_provider().install_default()));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

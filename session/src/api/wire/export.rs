@@ -55,7 +55,7 @@ pub async fn export(
 }
 
 /// Long transfers are bounded together with streams.
-pub(super) fn slot(app: &App) -> Result<OwnedSemaphorePermit> {
+pub(crate) fn slot(app: &App) -> Result<OwnedSemaphorePermit> {
     let full = || ApiError::too_many("too many streams and transfers are open", std::time::Duration::from_secs(5));
     Arc::clone(&app.streams).try_acquire_owned().map_err(|_| full())
 }

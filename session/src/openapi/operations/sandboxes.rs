@@ -1,10 +1,11 @@
 //! Ways into sandboxes.
 
+use longhand_protocol::wire::ports::PortLink;
 use schemars::generate::SchemaGenerator;
 use schemars::{Schema, json_schema};
 use serde_json::json;
 
-use super::{Answer, Operation, Parameter, Takes, number, text};
+use super::{Answer, Operation, Parameter, Takes, json_of, number, text};
 use crate::api::wire::sandboxes::transfer::{ARCHIVE, FILE};
 
 /// The same for a sandbox of a session and for any by its own name.
@@ -23,6 +24,7 @@ pub(super) fn sandboxes() -> Vec<Operation> {
             "putSessionFolder",
             "openSessionTerminal",
             "openSessionPort",
+            "linkSessionPort",
         ],
     );
     let of_any = of(
@@ -32,14 +34,14 @@ pub(super) fn sandboxes() -> Vec<Operation> {
             "/sandboxes/{sandbox}/terminal",
             "/sandboxes/{sandbox}/ports/{port}",
         ],
-        ["getFile", "putFile", "getFolder", "putFolder", "openTerminal", "openPort"],
+        ["getFile", "putFile", "getFolder", "putFolder", "openTerminal", "openPort", "linkPort"],
     );
     of_session.into_iter().chain(of_any).collect()
 }
 
-fn of(paths: [&'static str; 4], ids: [&'static str; 6]) -> Vec<Operation> {
+fn of(paths: [&'static str; 4], ids: [&'static str; 7]) -> Vec<Operation> {
     let [files, archive, terminal, port] = paths;
-    let [get_file, put_file, get_folder, put_folder, open_terminal, open_port] = ids;
+    let [get_file, put_file, get_folder, put_folder, open_terminal, open_port, link_port] = ids;
     let path = || text("path", "Where it is in the sandbox; relative paths start at the workspace");
     let mode =
         Parameter::new("mode", "Of the file, in octal digits", json!({ "type": "string", "pattern": "^[0-7]{1,3}$" }));
@@ -64,6 +66,7 @@ fn of(paths: [&'static str; 4], ids: [&'static str; 6]) -> Vec<Operation> {
                 tty,
             ]),
         Operation::new("get", port, open_port, "Connect to a port of a sandbox's loopback", Answer::Upgrade("tcp")),
+        Operation::new("post", port, link_port, "Make a link to a port over HTTP", json_of::<PortLink>()),
     ]
 }
 

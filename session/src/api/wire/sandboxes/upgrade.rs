@@ -1,10 +1,14 @@
-//! `GET terminal` and `GET ports/{port}`: connections that are upgraded and lead into the sandbox.
+//! `GET terminal` and `GET ports/{port}`: connections that are upgraded and lead into the sandbox; `POST ports/{port}`: a link to a
+//! port over HTTP.
 
+use axum::Json;
 use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::response::Response;
 use http::header::{CONNECTION, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL, UPGRADE};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use jiff::Timestamp;
+use longhand_protocol::wire::ports::PortLink;
 use longhand_sandbox::wire::{TERMINAL_PROTOCOL, TUNNEL_PROTOCOL, TerminalOptions};
 
 use super::super::export::slot;
@@ -13,6 +17,9 @@ use crate::api::error::{ApiError, Result};
 use crate::api::extract::{Caller, PathOf};
 use crate::api::query::Params;
 use crate::app::App;
+use crate::auth::Identity;
+use crate::ports::LINK;
+use crate::ports::pass::{Kind, Pass};
 use crate::tunnels::Opened;
 
 const EXEC: &str = "exec";
@@ -55,8 +62,7 @@ pub async fn port(
     mut request: Request,
 ) -> Result<Response> {
     params.end()?;
-    let port = path.of("port")?.parse().ok().filter(|port| *port != 0);
-    let port: u16 = port.ok_or_else(|| ApiError::not_found("a port is a number from 1 to 65535"))?;
+    let port = port_of(&path)?;
     if !has(request.headers(), &UPGRADE, TUNNEL_PROTOCOL) {
         let message = format!("a port takes a connection that is upgraded: send `upgrade: {TUNNEL_PROTOCOL}`");
         return Err(ApiError::bad_request(message));
@@ -69,6 +75,36 @@ pub async fn port(
     let opened = Opened { identity, part: PORT_FORWARD, namespace: sandbox.namespace, sandbox: sandbox.name, slot };
     app.tunnels.carry(&app, opened, hyper::upgrade::on(&mut request), stream);
     Ok(switching(TUNNEL_PROTOCOL, &[]))
+}
+
+/// `POST ports/{port}`: a link and a pass. The sandbox need not be awake.
+pub async fn port_link(
+    State(app): State<App>,
+    Caller(identity): Caller,
+    path: PathOf,
+    params: Params,
+) -> Result<Json<PortLink>> {
+    params.end()?;
+    let port = port_of(&path)?;
+    let sandbox = sandbox_for(&app, &identity, &path, PORT_FORWARD, "create").await?;
+    let ports = app.ports.as_ref().ok_or_else(|| {
+        ApiError::not_found("ports have no domain here, which the chart's session.ports.url names: use a port-forward")
+    })?;
+    let pass = Pass { identity: Identity::clone(&identity), sandbox, port };
+    let (link, visit) = (ports.issue(Kind::Link, &pass)?, ports.issue(Kind::Visit, &pass)?);
+    let origin = ports.domain.origin(&pass.sandbox, port);
+    let expires_at = i64::try_from(visit.until).ok().and_then(|until| Timestamp::from_second(until).ok());
+    Ok(Json(PortLink {
+        url: format!("{origin}/?{LINK}={}", link.pass),
+        origin,
+        token: visit.pass,
+        expires_at: expires_at.unwrap_or(Timestamp::MAX),
+    }))
+}
+
+fn port_of(path: &PathOf) -> Result<u16> {
+    let port = path.of("port")?.parse().ok().filter(|port| *port != 0);
+    port.ok_or_else(|| ApiError::not_found("a port is a number from 1 to 65535"))
 }
 
 fn switching(protocol: &'static str, more: &[(HeaderName, HeaderValue)]) -> Response {

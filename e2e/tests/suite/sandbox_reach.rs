@@ -1,0 +1,163 @@
+//! Reaching into sandboxes by the command line and the API: files both ways, commands, servers, and nothing of it without rights.
+
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::Parser as _;
+use longhand_cli::sandbox::terminal::converse;
+use longhand_cli::{Args, command};
+use longhand_e2e::cluster::{Fixture, SessionOptions, TestNamespace, TestResult, eventually, in_namespace, token};
+use longhand_protocol::client::sandboxes::{SandboxOf, Terminal};
+use longhand_protocol::client::{Error, WireClient};
+use rand::RngCore as _;
+use sha2::{Digest as _, Sha256};
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
+
+const SCRIPT: &str = r#"
+rules:
+  - when: {user_contains: begin, turn: 0}
+    then: {tool_uses: [{name: bash, input: {command: "echo made by the agent > note"}}]}
+  - then: {text: "Done."}
+"#;
+const STANDALONE: &str =
+    "apiVersion: longhand.dev/v1alpha1\nkind: Sandbox\nmetadata: {name: bench}\nspec: {templateRef: {name: small}}\n";
+const VIEWER: &str = r#"
+apiVersion: v1
+kind: ServiceAccount
+metadata: {name: viewer}
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: RoleBinding
+metadata: {name: viewer}
+roleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: longhand-view}
+subjects: [{kind: ServiceAccount, name: viewer}]
+"#;
+const SIZE: usize = 64 * 1024 * 1024;
+const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
+const LONG: Duration = Duration::from_secs(120);
+
+/// What the command line is told.
+async fn longhand(namespace: &TestNamespace, words: &[&str]) -> TestResult<ExitCode> {
+    let words = ["longhand", "-n", &namespace.name].into_iter().chain(words.iter().copied());
+    let args = Args::try_parse_from(words)?;
+    Ok(tokio::time::timeout(LONG, command::run(args)).await??)
+}
+
+/// What a command in a sandbox says, and its exit code.
+async fn says(wire: &WireClient, of: &SandboxOf, command: &str, input: &[u8]) -> TestResult<(String, u8)> {
+    let terminal = Terminal { command: Some(command), tty: false, size: (80, 24), term: "dumb", key: KEY };
+    let open = wire.open_terminal(of, &terminal).await?;
+    let (_sizes, told) = mpsc::channel(1);
+    let (mut output, mut errors) = (Vec::new(), Vec::new());
+    let conversation = converse(open.stream, Some(input), told, &mut output, &mut errors);
+    let code = tokio::time::timeout(LONG, conversation).await??;
+    Ok((String::from_utf8(output)?, code))
+}
+
+fn digest(path: &Path) -> TestResult<String> {
+    let bytes = std::fs::read(path)?;
+    Ok(Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+fn refused<T>(outcome: Result<T, Error>) -> TestResult {
+    match outcome {
+        Err(error) if error.status().is_some_and(|status| status == 403) => Ok(()),
+        Err(error) => Err(error.into()),
+        Ok(_) => Err("it was allowed".into()),
+    }
+}
+
+#[tokio::test]
+async fn files_commands_and_servers_are_reached() {
+    in_namespace("sandbox-reach", |namespace| async move {
+        let fixture = Fixture::install(&namespace, SCRIPT, 300).await?;
+        let session = fixture.session("reach", &SessionOptions::saying(&["begin"])).await?;
+        fixture.service.until_idle(&session, 0, LONG).await?;
+        let wire = &fixture.service.wire;
+        let of = SandboxOf::Session { session, sandbox: "main".to_owned() };
+
+        // 64 MiB there and back are what they were, also to the sandbox itself.
+        let folder = std::env::temp_dir().join(&namespace.name);
+        std::fs::create_dir_all(folder.join("tree/empty"))?;
+        let outcome = async {
+            let mut bytes = vec![0; SIZE];
+            rand::rng().fill_bytes(&mut bytes);
+            let (there, back) = (folder.join("there"), folder.join("back"));
+            std::fs::write(&there, &bytes)?;
+            std::fs::write(folder.join("tree/leaf"), "leaf")?;
+            let text = |path: &Path| path.to_string_lossy().into_owned();
+            longhand(&namespace, &["cp", &text(&there), "reach:in/there"]).await?;
+            let (said, code) = says(wire, &of, "sha256sum in/there; cat note", b"").await?;
+            assert_eq!(code, 0, "{said}");
+            assert!(said.starts_with(&digest(&there)?) && said.ends_with("made by the agent\n"), "{said}");
+            longhand(&namespace, &["cp", "reach/main:in/there", &text(&back)]).await?;
+            assert_eq!(digest(&back)?, digest(&there)?);
+            longhand(&namespace, &["cp", &text(&folder.join("tree")), "reach:tree"]).await?;
+            longhand(&namespace, &["cp", "reach:tree", &text(&folder.join("tree-again"))]).await?;
+            assert_eq!(std::fs::read(folder.join("tree-again/leaf"))?, b"leaf");
+            TestResult::Ok(())
+        };
+        let outcome = outcome.await;
+        std::fs::remove_dir_all(&folder)?;
+        outcome?;
+
+        // A command's exit code is that of the command line.
+        let code = longhand(&namespace, &["exec", "reach", "--", "sh", "-c", "exit 3"]).await?;
+        assert_eq!(format!("{code:?}"), format!("{:?}", ExitCode::from(3)));
+        let (said, _) = says(wire, &of, "tr a-z A-Z", b"loud").await?;
+        assert_eq!(said, "LOUD");
+        servers_are_reached(&namespace, wire, &of).await
+    })
+    .await;
+}
+
+async fn servers_are_reached(namespace: &TestNamespace, wire: &WireClient, of: &SandboxOf) -> TestResult {
+    let serve = "mkdir -p www && echo hello from inside > www/index.html && exec python3 -m http.server 8000 --bind 127.0.0.1 -d www";
+    let terminal = Terminal { command: Some(serve), tty: true, size: (80, 24), term: "dumb", key: KEY };
+    // The server runs for as long as its terminal is open.
+    let _server = wire.open_terminal(of, &terminal).await?;
+    let free = TcpListener::bind("127.0.0.1:0").await?.local_addr()?.port();
+    let ports = format!("{free}:8000");
+    let words = ["port-forward", "reach", ports.as_str()];
+    let asking = async {
+        let url = format!("http://127.0.0.1:{free}/");
+        eventually("the server answers", Duration::from_secs(60), || async {
+            let Ok(answer) = reqwest::get(&url).await else { return Ok(None) };
+            let text = answer.text().await.unwrap_or_default();
+            Ok(text.contains("hello from inside").then_some(()))
+        })
+        .await
+    };
+    tokio::select! {
+        asked = asking => asked,
+        forwarded = longhand(namespace, &words) => Err(format!("the port-forward ended: {forwarded:?}").into()),
+    }
+}
+
+#[tokio::test]
+async fn nothing_is_reached_without_rights_and_a_sandbox_of_its_own_is_woken() {
+    in_namespace("sandbox-rights", |namespace| async move {
+        let fixture = Fixture::install(&namespace, SCRIPT, 300).await?;
+        namespace.apply(STANDALONE).await?;
+        namespace.apply(VIEWER).await?;
+        let of = SandboxOf::Object { name: "bench".to_owned() };
+        let viewer = fixture.service.wire_as(&token(&namespace, "viewer", None).await?)?;
+        refused(viewer.download_file(&of, "note").await)?;
+        refused(viewer.open_port(&of, 8000).await)?;
+        let terminal = Terminal { command: None, tty: true, size: (80, 24), term: "dumb", key: KEY };
+        refused(viewer.open_terminal(&of, &terminal).await)?;
+
+        // It may not be ready yet, which is waited for; then it sleeps.
+        let (said, _) = says(&fixture.service.wire, &of, "echo here", b"").await?;
+        assert_eq!(said, "here\n");
+        let asleep = kube::api::Patch::Merge(serde_json::json!({ "spec": { "desiredState": "Suspended" } }));
+        let sandboxes = namespace.api::<longhand_crds::Sandbox>();
+        sandboxes.patch("bench", &kube::api::PatchParams::default(), &asleep).await?;
+        let (said, _) = says(&fixture.service.wire, &of, "echo awake", b"").await?;
+        assert_eq!(said, "awake\n");
+        Ok(())
+    })
+    .await;
+}

@@ -1,7 +1,9 @@
 //! A node is drained under sessions at work. Apart from the suite, since whatever else ran there would be moved too.
 
+use std::panic::AssertUnwindSafe;
 use std::time::{Duration, Instant};
 
+use futures::FutureExt as _;
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt as _;
 use kube::api::ListParams;
@@ -65,15 +67,15 @@ async fn every_session_moves_when_its_node_is_drained() {
             })
             .map(kube::ResourceExt::name_any)
             .collect();
-        // In a task of its own, so that the nodes are put right whatever becomes of it.
-        let moved = tokio::spawn(move_all(namespace, drained.clone(), others.clone())).await;
+        // The nodes are put right whatever becomes of it.
+        let moved = AssertUnwindSafe(move_all(namespace, drained.clone(), others.clone())).catch_unwind().await;
         for node in others.iter().chain([&drained]) {
             kubectl(&["uncordon", node]).await?;
         }
         for node in &tainted {
             kubectl(&["taint", "node", node, &format!("{CONTROL_PLANE}:NoSchedule"), "--overwrite"]).await?;
         }
-        moved?
+        moved.unwrap_or_else(|_| Err("an assertion failed".into()))
     })
     .await;
 }

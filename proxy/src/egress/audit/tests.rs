@@ -3,13 +3,16 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use longhand_protocol::egress::{CredentialEvent, CredentialOutcome, MAX_EVENTS};
+use longhand_protocol::client::{HarnessClient, TokenSource};
+use longhand_protocol::egress::{CredentialEvent, CredentialEvents, CredentialOutcome, MAX_EVENTS};
+use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::{Audit, Subject, Unrecorded};
 use crate::egress::testing::Recorder;
+use crate::testing::{Wire, within};
 
 struct World {
     audit: Audit,
@@ -160,4 +163,25 @@ async fn many_paths_are_counted_together() {
     assert_eq!(events.iter().map(|event| event.count).sum::<u64>(), 5_001);
     assert_eq!(events.last().unwrap().path_sha256, None);
     assert!(events.len() <= 130, "{}", events.len());
+}
+
+#[tokio::test]
+async fn a_report_is_a_call_of_the_harness_api_with_the_proxys_token() {
+    drop(rustls::crypto::ring::default_provider().install_default());
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let client = HarnessClient::new(url, "sesn_one".parse().unwrap(), TokenSource::fixed("proxy-token")).unwrap();
+    let audit = Audit::default();
+    audit.denied(None, &Subject::tunnel("default".into(), "evil.test", 443), "no");
+    let shutdown = CancellationToken::new();
+    shutdown.cancel();
+    let task = tokio::spawn(async move { audit.run(&client, shutdown).await });
+    let mut service = Wire::new(within(listener.accept()).await.unwrap().0);
+    let message = service.message().await;
+    assert!(message.starts_with("POST /harness/v1/sessions/sesn_one/credential_events HTTP/1.1\r\n"), "{message}");
+    assert!(message.contains("authorization: Bearer proxy-token\r\n"), "{message}");
+    let body: CredentialEvents = serde_json::from_str(message.split_once("\r\n\r\n").unwrap().1).unwrap();
+    assert_eq!((body.events.len(), body.events[0].host.as_str()), (1, "evil.test"));
+    service.send("HTTP/1.1 204 No Content\r\n\r\n").await;
+    within(task).await.unwrap();
 }

@@ -70,7 +70,7 @@ impl fmt::Debug for Seed {
 
 impl Serialize for Seed {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(&Zeroizing::new(STANDARD.encode(&*self.0)))
+        serializer.serialize_str(&Zeroizing::new(STANDARD.encode(self.0.as_slice())))
     }
 }
 

@@ -17,6 +17,8 @@ pub mod body;
 pub mod config;
 pub mod egress;
 pub mod error;
+#[cfg(any(test, feature = "fuzz"))]
+pub mod fuzzing;
 pub mod harden;
 pub mod headers;
 pub mod health;

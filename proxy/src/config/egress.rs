@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, HashSet},
-    path::PathBuf,
+    path::{Path, PathBuf},
 };
 
 use http::Uri;
@@ -251,8 +251,8 @@ fn bounded(what: &str, count: usize, limit: usize) -> Result<(), EgressProblem> 
     if count > limit { Err(EgressProblem::TooMany { what: what.to_owned(), count, limit }) } else { Ok(()) }
 }
 
-fn absolute(what: &'static str, path: &PathBuf) -> Result<(), EgressProblem> {
-    if path.is_absolute() { Ok(()) } else { Err(EgressProblem::File { what, path: path.clone() }) }
+fn absolute(what: &'static str, path: &Path) -> Result<(), EgressProblem> {
+    if path.is_absolute() { Ok(()) } else { Err(EgressProblem::File { what, path: path.to_owned() }) }
 }
 
 fn network(sandbox: &str, raw: &RawNetwork) -> Result<Network, EgressProblem> {

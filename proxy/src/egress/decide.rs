@@ -61,7 +61,8 @@ pub fn decide(network: &Network, bindings: &[Bound], scheme: Scheme, host: &Host
     for Bound { binding, .. } in bindings {
         let rule = &binding.rule;
         let named = rule.hosts.iter().any(|pattern| pattern.is_specific() && pattern.covers(host));
-        if !named && !(reachable && rule.covers(host)) {
+        let applies = named || reachable && rule.covers(host);
+        if !applies {
             continue;
         }
         if rule.scheme == scheme && rule.port == port {
@@ -121,7 +122,7 @@ mod tests {
     #[case("https", "pypi.org", 9443, "bound")]
     #[case("https", "9.9.9.9", 9443, "open")]
     fn ways(#[case] scheme: &str, #[case] host: &str, #[case] port: u16, #[case] expected: &str) {
-        let network = network(json!({"hosts": ["pypi.org", "*.pythonhosted.org", "9.9.9.9"]}));
+        let network = network(&json!({"hosts": ["pypi.org", "*.pythonhosted.org", "9.9.9.9"]}));
         let bindings = bindings(&json!([
             {"name": "github", "scheme": "https", "hosts": ["api.github.example"], "port": 443},
             {"name": "internal", "scheme": "https", "hosts": ["*.internal.example"], "port": 443, "allowPrivate": true},
@@ -146,7 +147,7 @@ mod tests {
     #[case("8.8.8.8", false)]
     #[case("::1", false)]
     fn an_unrestricted_sandbox_reaches_every_name(#[case] host: &str, #[case] expected: bool) {
-        let network = network(json!({"unrestricted": true}));
+        let network = network(&json!({"unrestricted": true}));
         let way = decide(&network, &[], Scheme::Https, &Host::parse(host).unwrap(), 443);
         assert_eq!(way.is_ok(), expected);
     }

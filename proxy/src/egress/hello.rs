@@ -46,8 +46,9 @@ pub enum HelloError {
 /// # Errors
 /// [`HelloError`], as soon as the bytes cannot become a ClientHello that is taken.
 pub fn parse(bytes: &[u8]) -> Result<Hello, HelloError> {
+    let partial = if bytes.len() > MAX_LENGTH { Err(HelloError::TooLong) } else { Ok(Hello::Partial) };
     let mut message = Vec::new();
-    let mut rest = bytes;
+    let mut rest = &bytes[..bytes.len().min(MAX_LENGTH)];
     loop {
         if let Some(length) = message_length(&message)?
             && message.len() >= length
@@ -56,9 +57,6 @@ pub fn parse(bytes: &[u8]) -> Result<Hello, HelloError> {
                 return Err(HelloError::Malformed("another message follows in the same record"));
             }
             return read(&message).map(|server_name| Hello::Complete { server_name });
-        }
-        if bytes.len() > MAX_LENGTH {
-            return Err(HelloError::TooLong);
         }
         match rest {
             [kind, ..] if *kind != HANDSHAKE_RECORD => return Err(HelloError::NotTls),
@@ -73,12 +71,12 @@ pub fn parse(bytes: &[u8]) -> Result<Hello, HelloError> {
                     let mut begun = message;
                     begun.extend_from_slice(&rest[RECORD_HEADER..]);
                     message_length(&begun)?;
-                    return Ok(Hello::Partial);
+                    return partial;
                 };
                 message.extend_from_slice(payload);
                 rest = &rest[RECORD_HEADER + length..];
             }
-            _ => return Ok(Hello::Partial),
+            _ => return partial,
         }
     }
 }

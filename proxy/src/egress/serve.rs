@@ -39,6 +39,7 @@ use crate::{
     intercept::{Interceptor, authority::AuthorityError},
     policy::{Host, Scheme},
     secret::FileCondition,
+    upstream::IDLE_TIMEOUT,
 };
 
 /// Connections of the session's sandboxes through this proxy at the same time.
@@ -46,7 +47,8 @@ pub const MAX_TUNNELS: usize = 512;
 const LIMITS: Limits = Limits {
     connections: MAX_TUNNELS,
     head: Duration::from_secs(60),
-    stall: Duration::from_secs(120),
+    // A program may be stopped for a while, and harms nobody but its own session by it.
+    stall: IDLE_TIMEOUT,
     grace: Duration::ZERO,
 };
 /// From the answer to a CONNECT to the tunnel.

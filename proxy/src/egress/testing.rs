@@ -85,7 +85,7 @@ pub(crate) fn parse(egress: &Value) -> Egress {
     Config::parse(&json!({"routes": [route], "egress": egress}).to_string()).unwrap().egress.unwrap()
 }
 
-pub(crate) fn network(rule: Value) -> Network {
+pub(crate) fn network(rule: &Value) -> Network {
     parse(&egress("", &json!({"default": rule}), &json!([]))).sandboxes.remove("default").unwrap()
 }
 

@@ -172,6 +172,9 @@ fn the_log_is_mirrored_and_an_unchanged_status_is_equal() {
     assert_eq!(first.usage.as_ref().map(|usage| usage.input_tokens), Some(5));
     assert_eq!(condition(&first, "Ready").1, "Idle");
     assert_eq!(first.harness, None);
+    assert_eq!(first.delivered_generation, Some(1));
+    let at_work = after(&observed, Some(&summary(SessionStatus::Running)), None);
+    assert_eq!(at_work.delivered_generation, None, "it may still stop at a limit of an older spec");
     Arc::make_mut(&mut observed.session).status = Some(first.clone());
     let plan = plan(&observed, None, at(200));
     let outcome = Outcome { log: None, harness: plan.harness.clone(), error: None };

@@ -174,7 +174,7 @@ async fn see_fence(
         return Ok(Some(fence::SOON));
     }
     // The store has it, since it runs.
-    let Some(pod) = sandboxes.pods.get(&ObjectRef::new(&view.name).within(&namespace)) else { return Ok(None) };
+    let Some(pod) = sandboxes.pods.store().get(&ObjectRef::new(&view.name).within(&namespace)) else { return Ok(None) };
     let in_namespace = |policy: &NetworkPolicy| policy.metadata.namespace.as_ref() == Some(&namespace);
     let policies: Vec<NetworkPolicy> =
         sandboxes.policies.state_filter(in_namespace).iter().map(|policy| (**policy).clone()).collect();

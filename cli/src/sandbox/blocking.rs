@@ -77,9 +77,12 @@ pub async fn consumed<T: Send + 'static>(
     let feed = async move {
         while let Some(piece) = stream.next().await {
             match piece {
-                Ok(piece) if sender.send(Ok(piece)).await.is_ok() => {}
-                // The work has ended, and says why.
-                Ok(_) => return Ok(()),
+                Ok(piece) => {
+                    // The work has ended, and says why.
+                    if sender.send(Ok(piece)).await.is_err() {
+                        return Ok(());
+                    }
+                }
                 Err(error) => {
                     sender.send(Err(error.kind().into())).await.ok();
                     return Err(error);

@@ -157,7 +157,7 @@ impl Exchange {
         let Parts { method, uri, mut headers, version, .. } = parts;
         let now = Instant::now();
         // Another part of the proxy knows the handle, and the judge must not take it for a foreign credential.
-        let websocket = asks_for_websocket(&method, version, &headers);
+        let websocket = self.form == Form::Tunnel && asks_for_websocket(&method, version, &headers);
         prepare_intercepted_request(&mut headers);
         let Target { scheme, host, port, .. } = self.target.clone();
         let link = Link { scheme, host, port, path: path_and_query(&uri).to_owned() };

@@ -26,12 +26,9 @@ const WORDS: &[&str] = &[
     "sig",
     "jwt",
     "bearer",
-    "session",
-    "sessionid",
-    "sid",
-    "sessid",
-    "ssid",
 ];
+/// Parts of names that say so in cookies and parameters; headers have them for other things (`mcp-session-id`).
+const SESSIONS: &[&str] = &["session", "sessionid", "sess", "sessid", "phpsessid", "jsessionid", "sid", "ssid"];
 /// What makes a `key` one.
 const OF_KEYS: &[&str] = &[
     "api",
@@ -80,7 +77,7 @@ const SHAPES: &[&str] = &[
 /// A run of characters so long that it is no user name.
 const LONG: usize = 40;
 
-fn is_credential_name(name: &str) -> bool {
+fn words_of(name: &str) -> Vec<String> {
     // `privateToken` and `private-token` are the same name.
     let mut spread = String::with_capacity(name.len() + 4);
     for (at, character) in name.char_indices() {
@@ -89,21 +86,23 @@ fn is_credential_name(name: &str) -> bool {
         }
         spread.push(character.to_ascii_lowercase());
     }
-    let words: Vec<&str> = spread.split(|character: char| !character.is_ascii_alphanumeric()).collect();
-    if words.iter().any(|word| HARMLESS.contains(word)) {
-        return false;
-    }
-    if words.iter().any(|word| word.ends_with("sessid") || word.ends_with("sessionid") || word.ends_with("token")) {
-        return true;
-    }
+    spread.split(|character: char| !character.is_ascii_alphanumeric()).map(ToOwned::to_owned).collect()
+}
+
+/// Whether a name says "credential", by the usual words or by some more.
+fn is_credential_name(name: &str, more: &[&str]) -> bool {
+    let words = words_of(name);
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    let has = |list: &[&str]| words.iter().any(|word| list.contains(word));
     let key = words.windows(2).any(|pair| pair[1] == "key" && OF_KEYS.contains(&pair[0]));
-    key || words.iter().any(|word| WORDS.contains(word))
+    let token = words.iter().any(|word| word.ends_with("token"));
+    !has(HARMLESS) && (key || token || has(WORDS) || has(more))
 }
 
 /// Whether a header is one in which credentials are sent. Cookies are judged one by one.
 #[must_use]
 pub fn is_credential_header(name: &HeaderName) -> bool {
-    is_credential_name(name.as_str())
+    is_credential_name(name.as_str(), &[])
 }
 
 /// The first cookie of a `cookie` header that is named like a credential, and whose value is no placeholder.
@@ -122,20 +121,22 @@ fn is_own(value: &str) -> bool {
 /// The first parameter of a query that is named like a credential, and whose value is no placeholder.
 #[must_use]
 pub fn credential_parameter(query: &str) -> Option<String> {
-    let parameters = query.split(['&', ';']).filter(|parameter| {
-        let value = parameter.split_once('=').map_or("", |(_, value)| value);
-        !value.is_empty() && is_own(value)
-    });
-    let names: Vec<String> = parameters
-        .map(|parameter| parameter.split('=').next().unwrap_or_default())
-        .map(|name| String::from_utf8_lossy(&percent_decode(name.as_bytes())).into_owned())
+    let decoded = |text: &str| String::from_utf8_lossy(&percent_decode(text.as_bytes())).into_owned();
+    let parameters: Vec<(String, String)> = query
+        .split(['&', ';'])
+        .filter_map(|parameter| parameter.split_once('='))
+        .filter(|(_, value)| !value.is_empty() && is_own(value))
+        .map(|(name, value)| (decoded(name), decoded(value)))
         .collect();
-    first(names.iter().map(String::as_str))
+    // `key` alone says nothing, unless its value does.
+    let key = parameters.iter().find(|(name, value)| name == "key" && looks_like_credential(value.as_bytes()));
+    let named = first(parameters.iter().map(|(name, _)| name.as_str()));
+    named.or_else(|| key.map(|(name, _)| name.clone()))
 }
 
 fn first<'a>(mut names: impl Iterator<Item = &'a str>) -> Option<String> {
     // Shown to the program that sent it, and not without bound.
-    names.find(|name| is_credential_name(name)).map(|name| name.chars().take(64).collect())
+    names.find(|name| is_credential_name(name, SESSIONS)).map(|name| name.chars().take(64).collect())
 }
 
 /// A text without its placeholders.
@@ -181,6 +182,7 @@ mod tests {
     #[case("ocp-apim-subscription-key", true)]
     #[case("x-csrf-token", false)]
     #[case("npm-session", false)]
+    #[case("mcp-session-id", false)]
     #[case("npm-auth-type", false)]
     #[case("sec-websocket-key", false)]
     #[case("idempotency-key", false)]
@@ -210,6 +212,9 @@ mod tests {
     #[case("a=b;api_key=x", Some("api_key"))]
     #[case("access_token=lhp_E85lv-r9mTODgSjNknpv6sYoG4HvyRaA3gKloTDAnJQ", None)]
     #[case("page_token=x", None)]
+    #[case("key=name", None)]
+    #[case("key=AIza0123456789abcdef", Some("key"))]
+    #[case("session=x", Some("session"))]
     #[case("access_token=", None)]
     fn parameters(#[case] query: &str, #[case] expected: Option<&str>) {
         assert_eq!(credential_parameter(query).as_deref(), expected);

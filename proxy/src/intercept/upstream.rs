@@ -31,7 +31,7 @@ use tokio_rustls::TlsConnector;
 use tokio_util::{sync::CancellationToken, sync::DropGuard, task::TaskTracker};
 use tower::Service;
 
-use super::bodies::BoxError;
+use super::{bodies::BoxError, still::Still};
 use crate::{
     egress::{SessionContext, Target},
     policy::Scheme,
@@ -161,7 +161,7 @@ struct Connect {
 
 impl Connect {
     async fn connect(self) -> Result<Stream, BoxError> {
-        let tcp = self.context.dialer.connect(&self.target).await?;
+        let tcp = Still::new(self.context.dialer.connect(&self.target).await?, IDLE_TIMEOUT);
         if self.target.scheme == Scheme::Http {
             return Ok(Stream { io: TokioIo::new(Box::new(tcp)), h2: false });
         }

@@ -1,10 +1,10 @@
 use jiff::Timestamp;
-use longhand_crds::vault::CredentialSpec;
-use longhand_protocol::wire::vaults::WrittenAuth;
+use longhand_crds::vault::{CredentialSpec, InjectionLocation};
+use longhand_protocol::wire::vaults::{WrittenAuth, WrittenLocation};
 use rstest::rstest;
 use serde_json::{Value, json};
 
-use super::{Written, origin};
+use super::{Written, locations, origin};
 
 fn now() -> Timestamp {
     "2026-06-01T00:00:00Z".parse().unwrap()
@@ -162,4 +162,12 @@ fn a_wider_scope_for_an_old_value_is_noticed(#[case] change: Value, #[case] wide
 #[case(with(oauth(), &json!({"refresh": null})), json!({"type": "mcp_oauth", "refresh": {"scope": ""}}), "refresh")]
 fn what_cannot_be_changed_is_named(#[case] from: Value, #[case] change: Value, #[case] field: &str) {
     assert!(changed(&from, &change).unwrap_err().contains(field));
+}
+
+#[test]
+fn a_place_that_the_api_has_no_word_for_stays() {
+    use InjectionLocation::{Body, Header, Path, Query};
+    let given = WrittenLocation { body: Some(true), header: Some(false) };
+    assert_eq!(locations(given, &[Header, Query, Path]).unwrap(), [Body, Query, Path]);
+    assert_eq!(locations(WrittenLocation::default(), &[Header]).unwrap(), [Header]);
 }

@@ -121,6 +121,8 @@ fn binding(vault: &str, credential: &CredentialSpec) -> Value {
         .map(|location| match location {
             InjectionLocation::Header => "header",
             InjectionLocation::Body => "body",
+            InjectionLocation::Query => "query",
+            InjectionLocation::Path => "path",
         })
         .collect();
     json!({

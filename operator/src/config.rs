@@ -38,6 +38,9 @@ pub struct Config {
     /// What keeps sandboxes in, and how it is seen.
     #[command(flatten)]
     pub fencing: Fencing,
+    /// How the egress of sandboxes leaves the cluster.
+    #[command(flatten)]
+    pub way_out: WayOut,
     /// What agents without a credential of their own are run with.
     #[command(flatten)]
     pub default_model: DefaultModelFlags,
@@ -84,6 +87,20 @@ pub struct Fencing {
     /// `name=tcp://address:port` or `name=dns://address:port`, separated by commas.
     #[arg(long = "canaries", env = "SANDBOX_CANARIES", default_value = "")]
     pub canaries: String,
+}
+
+/// How the egress of sandboxes leaves the cluster.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub struct WayOut {
+    /// A proxy that every connection is asked of, as `http://host:port`.
+    #[arg(long = "upstream-proxy", env = "UPSTREAM_PROXY")]
+    pub proxy: Option<String>,
+    /// Hosts that are reached directly all the same: `host`, `.domain` or `*.domain`, separated by commas.
+    #[arg(long = "upstream-no-proxy", env = "UPSTREAM_NO_PROXY", value_delimiter = ',')]
+    pub no_proxy: Vec<String>,
+    /// Authorities that upstreams may be known by besides those of the proxy's image, certificates in PEM.
+    #[arg(long = "upstream-ca", env = "UPSTREAM_CA")]
+    pub ca: Option<String>,
 }
 
 /// Stands for the address of a sandbox's node in a list of canaries.

@@ -8,7 +8,7 @@ use kube::runtime::reflector::Store;
 use kube::{Client, Resource};
 use longhand_crds::default_model::DefaultModel;
 
-use crate::config::{Fencing, Images};
+use crate::config::{Fencing, Images, WayOut};
 use crate::error::Error;
 use crate::events::Events;
 use crate::log_service::LogService;
@@ -34,6 +34,8 @@ pub struct Context {
     pub images: Images,
     /// What sandboxes are told of the fence around them.
     pub fencing: Fencing,
+    /// How the egress of sandboxes leaves the cluster.
+    pub way_out: WayOut,
     /// What agents without a credential of their own are run with.
     pub default_model: Option<DefaultModel>,
 }

@@ -108,6 +108,7 @@ pub async fn run(config: Config, metrics: PrometheusHandle, token: CancellationT
         session_ca: authorities.pem().map(ToOwned::to_owned),
         images: config.images.clone(),
         fencing: fencing(&config).await,
+        way_out: config.way_out.clone(),
         default_model: config.default_model.model(),
         client: client.clone(),
     });

@@ -18,7 +18,7 @@ use serde_json::Value;
 use tokio::task::JoinHandle;
 use tower_test::mock::Handle;
 
-use crate::config::{Fencing, Images};
+use crate::config::{Fencing, Images, WayOut};
 use crate::context::Context;
 use crate::events::Events;
 use crate::log_service::LogService;
@@ -57,6 +57,7 @@ pub(crate) fn context_with(log: Arc<FakeLog>) -> (Arc<Context>, Server) {
         session_ca: None,
         images: images(),
         fencing: fencing(),
+        way_out: WayOut::default(),
         default_model: None,
     };
     (Arc::new(context), Server(handle))

@@ -186,7 +186,7 @@ impl Sandboxes {
     async fn new(egress: Egress, args: &Args) -> Result<Self, Failure> {
         let pod_uid = args.pod_uid.as_deref().ok_or(Failure::NoPodField("POD_UID"))?;
         let pod_ip = args.pod_ip.ok_or(Failure::NoPodField("POD_IP"))?;
-        let tls = Arc::new(tls_config(egress.ca_file.as_deref())?);
+        let tls = Arc::new(tls_config(egress.ca.as_deref())?);
         let server = Server::new(egress.audit.url.as_str());
         let server = match &egress.audit.ca {
             Some(authorities) => server.trusting(authorities.as_str()),

@@ -4,7 +4,6 @@ use std::{
     error::Error,
     io,
     net::{IpAddr, SocketAddr},
-    path::{Path, PathBuf},
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
@@ -49,22 +48,17 @@ pub enum TlsError {
     /// The TLS library does not support its own defaults.
     #[error("cannot set up TLS: {0}")]
     Library(#[from] rustls::Error),
-    /// A file of authorities that cannot be used.
-    #[error("cannot read the authorities in {path}: {cause}")]
-    Authorities {
-        /// The file.
-        path: PathBuf,
-        /// Why not.
-        cause: String,
-    },
+    /// Authorities that cannot be used.
+    #[error("cannot read the authorities of egress.ca: {0}")]
+    Authorities(String),
 }
 
 /// Trusts the roots of the system (or of `SSL_CERT_FILE`, for an own authority), or else those of Mozilla that are built in;
-/// and the authorities in the file `more`, in PEM.
+/// and the authorities `more`, in PEM.
 ///
 /// # Errors
-/// When the file holds no certificate, or the TLS library does not support its own defaults.
-pub fn tls_config(more: Option<&Path>) -> Result<ClientConfig, TlsError> {
+/// When `more` holds no certificate, or the TLS library does not support its own defaults.
+pub fn tls_config(more: Option<&str>) -> Result<ClientConfig, TlsError> {
     let mut roots = RootCertStore::empty();
     let native = rustls_native_certs::load_native_certs();
     for error in &native.errors {
@@ -74,12 +68,12 @@ pub fn tls_config(more: Option<&Path>) -> Result<ClientConfig, TlsError> {
     if roots.is_empty() {
         roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
     }
-    if let Some(path) = more {
-        let failed = |cause: String| TlsError::Authorities { path: path.to_owned(), cause };
-        let certificates: Result<Vec<_>, _> = CertificateDer::pem_file_iter(path).and_then(Iterator::collect);
-        let (added, _) = roots.add_parsable_certificates(certificates.map_err(|error| failed(error.to_string()))?);
+    if let Some(pem) = more {
+        let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem.as_bytes()).collect();
+        let certificates = certificates.map_err(|error| TlsError::Authorities(error.to_string()))?;
+        let (added, _) = roots.add_parsable_certificates(certificates);
         if added == 0 {
-            return Err(failed("it holds no certificate in PEM".to_owned()));
+            return Err(TlsError::Authorities("there is no certificate in PEM".to_owned()));
         }
     }
     tls_config_with(roots)
@@ -223,15 +217,9 @@ mod tests {
     use super::tls_config;
 
     #[test]
-    fn authorities_come_from_a_file_too() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("ca.pem");
-        let error = tls_config(Some(&path)).unwrap_err().to_string();
-        assert!(error.contains("ca.pem"), "{error}");
-        std::fs::write(&path, "no certificate").unwrap();
-        assert!(tls_config(Some(&path)).unwrap_err().to_string().contains("no certificate in PEM"));
+    fn authorities_of_the_cluster_s_owner_are_trusted_too() {
+        assert!(tls_config(Some("no certificate")).unwrap_err().to_string().contains("no certificate in PEM"));
         let certificate = rcgen::generate_simple_self_signed(vec!["corporate.example".to_owned()]).unwrap();
-        std::fs::write(&path, certificate.cert.pem()).unwrap();
-        assert!(tls_config(Some(&path)).is_ok());
+        assert!(tls_config(Some(&certificate.cert.pem())).is_ok());
     }
 }

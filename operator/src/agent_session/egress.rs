@@ -81,13 +81,21 @@ impl Egress {
         if let Some(authorities) = &context.session_ca {
             audit["ca"] = json!(authorities);
         }
-        json!({
+        let mut config = json!({
             "session": session,
             "verifyKey": verify_key,
             "sandboxes": sandboxes,
             "bindings": bindings,
             "audit": audit,
-        })
+        });
+        let way_out = &context.way_out;
+        if let Some(url) = &way_out.proxy {
+            config["upstreamProxy"] = json!({ "url": url, "noProxy": way_out.no_proxy });
+        }
+        if let Some(authorities) = &way_out.ca {
+            config["ca"] = json!(authorities);
+        }
+        config
     }
 
     /// The volumes with the credentials, for the proxy alone.

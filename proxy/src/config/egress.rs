@@ -35,7 +35,7 @@ pub struct Egress {
     /// Through which proxy of the cluster's owner the internet is reached, if not directly.
     pub upstream_proxy: Option<UpstreamProxy>,
     /// Certificates in PEM that upstreams are known by, besides those of the system.
-    pub ca_file: Option<PathBuf>,
+    pub ca: Option<String>,
 }
 
 /// What a sandbox may reach, besides the hosts of bindings.
@@ -192,7 +192,7 @@ pub(super) struct RawEgress {
     #[serde(default)]
     upstream_proxy: Option<RawUpstreamProxy>,
     #[serde(default)]
-    ca_file: Option<PathBuf>,
+    ca: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -226,13 +226,10 @@ impl TryFrom<RawEgress> for Egress {
     type Error = EgressProblem;
 
     fn try_from(raw: RawEgress) -> Result<Self, EgressProblem> {
-        let RawEgress { session, verify_key, sandboxes, bindings, audit, upstream_proxy, ca_file } = raw;
+        let RawEgress { session, verify_key, sandboxes, bindings, audit, upstream_proxy, ca } = raw;
         bounded("sandboxes", sandboxes.len(), MAX_SANDBOXES)?;
         bounded("bindings", bindings.len(), MAX_BINDINGS)?;
         absolute("audit.tokenFile", &audit.token_file)?;
-        if let Some(path) = &ca_file {
-            absolute("caFile", path)?;
-        }
         let mut names = HashSet::new();
         let bindings: Vec<Binding> = bindings.into_iter().map(binding).collect::<Result<_, _>>()?;
         if let Some(twice) = bindings.iter().map(Binding::label).find(|label| !names.insert(label.clone())) {
@@ -243,7 +240,7 @@ impl TryFrom<RawEgress> for Egress {
             .map(|(sandbox, raw)| network(&sandbox, &raw).map(|network| (sandbox, network)))
             .collect::<Result<_, _>>()?;
         let upstream_proxy = upstream_proxy.map(UpstreamProxy::try_from).transpose()?;
-        Ok(Self { session, verify_key, sandboxes, bindings, audit, upstream_proxy, ca_file })
+        Ok(Self { session, verify_key, sandboxes, bindings, audit, upstream_proxy, ca })
     }
 }
 

@@ -20,7 +20,7 @@ fn section() -> Value {
         }],
         "audit": {"url": "https://session.example", "ca": "PEM", "tokenFile": "/var/run/secrets/longhand-proxy/token"},
         "upstreamProxy": {"url": "http://proxy.corp.example:3128", "noProxy": [".corp.example", "git.example"]},
-        "caFile": "/etc/longhand/ca.pem",
+        "ca": "PEM",
     })
 }
 
@@ -53,7 +53,7 @@ fn most_of_it_may_be_absent() {
     let section = json!({"session": "sesn_one", "verifyKey": "AAAA", "sandboxes": {},
         "audit": {"url": "http://session.example", "tokenFile": "/token"}});
     let egress = parse(&section).unwrap();
-    assert!(egress.bindings.is_empty() && egress.upstream_proxy.is_none() && egress.ca_file.is_none());
+    assert!(egress.bindings.is_empty() && egress.upstream_proxy.is_none() && egress.ca.is_none());
 }
 
 #[rstest]
@@ -72,7 +72,6 @@ fn most_of_it_may_be_absent() {
 #[case("/bindings/0/allow/hosts", json!([]), "hosts is empty")]
 #[case("/bindings/0/allow/hosts", json!(["*github.com"]), "is not a host")]
 #[case("/audit/tokenFile", json!("token"), "audit.tokenFile token is not an absolute path")]
-#[case("/caFile", json!("ca.pem"), "caFile ca.pem is not an absolute path")]
 #[case("/upstreamProxy/url", json!("https://proxy.example:3128"), "must be http://host:port")]
 #[case("/upstreamProxy/url", json!("http://proxy.example"), "must be http://host:port")]
 #[case("/upstreamProxy/url", json!("http://user:pw@proxy.example:3128"), "must be http://host:port")]

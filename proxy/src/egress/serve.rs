@@ -121,7 +121,7 @@ impl EgressProxy {
         sockets: Arc<dyn Sockets>,
         tls: Arc<ClientConfig>,
     ) -> Result<Self, StartError> {
-        let Egress { session, verify_key, sandboxes, bindings, upstream_proxy, audit: _, ca_file: _ } = egress;
+        let Egress { session, verify_key, sandboxes, bindings, upstream_proxy, audit: _, ca: _ } = egress;
         let interceptor = Interceptor::new(&bindings)?;
         Ok(Self {
             verifier: Verifier::new(&verify_key, session.clone(), pod_uid)?,

@@ -183,10 +183,15 @@ impl SessionStore for EtcdStore {
         takeover: Takeover,
         ttl: Duration,
     ) -> Result<(u64, Record)> {
-        let lease = self.inner.etcd.grant(ttl).await?;
-        let claim = Claim { place: self.place(id), claimant, takeover, lease, woken: &EventId::generate() };
+        let woken = EventId::generate();
+        let claim = |lease| Claim { place: self.place(id), claimant, takeover, lease, woken: &woken };
+        // What is found while the lease is granted is compared like everything that is assumed.
+        let looks = claim(0).looks();
+        let (lease, found) = tokio::join!(self.inner.etcd.grant(ttl), self.inner.etcd.look(&looks));
+        let (lease, found) = (lease?, found.ok());
+        let claim = claim(lease);
         let plan = |view: &_| claim.plan(view, Timestamp::now());
-        match self.inner.etcd.carry_out_with(self, &claim.looks(), None, plan).await {
+        match self.inner.etcd.carry_out_with(self, &looks, found, plan).await {
             Ok((claimed, _)) => {
                 if let Some(head) = claimed.head {
                     self.inner.heads.put(id, claimed.record.seq, head);
@@ -301,7 +306,7 @@ impl SessionStore for EtcdStore {
 
     async fn dispatch(&self, id: &SessionId, epoch: u64, call: &EventId, to: &Incarnation) -> Result<()> {
         let dispatch = Dispatch { place: self.place(id), epoch, call, to };
-        self.inner.etcd.carry_out(&dispatch.looks(), None, |view| dispatch.plan(view)).await?;
+        self.inner.etcd.carry_out(&dispatch.looks(), dispatch.assume(), |view| dispatch.plan(view)).await?;
         Ok(())
     }
 

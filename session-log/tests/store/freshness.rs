@@ -5,9 +5,10 @@ use std::future::Future;
 
 use futures::StreamExt as _;
 use longhand_session_log::SessionStore as _;
+use longhand_session_log::StoreError;
 use longhand_session_log::etcd::{EtcdOptions, EtcdStore};
 use longhand_session_log::requests::Requests as _;
-use longhand_session_log::store::{Query, Takeover};
+use longhand_session_log::store::{FinishFrom, Incarnation, Query, Takeover};
 
 use crate::conformance::{
     PATIENCE, TTL, claim, idle_event, message, messages, pod, running, session, tool_result, tool_use,
@@ -20,6 +21,53 @@ async fn reads<T>(tap: &Tap, work: impl Future<Output = T>) -> Vec<Read> {
     tap.take();
     tokio::time::timeout(PATIENCE, work).await.expect("it ends in time");
     tap.take()
+}
+
+/// Each read of the head is a round trip to etcd before the one that writes.
+fn looks(reads: &[Read]) -> usize {
+    reads.iter().filter(|read| read.key.ends_with("/head")).count()
+}
+
+/// What a message and a tool call wait for on their way through the log. What is known is tried at once; what is not is
+/// read once.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_turn_reads_nothing_twice() {
+    let server = Server::start(false).await;
+    let tap = Tap::on(server.address()).await;
+    let store = EtcdStore::connect(&[tap.endpoint()], EtcdOptions::default()).await.unwrap();
+    let id = session(&store).await;
+    let queued = message("a");
+    store.enqueue(&id, vec![queued.clone()]).await.unwrap();
+    let mut claimed = None;
+    let read = reads(&tap, async {
+        claimed = Some(store.claim(&id, &pod("a"), Takeover::IfFree, TTL).await.unwrap());
+    })
+    .await;
+    assert_eq!(looks(&read), 1, "a claim: {read:?}");
+    let (epoch, woken) = claimed.unwrap();
+    let call = tool_use();
+    let read = reads(&tap, async {
+        store.promote(&id, epoch, woken.seq, &[queued.id.clone()], vec![running()]).await.unwrap();
+    })
+    .await;
+    assert_eq!(looks(&read), 1, "a promotion: {read:?}");
+    let head = woken.seq + 2;
+    let read = reads(&tap, async { store.append(&id, epoch, head, vec![call.clone()]).await.unwrap() }).await;
+    assert_eq!(looks(&read), 0, "an append: {read:?}");
+    let to = Incarnation { sandbox: "s".to_owned(), pod_uid: "p".to_owned(), attempt: "1".to_owned() };
+    let read = reads(&tap, async { store.dispatch(&id, epoch, &call.id, &to).await.unwrap() }).await;
+    assert_eq!(looks(&read), 0, "a dispatch: {read:?}");
+    // What is assumed refuses nobody: it is read before it is refused, and what was done is found.
+    store.dispatch(&id, epoch, &call.id, &to).await.unwrap();
+    let other = Incarnation { attempt: "2".to_owned(), ..to.clone() };
+    let refused = store.dispatch(&id, epoch, &call.id, &other).await.unwrap_err();
+    assert!(matches!(refused, StoreError::CallState { .. }), "{refused:?}");
+    let refused = store.dispatch(&id, epoch + 1, &call.id, &other).await.unwrap_err();
+    assert!(matches!(refused, StoreError::Fenced { .. }), "{refused:?}");
+    let result = vec![tool_result(&call.id, "done")];
+    let from = FinishFrom::Dispatched(to);
+    let read = reads(&tap, async { store.finish_call(&id, &call.id, &from, result).await.unwrap() }).await;
+    assert_eq!(looks(&read), 1, "a result: {read:?}");
 }
 
 fn is_record(read: &Read) -> bool {
@@ -85,7 +133,7 @@ async fn records_are_read_from_any_member_and_nothing_else_is() {
     steps.push(("promote", tap.take()));
     store.call(&id, &call.id).await.unwrap();
     store.open_calls(&id).await.unwrap();
-    let from = longhand_session_log::store::FinishFrom::Open;
+    let from = FinishFrom::Open;
     store.finish_call(&id, &call.id, &from, vec![tool_result(&call.id, "done")]).await.unwrap();
     steps.push(("calls", tap.take()));
     let wake = store.inbox(&id).await.unwrap().wake_revision.unwrap();

@@ -3,7 +3,7 @@
 use longhand_protocol::EventId;
 
 use super::{Place, Plan};
-use crate::etcd::view::{Look, View};
+use crate::etcd::view::{Kv, Look, View};
 use crate::etcd::write::{Guard, Write};
 use crate::record::encode;
 use crate::store::{CallState, FinishFrom, Incarnation, Result, StoreError};
@@ -52,6 +52,17 @@ impl Dispatch<'_> {
         [keys.head(id), keys.epoch(id), keys.call(id, self.call), keys.done(id, self.call)].map(Look::Key).to_vec()
     }
 
+    /// What is found of a call that nobody has begun, by the brain that owns the session: the transaction compares it.
+    pub(crate) fn assume(&self) -> Option<View> {
+        let Place { keys, id } = self.place;
+        let mut view = View::default();
+        let found = |key, value| Kv { key, value, ..Kv::default() };
+        view.insert(found(keys.head(id), Vec::new()));
+        view.insert(found(keys.epoch(id), self.epoch.to_string().into_bytes()));
+        view.insert(found(keys.call(id, self.call), encode(&CallState::Open).ok()?));
+        (self.epoch > 0).then_some(view)
+    }
+
     pub(crate) fn plan(&self, view: &View) -> Result<Plan<()>> {
         let Place { keys, id } = self.place;
         self.place.check_epoch(view, self.epoch)?;
@@ -84,16 +95,15 @@ impl Undispatch<'_> {
 }
 
 fn move_call(place: &Place<'_>, view: &View, call: &EventId, from: &CallState, to: &CallState) -> Result<Plan<()>> {
-    let (state, revision) = state_and_revision(place, view, call)?;
+    let state = state_of(place, view, call)?;
     if state == *to {
         return Ok(Plan::Done(()));
     }
-    if state != *from {
-        return Err(StoreError::CallState { call: call.clone(), state });
-    }
-    let key = place.keys.call(place.id, call);
+    let found = view.get(&place.keys.call(place.id, call)).filter(|_| state == *from);
+    let Some(found) = found else { return Err(StoreError::CallState { call: call.clone(), state }) };
     let mut write = Write::default();
     write.guard(Guard::Present(place.keys.head(place.id)));
-    write.guard(Guard::Unchanged(key.clone(), revision)).put(key, encode(to)?);
+    // One open call is like another, and each attempt has a name of its own: the state says all that counts.
+    write.guard(Guard::Holds(found.key.clone(), found.value.clone())).put(found.key.clone(), encode(to)?);
     Ok(Plan::Write(write, ()))
 }

@@ -134,8 +134,11 @@ impl World {
     }
 
     fn head(&self) -> Guard {
-        let head = self.kv(&self.keys.head(&self.id));
-        Guard::Holds(head.key.clone(), head.value.clone())
+        self.holds(&self.keys.head(&self.id))
+    }
+
+    fn holds(&self, key: &str) -> Guard {
+        Guard::Holds(key.to_owned(), self.kv(key).value.clone())
     }
 
     fn unchanged(&self, key: &str) -> Guard {
@@ -277,11 +280,14 @@ fn a_dispatch_relies_on_the_epoch_and_the_call() {
     let (live, open) = (Guard::Present(world.keys.head(&world.id)), world.keys.call(&world.id, &call));
     let dispatch = Dispatch { place: world.place(), epoch: 1, call: &call, to: &to };
     let write = written(dispatch.plan(&world.view(&dispatch.looks())).unwrap());
-    assert_eq!(write.guards, [live.clone(), world.unchanged(&open), world.epoch()]);
+    assert_eq!(write.guards, [live.clone(), world.holds(&open), world.epoch()]);
+    // What is assumed of a call that nobody has begun gives the same.
+    assert_eq!(written(dispatch.plan(&dispatch.assume().unwrap()).unwrap()), write);
+    assert!(Dispatch { epoch: 0, ..dispatch }.assume().is_none());
     world.apply(&write);
     let undispatch = Undispatch { place: world.place(), call: &call, from: &to };
     let write = written(undispatch.plan(&world.view(&undispatch.looks())).unwrap());
-    assert_eq!(write.guards, [live, world.unchanged(&open)]);
+    assert_eq!(write.guards, [live, world.holds(&open)]);
 }
 
 #[test]

@@ -19,7 +19,11 @@ pub use crate::wire::agents::{Effort, McpServer, Speed, Tool};
 /// `POST claim`: take the session; from then on only the new epoch may append.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct ClaimRequest {}
+pub struct ClaimRequest {
+    /// The last sequence number that the harness has read, 0 for none: then the answer has [`ClaimResponse::since`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub after: Option<u64>,
+}
 
 /// The answer to a claim.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -35,6 +39,19 @@ pub struct ClaimResponse {
     /// [`HarnessSession::offered_tools`], for harnesses that do not know the agent toolset themselves.
     #[serde(default)]
     pub tools: Vec<OfferedTool>,
+    /// What a harness that named what it has read would ask for next; absent if that is more than one page.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub since: Option<Since>,
+}
+
+/// What a harness has not read yet, as it was when the session was claimed.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Since {
+    /// The records after the last one that it has read. They end before [`ClaimResponse::head`] if others were appended in
+    /// the same moment.
+    pub records: Vec<Record>,
+    /// What is queued.
+    pub inbox: Inbox,
 }
 
 /// A tool as a model API takes it, and how a call of it is put on record.
@@ -350,7 +367,7 @@ pub struct LeaseRequest {
 /// | `types[]` | of these types; `agent.*` is a family, `*` every type that is not `x.*` |
 /// | `created_at[gt]`, `[gte]`, `[lt]`, `[lte]` | that entered the log then |
 ///
-/// `order` is `asc` or `desc`, `limit` is 1 to 1,000.
+/// `order` is `asc` or `desc`, `limit` is 1 to 1,000. `inbox=true` gives the inbox too.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct EventsPage {
     /// In the order that was asked for.
@@ -360,6 +377,9 @@ pub struct EventsPage {
     /// Where to go on, if there may be more: the next `after`, or `before` if the newest come first.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub next: Option<u64>,
+    /// What is queued, if that was asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub inbox: Option<Inbox>,
 }
 
 /// `GET inbox?wait_seconds=&after_revision=`: what clients sent and no brain has taken up yet.

@@ -35,6 +35,8 @@ use crate::resources::vaults::Vaults;
 use crate::warm::Warm;
 
 const REMEMBERED: usize = 16_384;
+/// Each is an object of the API server, for a moment.
+const OFFERED: usize = 1_024;
 /// A client that reads slowly costs memory for as long as it reads.
 const OPEN_STREAMS: usize = 2_048;
 
@@ -170,6 +172,8 @@ pub struct Shared {
     pub warm: Warm,
     /// The last claim of each session that this replica has seen: epoch and pod.
     pub claims: TtlCache<SessionId, (u64, String)>,
+    /// The resources of sessions that were just offered to a harness that waits.
+    pub offered: TtlCache<SessionId, Arc<AgentSession>>,
     /// When queued events were accepted.
     pub accepted: TtlCache<EventId, Instant>,
     /// Bounds the event streams.
@@ -219,6 +223,7 @@ impl App {
             previews: Previews::default(),
             warm: Warm::default(),
             claims: TtlCache::new(REMEMBERED),
+            offered: TtlCache::new(OFFERED),
             accepted: TtlCache::new(REMEMBERED),
             streams: Arc::new(Semaphore::new(OPEN_STREAMS)),
             stop,

@@ -30,15 +30,18 @@ impl Transcript {
 
     /// A checkpoint, if one is due every `interval` records.
     pub(super) fn due_checkpoint(&self, interval: u64) -> Option<NewEvent> {
-        let since = self.since_checkpoint();
-        if since < interval {
+        if !self.is_checkpoint_due(interval) {
             return None;
         }
         let body = self.checkpoint()?;
         let EventBody::ContextCheckpoint { state, .. } = &body else { return None };
-        let bytes = json_weight(state);
-        let worth = bytes <= MAX_BYTES && since >= bytes / RECORD_BYTES;
-        worth.then(|| NewEvent::new(body))
+        (json_weight(state) <= MAX_BYTES).then(|| NewEvent::new(body))
+    }
+
+    /// Whether one is due, by a size that is known without writing anything down: this is asked at each request.
+    fn is_checkpoint_due(&self, interval: u64) -> bool {
+        let (since, bytes) = (self.since_checkpoint(), self.bytes());
+        since >= interval && bytes <= MAX_BYTES && since >= bytes / RECORD_BYTES
     }
 
     /// Takes all that a checkpoint holds in the place of what is known; false if the record is none that can be read.
@@ -46,6 +49,7 @@ impl Transcript {
         let EventBody::ContextCheckpoint { version: VERSION, state } = &record.event.body else { return false };
         let Ok(mut known) = serde_json::from_value::<Self>(state.clone()) else { return false };
         (known.head, known.checkpoint) = (record.seq, record.seq);
+        known.weigh();
         *self = known;
         true
     }

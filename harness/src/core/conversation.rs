@@ -177,7 +177,32 @@ pub(super) fn length(bytes: usize) -> u64 {
     u64::try_from(bytes).unwrap_or(u64::MAX)
 }
 
+/// What an item and a call take besides their content, about.
+const ITEM_BYTES: u64 = 64;
+const CALL_BYTES: u64 = 160;
+
+/// The bytes of content blocks as JSON.
+pub(super) fn json_bytes(content: &[Value]) -> u64 {
+    content.iter().map(json_weight).fold(0, u64::saturating_add)
+}
+
 impl Item {
+    /// How many bytes it takes as JSON, about.
+    pub(super) fn bytes(&self) -> u64 {
+        let content = match self {
+            Self::Summary(text) => length(text.len()),
+            Self::User(content) => json_bytes(content),
+            Self::Answer(answer) => {
+                let results = answer.calls.iter().map(|call| match &call.state {
+                    CallState::Answered { content, .. } => json_bytes(content).saturating_add(CALL_BYTES),
+                    CallState::Open { .. } | CallState::Stopped { .. } => CALL_BYTES,
+                });
+                results.fold(json_bytes(&answer.content), u64::saturating_add)
+            }
+        };
+        content.saturating_add(ITEM_BYTES)
+    }
+
     /// How much of a context window it takes, in bytes of text.
     pub(super) fn weight(&self) -> u64 {
         match self {

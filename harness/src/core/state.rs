@@ -24,6 +24,14 @@ pub struct State {
     pub(super) behind: bool,
     /// The last look at the inbox, while it is good enough to act on.
     pub(super) inbox: Option<Inbox>,
+    /// That look was before the model's last answer: before it is asked again, there is another.
+    pub(super) inbox_is_old: bool,
+    /// The highest revision of the wake key that was looked at.
+    pub(super) wake_seen: Option<i64>,
+    /// What is being taken up is to go into the log together with the request that answers it.
+    pub(super) joined: bool,
+    /// The log has refused that, and is asked for one after the other.
+    pub(super) apart: bool,
     /// The model request that this brain began itself; any other that is open was begun by one that died.
     pub(super) request: Option<OwnRequest>,
     /// The outcome of a model request that is not in the log yet.
@@ -90,6 +98,15 @@ pub enum Input {
         /// The log's head.
         head: u64,
     },
+    /// Records that were read together with the inbox.
+    Page {
+        /// In order.
+        records: Vec<Record>,
+        /// The log's head.
+        head: u64,
+        /// What is queued.
+        inbox: Inbox,
+    },
     /// The turn has ended and the session is given up.
     Released {
         /// In order.
@@ -143,7 +160,7 @@ pub enum Moved {
 pub enum Effect {
     /// Look for the newest record of type [`super::checkpoint::KIND`]: [`Input::Checkpoint`].
     Restore,
-    /// Read the log: [`Input::Records`].
+    /// Read the log: [`Input::Page`], or [`Input::Records`] from who does not give the inbox with it.
     Read {
         /// From here on.
         after: u64,
@@ -239,6 +256,10 @@ impl State {
             log,
             behind: true,
             inbox: None,
+            inbox_is_old: false,
+            wake_seen: None,
+            joined: false,
+            apart: false,
             request: None,
             uncommitted: None,
             rest: None,
@@ -253,6 +274,16 @@ impl State {
     #[must_use]
     pub fn with_head(mut self, head: u64) -> Self {
         self.lost = head.saturating_sub(self.log.head()) > self.interval;
+        self
+    }
+
+    /// The claim has given what there is to read. Of a log that is restored from a checkpoint only the inbox counts.
+    #[must_use]
+    pub fn with_page(mut self, records: &[Record], head: u64, inbox: Inbox) -> Self {
+        self.look(inbox);
+        if !self.lost {
+            self.absorb(records, head);
+        }
         self
     }
 
@@ -286,9 +317,16 @@ impl State {
         self.log
     }
 
-    /// Revision of the wake key at the last look.
+    /// The highest revision of the wake key that was looked at.
     #[must_use]
-    pub fn wake_revision(&self) -> Option<i64> {
-        self.inbox.as_ref().and_then(|inbox| inbox.wake_revision)
+    pub const fn wake_revision(&self) -> Option<i64> {
+        self.wake_seen
+    }
+
+    /// Takes in a look at the inbox.
+    pub(super) fn look(&mut self, inbox: Inbox) {
+        self.wake_seen = self.wake_seen.max(inbox.wake_revision);
+        self.inbox = Some(inbox);
+        self.inbox_is_old = false;
     }
 }

@@ -18,6 +18,10 @@ const MAX_PROMOTED_BYTES: usize = 1_000_000;
 /// Takes in what came back from the last effect and decides what happens next.
 #[must_use]
 pub fn step(mut state: State, input: Input) -> (State, Next) {
+    let joined = std::mem::take(&mut state.joined);
+    if joined && !matches!(input, Input::Records { .. }) {
+        state.request = None;
+    }
     match input {
         Input::Claimed => {}
         Input::Checkpoint(found) => {
@@ -27,6 +31,12 @@ pub fn step(mut state: State, input: Input) -> (State, Next) {
             state.log = restored.and_then(|record| Transcript::restored(&record)).unwrap_or(state.log);
         }
         Input::Records { records, head } => state.absorb(&records, head),
+        Input::Page { records, head, inbox } => {
+            if state.inbox.is_none() || state.inbox_is_old {
+                state.look(inbox);
+            }
+            state.absorb(&records, head);
+        }
         Input::Released { records } => {
             let head = records.last().map_or(state.log.head(), |record| record.seq);
             state.absorb(&records, head);
@@ -38,15 +48,16 @@ pub fn step(mut state: State, input: Input) -> (State, Next) {
             state.behind = true;
             state.inbox = None;
         }
+        Input::Refused { .. } if joined => state.apart = true,
         Input::Refused { reason } => {
             if let Err(reason) = state.replace_refused(reason) {
                 return (state, Next::Fail { reason });
             }
         }
-        Input::Inbox(inbox) => state.inbox = Some(inbox),
+        Input::Inbox(inbox) => state.look(inbox),
         Input::Interrupted(inbox) => {
             state.request = None;
-            state.inbox = Some(inbox);
+            state.look(inbox);
         }
         Input::Model(outcome) => state.take_outcome(outcome),
         Input::Executed { abandoned } => {
@@ -92,7 +103,7 @@ fn is_interrupt(item: &InboxItem) -> bool {
 }
 
 impl State {
-    fn absorb(&mut self, records: &[Record], head: u64) {
+    pub(super) fn absorb(&mut self, records: &[Record], head: u64) {
         let failures = self.log.failures();
         for record in records {
             if self.log.apply(record).is_err() {
@@ -118,7 +129,7 @@ impl State {
     }
 
     fn take_outcome(&mut self, outcome: Result<Reply, Failure>) {
-        self.inbox = None;
+        self.inbox_is_old = true;
         let Some(OwnRequest { span, purpose }) = self.request.take() else { return };
         let mut checkpoint = None;
         let events = match (outcome, purpose) {
@@ -213,10 +224,14 @@ impl State {
         if self.mcp.is_waiting() {
             return Some(Effect::AwaitMcp);
         }
-        if !queued.is_empty() {
-            return Some(self.promote(queued, self.running().into_iter().collect()));
+        let asks = self.log.must_call_model() && !self.has_used_all();
+        if self.inbox_is_old && (asks || !queued.is_empty()) {
+            return Some(Effect::Look);
         }
-        if self.log.must_call_model() && !self.has_used_all() {
+        if !queued.is_empty() {
+            return Some(self.take_up(queued));
+        }
+        if asks {
             return Some(match self.rest {
                 Some(rest) if self.log.failures() > 0 => Effect::Rest(rest),
                 _ => self.discover().unwrap_or_else(|| self.ask()),
@@ -228,6 +243,43 @@ impl State {
             wake_revision,
             events: self.last_events(),
         })
+    }
+
+    /// Takes queued events up. If the model is asked next, its request begins in the same transaction.
+    fn take_up(&mut self, queued: Vec<EventId>) -> Effect {
+        let mut then: Vec<NewEvent> = self.running().into_iter().collect();
+        if let Some((request, start)) = self.request_after(&queued, &then) {
+            self.request = Some(request);
+            self.joined = true;
+            then.push(start);
+        }
+        self.promote(queued, then)
+    }
+
+    /// The request that begins when these events are in the log, if nothing else comes before it. A checkpoint does: it says
+    /// what the log's clock said.
+    fn request_after(&self, queued: &[EventId], then: &[NewEvent]) -> Option<(OwnRequest, NewEvent)> {
+        let items = &self.inbox.as_ref()?.items;
+        if self.apart || queued.len() < items.len() {
+            return None;
+        }
+        let mut after = self.clone();
+        let taken = items.iter().map(|item| item.event.clone());
+        let said =
+            then.iter().map(|event| Event { id: event.id.clone(), body: event.body.clone(), processed_at: None });
+        let records: Vec<Record> = (self.log.head() + 1..)
+            .zip(taken.chain(said))
+            .map(|(seq, event)| Record { seq, epoch: 0, prev_hash: String::new(), event })
+            .collect();
+        after.absorb(&records, records.last()?.seq);
+        match after.decide()? {
+            Effect::Append { events, .. } => {
+                let request = after.request?;
+                let start = <[NewEvent; 1]>::try_from(events).ok().map(|[start]| start)?;
+                (start.id == request.span).then_some((request, start))
+            }
+            _ => None,
+        }
     }
 
     /// What is to be done for calls of MCP servers before a sandbox is waited for.

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::MAX_CALLS;
 use super::context::{self, Gauge};
 pub use super::conversation::{Answer, Awaits, Call, CallState, Item, Stop};
-use super::conversation::{length, weight};
+use super::conversation::{json_bytes, length, weight};
 use super::limits::Used;
 use super::mcp::Ledger;
 
@@ -29,6 +29,9 @@ pub struct Transcript {
     /// The last record that holds all that came before it; 0 while there is none.
     #[serde(skip)]
     pub(super) checkpoint: u64,
+    /// About how many bytes the conversation takes in a checkpoint: the sum of [`Item::bytes`].
+    #[serde(skip)]
+    bytes: u64,
     status: Status,
     items: Vec<Item>,
     /// What the calls of the answer that is being read wait for, where that is not a sandbox.
@@ -175,7 +178,7 @@ impl Transcript {
         match body {
             EventBody::UserMessage { content } => {
                 self.gauge.add(weight(content));
-                self.items.push(Item::User(content.clone()));
+                self.push(Item::User(content.clone()));
                 self.interrupted = false;
                 self.gave_up = false;
                 self.failures = 0;
@@ -210,7 +213,7 @@ impl Transcript {
                 }
                 self.gauge.add(weight(content));
                 let answer = self.answer(content, stop, tool_events, *limited);
-                self.items.push(Item::Answer(Answer { model: model.clone(), ..answer }));
+                self.push(Item::Answer(Answer { model: model.clone(), ..answer }));
                 self.asking.clear();
                 self.failures = 0;
             }
@@ -255,6 +258,21 @@ impl Transcript {
         }
     }
 
+    fn push(&mut self, item: Item) {
+        self.bytes = self.bytes.saturating_add(item.bytes());
+        self.items.push(item);
+    }
+
+    /// Counts the bytes of a conversation that has become another one.
+    pub(super) fn weigh(&mut self) {
+        self.bytes = self.items.iter().map(Item::bytes).fold(0, u64::saturating_add);
+    }
+
+    /// About how many bytes a checkpoint takes.
+    pub(super) const fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
     /// The model has counted what it read and wrote. Where that filled its window, it is known how large that is.
     fn count(&mut self, usage: Usage) {
         self.gauge.count(usage);
@@ -277,6 +295,7 @@ impl Transcript {
                 self.trimmed = true;
             }
         }
+        self.weigh();
     }
 
     /// A summary takes the place of what came before what clients have said since the model spoke.
@@ -284,6 +303,7 @@ impl Transcript {
         let said = context::split(&self.items).1.to_vec();
         self.items = std::iter::once(Item::Summary(summary)).chain(said).collect();
         self.gauge.restart(self.items.iter().map(Item::weight).fold(0, u64::saturating_add));
+        self.weigh();
         self.trimmed = true;
         self.compactions = self.compactions.saturating_add(1);
         self.failures = 0;
@@ -345,6 +365,7 @@ impl Transcript {
             call.state = CallState::Answered { content: content.to_vec(), is_error };
             call.seq = seq;
             self.gauge.add(weight(content));
+            self.bytes = self.bytes.saturating_add(json_bytes(content));
         }
     }
 
@@ -378,6 +399,7 @@ impl Transcript {
             }
         }
         self.gauge.add(length(INTERRUPTED.len()).saturating_mul(settled));
+        self.bytes = self.bytes.saturating_add(json_bytes(&text(INTERRUPTED)).saturating_mul(settled));
     }
 
     /// Calls that a sandbox runs, or that were denied: the service gives their results.

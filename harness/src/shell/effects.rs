@@ -5,12 +5,14 @@ use std::time::Duration;
 use futures::{StreamExt as _, stream};
 use longhand_protocol::EventId;
 use longhand_protocol::client::Backoff;
-use longhand_protocol::harness::{AppendRequest, AppendResponse, ExecuteRequest, IdleRequest, PromoteRequest};
+use longhand_protocol::harness::{
+    AppendRequest, AppendResponse, EventsPage, ExecuteRequest, IdleRequest, PromoteRequest,
+};
 use serde_json::Value;
 use tokio::time::Instant;
 
 use super::deltas::Previews;
-use super::inbox;
+use super::inbox::Watch;
 use super::service::{CallError, End, Service, classify};
 use crate::core::{Effect, Input, checkpoint};
 use crate::mcp::Session;
@@ -32,6 +34,7 @@ const MAX_ASKED_REST: Duration = Duration::from_secs(600);
 /// Does what was decided; `wake` is the revision of the wake key at the last look.
 pub(super) async fn perform(
     service: &Service,
+    watch: &Watch,
     models: &Models,
     mcp: &mut Session,
     wake: Option<i64>,
@@ -44,8 +47,12 @@ pub(super) async fn perform(
             found.map(|record| Input::Checkpoint(record.map(Box::new))).or_else(input)
         }
         Effect::Read { after } => {
-            let page = service.settle(|| client.events(after, PAGE)).await;
-            page.map(|page| Input::Records { records: page.records, head: page.head }).or_else(input)
+            let page = service.settle(|| client.events_and_inbox(after, PAGE)).await;
+            let read = |EventsPage { records, head, inbox, .. }| match inbox {
+                Some(inbox) => Input::Page { records, head, inbox },
+                None => Input::Records { records, head },
+            };
+            page.map(read).or_else(input)
         }
         Effect::Look => service.settle(|| client.inbox()).await.map(Input::Inbox).or_else(input),
         Effect::Append { expected_head, events } => {
@@ -63,11 +70,11 @@ pub(super) async fn perform(
         }
         Effect::CallModel { target, body, message } => {
             let call = call_model(service, models, &target, &body, message);
-            Ok(unless_interrupted(service, wake, async { Input::Model(call.await) }).await)
+            Ok(unless_interrupted(watch, wake, async { Input::Model(call.await) }).await)
         }
         Effect::Execute { calls } => {
             tokio::select! {
-                inbox = inbox::interrupt(&service.client, wake.unwrap_or(0)) => Ok(Input::Interrupted(inbox)),
+                inbox = watch.interrupt(wake.unwrap_or(0)) => Ok(Input::Interrupted(inbox)),
                 abandoned = execute(service, &calls, EXECUTE_DEADLINE) => {
                     abandoned.map(|abandoned| Input::Executed { abandoned })
                 }
@@ -87,11 +94,11 @@ pub(super) async fn perform(
                 tokio::time::sleep(wait).await;
                 Input::Rested
             };
-            Ok(unless_interrupted(service, wake, rested).await)
+            Ok(unless_interrupted(watch, wake, rested).await)
         }
         Effect::Discover { servers } => {
             let asked = async { Input::Discovered(mcp.discover(servers).await) };
-            Ok(unless_interrupted(service, wake, asked).await)
+            Ok(unless_interrupted(watch, wake, asked).await)
         }
         Effect::SendMcp { calls } => {
             mcp.send(calls);
@@ -99,7 +106,7 @@ pub(super) async fn perform(
         }
         Effect::AwaitMcp => {
             let ended = async { Input::Called { outcomes: mcp.ended().await, cancelled: Vec::new() } };
-            Ok(unless_interrupted(service, wake, ended).await)
+            Ok(unless_interrupted(watch, wake, ended).await)
         }
         Effect::CancelMcp { calls } => {
             let outcomes = mcp.cancel(&calls).await;
@@ -121,9 +128,9 @@ fn input(error: CallError) -> Result<Input, End> {
     }
 }
 
-async fn unless_interrupted(service: &Service, wake: Option<i64>, work: impl Future<Output = Input>) -> Input {
+async fn unless_interrupted(watch: &Watch, wake: Option<i64>, work: impl Future<Output = Input>) -> Input {
     tokio::select! {
-        inbox = inbox::interrupt(&service.client, wake.unwrap_or(0)) => Input::Interrupted(inbox),
+        inbox = watch.interrupt(wake.unwrap_or(0)) => Input::Interrupted(inbox),
         input = work => input,
     }
 }

@@ -11,10 +11,11 @@ mod service;
 use std::time::Duration;
 
 use longhand_protocol::client::{self, Backoff, HarnessClient, Server, TokenSource};
-use longhand_protocol::harness::ClaimResponse;
+use longhand_protocol::harness::{ClaimResponse, Since};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use self::inbox::Watch;
 pub use self::parked::Parked;
 use self::service::{End, PATIENCE, Service};
 use crate::config::{Config, ConfigError, Endpoints};
@@ -61,8 +62,8 @@ enum Rest {
 
 /// How the time between a claim and its end ended.
 enum Turn {
-    /// Nothing is left to do.
-    Idle(Transcript),
+    /// Nothing is left to do; the wake key was looked at up to this revision.
+    Idle(Transcript, i64),
     /// The claim is not ours any more.
     Ended(End, Transcript),
     /// The process is asked to stop.
@@ -92,15 +93,18 @@ impl Harness {
 
     async fn serve_all(&self, shutdown: &CancellationToken, rest: Rest) -> Exit {
         let mut log = Transcript::default();
+        let mut watching = None;
         loop {
-            let claim = match self.claim(shutdown).await {
+            let claim = match self.claim(log.head(), shutdown).await {
                 Ok(claim) => claim,
                 Err(exit) => return exit,
             };
             let grace = Duration::from_secs(claim.session.harness_idle_seconds);
-            log = match self.serve(claim, log, shutdown).await {
-                Turn::Idle(_) if rest == Rest::Leave => return Exit::Done("the session rests".to_owned()),
-                Turn::Idle(log) => match self.wait_for_work(grace, shutdown).await {
+            let seen = claim.since.as_ref().and_then(|since| since.inbox.wake_revision).unwrap_or(0);
+            let watch = watching.get_or_insert_with(|| Watch::begin(self.client.clone(), seen));
+            log = match self.serve(claim, log, watch, shutdown).await {
+                Turn::Idle(..) if rest == Rest::Leave => return Exit::Done("the session rests".to_owned()),
+                Turn::Idle(log, seen) => match wait_for_work(watch, seen, grace, shutdown).await {
                     Some(exit) => return exit,
                     None => log,
                 },
@@ -117,13 +121,14 @@ impl Harness {
         }
     }
 
-    async fn claim(&self, shutdown: &CancellationToken) -> Result<ClaimResponse, Exit> {
+    /// Claims the session, of which the log is known up to `after`.
+    async fn claim(&self, after: u64, shutdown: &CancellationToken) -> Result<ClaimResponse, Exit> {
         let patience = Instant::now() + PATIENCE;
         let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(5));
         loop {
             let claim = tokio::select! {
                 () = shutdown.cancelled() => return Err(Exit::Done("asked to stop".to_owned())),
-                claim = self.client.claim() => claim,
+                claim = self.client.claim(after) => claim,
             };
             let error = match claim {
                 Ok(claim) => {
@@ -145,18 +150,25 @@ impl Harness {
     }
 
     /// Works until nothing is left to do.
-    async fn serve(&self, claim: ClaimResponse, log: Transcript, shutdown: &CancellationToken) -> Turn {
+    async fn serve(&self, claim: ClaimResponse, log: Transcript, watch: &Watch, shutdown: &CancellationToken) -> Turn {
         let service = Service::new(self.client.clone(), claim.epoch);
         let mut lease = lease::keep(self.client.clone(), claim.epoch, Duration::from_secs(claim.lease_ttl_seconds));
         let mut mcp = self.mcp.open();
         let mut out_of_time = std::pin::pin!(stopped(shutdown));
-        let (mut state, mut next) = step(State::claimed(claim.session, log).with_head(claim.head), Input::Claimed);
+        let mut claimed = State::claimed(claim.session, log).with_head(claim.head);
+        if let Some(Since { records, inbox }) = claim.since {
+            claimed = claimed.with_page(&records, claim.head, inbox);
+        }
+        let (mut state, mut next) = step(claimed, Input::Claimed);
         loop {
             let effect = match next {
                 // An answer that was waited for is put on record before the end.
                 Next::Do(_) if shutdown.is_cancelled() && !state.has_uncommitted() => return Turn::Stopped,
                 Next::Do(effect) => effect,
-                Next::Done => return Turn::Idle(state.into_transcript()),
+                Next::Done => {
+                    let seen = state.wake_revision().unwrap_or(0);
+                    return Turn::Idle(state.into_transcript(), seen);
+                }
                 Next::Fail { reason } => return Turn::Failed(reason),
             };
             // A tool call goes on without us and a wait is worth nothing; an answer of the model is worth waiting for.
@@ -174,7 +186,7 @@ impl Harness {
                 }
                 () = &mut out_of_time => return Turn::Stopped,
                 () = shutdown.cancelled(), if ends_at_once => return Turn::Stopped,
-                input = effects::perform(&service, &self.models, &mut mcp, state.wake_revision(), effect) => input,
+                input = effects::perform(&service, watch, &self.models, &mut mcp, state.wake_revision(), effect) => input,
             };
             state.note_changed(mcp.take_changed());
             match input {
@@ -183,14 +195,14 @@ impl Harness {
             }
         }
     }
+}
 
-    /// Waits for the next message; gives the exit when none comes.
-    async fn wait_for_work(&self, grace: Duration, shutdown: &CancellationToken) -> Option<Exit> {
-        tokio::select! {
-            () = shutdown.cancelled() => Some(Exit::Done("asked to stop".to_owned())),
-            arrived = inbox::work(&self.client, grace) => {
-                (!arrived).then(|| Exit::Done(format!("no work came within {} seconds", grace.as_secs())))
-            }
+/// Waits for the next message, after the revision `seen` of the wake key; gives the exit when none comes.
+async fn wait_for_work(watch: &Watch, seen: i64, grace: Duration, shutdown: &CancellationToken) -> Option<Exit> {
+    tokio::select! {
+        () = shutdown.cancelled() => Some(Exit::Done("asked to stop".to_owned())),
+        arrived = watch.work(seen, grace) => {
+            (!arrived).then(|| Exit::Done(format!("no work came within {} seconds", grace.as_secs())))
         }
     }
 }

@@ -215,9 +215,9 @@ fn a_new_brain_goes_on_from_any_log(#[case] log: Vec<EventBody>, #[case] expecte
 }
 
 #[rstest]
-#[case::first_message(vec![], &[user("a")], "promote sevt_queued0 then session.status_running")]
-#[case::two_messages(vec![], &[user("a"), user("b")], "promote sevt_queued0 sevt_queued1 then session.status_running")]
-#[case::while_running(vec![user("a"), running()], &[user("b")], "promote sevt_queued0 then ")]
+#[case::first_message(vec![], &[user("a")], "promote sevt_queued0 then session.status_running span.model_request_start")]
+#[case::two_messages(vec![], &[user("a"), user("b")], "promote sevt_queued0 sevt_queued1 then session.status_running span.model_request_start")]
+#[case::while_running(vec![user("a"), running()], &[user("b")], "promote sevt_queued0 then span.model_request_start")]
 #[case::dangling_first(vec![user("a"), running(), start()], &[user("b")], CLOSE)]
 #[case::tools_first(vec![user("a"), start(), bash(), answer("tool_use", &[3]), end(2, false)], &[user("b")], "execute sevt_3")]
 #[case::interrupt_jumps(vec![user("a"), running()], &[user("b"), interrupted()], "promote sevt_queued1 then ")]
@@ -225,7 +225,7 @@ fn a_new_brain_goes_on_from_any_log(#[case] log: Vec<EventBody>, #[case] expecte
 #[case::interrupt_when_idle(vec![], &[interrupted()], "promote sevt_queued0 then ")]
 #[case::confirmation_wakes(vec![user("a"), start(), edit(), answer("tool_use", &[3]), end(2, false)], &[confirmed(3, Verdict::Allow)], "promote sevt_queued0 then session.status_running")]
 #[case::stopped_first(vec![user("a"), start(), bash(), answer("tool_use", &[3]), end(2, false), interrupted()], &[user("b")], "stop sevt_3")]
-#[case::result_wakes(vec![user("a"), start(), ask(), answer("tool_use", &[3]), end(2, false)], &[custom_result(3)], "promote sevt_queued0 then session.status_running")]
+#[case::result_wakes(vec![user("a"), start(), ask(), answer("tool_use", &[3]), end(2, false)], &[custom_result(3)], "promote sevt_queued0 then session.status_running span.model_request_start")]
 fn what_is_queued_is_taken_up_between_answers(
     #[case] log: Vec<EventBody>,
     #[case] queued: &[EventBody],
@@ -243,6 +243,76 @@ fn an_inbox_that_one_transaction_does_not_take_is_taken_up_in_parts() {
         let Next::Do(Effect::Promote { inbox, .. }) = next else { panic!("{next:?}") };
         assert_eq!(inbox.len(), expected);
     }
+}
+
+/// The log takes a message and not the request that answers it: it is asked for them one after the other.
+#[test]
+fn what_the_log_does_not_take_together_it_takes_apart() {
+    let (state, next) = step(brain(vec![]), Input::Inbox(inbox(&[user("a")])));
+    assert_eq!(brief(&next), "promote sevt_queued0 then session.status_running span.model_request_start");
+    let (state, next) = step(state, Input::Refused { reason: "it is full".to_owned() });
+    assert_eq!(brief(&next), "promote sevt_queued0 then session.status_running");
+    let event = |name: &str, body| Event { id: id(name), body, processed_at: None };
+    let records = vec![
+        Record { seq: 1, epoch: 1, prev_hash: String::new(), event: event("queued0", user("a")) },
+        Record { seq: 2, epoch: 1, prev_hash: String::new(), event: event("running", running()) },
+    ];
+    let (_, next) = step(state, Input::Records { records, head: 2 });
+    assert_eq!(brief(&next), START);
+}
+
+/// The request that was to go with what is queued is forgotten when that was taken up by somebody else.
+#[rstest]
+#[case(Moved::Head, "read 0")]
+#[case(Moved::Queue, "read 0")]
+fn a_request_that_did_not_begin_is_not_called(#[case] moved: Moved, #[case] expected: &str) {
+    let (state, _) = step(brain(vec![]), Input::Inbox(inbox(&[user("a")])));
+    let (state, next) = step(state, Input::Moved(moved));
+    assert_eq!(brief(&next), expected);
+    let log = records([user("a"), running(), start()]);
+    let (_, next) = step(state, Input::Page { records: log, head: 3, inbox: inbox(&[]) });
+    assert_eq!(brief(&next), CLOSE, "it was begun by another brain");
+}
+
+/// A claim that brings the log and the inbox leaves nothing to ask for.
+#[test]
+fn a_claim_that_brings_everything_is_enough_to_begin() {
+    let log = records([user("a"), running(), start(), answer("end_turn", &[]), end(3, false)]);
+    let state = State::claimed(session(), Transcript::default()).with_head(5);
+    let (_, next) = step(state.with_page(&log, 5, inbox(&[user("b")])), Input::Claimed);
+    assert_eq!(brief(&next), "promote sevt_queued0 then span.model_request_start");
+    // What others have appended in the same moment is read, and the inbox is still good.
+    let state = State::claimed(session(), Transcript::default()).with_head(5);
+    let (state, next) = step(state.with_page(&log[..4], 5, inbox(&[user("b")])), Input::Claimed);
+    assert_eq!(brief(&next), "read 4");
+    let (_, next) = step(state, Input::Records { records: log[4..].to_vec(), head: 5 });
+    assert_eq!(brief(&next), "promote sevt_queued0 then span.model_request_start");
+}
+
+/// A message that came while the model spoke is looked for before it is asked again, and not before a tool runs.
+#[test]
+fn a_tool_does_not_wait_for_a_look_and_the_model_does() {
+    let (state, _) = calling();
+    let (state, next) = step(state, Input::Model(Ok(reply(vec![tool_use("t1", "bash")], "tool_use"))));
+    let Next::Do(Effect::Append { events, .. }) = next else { panic!("{next:?}") };
+    let taken = |events: &[NewEvent], head: u64| {
+        let records: Vec<Record> = (head + 1..)
+            .zip(events)
+            .map(|(seq, event)| {
+                let event = Event { id: event.id.clone(), body: event.body.clone(), processed_at: None };
+                Record { seq, epoch: 1, prev_hash: String::new(), event }
+            })
+            .collect();
+        let head = records.last().unwrap().seq;
+        Input::Records { records, head }
+    };
+    let (_, next) = step(state, taken(&events, 3));
+    assert!(matches!(next, Next::Do(Effect::Execute { .. })), "{next:?}");
+    let (state, _) = calling();
+    let (state, next) = step(state, Input::Model(Ok(reply(vec![], "pause_turn"))));
+    let Next::Do(Effect::Append { events, .. }) = next else { panic!("{next:?}") };
+    let (_, next) = step(state, taken(&events, 3));
+    assert_eq!(next, Next::Do(Effect::Look));
 }
 
 /// A brain whose own model request has begun, and the log up to there.
@@ -392,7 +462,7 @@ fn an_answer_that_was_appended_after_all_is_not_appended_again() {
         })
         .collect();
     let (_, next) = step(state, Input::Records { records, head: 5 });
-    assert_eq!(next, Next::Do(Effect::Look));
+    assert_eq!(brief(&next), "idle end_turn");
 }
 
 #[test]

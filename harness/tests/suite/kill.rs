@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use longhand_harness::core::{Effect, Input, Next, State, Transcript, checkpoint, step};
+use longhand_harness::core::{Effect, Input, Next, State, Transcript, checkpoint, has_interrupt, step};
 use longhand_harness::model::{Failure, Reply};
 use longhand_protocol::EventId;
 use longhand_protocol::event::{ClientEvent, EventBody, NewEvent, Permission, SessionErrorType, Usage, Verdict};
@@ -276,7 +276,10 @@ impl World {
                 self.changed(|| now(store.promote(&id, epoch, expected_head, &inbox, then.clone())))
             }
             Effect::Idle { expected_head, wake_revision, events } => {
-                self.say(|client| matches!(client, Client::MessageAtIdle));
+                // What has come since the last look is taken up before the session rests.
+                if !self.say(|client| matches!(client, Client::Message | Client::Interrupt)) {
+                    self.say(|client| matches!(client, Client::MessageAtIdle));
+                }
                 match self.changed(|| now(store.idle(&id, epoch, expected_head, wake_revision, events.clone()))) {
                     Input::Records { records, .. } => Input::Released { records },
                     other => other,
@@ -296,6 +299,12 @@ impl World {
                 Input::Model(if message.is_some() { self.model(log, &blocks) } else { self.summary() })
             }
             Effect::Execute { calls } => {
+                // The inbox is watched meanwhile.
+                self.say(|client| matches!(client, Client::Message | Client::Interrupt));
+                let inbox = now(store.inbox(&id)).unwrap();
+                if has_interrupt(&inbox) {
+                    return Input::Interrupted(inbox);
+                }
                 self.say(|client| matches!(client, Client::MessageDuringTools));
                 if self.say(|client| matches!(client, Client::InterruptDuringTools)) {
                     return Input::Interrupted(now(store.inbox(&id)).unwrap());
@@ -498,6 +507,6 @@ fn length(records: usize) -> u64 {
 
 /// A brain that dies whenever it has begun a request never gets an answer.
 fn starts_request(effect: &Effect) -> bool {
-    matches!(effect, Effect::Append { events, .. }
+    matches!(effect, Effect::Append { events, .. } | Effect::Promote { then: events, .. }
         if events.iter().any(|event| matches!(event.body, EventBody::SpanModelRequestStart {})))
 }

@@ -169,7 +169,12 @@ async fn handle(
         }
         "events" => {
             let slice = store.read(&session, number("after"), 500).await;
-            respond(slice.map(|slice| EventsPage { records: slice.records, head: slice.head, next: slice.next }))
+            respond(slice.map(|slice| EventsPage {
+                records: slice.records,
+                head: slice.head,
+                next: slice.next,
+                inbox: None,
+            }))
         }
         "inbox" => {
             let after = i64::try_from(number("after_revision")).unwrap();
@@ -203,7 +208,7 @@ async fn claim(store: &MemoryStore, session: &SessionId) -> Result<ClaimResponse
         limits: longhand_protocol::harness::Limits::default(),
         budget: None,
     };
-    Ok(ClaimResponse { epoch, head: record.seq, lease_ttl_seconds: 1, session, tools: Vec::new() })
+    Ok(ClaimResponse { epoch, head: record.seq, lease_ttl_seconds: 1, session, tools: Vec::new(), since: None })
 }
 
 fn say(words: &str) -> Vec<Value> {

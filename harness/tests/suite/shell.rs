@@ -269,6 +269,32 @@ async fn the_next_message_wakes_the_same_process_which_sends_the_whole_conversat
     assert_eq!(kinds(&log(&store)).iter().filter(|kind| **kind == "x.session.woken").count(), 2);
 }
 
+/// What is asked of the service on the way: each of these is a round trip before the first token. Waits for the inbox go
+/// on beside it.
+#[tokio::test]
+async fn the_way_from_a_message_to_the_model_is_two_calls_long() {
+    let store = support::store();
+    send(&store, [text("one")]);
+    let tool = Turn::Say(vec![call("toolu_1", "bash")], "tool_use");
+    let world = World::start(store, [say("1"), say("2"), tool, say("3")], 30).await;
+    let asked = |world: &World| {
+        let asked = std::mem::take(&mut *world.service.asked.lock().unwrap());
+        asked.into_iter().filter(|verb| verb != "inbox").collect::<Vec<_>>()
+    };
+    let turn = ["claim", "promote", "append", "idle"];
+    until(&world.store, "session.status_idle", 1).await;
+    assert_eq!(asked(&world), turn, "of a harness that knows nothing");
+    send(&world.store, [text("two")]);
+    until(&world.store, "session.status_idle", 2).await;
+    assert_eq!(asked(&world), turn, "of one in its grace");
+    send(&world.store, [text("three")]);
+    until(&world.store, "session.status_idle", 3).await;
+    let with_a_tool = ["claim", "promote", "append", "execute", "events", "append", "append", "idle"];
+    assert_eq!(asked(&world), with_a_tool);
+    world.shutdown.cancel();
+    assert_eq!(world.exit().await.3.bodies().len(), 4);
+}
+
 #[tokio::test]
 async fn an_interrupt_stops_the_stream() {
     let store = support::store();

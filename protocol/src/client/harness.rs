@@ -74,13 +74,14 @@ impl HarnessClient {
         ["harness", "v1", "sessions", self.session.as_str(), verb]
     }
 
-    /// Takes the session.
+    /// Takes the session; the answer has what there is after the record `after`.
     ///
     /// # Errors
     /// 403 when another pod shall serve the session.
-    pub async fn claim(&self) -> Result<ClaimResponse> {
+    pub async fn claim(&self, after: u64) -> Result<ClaimResponse> {
         let path = self.path("claim");
-        self.transport.send_json(Call::post(&path).deadline(CLAIM_DEADLINE), &ClaimRequest {}).await
+        let request = ClaimRequest { after: Some(after) };
+        self.transport.send_json(Call::post(&path).deadline(CLAIM_DEADLINE), &request).await
     }
 
     /// Keeps the claim alive.
@@ -99,6 +100,16 @@ impl HarnessClient {
     pub async fn events(&self, after: u64, limit: usize) -> Result<EventsPage> {
         let path = self.path("events");
         self.transport.send(Call::get(&path).query("after", after).query("limit", limit)).await
+    }
+
+    /// Records above `after`, at most `limit`, and what is queued.
+    ///
+    /// # Errors
+    /// See [`super::Error`].
+    pub async fn events_and_inbox(&self, after: u64, limit: usize) -> Result<EventsPage> {
+        let path = self.path("events");
+        let call = Call::get(&path).query("after", after).query("limit", limit).query("inbox", true);
+        self.transport.send(call).await
     }
 
     /// The newest record of this type, if the service finds it within as many pages as it may look through.

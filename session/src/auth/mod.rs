@@ -25,6 +25,9 @@ pub const AUDIENCE: &str = "longhand";
 
 /// No answer is believed for longer than this, so that a revoked token or binding soon has no effect.
 const BELIEVED: Duration = Duration::from_secs(10);
+/// A token that is bound to a pod ends with it, and a harness that no longer has a session is fenced off by the log. Longer
+/// than a long poll, so that what a pod does when its wait is over need not wait for a review.
+const BELIEVED_OF_POD: Duration = Duration::from_secs(60);
 /// A refusal is asked again sooner: a binding may just have been made.
 const REFUSAL_BELIEVED: Duration = Duration::from_secs(2);
 const CACHED: usize = 4_096;
@@ -184,7 +187,8 @@ impl Auth {
         match self.review("token", self.reviewer.review_token(token)).await? {
             Some(identity) => {
                 let identity = Arc::new(identity);
-                self.tokens.put(digest, Arc::clone(&identity), BELIEVED);
+                let believed = if identity.pod().is_some() { BELIEVED_OF_POD } else { BELIEVED };
+                self.tokens.put(digest, Arc::clone(&identity), believed);
                 Ok(identity)
             }
             None => {

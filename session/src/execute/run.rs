@@ -16,6 +16,7 @@ use longhand_session_log::StoreError;
 use longhand_session_log::store::{CallState, FinishFrom, Incarnation, SessionMeta};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tokio::try_join;
 use tokio_util::sync::CancellationToken;
 
 use super::plan::{self, Intent, Leave, Step, Verdict};
@@ -64,6 +65,8 @@ struct Course {
     pause: Duration,
     /// An incarnation that this task has given the call to and that cannot have begun it before we ask.
     fresh: Option<Incarnation>,
+    /// What the log has just said of the call.
+    known: Option<CallState>,
     /// How often it was to be run again.
     retried: u32,
 }
@@ -74,11 +77,16 @@ impl<'a> Call<'a> {
     }
 
     pub(super) async fn run(self) -> Result<Labelled, ExecuteError> {
-        let state = self.executor.store.state(&self.session).await?;
-        if let CallState::Finished { seq } = self.executor.store.call(&self.session, &self.call).await? {
+        let store = &self.executor.store;
+        let (state, known, near) =
+            try_join!(store.state(&self.session), store.call(&self.session, &self.call), self.near_the_end())?;
+        if let CallState::Finished { seq } = known {
             return self.finished(seq).await;
         }
-        let story = self.story(state.head).await?;
+        let story = match near {
+            Some(story) => story,
+            None => self.story(state.head).await?,
+        };
         let intent =
             plan::intent(&story.intent, &state.meta).ok_or_else(|| ExecuteError::NotACall(self.call.clone()))?;
         let intent = match intent {
@@ -107,17 +115,23 @@ impl<'a> Call<'a> {
         let seen_through = async {
             match queue {
                 Some(queue) => self.hosted(&queue).await,
-                None => self.in_sandbox(state.meta, intent, story.since.retried).await,
+                None => self.in_sandbox(state.meta, intent, story.since.retried, known).await,
             }
         };
         tokio::select! {
             biased;
-            never = self.watch_interrupts(state.head) => match never {},
+            never = self.watch_interrupts(story.end) => match never {},
             ended = seen_through => ended,
         }
     }
 
-    async fn in_sandbox(&self, meta: SessionMeta, intent: Intent, retried: u32) -> Result<Labelled, ExecuteError> {
+    async fn in_sandbox(
+        &self,
+        meta: SessionMeta,
+        intent: Intent,
+        retried: u32,
+        known: CallState,
+    ) -> Result<Labelled, ExecuteError> {
         let key = SandboxKey {
             namespace: meta.namespace.clone(),
             name: resources::plan::sandbox_name(&meta.name, &meta.uid, &intent.sandbox),
@@ -136,6 +150,7 @@ impl<'a> Call<'a> {
             strange: None,
             pause: JOIN_AGAIN,
             fresh: None,
+            known: Some(known),
             retried,
         };
         self.steer(course).await
@@ -143,7 +158,10 @@ impl<'a> Call<'a> {
 
     async fn steer(&self, mut course: Course) -> Result<Labelled, ExecuteError> {
         loop {
-            let call = self.executor.store.call(&self.session, &self.call).await?;
+            let call = match course.known.take() {
+                Some(known) => known,
+                None => self.executor.store.call(&self.session, &self.call).await?,
+            };
             if matches!(call, CallState::Open) && self.interrupted.is_cancelled() {
                 return self.refuse("interrupted", STOPPED_BEFORE.to_owned()).await;
             }
@@ -170,7 +188,14 @@ impl<'a> Call<'a> {
                     }
                     changed(&mut course.seen, LOOK_AGAIN).await;
                 }
-                Step::Dispatch { pod_uid, address } => self.dispatch(&mut course, pod_uid, &address).await?,
+                Step::Dispatch { pod_uid, address } => {
+                    // Nothing is looked up between the two: a sandbox that is gone does not answer.
+                    if let Some(incarnation) = self.dispatch(&mut course, pod_uid, &address).await?
+                        && let Some(end) = self.converse(&mut course, incarnation, address).await?
+                    {
+                        return Ok(end);
+                    }
+                }
                 Step::Attach { incarnation, address } => {
                     if let Some(end) = self.converse(&mut course, incarnation, address).await? {
                         return Ok(end);
@@ -284,7 +309,13 @@ impl<'a> Call<'a> {
         self.interrupted.run_until_cancelled(changed(&mut course.seen, at_most)).await;
     }
 
-    async fn dispatch(&self, course: &mut Course, pod_uid: String, address: &str) -> Result<(), ExecuteError> {
+    /// Gives the call to the sandbox; to which incarnation, if this task did.
+    async fn dispatch(
+        &self,
+        course: &mut Course,
+        pod_uid: String,
+        address: &str,
+    ) -> Result<Option<Incarnation>, ExecuteError> {
         if let Some(since) = course.waiting.take() {
             metrics::provisioned(since.elapsed());
         }
@@ -296,13 +327,13 @@ impl<'a> Call<'a> {
         match self.give(&to).await {
             Ok(()) => {
                 tracing::debug!(pod_uid = to.pod_uid, address, "dispatched");
-                course.fresh = Some(to);
-                Ok(())
+                course.fresh = Some(to.clone());
+                Ok(Some(to))
             }
             // A later brain asked for the same call in the meantime.
-            Err(StoreError::Fenced { given, .. }) if given < self.epoch.load(Ordering::Relaxed) => Ok(()),
+            Err(StoreError::Fenced { given, .. }) if given < self.epoch.load(Ordering::Relaxed) => Ok(None),
             // Another replica was faster: look again at what it did.
-            Err(StoreError::CallState { .. }) => Ok(()),
+            Err(StoreError::CallState { .. }) => Ok(None),
             Err(error) => Err(error.into()),
         }
     }

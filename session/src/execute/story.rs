@@ -7,11 +7,16 @@ use longhand_protocol::EventId;
 use longhand_protocol::event::{EventBody, Verdict};
 use tokio::time::sleep;
 
+use longhand_session_log::StoreError;
+use longhand_session_log::store::Query;
+
 use super::ExecuteError;
 use super::run::{Call, LOOK_AGAIN};
 
 /// A call that is open is nearly always so near to the end of the log.
 const WINDOW: u64 = 128;
+/// One that was just put on record is so near: an answer has at most so many events.
+const NEAR: usize = 48;
 
 /// A call as the log tells of it.
 #[derive(Clone, Debug, PartialEq)]
@@ -22,6 +27,8 @@ pub(super) struct Story {
     pub(super) seq: u64,
     /// What came after it.
     pub(super) since: Since,
+    /// The number of the last event that this tells of.
+    pub(super) end: u64,
 }
 
 /// What came after the intent of a call.
@@ -75,6 +82,19 @@ impl Since {
 }
 
 impl Call<'_> {
+    /// What the end of the log says of the call, if that is all.
+    pub(super) async fn near_the_end(&self) -> Result<Option<Story>, StoreError> {
+        let slice = self.executor.store.slice(&self.session, &Query::last(NEAR)).await?;
+        let Some(end) = slice.records.first().map(|record| record.seq) else { return Ok(None) };
+        let Some(at) = slice.records.iter().position(|record| record.event.id == self.call) else { return Ok(None) };
+        let mut records = slice.records;
+        let mut since = Since::default();
+        let later = records.split_off(at);
+        records.iter().rev().for_each(|record| since.take(&self.call, &record.event.body));
+        let intent = later.into_iter().next();
+        Ok(intent.map(|record| Story { intent: record.event.body, seq: record.seq, since, end }))
+    }
+
     /// Reads the log from its end, which is `head`, back to the intent.
     pub(super) async fn story(&self, head: u64) -> Result<Story, ExecuteError> {
         let mut end = head;
@@ -99,7 +119,7 @@ impl Call<'_> {
             }
             later = since.followed_by(later);
             if let Some((seq, intent)) = found {
-                return Ok(Story { intent, seq, since: later });
+                return Ok(Story { intent, seq, since: later, end: head });
             }
             end = begin;
         }

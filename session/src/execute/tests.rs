@@ -86,7 +86,9 @@ async fn the_first_call_makes_the_sandbox_and_the_next_one_uses_it() {
     let again = result(execute(&world, &id, epoch, &call)).await.unwrap();
     assert_eq!(said(&again).0, text, "a repetition gets the same result");
     let second = world.tool_use(&id, epoch, "read", json!({"file_path": "file"})).await;
+    world.cluster.take_reads();
     assert!(said(&result(execute(&world, &id, epoch, &second)).await.unwrap()).0.contains("greetings"));
+    assert!(world.cluster.take_reads().is_empty(), "a sandbox that is ready is known");
     let expected = [
         "x.session.woken",
         "agent.tool_use",

@@ -31,6 +31,7 @@ type Rule = (String, String, String);
 
 #[derive(Default)]
 struct State {
+    reads: Vec<String>,
     tokens: HashMap<String, Identity>,
     rules: HashSet<Rule>,
     sessions: BTreeMap<Key, AgentSession>,
@@ -115,6 +116,11 @@ impl FakeCluster {
     pub(crate) fn state_counts(&self) -> (usize, Vec<String>) {
         let state = self.state();
         (state.reviews, state.made.clone())
+    }
+
+    /// What was asked for since this was last called, of sessions and sandboxes.
+    pub(crate) fn take_reads(&self) -> Vec<String> {
+        std::mem::take(&mut self.state().reads)
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -268,6 +274,7 @@ impl Resources for FakeCluster {
     }
 
     async fn session(&self, namespace: &str, name: &str) -> Result<Option<AgentSession>, ResourceError> {
+        self.state().reads.push(format!("AgentSession {namespace}/{name}"));
         Ok(self.state().sessions.get(&key(namespace, name)).cloned())
     }
 
@@ -312,6 +319,7 @@ impl Resources for FakeCluster {
 
     async fn sandbox(&self, namespace: &str, name: &str) -> Result<Option<Sandbox>, ResourceError> {
         let mut state = self.state();
+        state.reads.push(format!("Sandbox {name}"));
         let stale = state.stale.take();
         Ok(stale.or_else(|| state.sandboxes.get(&key(namespace, name)).cloned()))
     }

@@ -30,6 +30,9 @@ use crate::sessions::resource_of;
 
 /// The replica that took the message makes its offer first: a claim takes about as long.
 const OTHERS_FIRST: Duration = Duration::from_millis(10);
+/// A harness that is offered a session claims it within this time, or the operator makes another: until then what the
+/// API server has said of the session is good.
+const OFFERED_FOR: Duration = Duration::from_millis(250);
 /// Wakes that are looked at at the same time. One that is left out is the operator's.
 const LOOKS: usize = 64;
 
@@ -126,7 +129,12 @@ pub async fn park(app: &App, pod: &Pod, wait: Duration) -> Result<Offer> {
 }
 
 /// An offer that is prepared while a message is being queued.
-pub(crate) struct Offering(Option<(App, SessionMeta, JoinHandle<Option<Pool>>)>);
+///
+/// One that is dropped before it is made asks to no purpose and offers nothing.
+pub(crate) struct Offering(Option<(App, SessionMeta, JoinHandle<Allowed>)>);
+
+/// The pool whose pods may serve a session, and the session's resource.
+type Allowed = Option<(Pool, AgentSession)>;
 
 impl Offering {
     /// Begins to find out whether a harness that waits here may have the session, if nobody owns it.
@@ -152,14 +160,15 @@ impl Offering {
 
     async fn made(self) {
         let Some((app, meta, check)) = self.0 else { return };
-        if let Ok(Some(pool)) = check.await {
+        if let Ok(Some((pool, resource))) = check.await {
+            app.offered.put(meta.id.clone(), Arc::new(resource), OFFERED_FOR);
             offer(&app, &meta, &pool);
         }
     }
 }
 
-/// The pool of these whose pods may serve the session, as its resource says.
-async fn allowed(app: &App, meta: &SessionMeta, pools: Vec<Pool>) -> Option<Pool> {
+/// The pool of these whose pods may serve the session, as its resource says; and the resource.
+async fn allowed(app: &App, meta: &SessionMeta, pools: Vec<Pool>) -> Allowed {
     let resource = match resource_of(app, meta).await {
         Ok(resource) => resource?,
         Err(error) => {
@@ -172,7 +181,7 @@ async fn allowed(app: &App, meta: &SessionMeta, pools: Vec<Pool>) -> Option<Pool
     if pool.is_none() {
         metrics::offer("not_allowed");
     }
-    pool
+    pool.map(|pool| (pool, resource))
 }
 
 fn offer(app: &App, meta: &SessionMeta, pool: &Pool) {

@@ -13,8 +13,8 @@ use longhand_protocol::Record;
 use longhand_protocol::error::{ErrorEnvelope, ErrorType};
 use longhand_protocol::event::{ClientEvent, EventBody, NewEvent, Preview};
 use longhand_protocol::harness::{
-    AppendRequest, AppendResponse, ClaimResponse, Conflict, DeltasRequest, EventsPage, ExecuteRequest, ExecuteResponse,
-    HarnessSession, IdleRequest, LeaseRequest, PromoteRequest,
+    AppendRequest, AppendResponse, ClaimRequest, ClaimResponse, Conflict, DeltasRequest, EventsPage, ExecuteRequest,
+    ExecuteResponse, HarnessSession, IdleRequest, LeaseRequest, PromoteRequest, Since,
 };
 use longhand_protocol::wire::Order;
 use longhand_session_log::memory::MemoryStore;
@@ -45,6 +45,8 @@ pub(crate) struct Service {
     pub(crate) session: HarnessSession,
     pub(crate) faults: Mutex<Faults>,
     pub(crate) previews: Mutex<Vec<Preview>>,
+    /// What was asked for, in order, but for renewals of the claim and previews.
+    pub(crate) asked: Mutex<Vec<String>>,
     /// How many records were given out.
     pub(crate) read: Mutex<usize>,
     /// How often each tool call has run.
@@ -62,6 +64,7 @@ pub(crate) async fn serve_session(store: MemoryStore, session: HarnessSession) -
         session,
         faults: Mutex::default(),
         previews: Mutex::default(),
+        asked: Mutex::default(),
         runs: Mutex::default(),
         read: Mutex::default(),
         not_renewed: Notify::new(),
@@ -111,8 +114,11 @@ async fn handle(
     let prefix = format!("/harness/v1/sessions/{}/", session_id());
     let verb = path.strip_prefix(&prefix).unwrap();
     let number = |name: &str| query.get(name).map_or(0, |value| value.parse::<u64>().unwrap());
+    if !matches!(verb, "lease" | "deltas") {
+        service.asked.lock().unwrap().push(verb.to_owned());
+    }
     let response = match (method.as_str(), verb) {
-        ("POST", "claim") => respond(service.claim().await),
+        ("POST", "claim") => respond(service.claim(&serde_json::from_slice(&body).unwrap()).await),
         ("POST", "lease") => {
             let LeaseRequest { epoch } = serde_json::from_slice(&body).unwrap();
             respond(service.store.renew(&session_id(), epoch).await)
@@ -128,7 +134,11 @@ async fn handle(
             };
             let slice = service.store.slice(&session_id(), &wanted).await;
             *service.read.lock().unwrap() += slice.as_ref().map_or(0, |slice| slice.records.len());
-            respond(slice.map(|slice| EventsPage { records: slice.records, head: slice.head, next: slice.next }))
+            let inbox = match query.get("inbox") {
+                Some(_) => service.store.inbox(&session_id()).await.ok(),
+                None => None,
+            };
+            respond(slice.map(|slice| EventsPage { records: slice.records, head: slice.head, next: slice.next, inbox }))
         }
         ("GET", "inbox") => {
             let (after, wait) = (i64::try_from(number("after_revision")).unwrap(), number("wait_seconds"));
@@ -174,16 +184,26 @@ impl Service {
         lose
     }
 
-    async fn claim(&self) -> Result<ClaimResponse, StoreError> {
+    async fn claim(&self, request: &ClaimRequest) -> Result<ClaimResponse, StoreError> {
         let claimant = Claimant { pod_uid: "pod".to_owned(), pod_name: "pod".to_owned() };
         let ttl = Duration::from_secs(5);
         let (epoch, record) = self.store.claim(&session_id(), &claimant, Takeover::Always, ttl).await?;
+        let since = match request.after {
+            // More is read in pages, or from a checkpoint.
+            Some(after) if record.seq - after <= 500 => {
+                let records = self.store.read(&session_id(), after, 500).await?.records;
+                *self.read.lock().unwrap() += records.len();
+                Some(Since { records, inbox: self.store.inbox(&session_id()).await? })
+            }
+            _ => None,
+        };
         Ok(ClaimResponse {
             epoch,
             head: record.seq,
             lease_ttl_seconds: 1,
             session: self.session.clone(),
             tools: vec![],
+            since,
         })
     }
 

@@ -23,7 +23,7 @@ use crate::api::wire::{cursor, event_query};
 use crate::app::App;
 use crate::metrics;
 
-const PAGE: usize = 500;
+pub(super) const PAGE: usize = 500;
 const LONGEST_PAGE: usize = 1_000;
 const LONGEST_WAIT: u64 = 30;
 /// What events are called that mean something to one harness only.
@@ -56,13 +56,15 @@ pub async fn events(
     let TimeRange { since, until } = TimeRange::parse(&mut params)?;
     let types = event_query::types(params.list("types"))?;
     let limit = params.limit(PAGE, LONGEST_PAGE)?;
+    let wants_inbox = params.flag("inbox")?;
     params.end()?;
     let session = path.session()?;
     access::require(&app, &identity, session, None).await?;
     let Span { after, before } = place.find(&*app.store, session).await?;
     let query = Query { after, before, order, limit, types, since, until };
-    let slice = app.store.slice(session, &query).await?;
-    Ok(Json(EventsPage { records: slice.records, head: slice.head, next: slice.next }))
+    let inbox = async { if wants_inbox { app.store.inbox(session).await.map(Some) } else { Ok(None) } };
+    let (slice, inbox) = tokio::try_join!(app.store.slice(session, &query), inbox)?;
+    Ok(Json(EventsPage { records: slice.records, head: slice.head, next: slice.next, inbox }))
 }
 
 /// `GET inbox?wait_seconds=&after_revision=`.

@@ -73,6 +73,61 @@ async fn a_turn_from_claim_to_idle() {
     assert_eq!((sent.status, inbox.body["items"].as_array().unwrap().len()), (http::StatusCode::OK, 1));
 }
 
+/// A harness that says what it has read is told by the claim what it would ask for next.
+#[tokio::test]
+async fn a_claim_brings_what_was_not_read_yet() {
+    let world = World::new();
+    let id = world.session("one", "pod-1").await;
+    let sent = json!({"events": [say("hi")]});
+    assert_eq!(world.call("POST", &format!("/v1/sessions/{id}/events"), "alice", &sent).await.status, 200);
+    let claim = |body: Value| {
+        let (world, path) = (&world, path(&id, "claim"));
+        async move { world.call("POST", &path, "pod-1", &body).await.body }
+    };
+    let seqs = |claimed: &Value| -> Vec<u64> {
+        let records = claimed["since"]["records"].as_array().unwrap();
+        records.iter().map(|record| record["seq"].as_u64().unwrap()).collect()
+    };
+    let first = claim(json!({"after": 0})).await;
+    assert_eq!((seqs(&first), first["head"].as_u64()), (vec![1], Some(1)), "{first}");
+    let inbox = world.call("GET", &path(&id, "inbox"), "pod-1", &Value::Null).await.body;
+    assert_eq!(first["since"]["inbox"], inbox);
+    assert_eq!(inbox["items"].as_array().unwrap().len(), 1);
+    let page = world.call("GET", &path(&id, "events?after=0&inbox=true"), "pod-1", &Value::Null).await.body;
+    assert_eq!((&page["inbox"], &page["records"]), (&inbox, &first["since"]["records"]));
+    // Again, as after an answer that was lost; and of what was read, nothing.
+    assert_eq!(seqs(&claim(json!({"after": 1})).await), [2]);
+    assert_eq!(seqs(&claim(json!({"after": 0})).await), [1, 2, 3]);
+    assert_eq!(claim(json!({})).await["since"], Value::Null, "who does not ask is told what it always was");
+    // More than a page is for the harness to ask for, from where it wants.
+    let state = world.store.state(&id).await.unwrap();
+    let notes: Vec<_> = (0..60).map(|_| longhand_protocol::NewEvent::new(EventBody::AgentThinking {})).collect();
+    let mut head = state.head;
+    for _ in 0..9 {
+        let notes = notes.iter().map(|note| longhand_protocol::NewEvent::new(note.body.clone())).collect();
+        head = world.store.append(&id, state.epoch, head, notes).await.unwrap().head;
+    }
+    assert_eq!(claim(json!({"after": 0})).await["since"], Value::Null);
+    assert_eq!(seqs(&claim(json!({"after": head})).await).len(), 2);
+}
+
+/// The pod that has had the session takes it again without waiting for what the API server says, and only while nobody
+/// has it; a pod that the operator no longer names does not keep it.
+#[tokio::test]
+async fn a_pod_that_had_the_session_takes_it_again_while_nobody_has_it() {
+    let world = World::new();
+    let id = world.session("one", "pod-1").await;
+    let claim = async |pod: &str| world.call("POST", &path(&id, "claim"), pod, &json!({})).await.status.as_u16();
+    assert_eq!(claim("pod-1").await, 200);
+    assert_eq!(claim("pod-1").await, 200);
+    world.cluster.name_harness("team-a", "one", Some("pod-2"));
+    assert_eq!(claim("pod-1").await, 403);
+    assert_eq!(claim("pod-2").await, 200);
+    assert_eq!(claim("pod-1").await, 403, "it is no longer the one that had it");
+    let state = world.store.state(&id).await.unwrap();
+    assert_eq!(state.owner.unwrap().claimant.pod_uid, "pod-2");
+}
+
 #[tokio::test]
 async fn only_the_pod_that_the_operator_names_claims() {
     let world = World::new();

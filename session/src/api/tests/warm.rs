@@ -93,6 +93,34 @@ async fn a_message_is_given_to_a_harness_that_waits() {
     assert_eq!(world.store.state(&id).await.unwrap().epoch, 1);
 }
 
+/// The way from a message to a harness that waits asks the API server for the session once, and for no token and no
+/// permission that it was asked for a moment before.
+#[tokio::test]
+async fn what_is_known_of_a_session_that_is_offered_is_not_asked_for_again() {
+    let world = World::new();
+    name_pods(&world, &[("pod-1", "Parked")]).await;
+    let (first, id) = (session(&world, "zero").await, session(&world, "one").await);
+    send(&world, &first).await;
+    world.cluster.take_reads();
+    let (offer, ()) = tokio::join!(park(&world, "pod-1", 20), async {
+        until_parked(&world, &id).await;
+        let (reviews, _) = world.cluster.state_counts();
+        send(&world, &id).await;
+        assert_eq!(world.cluster.state_counts().0, reviews);
+    });
+    assert_eq!(offer.body["session"], json!(id), "{offer:?}");
+    let (reviews, _) = world.cluster.state_counts();
+    assert_eq!(claim(&world, &id, "pod-1").await.status, 200);
+    assert_eq!(world.cluster.take_reads(), ["AgentSession team-a/one"]);
+    assert_eq!(world.cluster.state_counts().0, reviews);
+    // What was said of it is good for one claim: the next one finds what has changed.
+    world.cluster.change_session("team-a", "one", |session| {
+        session.spec.vault_refs.push(LocalRef { name: "v".to_owned() });
+    });
+    name_pods(&world, &[("pod-1", "Taken"), ("pod-2", "Parked")]).await;
+    assert_eq!(claim(&world, &id, "pod-2").await.status, 403);
+}
+
 #[tokio::test]
 async fn another_replica_gives_it_to_one_that_waits_there() {
     let world = World::new();

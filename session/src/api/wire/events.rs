@@ -16,7 +16,7 @@ use tokio::time::Instant;
 
 use super::event_query::{EventQuery, Position};
 use super::once::{MaybeSeed, Seed};
-use super::{cursor, event_checks, session_for, tool_results};
+use super::{cursor, event_checks, permitted, session_for, tool_results};
 use crate::api::error::{ApiError, Result};
 use crate::api::extract::{Caller, JsonOf, PathOf};
 use crate::api::place::Span;
@@ -185,7 +185,10 @@ pub async fn send(
     JsonOf(body): JsonOf<Value>,
 ) -> Result<Json<EventsSent>> {
     params.end()?;
-    let state = session_for(&app, &identity, &path, Access::SendEvents).await?;
+    let state = app.store.state(path.session()?).await?;
+    // What the API server says of the session is asked for while it is asked about the caller.
+    let offering = Offering::begin(&app, &state);
+    permitted(&app, &identity, &path, Access::SendEvents, &state.meta).await?;
     let events = read(body)?;
     app.limits.events(&state.meta.namespace, &state.meta.id, events.len())?;
     if tool_results::are_results(&identity, &events)? {
@@ -196,7 +199,6 @@ pub async fn send(
         app.quota.check_bytes(&*app.store, &state.meta.namespace).await?;
     }
     // A harness that is ready need not wait for the answer to this request.
-    let offering = Offering::begin(&app, &state);
     let data = enqueue(&app, &state.meta.id, named(events, seed.as_ref())).await?;
     offering.make();
     Ok(Json(EventsSent { data }))

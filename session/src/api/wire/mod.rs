@@ -35,7 +35,7 @@ mod worker_access;
 use jiff::Timestamp;
 use kube::api::ObjectMeta;
 use longhand_crds::annotations;
-use longhand_session_log::store::SessionState;
+use longhand_session_log::store::{SessionMeta, SessionState};
 
 pub(crate) use self::agents::read::check as check_agent;
 use super::error::{ApiError, Result};
@@ -45,14 +45,25 @@ use crate::auth::{Access, Identity};
 
 /// The session that the path names, if the caller may do this with it.
 async fn session_for(app: &App, identity: &Identity, path: &PathOf, access: Access<'_>) -> Result<SessionState> {
-    let session = path.session()?;
-    let state = app.store.state(session).await?;
-    worker_access::require(app, identity, access, &state.meta).await?;
+    let state = app.store.state(path.session()?).await?;
+    permitted(app, identity, path, access, &state.meta).await?;
+    Ok(state)
+}
+
+/// An error unless the caller may do this with the session that the path names, which has this metadata.
+async fn permitted(
+    app: &App,
+    identity: &Identity,
+    path: &PathOf,
+    access: Access<'_>,
+    meta: &SessionMeta,
+) -> Result<()> {
+    worker_access::require(app, identity, access, meta).await?;
     match path.namespace() {
-        Some(namespace) if namespace != state.meta.namespace => {
-            Err(ApiError::not_found(format!("there is no session {session} in namespace {namespace}")))
+        Some(namespace) if namespace != meta.namespace => {
+            Err(ApiError::not_found(format!("there is no session {} in namespace {namespace}", meta.id)))
         }
-        _ => Ok(state),
+        _ => Ok(()),
     }
 }
 

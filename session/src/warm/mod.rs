@@ -133,7 +133,10 @@ pub async fn park(app: &App, pod: &Pod, wait: Duration) -> Result<Offer> {
 /// An offer that is prepared while a message is being queued.
 ///
 /// One that is dropped before it is made asks to no purpose and offers nothing.
-pub(crate) struct Offering(Option<(App, SessionMeta, JoinHandle<Option<(Pool, AgentSession)>>)>);
+pub(crate) struct Offering(Option<(App, SessionMeta, JoinHandle<Allowed>)>);
+
+/// The pool whose pods may serve a session, and the session's resource.
+type Allowed = Option<(Pool, AgentSession)>;
 
 impl Offering {
     /// Begins to find out whether a harness that waits here may have the session, if nobody owns it.
@@ -167,7 +170,7 @@ impl Offering {
 }
 
 /// The pool of these whose pods may serve the session, as its resource says; and the resource.
-async fn allowed(app: &App, meta: &SessionMeta, pools: Vec<Pool>) -> Option<(Pool, AgentSession)> {
+async fn allowed(app: &App, meta: &SessionMeta, pools: Vec<Pool>) -> Allowed {
     let resource = match resource_of(app, meta).await {
         Ok(resource) => resource?,
         Err(error) => {

@@ -18,6 +18,9 @@ use crate::support::{
     changed, check_request, claim, finish_open, interrupt, log, newest_checkpoint, now, send, session_id, store, text,
 };
 
+/// What a model is sent, with roles.
+type Blocks = Vec<(String, Value)>;
+
 /// The world around a brain: the store, the model, the tools and the client.
 struct World {
     store: MemoryStore,
@@ -26,7 +29,7 @@ struct World {
     fired: Vec<bool>,
     runs: HashMap<EventId, u32>,
     /// With how often the conversation was made shorter before each, and the model.
-    requests: Vec<((usize, String), Vec<(String, Value)>)>,
+    requests: Vec<((usize, String), Blocks)>,
     /// Every change is asked for twice, as if the first answer had been lost.
     twice: bool,
     /// Only the first half of parallel tool calls ends before the brain is killed, once.
@@ -358,7 +361,7 @@ impl World {
 #[derive(Debug, PartialEq)]
 struct Outcome {
     said: Vec<String>,
-    requests: Vec<(String, Value)>,
+    requests: Blocks,
 }
 
 proptest! {

@@ -14,6 +14,7 @@ mod processes;
 mod sandboxd;
 #[cfg(test)]
 mod support;
+#[cfg(test)]
 mod terminal;
 #[cfg(test)]
 mod transfer;

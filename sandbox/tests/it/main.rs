@@ -15,6 +15,7 @@ mod processes;
 mod sandboxd;
 #[cfg(test)]
 mod support;
+#[cfg(test)]
 mod terminal;
 #[cfg(test)]
 mod transfer;

@@ -167,9 +167,9 @@ mod tests {
         .unwrap()
     }
 
-    fn names(index: &Index, key: Key) -> Vec<String> {
+    fn names(index: &Index, key: &Key) -> Vec<String> {
         let mut names: Vec<String> =
-            index.pods.get(&key).into_iter().flatten().map(|found| found.name.clone()).collect();
+            index.pods.get(key).into_iter().flatten().map(|found| found.name.clone()).collect();
         names.sort();
         names
     }
@@ -180,11 +180,11 @@ mod tests {
         let mut index = Index::default();
         index.apply(&Event::Apply(pod("a", "template", Some("template"))));
         index.apply(&Event::Apply(pod("b", "template", Some("template"))));
-        assert_eq!(names(&index, controller("template")), ["a", "b"]);
+        assert_eq!(names(&index, &controller("template")), ["a", "b"]);
         index.apply(&Event::Apply(pod("a", "sandbox", Some("template"))));
-        assert_eq!(names(&index, controller("template")), ["b"]);
-        assert_eq!(names(&index, controller("sandbox")), ["a"]);
-        assert_eq!(names(&index, pool()), ["a", "b"]);
+        assert_eq!(names(&index, &controller("template")), ["b"]);
+        assert_eq!(names(&index, &controller("sandbox")), ["a"]);
+        assert_eq!(names(&index, &pool()), ["a", "b"]);
         for gone in ["a", "b"] {
             index.apply(&Event::Delete(pod(gone, "template", None)));
         }
@@ -198,10 +198,10 @@ mod tests {
         index.apply(&Event::Apply(pod("b", "two", None)));
         index.apply(&Event::Init);
         index.apply(&Event::InitApply(pod("b", "two", None)));
-        assert_eq!(names(&index, Key::Controller("one".into())), ["a"], "until the list is whole");
+        assert_eq!(names(&index, &Key::Controller("one".into())), ["a"], "until the list is whole");
         index.apply(&Event::InitDone);
-        assert_eq!(names(&index, Key::Controller("one".into())), Vec::<String>::new());
-        assert_eq!(names(&index, Key::Controller("two".into())), ["b"]);
+        assert_eq!(names(&index, &Key::Controller("one".into())), Vec::<String>::new());
+        assert_eq!(names(&index, &Key::Controller("two".into())), ["b"]);
     }
 
     #[test]

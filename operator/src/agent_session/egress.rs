@@ -128,6 +128,8 @@ fn binding(vault: &str, credential: &CredentialSpec) -> Value {
     let locations: Vec<&str> = locations
         .map(|location| match location {
             InjectionLocation::Header => "header",
+            InjectionLocation::Query => "query",
+            InjectionLocation::Path => "path",
             InjectionLocation::Body => "body",
             InjectionLocation::Query => "query",
             InjectionLocation::Path => "path",

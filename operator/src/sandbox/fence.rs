@@ -10,7 +10,7 @@ use futures::future::join_all;
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
-use kube::ResourceExt as _;
+use kube::ResourceExt;
 use longhand_sandbox::canary::Canary;
 use longhand_sandbox::wire::{FenceReport, FenceState};
 
@@ -111,7 +111,7 @@ pub(super) async fn look(
     known: bool,
 ) -> Option<Observation> {
     let openers: Vec<String> =
-        policies.iter().filter(|policy| opens(policy, pod.labels())).map(|policy| policy.name_any()).collect();
+        policies.iter().filter(|policy| opens(policy, pod.labels())).map(ResourceExt::name_any).collect();
     if !openers.is_empty() {
         let names = openers.join(", ");
         let text = format!(

@@ -92,7 +92,7 @@ mod tests {
         variables.set(["A", "B", "C"].map(|name| (name.to_owned(), format!("lhp_{name}"))).into());
         let kept = variables.added_to(&pairs(&[("A", "image"), ("B", "own")]), &image);
         assert_eq!(kept, pairs(&[("A", "lhp_A"), ("B", "own"), ("C", "lhp_C")]));
-        assert_eq!(variables.clone().added_to(&kept, &image), kept);
+        assert_eq!(variables.added_to(&kept, &image), kept);
     }
 
     #[rstest]

@@ -4,6 +4,7 @@
 mod binary;
 #[cfg(test)]
 mod egress;
+#[cfg(test)]
 mod http;
 #[cfg(test)]
 mod mcp;

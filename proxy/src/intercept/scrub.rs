@@ -10,9 +10,10 @@ use bytes::{Bytes, BytesMut};
 
 use super::encodings::{Form, forms};
 
-/// What stands in the place of a value, cut or filled up to its length.
+/// What stands in the place of a value, filled up to its length.
 const REMOVED: &[u8] = b"[credential removed]";
-/// What fills it up.
+/// What fills it up, and stands alone where it does not fit: a part of it could be the first letters of a value whose others
+/// follow.
 const FILL: u8 = b'*';
 /// The shortest value that can be told from other text.
 pub const MIN_VALUE: usize = 8;
@@ -112,8 +113,9 @@ impl Search {
                 Some(found) if at + found.start() < open => {
                     let place = &mut text[at + found.start()..at + found.end()];
                     place.fill(FILL);
-                    let length = place.len().min(REMOVED.len());
-                    place[..length].copy_from_slice(&REMOVED[..length]);
+                    if let Some(text) = place.get_mut(..REMOVED.len()) {
+                        text.copy_from_slice(REMOVED);
+                    }
                     at += found.end();
                 }
                 _ => return open,
@@ -200,7 +202,7 @@ mod tests {
     #[test]
     fn a_value_becomes_a_text_of_its_length() {
         let clean = run(&values(&[VALUE]), &[b"a", VALUE.as_bytes(), b"b"]);
-        assert_eq!(clean, b"a[credential remove"[..].iter().copied().take(18).chain(*b"b").collect::<Vec<_>>());
+        assert_eq!(clean, b"a*****************b");
         let long = "0123456789".repeat(3);
         assert_eq!(run(&values(&[&long]), &[long.as_bytes()]), b"[credential removed]**********");
     }
@@ -212,6 +214,12 @@ mod tests {
         assert_eq!(scrubber.feed(event.clone()), event);
         assert_eq!(scrubber.feed(Bytes::from_static(b"data: tok")), "data: ");
         assert_eq!(scrubber.feed(Bytes::from_static(b"ay\n\n")), "tokay\n\n");
+    }
+
+    #[test]
+    fn what_stands_for_one_value_does_not_begin_another() {
+        let clean = run(&values(&["aaaaaaab", VALUE]), &[b"aaaaaaab", &VALUE.as_bytes()[1..]]);
+        assert_eq!(clean, b"********ok/en+0123456789");
     }
 
     #[test]

@@ -55,6 +55,6 @@ mod tests {
         let mut got = Vec::new();
         let (sent, relayed, read) = tokio::join!(sending, down(ours, theirs, &values), client.read_to_end(&mut got));
         assert!(sent.is_ok() && relayed.is_ok() && read.is_ok());
-        assert_eq!(got, b"\x81\x12a [credential  end");
+        assert_eq!(got, b"\x81\x12a ************ end");
     }
 }

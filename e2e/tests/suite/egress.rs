@@ -6,7 +6,7 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::api::ListParams;
 use longhand_crds::{Sandbox, labels};
 use longhand_e2e::cluster::log::{assert_sound, kinds, messages};
-use longhand_e2e::cluster::{Fixture, SessionOptions, TestNamespace, TestResult, in_namespace, wait_for};
+use longhand_e2e::cluster::{Fixture, TestNamespace, TestResult, in_namespace, wait_for};
 use serde_json::json;
 
 use crate::secrets::{assert_in_no_log, assert_in_no_object, assert_only_the_proxy_mounts_it};

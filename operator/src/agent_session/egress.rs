@@ -131,8 +131,6 @@ fn binding(vault: &str, credential: &CredentialSpec) -> Value {
             InjectionLocation::Query => "query",
             InjectionLocation::Path => "path",
             InjectionLocation::Body => "body",
-            InjectionLocation::Query => "query",
-            InjectionLocation::Path => "path",
         })
         .collect();
     json!({

@@ -90,13 +90,14 @@ impl Vaults for Cluster {
         let api = Api::<Secret>::namespaced(self.client().clone(), namespace);
         let create = async {
             match api.create(&PostParams::default(), &object).await {
-                Err(kube::Error::Api(status)) if may_not_create(&status) => Ok(None),
-                created => created.map(|secret| Some(wipe(secret))),
+                Err(kube::Error::Api(status)) if may_not_create(&status) => Ok(false),
+                created => created.map(wipe).map(|()| true),
             }
         };
         let created = call(&what, create).await;
         wipe_data(&mut object);
-        created?.ok_or_else(|| ResourceError::Refused { what, reason: NOT_LET.to_owned() })
+        let made = created?;
+        if made { Ok(()) } else { Err(ResourceError::Refused { what, reason: NOT_LET.to_owned() }) }
     }
 }
 

@@ -2,6 +2,8 @@
 //! fence, a proof that those of the network would notice.
 
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
@@ -28,6 +30,8 @@ const FILES: [(&str, &str); 7] = [
 ];
 /// Fewer than there are: a table that was not read as a whole must not pass.
 const AT_LEAST: usize = 200;
+/// All of them, and what the model's tools are asked for afterwards.
+const ATTACK: Duration = Duration::from_secs(240);
 /// What a read or a write by a link out of the workspace is answered with.
 const LED_OUT: &str = "leads out of the workspace by a link";
 
@@ -43,6 +47,7 @@ spec:
   securityContext: {runAsNonRoot: true, runAsUser: 1000, runAsGroup: 1000, seccompProfile: {type: RuntimeDefault}}
   containers:
     - name: attempts
+      imagePullPolicy: IfNotPresent
       securityContext: {allowPrivilegeEscalation: false, capabilities: {drop: [ALL]}}
       resources: {requests: {cpu: 20m, memory: 64Mi}, limits: {cpu: "1", memory: 512Mi}}
 "#;
@@ -53,12 +58,12 @@ fn command(facts: &Value, groups: &str) -> String {
     let files = FILES.into_iter().chain([("facts.json", facts.as_str())]);
     let mut command = "mkdir -p /tmp/redteam && cd /tmp/redteam\n".to_owned();
     for (name, content) in files {
-        command.push_str(&format!("cat > {name} <<'END-OF-FILE'\n{}\nEND-OF-FILE\n", content.trim_end()));
+        let _ = writeln!(command, "cat > {name} <<'END-OF-FILE'\n{}\nEND-OF-FILE", content.trim_end());
     }
     command + "python3 run.py " + groups
 }
 
-/// The address of the first object of a list that has one.
+/// The address of the first pod of a component.
 fn address_of(pods: &[Pod], component: &str) -> Option<String> {
     let label = "app.kubernetes.io/component";
     pods.iter().find(|pod| pod.labels().get(label).is_some_and(|found| found == component)).and_then(ip)
@@ -108,9 +113,8 @@ async fn facts(namespace: &TestNamespace, mine: &str, other: &str) -> TestResult
         return Err(format!("nothing is known of {name}").into());
     }
     // An etcd of somebody else's is not in the namespace.
-    let mut facts = facts;
-    facts["etcd_pod"] = json!(address_of(&system, "etcd"));
-    Ok(facts)
+    let etcd = json!({ "etcd_pod": address_of(&system, "etcd") });
+    Ok(facts.as_object().into_iter().chain(etcd.as_object()).flatten().map(|(k, v)| (k.clone(), v.clone())).collect())
 }
 
 /// What each attempt came to, by its name: nothing, or what it saw. Every row that was there has to have run.
@@ -188,7 +192,7 @@ async fn every_attempt_to_get_out_is_refused_and_would_be_noticed() {
         fixture.model.set_script(&attack(&facts)).await?;
         let before = fixture.service.log(&session).await?.len() as u64;
         fixture.service.send(&session, "attack").await?;
-        fixture.service.until_idle(&session, before, LONG).await?;
+        fixture.service.until_idle(&session, before, ATTACK).await?;
         let log = fixture.service.log(&session).await?;
         assert_sound(&log);
         assert!(!serde_json::to_string(&log)?.contains(&fixture.api_key), "the log holds the key");

@@ -1,73 +1,11 @@
 //! The way out of sandboxes: what a session's proxy lets through, what it places, and the fence around everything else.
 
-use std::time::Duration;
-
-use k8s_openapi::api::core::v1::Pod;
-use kube::api::ListParams;
 use longhand_crds::{Sandbox, labels};
-use longhand_e2e::cluster::log::{assert_sound, kinds, messages};
+use longhand_e2e::cluster::log::kinds;
 use longhand_e2e::cluster::{Fixture, TestNamespace, TestResult, in_namespace, wait_for};
-use serde_json::json;
 
+use crate::online::{LONG, allow, pod_of, said, script};
 use crate::secrets::{assert_in_no_log, assert_in_no_object, assert_only_the_proxy_mounts_it};
-
-const LONG: Duration = Duration::from_secs(120);
-
-/// A vault whose credential sandboxes may use at the scripted model, by a placeholder, and a template that allows nothing else.
-const VAULT: &str = r#"
-apiVersion: longhand.dev/v1alpha1
-kind: Vault
-metadata: {name: work}
-spec:
-  credentials:
-    - name: model
-      secretRef: {name: model-key, key: api-key}
-      allow: {scheme: http, hosts: [scripted-model.${NAMESPACE}.svc], methods: [POST], privateAddresses: Allow}
-      placement: {type: environmentVariable, variable: {name: MODEL_KEY, locations: [header]}}
----
-apiVersion: longhand.dev/v1alpha1
-kind: SandboxTemplate
-metadata: {name: online}
-spec:
-  resources: {requests: {cpu: 20m, memory: 64Mi}, limits: {cpu: "1", memory: 512Mi}}
-  workspace: {size: 256Mi}
-  network: {allowedHosts: [allowed.test]}
-"#;
-
-const SESSION: &str = r#"
-apiVersion: longhand.dev/v1alpha1
-kind: AgentSession
-metadata: {name: ${NAME}}
-spec:
-  agentRef: {name: agent}
-  harnessIdleSeconds: 300
-  vaultRefs: [{name: work}]
-  sandboxes: [{name: main, templateRef: {name: online}}]
-  input: [{text: go}]
-"#;
-
-/// The model has the sandbox run `command`, and repeats what it said.
-fn script(command: &str) -> String {
-    let rules = json!({ "rules": [
-        { "when": { "turn": 0 }, "then": { "tool_uses": [{ "name": "bash", "input": { "command": command } }] } },
-        { "then": { "text": "{{last_tool_result}}" } },
-    ]});
-    rules.to_string()
-}
-
-async fn said(fixture: &Fixture, name: &str) -> TestResult<(longhand_protocol::SessionId, String)> {
-    fixture.namespace.apply(&SESSION.replace("${NAME}", name)).await?;
-    let session = fixture.session_id(name).await?;
-    fixture.service.until_idle(&session, 0, LONG).await?;
-    let log = fixture.service.log(&session).await?;
-    assert_sound(&log);
-    Ok((session, messages(&log).pop().unwrap_or_default()))
-}
-
-async fn harness(namespace: &TestNamespace) -> TestResult<Pod> {
-    let selector = ListParams::default().labels(&format!("{}={}", labels::ROLE, labels::HARNESS));
-    Ok(namespace.api::<Pod>().list(&selector).await?.items.pop().ok_or("there is no harness pod")?)
-}
 
 #[tokio::test]
 async fn a_credential_is_placed_on_the_way_out_and_everything_else_is_refused() {
@@ -80,7 +18,7 @@ async fn a_credential_is_placed_on_the_way_out_and_everything_else_is_refused() 
              echo $MODEL_KEY; env | grep -c sk-e2e- || true"
         );
         let fixture = Fixture::install(&namespace, &script(&command), 60).await?;
-        namespace.apply(&VAULT.replace("${NAMESPACE}", &namespace.name)).await?;
+        allow(&namespace).await?;
         let (session, text) = said(&fixture, "egress").await?;
 
         let recorded = fixture.model.recorded().await?;
@@ -106,9 +44,9 @@ async fn a_credential_is_placed_on_the_way_out_and_everything_else_is_refused() 
 async fn the_proxy_of_another_session_serves_nobody_else() {
     in_namespace("egress-other", |namespace| async move {
         let fixture = Fixture::install(&namespace, &script("true"), 60).await?;
-        namespace.apply(&VAULT.replace("${NAMESPACE}", &namespace.name)).await?;
+        allow(&namespace).await?;
         said(&fixture, "first").await?;
-        let address = harness(&namespace).await?.status.and_then(|status| status.pod_ip).ok_or("no address")?;
+        let address = pod_of(&namespace, "first", labels::HARNESS).await?.status.and_then(|status| status.pod_ip).ok_or("no address")?;
         let host = format!("scripted-model.{}.svc", namespace.name);
         let command = format!(
             "for token in none lhp_none; do curl -s -m 20 --noproxy '' -x http://{address}:8084 --proxy-header \"Proxy-Authorization: Bearer $token\" \
@@ -146,7 +84,7 @@ async fn until_fenced(namespace: &TestNamespace, truth: &str, reason: &str) -> T
 #[tokio::test]
 async fn a_fence_that_is_opened_is_seen() {
     in_namespace("egress-fence", |namespace| async move {
-        namespace.apply(&VAULT.replace("${NAMESPACE}", &namespace.name)).await?;
+        allow(&namespace).await?;
         namespace.apply(FREE).await?;
         until_fenced(&namespace, "True", "CanariesBlocked").await?;
         namespace.apply(OPENED).await?;

@@ -93,14 +93,14 @@ pub struct Fencing {
 #[derive(Clone, Debug, Default, clap::Args)]
 pub struct WayOut {
     /// A proxy that every connection is asked of, as `http://host:port`.
-    #[arg(long = "upstream-proxy", env = "UPSTREAM_PROXY")]
-    pub proxy: Option<String>,
+    #[arg(long, env = "UPSTREAM_PROXY")]
+    pub upstream_proxy: Option<String>,
     /// Hosts that are reached directly all the same: `host`, `.domain` or `*.domain`, separated by commas.
-    #[arg(long = "upstream-no-proxy", env = "UPSTREAM_NO_PROXY", value_delimiter = ',')]
-    pub no_proxy: Vec<String>,
+    #[arg(long, env = "UPSTREAM_NO_PROXY", value_delimiter = ',')]
+    pub upstream_no_proxy: Vec<String>,
     /// Authorities that upstreams may be known by besides those of the proxy's image, certificates in PEM.
-    #[arg(long = "upstream-ca", env = "UPSTREAM_CA")]
-    pub ca: Option<String>,
+    #[arg(long, env = "UPSTREAM_CA")]
+    pub upstream_ca: Option<String>,
 }
 
 /// Stands for the address of a sandbox's node in a list of canaries.

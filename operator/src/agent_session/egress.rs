@@ -89,10 +89,10 @@ impl Egress {
             "audit": audit,
         });
         let way_out = &context.way_out;
-        if let Some(url) = &way_out.proxy {
-            config["upstreamProxy"] = json!({ "url": url, "noProxy": way_out.no_proxy });
+        if let Some(url) = &way_out.upstream_proxy {
+            config["upstreamProxy"] = json!({ "url": url, "noProxy": way_out.upstream_no_proxy });
         }
-        if let Some(authorities) = &way_out.ca {
+        if let Some(authorities) = &way_out.upstream_ca {
             config["ca"] = json!(authorities);
         }
         config
@@ -151,12 +151,15 @@ fn binding(vault: &str, credential: &CredentialSpec) -> Value {
 
 #[cfg(test)]
 pub(super) mod tests {
+    use std::sync::Arc;
+
     use longhand_crds::vault::PrivateAddresses;
     use longhand_crds::{AgentSession, SandboxTemplate, Vault};
     use serde_json::{Value, json};
 
     use super::{Egress, of};
     use crate::agent::mcp::McpAccess;
+    use crate::config::WayOut;
     use crate::fixtures;
     use crate::testing::context;
 
@@ -212,6 +215,21 @@ pub(super) mod tests {
         insta::assert_yaml_snapshot!(config);
         let read = read(config);
         assert_eq!((read.sandboxes["main"].hosts.len(), read.bindings[0].label().as_str()), (3, "work/github"));
+    }
+
+    #[tokio::test]
+    async fn the_way_out_of_the_cluster_is_the_installation_s() {
+        let (context, _server) = context();
+        let mut context = Arc::into_inner(context).unwrap();
+        context.way_out = WayOut {
+            upstream_proxy: Some("http://proxy.corp.test:3128".to_owned()),
+            upstream_no_proxy: vec![".corp.test".to_owned()],
+            upstream_ca: Some("PEM".to_owned()),
+        };
+        let read = read(egress().config(&context, "sesn_1", "key="));
+        let proxy = read.upstream_proxy.unwrap();
+        assert_eq!((proxy.host.as_str(), proxy.port, proxy.no_proxy.len()), ("proxy.corp.test", 3128, 1));
+        assert_eq!(read.ca.as_deref(), Some("PEM"));
     }
 
     #[tokio::test]

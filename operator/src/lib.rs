@@ -39,6 +39,7 @@ use std::sync::Arc;
 use kube::Client;
 use longhand_protocol::client::{InternalClient, TokenSource};
 use metrics_exporter_prometheus::PrometheusHandle;
+use reqwest::Url;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -104,7 +105,7 @@ pub async fn run(config: Config, metrics: PrometheusHandle, token: CancellationT
         log: Arc::new(log),
         events: Events::new(client.clone(), &config.identity),
         namespace: config.namespace.clone(),
-        session_url: config.session_url.clone(),
+        session_url: without_root(&config.session_url),
         session_ca: authorities.pem().map(ToOwned::to_owned),
         images: config.images.clone(),
         fencing: fencing(&config).await,
@@ -130,6 +131,17 @@ pub async fn run(config: Config, metrics: PrometheusHandle, token: CancellationT
     result
 }
 
+/// A URL whose host does not end with a dot. Certificates are for names without it, which some TLS libraries take literally.
+fn without_root(url: &str) -> String {
+    let Ok(mut url) = Url::parse(url) else { return url.to_owned() };
+    let host = url.host_str().and_then(|host| host.strip_suffix('.')).map(ToOwned::to_owned);
+    if let Some(host) = host {
+        // A host without its last dot is one.
+        let _ = url.set_host(Some(&host));
+    }
+    url.as_str().trim_end_matches('/').to_owned()
+}
+
 /// What sandboxes must not reach, as far as it can be found out here.
 async fn fencing(config: &Config) -> Fencing {
     let variable = |name| std::env::var(name).ok();
@@ -143,5 +155,18 @@ fn listen_error(served: Result<std::io::Result<()>, tokio::task::JoinError>) -> 
         Ok(Err(error)) => error,
         Ok(Ok(())) => std::io::Error::other("the listener ended"),
         Err(error) => std::io::Error::other(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+
+    #[rstest]
+    #[case("https://s.ns.svc.cluster.local.:8080", "https://s.ns.svc.cluster.local:8080")]
+    #[case("http://s.ns.svc:8080/", "http://s.ns.svc:8080")]
+    #[case("http://10.0.0.1:8080", "http://10.0.0.1:8080")]
+    fn a_url_for_any_tls_library(#[case] url: &str, #[case] expected: &str) {
+        assert_eq!(super::without_root(url), expected);
     }
 }

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{
-    Container, ContainerPort, EnvVar, HTTPGetAction, KeyToPath, Pod, PodSpec, Probe, ProjectedVolumeSource,
-    SecretVolumeSource, ServiceAccountTokenProjection, Volume, VolumeProjection,
+    Container, ContainerPort, EnvVar, HTTPGetAction, KeyToPath, Pod, PodDNSConfig, PodDNSConfigOption, PodSpec, Probe,
+    ProjectedVolumeSource, SecretVolumeSource, ServiceAccountTokenProjection, Volume, VolumeProjection,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -151,11 +151,18 @@ fn spec(context: &Context, references: &References, own: Vec<EnvVar>, egress: Op
         security_context: Some(hardening::pod(USER)),
         termination_grace_period_seconds: Some(10),
         tolerations: Some(hardening::tolerations(&[])),
+        dns_config: Some(full_names_first()),
         init_containers: Some(vec![proxy(context, references, egress)]),
         containers: vec![harness(context, own, references)],
         volumes: Some(volumes),
         ..PodSpec::default()
     }
+}
+
+/// The full name of the session service has four dots: it is asked for as it is, before what the search list makes of it.
+fn full_names_first() -> PodDNSConfig {
+    let ndots = PodDNSConfigOption { name: Some("ndots".to_owned()), value: Some("4".to_owned()) };
+    PodDNSConfig { options: Some(vec![ndots]), ..PodDNSConfig::default() }
 }
 
 fn harness(context: &Context, own: Vec<EnvVar>, references: &References) -> Container {

@@ -23,7 +23,7 @@ metadata: {name: too-large}
 spec:
   resources: {requests: {cpu: "500", memory: 64Mi}}
   provisioningSeconds: 8
-  retentionSeconds: 3
+  retentionSeconds: 10
 ---
 apiVersion: longhand.dev/v1alpha1
 kind: SandboxTemplate
@@ -78,13 +78,13 @@ async fn a_sandbox_that_cannot_start_says_why_and_ends() {
         namespace.apply(&manifest("pulled", "no-image")).await?;
         until(&namespace, "orphan", "Ready", "False", &["TemplateNotFound"]).await?;
         until(&namespace, "large", "Ready", "False", &["Unschedulable"]).await?;
-        until(&namespace, "pulled", "Ready", "False", &["ErrImagePull", "ImagePullBackOff"]).await?;
         let said = until(&namespace, "large", "Finished", "True", &["ProvisioningDeadlineExceeded"]).await?;
         assert!(said.contains("Unschedulable") && said.contains("Insufficient cpu"), "{said}");
         eventually("it is gone when its retention is over", Duration::from_secs(30), || async {
             Ok(namespace.api::<Sandbox>().get_opt("large").await?.is_none().then_some(()))
         })
         .await?;
+        until(&namespace, "pulled", "Ready", "False", &["ErrImagePull", "ImagePullBackOff"]).await?;
 
         // A template that comes late is noticed.
         namespace.apply(&TEMPLATES.replace("name: kept", "name: none")).await?;

@@ -111,7 +111,10 @@ async fn a_pool_follows_its_template() {
         );
         templates.patch("pool", &PatchParams::default(), &large).await?;
         pool_is(&namespace, 0, "Unschedulable").await?;
-        assert!(waiting(&namespace).await?.len() <= 4);
+        eventually("no more pods than are wanted", Duration::from_secs(30), || async {
+            Ok((waiting(&namespace).await?.len() <= 4).then_some(()))
+        })
+        .await?;
         Ok(())
     })
     .await;

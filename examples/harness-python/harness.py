@@ -103,7 +103,7 @@ class Log:
             self.failures = 0
             for one in calls:
                 one["waits"] = self.waits.get(one["event"])
-            self.settle("This call was not run: there is no such tool, or its input is not complete.", None)
+            self.settle("This call was not run: there is no such tool, or its input is not a JSON object.", None)
         elif kind == "span.model_request_start":
             self.span = body["id"]  # What this request says of the calls, all later ones say.
             self.settle("This call was interrupted before it had a result. Whether it took effect is not known.")

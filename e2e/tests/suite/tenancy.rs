@@ -120,7 +120,11 @@ fn brain_requests() -> Vec<(Method, &'static str, Value)> {
         (Method::POST, "claim", json!({})),
         (Method::GET, "events", Value::Null),
         (Method::GET, "inbox", Value::Null),
-        (Method::POST, "append", json!({"epoch": 1, "expected_head": 1, "events": [{"id": "sevt_1", "type": "agent.thinking"}]})),
+        (
+            Method::POST,
+            "append",
+            json!({"epoch": 1, "expected_head": 1, "events": [{"id": "sevt_1", "type": "agent.thinking"}]}),
+        ),
         (Method::POST, "execute", json!({"epoch": 1, "tool_use_id": "sevt_1"})),
         (Method::POST, "mcp", json!({"jsonrpc": "2.0", "id": 1, "method": "tools/list"})),
     ]

@@ -9,7 +9,6 @@ pub mod report;
 pub mod sandbox;
 pub mod sizes;
 pub mod soak;
-mod streams;
 pub mod ttft;
 
 use serde::{Deserialize, Serialize};

@@ -8,7 +8,7 @@ use kube::api::{Api, ListParams};
 use longhand_crds::labels;
 use longhand_protocol::event::EventBody;
 
-use super::{Figure, Goal, Report, streams};
+use super::{Figure, Goal, Report};
 use crate::cluster::{Fixture, SYSTEM_NAMESPACE, SessionOptions, TestNamespace, TestResult, run_beside};
 
 const MIB: f64 = 1_048_576.0;
@@ -16,8 +16,6 @@ const MIB: f64 = 1_048_576.0;
 const ARCHIVES: &str = "target/images";
 const IMAGES: [&str; 5] = ["operator", "session", "harness", "proxy", "scripted-model"];
 const IMAGE_GOAL: f64 = 20.0;
-/// For a replica with a thousand of them.
-const STREAMS_GOAL: f64 = 200.0;
 
 const SCRIPT: &str = r#"
 rules:
@@ -28,8 +26,7 @@ rules:
 
 const METHOD: &str = "Images: the size of the archive that is loaded into the cluster. Memory: resident set of the container's first \
     process, with the pages of its file (`VmRSS`), after one session with a tool call has gone idle, with its harness still in its \
-    grace and its sandbox still there. Open streams: the only replica of the session service, after 1,000 streams with previews, \
-    100 on each of ten sessions, have each brought two turns; they are still open.";
+    grace and its sandbox still there.";
 
 /// Which container, in MiB at rest. The proxy is a container of the harness's pod.
 const CONTAINERS: [(&str, f64); 5] =
@@ -57,15 +54,6 @@ pub async fn run(namespace: &TestNamespace) -> TestResult<Report> {
         let metric = format!("memory of {container} at rest");
         results.push(Figure::single(&metric, "MiB", resident / MIB, Goal::Below(goal)));
     }
-    let open = streams::open(&fixture).await?;
-    let resident = resident_bytes(namespace, "session", &image).await?;
-    drop(open);
-    results.push(Figure::single(
-        "memory of session with 1,000 open streams",
-        "MiB",
-        resident / MIB,
-        Goal::Below(STREAMS_GOAL),
-    ));
     Ok(Report { date: jiff::Timestamp::now().to_string(), method: METHOD.to_owned(), results })
 }
 
@@ -78,8 +66,7 @@ async fn resident_bytes(namespace: &TestNamespace, container: &str, image: &str)
             let spec = pod.spec.as_ref().ok_or("a pod without a spec")?;
             let mut containers = spec.init_containers.iter().flatten().chain(&spec.containers);
             if containers.any(|found| found.name == container) {
-                let looks = spec.ephemeral_containers.iter().flatten().count();
-                let name = format!("{}-{container}-{looks}", namespace.name);
+                let name = format!("{}-{container}", namespace.name);
                 let output = run_beside(&pods, &pod, container, image, &name, &["cat", "/proc/1/status"]).await?;
                 let resident = output.lines().find_map(|line| line.strip_prefix("VmRSS:"));
                 let kib: f64 = resident.ok_or("no VmRSS")?.trim().trim_end_matches("kB").trim().parse()?;

@@ -120,7 +120,7 @@ async fn every_tool_answers() {
 #[tokio::test]
 async fn two_requests_with_one_id_run_it_once() {
     let f = Fixture::new().await;
-    let command = "echo ran >> count; while [ ! -e go ]; do sleep 0.02; done; echo done";
+    let command = "echo ran >> count; while [ ! -e go ] && [ -d $PWD ]; do sleep 0.02; done; echo done";
     let (first, second) = (f.spawn("same", command), f.spawn("same", command));
     exists(&f.path("count")).await;
     f.running(1).await;
@@ -141,7 +141,7 @@ async fn one_id_cannot_mean_two_calls() {
 #[tokio::test]
 async fn a_call_goes_on_without_its_client_and_can_be_joined_again() {
     let f = Fixture::new().await;
-    let command = "echo ran >> count; while [ ! -e go ]; do sleep 0.02; done; echo done";
+    let command = "echo ran >> count; while [ ! -e go ] && [ -d $PWD ]; do sleep 0.02; done; echo done";
     let first = f.spawn("a", command);
     exists(&f.path("count")).await;
     first.abort();
@@ -159,7 +159,7 @@ async fn a_call_goes_on_without_its_client_and_can_be_joined_again() {
 #[tokio::test]
 async fn a_deadline_ends_the_wait_and_not_the_call() {
     let f = Fixture::new().await;
-    let call = bash("a", "while [ ! -e go ]; do sleep 0.02; done; echo done");
+    let call = bash("a", "while [ ! -e go ] && [ -d $PWD ]; do sleep 0.02; done; echo done");
     let late = f.client.execute(&f.target, &call, Duration::from_millis(200)).await;
     assert!(matches!(late, Err(SandboxError::Deadline { .. })), "{late:?}");
     std::fs::write(f.path("go"), "").unwrap();
@@ -201,7 +201,7 @@ async fn draining_waits_for_idleness_and_then_refuses_for_good() {
     let first = f.run("first", "echo 1").await.unwrap();
     let answer = f.client.drain(&f.target, Duration::from_secs(3600)).await.unwrap();
     assert!(!answer.drained && !answer.activity.draining);
-    let waiting = f.spawn("a", "while [ ! -e go ]; do sleep 0.02; done");
+    let waiting = f.spawn("a", "while [ ! -e go ] && [ -d $PWD ]; do sleep 0.02; done");
     f.running(1).await;
     let answer = f.client.drain(&f.target, Duration::ZERO).await.unwrap();
     assert!(!answer.drained);
@@ -236,7 +236,7 @@ async fn draining_and_a_new_call_cannot_both_win() {
 #[tokio::test]
 async fn ending_lets_running_calls_finish_and_takes_no_new_ones() {
     let f = Fixture::new().await;
-    let waiting = f.spawn("a", "touch begun; while [ ! -e go ]; do sleep 0.02; done; echo done");
+    let waiting = f.spawn("a", "touch begun; while [ ! -e go ] && [ -d $PWD ]; do sleep 0.02; done; echo done");
     exists(&f.path("begun")).await;
     f.stop.cancel();
     eventually("not ready", async || f.raw("GET /readyz", None, b"").await.0 == 503).await;

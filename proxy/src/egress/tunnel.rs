@@ -1,18 +1,12 @@
 //! Tunnels to hosts without a credential. What TLS says in the open must be about the host that was asked for; everything
 //! behind it is passed on untouched.
 
-use std::{
-    io,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
-    time::Duration,
-};
+use std::{io, sync::Arc, time::Duration};
 
+use longhand_process::relay::Progress;
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
-    time::{Instant, sleep_until, timeout},
+    time::timeout,
 };
 use tokio_util::sync::CancellationToken;
 
@@ -102,54 +96,25 @@ where
     upstream.write_all(&begun).await?;
     let first = begun.len() as u64;
     drop(begun);
-    let activity = Arc::new(Activity::begin());
-    let mut client = Watched { inner: client, activity: activity.clone() };
-    let mut upstream = Watched { inner: upstream, activity: activity.clone() };
+    let progress = Arc::new(Progress::default());
+    let mut client = Watched { inner: client, progress: progress.clone() };
+    let mut upstream = Watched { inner: upstream, progress: progress.clone() };
     let closed = async {
         closing.cancelled().await;
-        activity.idle(CLOSING_IDLE_TIMEOUT).await;
+        progress.stalled(CLOSING_IDLE_TIMEOUT).await;
     };
     let copied = tokio::io::copy_bidirectional_with_sizes(&mut client, &mut upstream, BUFFER, BUFFER);
     tokio::select! {
         copied = copied => copied.map(|(sent, received)| Moved { sent: sent + first, received }),
-        () = activity.idle(IDLE_TIMEOUT) => Err(io::ErrorKind::TimedOut.into()),
+        () = progress.stalled(IDLE_TIMEOUT) => Err(io::ErrorKind::TimedOut.into()),
         () = closed => Err(io::ErrorKind::ConnectionAborted.into()),
-    }
-}
-
-/// When something moved last.
-struct Activity {
-    begun: Instant,
-    /// In milliseconds since then.
-    last: AtomicU64,
-}
-
-impl Activity {
-    fn begin() -> Self {
-        Self { begun: Instant::now(), last: AtomicU64::new(0) }
-    }
-
-    fn touch(&self) {
-        let elapsed = u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX);
-        self.last.store(elapsed, Ordering::Relaxed);
-    }
-
-    /// Returns once nothing moved for so long.
-    async fn idle(&self, limit: Duration) {
-        loop {
-            let deadline = self.begun + Duration::from_millis(self.last.load(Ordering::Relaxed)) + limit;
-            if Instant::now() >= deadline {
-                return;
-            }
-            sleep_until(deadline).await;
-        }
     }
 }
 
 /// One side of a tunnel, which notes that something moved.
 struct Watched<I> {
     inner: I,
-    activity: Arc<Activity>,
+    progress: Arc<Progress>,
 }
 
 mod watched {
@@ -167,7 +132,7 @@ mod watched {
         fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
             let polled = Pin::new(&mut self.inner).poll_read(cx, buf);
             if polled.is_ready() {
-                self.activity.touch();
+                self.progress.touch();
             }
             polled
         }
@@ -177,7 +142,7 @@ mod watched {
         fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
             let polled = Pin::new(&mut self.inner).poll_write(cx, buf);
             if polled.is_ready() {
-                self.activity.touch();
+                self.progress.touch();
             }
             polled
         }
@@ -195,7 +160,7 @@ mod watched {
 #[cfg(test)]
 mod tests {
     use rstest::rstest;
-    use tokio::io::DuplexStream;
+    use tokio::{io::DuplexStream, time::Instant};
 
     use super::*;
 

@@ -1,6 +1,7 @@
 //! Who asks, and whether they may: Kubernetes tokens of audience `longhand`, and Kubernetes RBAC.
 
 mod identity;
+mod signed;
 mod worker;
 
 use std::fmt;
@@ -15,6 +16,7 @@ use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
 pub use self::identity::{Identity, Pod, identity_of};
+pub(crate) use self::signed::Signed;
 pub use self::worker::{Worker, WorkerTokens};
 use crate::api::error::{ApiError, Result};
 use crate::cache::TtlCache;

@@ -2,14 +2,15 @@
 //! one session as long as its worker has that session's work.
 
 use base64::Engine as _;
-use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
-use jsonwebtoken::{Algorithm, DecodingKey, Validation};
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use longhand_protocol::SessionId;
 use longhand_sandbox::token::{KeyError, SignError, Signer};
 use longhand_session_log::work::{Queue, WorkItem};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use zeroize::Zeroizing;
+
+use super::signed::Signed;
 
 /// Not that of sandboxes, which are opened by the same key.
 const AUDIENCE: &str = "longhand-worker";
@@ -43,11 +44,7 @@ struct Claims {
 }
 
 /// Makes and reads the tokens of workers.
-pub struct WorkerTokens {
-    signer: Signer,
-    key: DecodingKey,
-    validation: Validation,
-}
+pub struct WorkerTokens(Signed);
 
 impl WorkerTokens {
     /// With the service's key.
@@ -55,12 +52,7 @@ impl WorkerTokens {
     /// # Errors
     /// [`KeyError::Public`] if the signer has none, which its tests exclude.
     pub fn new(signer: Signer) -> Result<Self, KeyError> {
-        let public = STANDARD.decode(signer.public_key()).map_err(|_| KeyError::Public)?;
-        let mut validation = Validation::new(Algorithm::EdDSA);
-        validation.leeway = LEEWAY_SECONDS;
-        validation.set_audience(&[AUDIENCE]);
-        validation.set_required_spec_claims(&["aud", "sub", "exp"]);
-        Ok(Self { signer, key: DecodingKey::from_ed_der(&public), validation })
+        Signed::new(signer, AUDIENCE, LEEWAY_SECONDS).map(Self)
     }
 
     /// What a worker is given with a piece of work: base64url of JSON with its token.
@@ -69,7 +61,7 @@ impl WorkerTokens {
     /// [`SignError`] if the token cannot be signed.
     pub fn secret(&self, queue: &Queue, item: &WorkItem) -> Result<String, SignError> {
         let now = jsonwebtoken::get_current_timestamp();
-        let token = self.signer.encode(&Claims {
+        let token = self.0.encode(&Claims {
             aud: AUDIENCE.to_owned(),
             sub: item.session.clone(),
             namespace: queue.namespace.clone(),
@@ -86,8 +78,7 @@ impl WorkerTokens {
     /// Whose token it is; `None` if it is not one of a worker.
     #[must_use]
     pub fn read(&self, token: &str) -> Option<Worker> {
-        let Claims { sub, namespace, environment, work, attempt, .. } =
-            jsonwebtoken::decode::<Claims>(token, &self.key, &self.validation).ok()?.claims;
+        let Claims { sub, namespace, environment, work, attempt, .. } = self.0.decode::<Claims>(token)?;
         Some(Worker { session: sub, queue: Queue { namespace, environment }, work, attempt })
     }
 }

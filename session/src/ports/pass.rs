@@ -3,13 +3,10 @@
 
 use std::collections::BTreeMap;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
-use jsonwebtoken::{Algorithm, DecodingKey, Validation};
 use longhand_sandbox::token::{KeyError, SignError, Signer};
 use serde::{Deserialize, Serialize};
 
-use crate::auth::Identity;
+use crate::auth::{Identity, Signed};
 use crate::execute::sandboxes::SandboxKey;
 
 /// Not that of sandboxes and workers, which the same key signs for.
@@ -68,11 +65,7 @@ struct Claims {
 }
 
 /// Makes and reads passes.
-pub struct Passes {
-    signer: Signer,
-    key: DecodingKey,
-    validation: Validation,
-}
+pub struct Passes(Signed);
 
 impl Passes {
     /// With the service's key.
@@ -80,12 +73,7 @@ impl Passes {
     /// # Errors
     /// [`KeyError::Public`] if the signer has none, which its tests exclude.
     pub fn new(signer: Signer) -> Result<Self, KeyError> {
-        let public = STANDARD.decode(signer.public_key()).map_err(|_| KeyError::Public)?;
-        let mut validation = Validation::new(Algorithm::EdDSA);
-        validation.leeway = LEEWAY_SECONDS;
-        validation.set_audience(&[AUDIENCE]);
-        validation.set_required_spec_claims(&["aud", "sub", "exp"]);
-        Ok(Self { signer, key: DecodingKey::from_ed_der(&public), validation })
+        Signed::new(signer, AUDIENCE, LEEWAY_SECONDS).map(Self)
     }
 
     /// A pass, and when it is over, in seconds since 1970.
@@ -100,13 +88,13 @@ impl Passes {
         let exp = iat + kind.seconds();
         let aud = AUDIENCE.to_owned();
         let claims = Claims { aud, kind, namespace, sandbox: name, port, sub: username, uid, groups, extra, iat, exp };
-        Ok((self.signer.encode(&claims)?, exp))
+        Ok((self.0.encode(&claims)?, exp))
     }
 
     /// What a pass of this kind says; `None` if it is not one, or over.
     #[must_use]
     pub fn read(&self, kind: Kind, pass: &str) -> Option<Pass> {
-        let claims = jsonwebtoken::decode::<Claims>(pass, &self.key, &self.validation).ok()?.claims;
+        let claims = self.0.decode::<Claims>(pass)?;
         let Claims { kind: found, namespace, sandbox: name, port, sub: username, uid, groups, extra, .. } = claims;
         let identity = Identity { username, uid, groups, extra, worker: None };
         (found == kind).then_some(Pass { identity, sandbox: SandboxKey { namespace, name }, port })

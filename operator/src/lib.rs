@@ -20,6 +20,7 @@ pub mod leader;
 pub mod log_service;
 pub mod metrics;
 mod owned_pods;
+mod pod_reports;
 pub mod pods;
 pub mod sandbox;
 pub mod sandbox_template;

@@ -7,6 +7,7 @@ use async_trait::async_trait;
 use serde::Deserialize;
 
 use super::harness_pod::PROXY_HEALTH_PORT;
+use crate::pod_reports::{self, PodReports};
 
 const DEADLINE: Duration = Duration::from_secs(2);
 /// A report is a few lines.
@@ -40,7 +41,7 @@ pub(super) trait Proxies: Send + Sync + 'static {
 }
 
 /// Asks over HTTP.
-pub(super) struct HttpProxies(reqwest::Client);
+pub(super) struct HttpProxies(PodReports);
 
 #[derive(Deserialize)]
 struct Report {
@@ -61,22 +62,11 @@ impl HttpProxies {
     /// # Errors
     /// When the HTTP client cannot be set up.
     pub(super) fn new() -> Result<Self, reqwest::Error> {
-        // Pods of the cluster only: no proxy, and no root certificates, which an image from scratch lacks.
-        let client = reqwest::Client::builder().no_proxy().tls_certs_only([]).timeout(DEADLINE).build()?;
-        Ok(Self(client))
+        PodReports::new(DEADLINE).map(Self)
     }
 
     async fn ask(&self, pod_ip: &str) -> Result<Option<Report>, reqwest::Error> {
-        let host = if pod_ip.contains(':') { format!("[{pod_ip}]") } else { pod_ip.to_owned() };
-        let mut answer = self.0.get(format!("http://{host}:{PROXY_HEALTH_PORT}/readyz")).send().await?;
-        let mut body = Vec::new();
-        while let Some(chunk) = answer.chunk().await? {
-            if body.len() + chunk.len() > MAX_REPORT {
-                return Ok(None);
-            }
-            body.extend_from_slice(&chunk);
-        }
-        Ok(serde_json::from_slice(&body).ok())
+        pod_reports::read(self.0.get(pod_ip, PROXY_HEALTH_PORT, "/readyz").await?, MAX_REPORT).await
     }
 }
 

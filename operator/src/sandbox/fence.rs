@@ -2,7 +2,7 @@
 //! the fence again. The first two are asked for after everything that somebody waits for.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
@@ -18,6 +18,7 @@ use super::network_policy;
 use super::pod::SANDBOXD_PORT;
 use crate::conditions::Observation;
 use crate::config::{Fencing, HOST_IP};
+use crate::pod_reports::{self, PodReports};
 
 /// Whether the sandbox is fenced in.
 pub(super) const EGRESS_FENCED: &str = "EgressFenced";
@@ -48,7 +49,7 @@ pub(super) trait Fences: Send + Sync + 'static {
 
 /// Over the network of the cluster.
 pub(super) struct Network {
-    client: reqwest::Client,
+    reports: PodReports,
     controls: Mutex<HashMap<String, (Instant, bool)>>,
 }
 
@@ -56,24 +57,13 @@ impl Network {
     /// # Errors
     /// When the HTTP client cannot be set up.
     pub(super) fn new() -> Result<Self, reqwest::Error> {
-        // Pods of the cluster only: no proxy, and no root certificates, which an image from scratch lacks.
-        let client = reqwest::Client::builder().no_proxy().tls_certs_only([]).timeout(DEADLINE).build()?;
-        Ok(Self { client, controls: Mutex::default() })
+        Ok(Self { reports: PodReports::new(DEADLINE)?, controls: Mutex::default() })
     }
 
     async fn ask(&self, pod_ip: &str) -> Result<Option<FenceReport>, reqwest::Error> {
-        let host = if pod_ip.contains(':') { format!("[{pod_ip}]") } else { pod_ip.to_owned() };
-        let answer = self.client.get(format!("http://{host}:{SANDBOXD_PORT}/v1/fence")).send().await?;
+        let answer = self.reports.get(pod_ip, SANDBOXD_PORT, "/v1/fence").await?;
         // A sandboxd of another version knows no fence.
-        let mut answer = answer.error_for_status()?;
-        let mut body = Vec::new();
-        while let Some(chunk) = answer.chunk().await? {
-            if body.len() + chunk.len() > MAX_REPORT {
-                return Ok(None);
-            }
-            body.extend_from_slice(&chunk);
-        }
-        Ok(serde_json::from_slice(&body).ok())
+        pod_reports::read(answer.error_for_status()?, MAX_REPORT).await
     }
 }
 
@@ -105,13 +95,13 @@ impl Fences for Network {
 /// What is to be said of the fence around this pod; nothing before its `sandboxd` has answered for the first time.
 pub(super) async fn look(
     pod: &Pod,
-    policies: &[NetworkPolicy],
+    policies: &[Arc<NetworkPolicy>],
     fencing: &Fencing,
     fences: &dyn Fences,
     known: bool,
 ) -> Option<Observation> {
     let openers: Vec<String> =
-        policies.iter().filter(|policy| opens(policy, pod.labels())).map(ResourceExt::name_any).collect();
+        policies.iter().filter(|policy| opens(policy, pod.labels())).map(|policy| policy.name_any()).collect();
     if !openers.is_empty() {
         let names = openers.join(", ");
         let text = format!(
@@ -194,6 +184,7 @@ fn selects(selector: &LabelSelector, pod: &BTreeMap<String, String>) -> bool {
 #[cfg(test)]
 pub(super) mod tests {
     use std::collections::BTreeMap;
+    use std::sync::Arc;
 
     use async_trait::async_trait;
     use k8s_openapi::api::core::v1::Pod;
@@ -273,10 +264,10 @@ pub(super) mod tests {
         }))
         .unwrap();
         let told = Told { report: Some(report(FenceState::Fenced, &[])), answers: true };
-        let ours = network_policy::build("team", "longhand-system");
+        let ours = Arc::new(network_policy::build("team", "longhand-system"));
         let seen = look(&pod, std::slice::from_ref(&ours), &fencing(), &told, false).await.unwrap();
         assert_eq!(seen.truth.as_str(), "True", "{}", seen.message);
-        let theirs = policy(&json!({ "podSelector": {}, "egress": [{}] }));
+        let theirs = Arc::new(policy(&json!({ "podSelector": {}, "egress": [{}] })));
         let seen = look(&pod, &[ours, theirs], &fencing(), &told, false).await.unwrap();
         assert_eq!((seen.truth.as_str(), seen.reason.as_str()), ("False", "PolicyOpensFence"));
         let silent = Told::default();

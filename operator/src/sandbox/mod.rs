@@ -176,8 +176,7 @@ async fn see_fence(
     // The store has it, since it runs.
     let Some(pod) = sandboxes.pods.store().get(&ObjectRef::new(&view.name).within(&namespace)) else { return Ok(None) };
     let in_namespace = |policy: &NetworkPolicy| policy.metadata.namespace.as_ref() == Some(&namespace);
-    let policies: Vec<NetworkPolicy> =
-        sandboxes.policies.state_filter(in_namespace).iter().map(|policy| (**policy).clone()).collect();
+    let policies = sandboxes.policies.state_filter(in_namespace);
     let before = find(&status.conditions, EGRESS_FENCED).map(|condition| condition.status.clone());
     let (fencing, fences) = (&sandboxes.context.fencing, &*sandboxes.fences);
     let Some(seen) = fence::look(&pod, &policies, fencing, fences, before.is_some()).await else {

@@ -34,16 +34,12 @@ pub(super) async fn run(
         (Side::Local(local), Side::Remote { place, path }) => {
             // Before anything is asked for.
             let source = Source::open(&local).await?;
-            let sandbox = place.find(cluster, standalone).await?;
-            let mut service = Service::connect(cluster, target).await?;
-            let client = service.client().await?;
+            let (sandbox, service, client) = place.reach(cluster, target, standalone).await?;
             let done = source.send(&client, &sandbox, &inside(&path, &local)).await;
             eprintln!("{}", done.map_err(|error| service.explain(error))?);
         }
         (Side::Remote { place, path }, Side::Local(local)) => {
-            let sandbox = place.find(cluster, standalone).await?;
-            let mut service = Service::connect(cluster, target).await?;
-            let client = service.client().await?;
+            let (sandbox, service, client) = place.reach(cluster, target, standalone).await?;
             let fetched = fetch(&client, &sandbox, &path).await.map_err(|error| service.explain(error))?;
             let local = if is_standard(&local) { local } else { below(local, &path).await };
             match fetched {

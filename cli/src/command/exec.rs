@@ -16,7 +16,6 @@ use crate::cluster::Cluster;
 use crate::error::{Error, Result};
 use crate::sandbox::place::Place;
 use crate::sandbox::terminal::{TerminalError, converse, quoted};
-use crate::service::Service;
 
 /// What is run, and how it is connected.
 pub(super) struct Exec {
@@ -34,9 +33,7 @@ pub(super) async fn run(cluster: &Cluster, target: &Target, exec: Exec) -> Resul
         eprintln!("standard input is no terminal: the command gets none either");
     }
     let tty = tty && has_terminal;
-    let sandbox = place.find(cluster, standalone).await?;
-    let mut service = Service::connect(cluster, target).await?;
-    let client = service.client().await?;
+    let (sandbox, service, client) = place.reach(cluster, target, standalone).await?;
     let command = (!command.is_empty()).then(|| quoted(&command));
     let (key, term) = (generate_key(), std::env::var("TERM").unwrap_or_else(|_| "xterm".to_owned()));
     let terminal = Terminal { command: command.as_deref(), tty, size: size(), term: &term, key: &key };

@@ -18,7 +18,6 @@ use crate::args::Target;
 use crate::cluster::Cluster;
 use crate::error::{Error, Result};
 use crate::sandbox::place::{Place, Ports};
-use crate::service::Service;
 
 /// Connections at the same time, which a sandbox has a bound for too.
 const CONNECTIONS: usize = 64;
@@ -35,9 +34,7 @@ pub(super) async fn run(
     ports: &[Ports],
     standalone: bool,
 ) -> Result<ExitCode> {
-    let sandbox = place.find(cluster, standalone).await?;
-    let mut service = Service::connect(cluster, target).await?;
-    let client = service.client().await?;
+    let (sandbox, mut service, client) = place.reach(cluster, target, standalone).await?;
     let (accepted, mut connections) = mpsc::channel(1);
     let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
     // Ends all of it, however this function ends.
@@ -79,9 +76,7 @@ pub(super) async fn link(
     ports: &[Ports],
     standalone: bool,
 ) -> Result<ExitCode> {
-    let sandbox = place.find(cluster, standalone).await?;
-    let mut service = Service::connect(cluster, target).await?;
-    let client = service.client().await?;
+    let (sandbox, service, client) = place.reach(cluster, target, standalone).await?;
     for ports in ports {
         let link = client.port_link(&sandbox, ports.remote).await.map_err(|error| service.explain(error))?;
         crate::output::line(&link.url)?;

@@ -3,10 +3,13 @@
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use longhand_protocol::client::WireClient;
 use longhand_protocol::client::sandboxes::SandboxOf;
 
+use crate::args::Target;
 use crate::cluster::Cluster;
 use crate::error::Result;
+use crate::service::Service;
 use crate::session;
 
 /// What the one sandbox of a session is called, if nothing else is known.
@@ -38,11 +41,27 @@ impl FromStr for Place {
 }
 
 impl Place {
+    /// Which sandbox that is, and the service that leads there.
+    ///
+    /// # Errors
+    /// When there is no such session, or the service cannot be reached.
+    pub async fn reach(
+        &self,
+        cluster: &Cluster,
+        target: &Target,
+        standalone: bool,
+    ) -> Result<(SandboxOf, Service, WireClient)> {
+        let sandbox = self.find(cluster, standalone).await?;
+        let mut service = Service::connect(cluster, target).await?;
+        let client = service.client().await?;
+        Ok((sandbox, service, client))
+    }
+
     /// Which sandbox that is. With `standalone` the name is that of a `Sandbox`, and not of a session.
     ///
     /// # Errors
     /// When there is no such session.
-    pub async fn find(&self, cluster: &Cluster, standalone: bool) -> Result<SandboxOf> {
+    async fn find(&self, cluster: &Cluster, standalone: bool) -> Result<SandboxOf> {
         if standalone {
             return Ok(SandboxOf::Object { name: self.name.clone() });
         }

@@ -78,9 +78,11 @@ async fn a_shell_is_interactive_and_its_end_is_told() {
     session.until("50 132\r\n").await;
     session.until("/made/by/sandboxd\r\n").await;
     // Job control: the interrupt goes to what runs in front, not to the shell.
-    session.say(0, "sleep 60\n").await;
+    // It has to be in front already: before that, the interrupt would be the shell's, and the sleep would go on.
+    session.say(0, "sh -c 'echo in fro\"\"nt; sleep 60'\n").await;
+    session.until("in front\r\n").await;
     session.say(0, "\u{3}").await;
-    session.say(0, "echo still here\n").await;
+    session.say(0, "echo still he\"\"re\n").await;
     session.until("still here\r\n").await;
     let activity = sandboxd.client.activity(&sandboxd.target).await.unwrap();
     assert_eq!((activity.terminals, activity.idle_seconds), (1, 0));

@@ -330,7 +330,7 @@ mod tests {
 
     use async_trait::async_trait;
     use longhand_crds::watch_scope::WatchScope;
-    use longhand_session_log::Signer;
+    use longhand_sandbox::token::Signer;
 
     use super::{Access, Auth, Identity, ReviewError, Reviewer, WorkerTokens, digest_of, token_of};
 

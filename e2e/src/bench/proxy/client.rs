@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures::future::try_join_all;
 use http::Request;
 use http_body_util::{BodyExt as _, Empty};
 use hyper::client::conn::http1::{SendRequest, handshake};
@@ -101,18 +100,25 @@ impl Client {
             senders.push(sender);
         }
         let begun = Instant::now();
-        let workers = senders.into_iter().map(|mut sender| async move {
-            let mut milliseconds = Vec::new();
-            while milliseconds.len() < most && begun.elapsed() < window {
-                let asked = Instant::now();
-                ask(&mut sender, self.request(way, size)?, size).await?;
-                milliseconds.push(asked.elapsed().as_secs_f64() * 1_000.0);
-            }
-            TestResult::Ok(milliseconds)
-        });
-        // Each on its own, as clients are: one task would wait for itself.
-        let all = timeout(RUN_DEADLINE, try_join_all(workers)).await??;
-        Ok(Outcome { milliseconds: all.concat(), seconds: begun.elapsed().as_secs_f64() })
+        // A task each, so that the clients have every core that the server has.
+        let mut workers = JoinSet::new();
+        for mut sender in senders {
+            let client = self.clone();
+            workers.spawn(async move {
+                let mut milliseconds = Vec::new();
+                while milliseconds.len() < most && begun.elapsed() < window {
+                    let asked = Instant::now();
+                    ask(&mut sender, client.request(way, size)?, size).await?;
+                    milliseconds.push(asked.elapsed().as_secs_f64() * 1_000.0);
+                }
+                TestResult::Ok(milliseconds)
+            });
+        }
+        let mut all = Vec::new();
+        while let Some(ended) = timeout(RUN_DEADLINE, workers.join_next()).await? {
+            all.extend(ended??);
+        }
+        Ok(Outcome { milliseconds: all, seconds: begun.elapsed().as_secs_f64() })
     }
 
     fn request(&self, way: Way, size: usize) -> TestResult<Request<Empty<Bytes>>> {

@@ -23,6 +23,7 @@ pub mod session_resource;
 mod snapshot;
 pub mod toolset;
 pub mod vault;
+pub mod watch_scope;
 pub mod wire_id;
 
 use kube::CustomResourceExt as _;

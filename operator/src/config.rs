@@ -7,6 +7,7 @@ use std::time::Duration;
 use clap::Parser;
 use longhand_crds::agent::CredentialRef;
 use longhand_crds::default_model::{BASE_URL, DefaultModel};
+use longhand_crds::watch_scope::WatchScope;
 use longhand_session_log::etcd::EtcdFlags;
 
 /// Reconciles the five kinds of `longhand.dev`.
@@ -16,6 +17,9 @@ pub struct Config {
     /// The namespace that Longhand is installed in.
     #[arg(long, env = "POD_NAMESPACE")]
     pub namespace: String,
+    /// The namespaces whose objects are reconciled, separated by commas; all of the cluster if none is named.
+    #[arg(long, env = "WATCH_NAMESPACES", value_delimiter = ',')]
+    pub watch_namespaces: Vec<String>,
     /// The name under which this replica holds the lease.
     #[arg(long, env = "POD_NAME")]
     pub identity: String,
@@ -148,6 +152,12 @@ impl DefaultModelFlags {
 }
 
 impl Config {
+    /// The namespaces whose objects are reconciled.
+    #[must_use]
+    pub fn scope(&self) -> WatchScope {
+        WatchScope::of(self.watch_namespaces.iter().cloned())
+    }
+
     /// How often logs are looked for whose resource is gone.
     #[must_use]
     pub const fn sweep_interval(&self) -> Duration {
@@ -190,6 +200,13 @@ mod tests {
         let config = Config::try_parse_from(REQUIRED).unwrap();
         assert_eq!(config.etcd.etcd_endpoints[0].0, ["http://a:2379", "http://b:2379"]);
         assert_eq!(config.sweep_interval().as_secs(), 60);
+    }
+
+    #[test]
+    fn all_namespaces_are_watched_or_those_that_are_named() {
+        assert!(Config::try_parse_from(REQUIRED).unwrap().scope().includes("team"));
+        let config = Config::try_parse_from(REQUIRED.iter().chain(&["--watch-namespaces=a,b"])).unwrap();
+        assert_eq!(["a", "b", "a,b", "team"].map(|name| config.scope().includes(name)), [true, true, false, false]);
     }
 
     #[test]

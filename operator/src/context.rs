@@ -7,6 +7,7 @@ use futures::future::try_join_all;
 use kube::runtime::reflector::Store;
 use kube::{Client, Resource};
 use longhand_crds::default_model::DefaultModel;
+use longhand_crds::watch_scope::WatchScope;
 
 use crate::config::{Fencing, Images, WayOut};
 use crate::error::Error;
@@ -24,6 +25,8 @@ pub struct Context {
     pub log: Arc<dyn LogService>,
     /// Tells what happened.
     pub events: Events,
+    /// The namespaces whose objects are reconciled.
+    pub scope: WatchScope,
     /// The namespace that Longhand is installed in.
     pub namespace: String,
     /// The session service, as harness pods reach it.

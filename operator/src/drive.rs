@@ -10,11 +10,12 @@ use kube::runtime::reflector::store::Writer;
 use kube::runtime::reflector::{self, Store};
 use kube::runtime::utils::Backoff;
 use kube::runtime::{WatchStreamExt as _, controller, watcher};
-use kube::{Api, Resource, ResourceExt as _};
+use kube::{Resource, ResourceExt as _};
+use longhand_crds::watch_scope::Remembered;
 use serde::de::DeserializeOwned;
 use tokio_util::sync::CancellationToken;
 
-use crate::context::Guarded;
+use crate::context::{Context, Guarded};
 use crate::error::Error;
 use crate::metrics;
 
@@ -40,20 +41,21 @@ impl Backoff for NoPause {
 /// What a watch gives: a store, and the objects that changed, after the store has them.
 pub type Watched<K, S> = (Store<K>, S);
 
-/// Watches every object of a kind that matches.
+/// Watches every object of a kind that matches, where this operator is to look.
 pub fn watch<K>(
-    api: Api<K>,
-    config: watcher::Config,
-) -> Watched<K, impl Stream<Item = watcher::Result<K>> + Send + 'static>
+    context: &Context,
+    config: &watcher::Config,
+) -> Watched<K, impl Stream<Item = watcher::Result<K>> + Send + 'static + use<K>>
 where
-    K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
+    K: Remembered + Sync,
 {
     let (store, writer) = reflector::store();
-    let events = watcher(api, config).modify(|object: &mut K| object.managed_fields_mut().clear());
+    let events =
+        context.scope.events(&context.client, config).modify(|object: &mut K| object.managed_fields_mut().clear());
     (store, touched(events, writer))
 }
 
-/// The objects that changed, after `writer` has put them into its store. A watch that breaks is begun again.
+/// The objects that changed, after `writer` has put them into its store.
 pub(crate) fn touched<K>(
     events: impl Stream<Item = watcher::Result<watcher::Event<K>>> + Send + 'static,
     writer: Writer<K>,
@@ -62,7 +64,7 @@ where
     K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
 {
     let kind = kind_label::<K>();
-    events.default_backoff().reflect(writer).touched_objects().inspect_err(move |error| {
+    events.reflect(writer).touched_objects().inspect_err(move |error| {
         metrics::watch_error(kind);
         tracing::warn!(kind, %error, "a watch broke and is begun again");
     })

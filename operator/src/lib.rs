@@ -105,6 +105,7 @@ pub async fn run(config: Config, metrics: PrometheusHandle, token: CancellationT
     let context = Arc::new(Context {
         log: Arc::new(log),
         events: Events::new(client.clone(), &config.identity),
+        scope: config.scope(),
         namespace: config.namespace.clone(),
         session_url: without_root(&config.session_url),
         session_ca: authorities.pem().map(ToOwned::to_owned),

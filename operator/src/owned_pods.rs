@@ -5,11 +5,12 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use futures::{Stream, StreamExt as _};
 use k8s_openapi::api::core::v1::{Container, Pod, PodSpec};
+use kube::ResourceExt as _;
 use kube::runtime::reflector::{self, ObjectRef, Store};
 use kube::runtime::watcher::{self, Event};
-use kube::{Api, ResourceExt as _};
 use longhand_crds::labels;
 
+use crate::context::Context;
 use crate::drive;
 use crate::pods::is_controlled_by;
 
@@ -114,13 +115,13 @@ impl OwnedPods {
 
 /// Watches the pods that match; only what [`lean`] leaves of them is kept.
 pub(crate) fn watch(
-    api: Api<Pod>,
-    config: watcher::Config,
-) -> (OwnedPods, impl Stream<Item = watcher::Result<Pod>> + Send + 'static) {
+    context: &Context,
+    config: &watcher::Config,
+) -> (OwnedPods, impl Stream<Item = watcher::Result<Pod>> + Send + 'static + use<>) {
     let (store, writer) = reflector::store();
     let index = Arc::new(RwLock::new(Index::default()));
     let indexed = index.clone();
-    let events = watcher::watcher(api, config).map(move |event| {
+    let events = context.scope.events::<Pod>(&context.client, config).map(move |event| {
         let event = event.map(|event| event.modify(lean));
         if let Ok(event) = &event {
             indexed.write().unwrap_or_else(PoisonError::into_inner).apply(event);

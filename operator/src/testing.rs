@@ -10,6 +10,7 @@ use kube::Client;
 use kube::client::Body;
 use kube::runtime::reflector::{self, Store};
 use kube::runtime::watcher;
+use longhand_crds::watch_scope::WatchScope;
 use longhand_protocol::SessionId;
 use longhand_protocol::client::{ApiError, Error};
 use longhand_protocol::error::{ErrorBody, ErrorType};
@@ -52,6 +53,7 @@ pub(crate) fn context_with(log: Arc<FakeLog>) -> (Arc<Context>, Server) {
         events: Events::new(client.clone(), "operator-0"),
         client,
         log,
+        scope: WatchScope::default(),
         namespace: "longhand-system".into(),
         session_url: "http://longhand-session.longhand-system.svc:8080".into(),
         session_ca: None,

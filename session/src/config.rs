@@ -6,6 +6,7 @@ use std::str::FromStr;
 
 use longhand_crds::agent::CredentialRef;
 use longhand_crds::default_model::{BASE_URL, DefaultModel};
+use longhand_crds::watch_scope::WatchScope;
 use longhand_session_log::etcd::EtcdFlags;
 
 use crate::jobs::config::JobsConfig;
@@ -31,7 +32,7 @@ pub struct Config {
     /// The namespace that this process runs in, where it publishes the key that sandboxes verify tokens with.
     #[arg(long, env = "POD_NAMESPACE")]
     pub namespace: String,
-    /// Who is who.
+    /// Who is who, and where.
     #[command(flatten)]
     pub accounts: Accounts,
     /// What agents without a credential of their own are run with.
@@ -89,6 +90,17 @@ pub struct Accounts {
     /// The ServiceAccount that all replicas of this service run as, as namespace:name.
     #[arg(long = "service-account", env = "SERVICE_ACCOUNT")]
     pub replicas: ServiceAccount,
+    /// The namespaces that are served, separated by commas; all of the cluster if none is named.
+    #[arg(long, env = "WATCH_NAMESPACES", value_delimiter = ',')]
+    pub watch_namespaces: Vec<String>,
+}
+
+impl Accounts {
+    /// The namespaces that are served.
+    #[must_use]
+    pub fn scope(&self) -> WatchScope {
+        WatchScope::of(self.watch_namespaces.iter().cloned())
+    }
 }
 
 /// How the other replicas are reached. Without a URL they are not told of previews.

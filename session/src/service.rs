@@ -123,7 +123,7 @@ async fn start_and_serve(
 ) -> Result<(), StartError> {
     let certificate = certificate(&config, tasks, end).await?;
     let client = kube::Client::try_default().await.map_err(|error| StartError::Kube(Box::new(error)))?;
-    let cluster = Cluster::new(client);
+    let cluster = Cluster::new(client, config.accounts.scope());
     let objects = config.jobs.objects_url.as_deref().map(|url| Objects::open(url, DEADLINE)).transpose()?;
     let options = EtcdOptions { objects, caps: config.sizes.caps(), ..config.etcd.options() };
     let opening = open(&config.etcd, &options, &config.etcd_wake_readers);
@@ -170,13 +170,13 @@ async fn start_and_serve(
         CallLimits { namespace_sandboxes: config.namespace_max_sandboxes, ..CallLimits::default() },
     );
     let executor = Arc::new(executor.with_egress(egress));
-    let default_model = config.default_model.model();
+    let (default_model, scope) = (config.default_model.model(), config.accounts.scope());
     let requests = Arc::new(store.requests());
     let app = App::new(
         store,
         requests,
         Kinds::of(&cluster),
-        Auth::new(cluster, workers),
+        Auth::new(cluster, workers).within(scope),
         executor,
         &Settings {
             accounts: config.accounts,

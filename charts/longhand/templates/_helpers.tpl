@@ -107,3 +107,38 @@ securityContext:
 {{- define "longhand.notBy" -}}
 request.userInfo.username != 'system:serviceaccount:{{ .root.Release.Namespace }}:{{ .root.Release.Name }}-{{ .component }}'
 {{- end }}
+
+{{- /* The rights of a component where the objects of sessions are: everywhere, or in each of watchNamespaces. */}}
+{{- define "longhand.watchRole" }}
+{{- $root := .root }}
+{{- $account := dict "kind" "ServiceAccount" "name" (printf "%s-%s" $root.Release.Name .component) "namespace" $root.Release.Namespace }}
+{{- $suffix := ternary "-watched" "" (not (empty $root.Values.watchNamespaces)) }}
+{{- $kind := ternary "Role" "ClusterRole" (not (empty $root.Values.watchNamespaces)) }}
+{{- range $index, $namespace := $root.Values.watchNamespaces | default (list "") }}
+{{- if $index }}
+---
+{{- end }}
+apiVersion: rbac.authorization.k8s.io/v1
+kind: {{ $kind }}
+metadata:
+  name: {{ $root.Release.Name }}-{{ $.component }}{{ $suffix }}
+  {{- with $namespace }}
+  namespace: {{ . }}
+  {{- end }}
+  labels: {{- include "longhand.labels" $ | nindent 4 }}
+rules:
+{{- $.rules }}
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: {{ $kind }}Binding
+metadata:
+  name: {{ $root.Release.Name }}-{{ $.component }}{{ $suffix }}
+  {{- with $namespace }}
+  namespace: {{ . }}
+  {{- end }}
+  labels: {{- include "longhand.labels" $ | nindent 4 }}
+roleRef: {apiGroup: rbac.authorization.k8s.io, kind: {{ $kind }}, name: {{ $root.Release.Name }}-{{ $.component }}{{ $suffix }}}
+subjects:
+  - {{ toJson $account }}
+{{- end }}
+{{- end }}

@@ -1,10 +1,11 @@
-//! Benchmarks, on the cluster of the current kubeconfig except for [`log`], [`fleet`] and [`soak`]. Each writes `target/bench/<name>.json`; `docs/benchmarks.md` is
+//! Benchmarks, on the cluster of the current kubeconfig except for [`log`], [`proxy`], [`fleet`] and [`soak`]. Each writes `target/bench/<name>.json`; `docs/benchmarks.md` is
 //! rendered from those files.
 
 mod bare_pod;
 pub mod fleet;
 pub mod log;
 mod plot;
+pub mod proxy;
 pub mod report;
 pub mod sandbox;
 pub mod sizes;

@@ -14,10 +14,10 @@ use std::time::Duration;
 use futures::{Stream, StreamExt as _};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
+use kube::ResourceExt as _;
 use kube::runtime::controller::{Action, Controller};
 use kube::runtime::reflector::{ObjectRef, Store};
 use kube::runtime::watcher;
-use kube::{Api, ResourceExt as _};
 use longhand_crds::agent::{WarmPod, WarmState};
 use longhand_crds::default_model::DefaultModel;
 use longhand_crds::{Agent, AgentSession, AgentStatus, Vault, labels};
@@ -50,9 +50,8 @@ pub async fn run(
     taken: impl Stream<Item = ObjectRef<Guarded<Agent>>> + Send + 'static,
     token: CancellationToken,
 ) {
-    let client = &context.client;
-    let (agents, agent_stream) = drive::watch::<Guarded<Agent>>(Api::all(client.clone()), watcher::Config::default());
-    let (vaults, vault_stream) = drive::watch::<Guarded<Vault>>(Api::all(client.clone()), watcher::Config::default());
+    let (agents, agent_stream) = drive::watch::<Guarded<Agent>>(&context, &watcher::Config::default());
+    let (vaults, vault_stream) = drive::watch::<Guarded<Vault>>(&context, &watcher::Config::default());
     let warm = format!(
         "{}={},{}={},{}",
         labels::MANAGED_BY,
@@ -61,7 +60,7 @@ pub async fn run(
         labels::HARNESS,
         labels::AGENT_UID
     );
-    let (pods, pod_stream) = drive::watch::<Pod>(Api::all(client.clone()), watcher::Config::default().labels(&warm));
+    let (pods, pod_stream) = drive::watch::<Pod>(&context, &watcher::Config::default().labels(&warm));
     let users = agents.clone();
     let default = context.default_model.clone();
     let concerned = vault_stream

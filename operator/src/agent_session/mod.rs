@@ -20,10 +20,10 @@ use futures::Stream;
 use futures::channel::mpsc::UnboundedReceiver;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
+use kube::ResourceExt as _;
 use kube::runtime::controller::{Action, Controller};
 use kube::runtime::reflector::{ObjectRef, Store};
 use kube::runtime::watcher;
-use kube::{Api, ResourceExt as _};
 use longhand_crds::{Agent, AgentSession, SandboxTemplate, Vault, labels, session_id};
 use longhand_protocol::internal::SessionSummary;
 use tokio_util::sync::CancellationToken;
@@ -69,15 +69,14 @@ pub fn prepare(
     wakes: Arc<Wakes>,
     woken: impl Stream<Item = ObjectRef<Guarded<AgentSession>>> + Send + 'static,
 ) -> Result<(Prepared, Taken), reqwest::Error> {
-    let client = &context.client;
     let everything = watcher::Config::default;
-    let (store, sessions) = drive::watch::<Guarded<AgentSession>>(Api::all(client.clone()), everything());
+    let (store, sessions) = drive::watch::<Guarded<AgentSession>>(&context, &everything());
     let (taken, sessions) = triggers::taken(sessions);
-    let (agents, agent_stream) = drive::watch::<Guarded<Agent>>(Api::all(client.clone()), everything());
-    let (vaults, vault_stream) = drive::watch::<Guarded<Vault>>(Api::all(client.clone()), everything());
-    let (templates, template_stream) = drive::watch::<Guarded<SandboxTemplate>>(Api::all(client.clone()), everything());
+    let (agents, agent_stream) = drive::watch::<Guarded<Agent>>(&context, &everything());
+    let (vaults, vault_stream) = drive::watch::<Guarded<Vault>>(&context, &everything());
+    let (templates, template_stream) = drive::watch::<Guarded<SandboxTemplate>>(&context, &everything());
     let harness_pods = format!("{}={},{}={}", labels::MANAGED_BY, labels::LONGHAND, labels::ROLE, labels::HARNESS);
-    let (pods, pod_stream) = drive::watch::<Pod>(Api::all(client.clone()), everything().labels(&harness_pods));
+    let (pods, pod_stream) = drive::watch::<Pod>(&context, &everything().labels(&harness_pods));
     let controller = Controller::for_stream(sessions, store.clone())
         .reconcile_on(triggers::by_pod(store.clone(), pod_stream))
         .reconcile_on(triggers::by_agent(store.clone(), agents.clone(), agent_stream))

@@ -39,7 +39,9 @@ async fn sweep(context: &Context, sessions: &GuardedStore<AgentSession>) -> Resu
     let mut after: Option<SessionId> = None;
     loop {
         let page = context.log.list(after.as_ref(), PAGE).await?.sessions;
-        for log in page.iter().filter(|log| !is_known(sessions, log)) {
+        // Nothing is known of what is elsewhere.
+        let seen = page.iter().filter(|log| context.scope.includes(&log.namespace));
+        for log in seen.filter(|log| !is_known(sessions, log)) {
             match delete_if_orphaned(context, log).await {
                 // An answer about this log alone: those after it must not stay with it. 503 is about the service.
                 Err(Error::Log(error)) if error.status().is_some_and(|status| status.as_u16() != 503) => {
@@ -81,13 +83,14 @@ mod tests {
     use std::sync::Arc;
 
     use kube::runtime::{reflector, watcher};
+    use longhand_crds::watch_scope::WatchScope;
     use longhand_crds::{AgentSession, derived_session_id};
     use longhand_protocol::internal::SessionRef;
     use rstest::rstest;
     use serde_json::{Value, json};
 
     use super::sweep;
-    use crate::context::Guarded;
+    use crate::context::{Context, Guarded};
     use crate::fixtures;
     use crate::testing::{FakeLog, context_with, store};
 
@@ -130,6 +133,18 @@ mod tests {
         let server = server.expect(asked.map(|(status, body)| ("GET", PATH, status, body)));
         sweep(&context, &store).await.unwrap();
         assert_eq!(log_service.calls(), if deleted { vec!["list", "delete"] } else { vec!["list"] });
+        server.nothing_else(context).await;
+    }
+
+    #[tokio::test]
+    async fn a_log_of_a_namespace_that_is_not_watched_is_not_deleted() {
+        let log_service = Arc::new(FakeLog { logs: vec![log("a")], ..FakeLog::default() });
+        let (context, server) = context_with(log_service.clone());
+        let context = Arc::into_inner(context).unwrap();
+        let context = Context { scope: WatchScope::of(["another".to_owned()]), ..context };
+        let server = server.expect([]);
+        sweep(&context, &store::<Guarded<AgentSession>>([])).await.unwrap();
+        assert_eq!(log_service.calls(), ["list"]);
         server.nothing_else(context).await;
     }
 

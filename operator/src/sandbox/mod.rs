@@ -25,7 +25,7 @@ use k8s_openapi::api::networking::v1::NetworkPolicy;
 use kube::runtime::controller::{Action, Controller};
 use kube::runtime::reflector::{ObjectRef, Store};
 use kube::runtime::{PredicateConfig, WatchStreamExt as _, predicates, watcher};
-use kube::{Api, Resource as _, ResourceExt as _};
+use kube::{Resource as _, ResourceExt as _};
 use longhand_crds::{Sandbox, SandboxStatus, SandboxTemplate, labels};
 use tokio_util::sync::CancellationToken;
 
@@ -55,17 +55,15 @@ struct Sandboxes {
 
 /// Reconciles every `Sandbox` until `token` is cancelled.
 pub async fn run(context: Arc<Context>, token: CancellationToken) {
-    let client = &context.client;
     let everything = watcher::Config::default;
     let managed = format!("{}={}", labels::MANAGED_BY, labels::LONGHAND);
     let sandbox_pods = format!("{managed},{}={}", labels::ROLE, labels::SANDBOX);
-    let (store, sandboxes) = drive::watch::<Guarded<Sandbox>>(Api::all(client.clone()), everything());
-    let (templates, template_stream) = drive::watch::<Guarded<SandboxTemplate>>(Api::all(client.clone()), everything());
-    let (pods, pod_stream) = owned_pods::watch(Api::all(client.clone()), everything().labels(&sandbox_pods));
-    let (claims, claim_stream) =
-        drive::watch::<PersistentVolumeClaim>(Api::all(client.clone()), everything().labels(&sandbox_pods));
+    let (store, sandboxes) = drive::watch::<Guarded<Sandbox>>(&context, &everything());
+    let (templates, template_stream) = drive::watch::<Guarded<SandboxTemplate>>(&context, &everything());
+    let (pods, pod_stream) = owned_pods::watch(&context, &everything().labels(&sandbox_pods));
+    let (claims, claim_stream) = drive::watch::<PersistentVolumeClaim>(&context, &everything().labels(&sandbox_pods));
     // Those of others too: what policies allow adds up.
-    let (policies, policy_stream) = drive::watch::<NetworkPolicy>(Api::all(client.clone()), everything());
+    let (policies, policy_stream) = drive::watch::<NetworkPolicy>(&context, &everything());
     let (of_template, of_namespace) = (store.clone(), store.clone());
     // The status of a template changes with each pod that is taken from its pool, which concerns no sandbox.
     let template_stream = template_stream.predicate_filter(predicates::generation, PredicateConfig::default());

@@ -16,10 +16,10 @@ use futures::{StreamExt as _, stream};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::api::networking::v1::NetworkPolicy;
+use kube::ResourceExt as _;
 use kube::runtime::controller::{Action, Controller};
 use kube::runtime::reflector::{ObjectRef, Store};
 use kube::runtime::watcher;
-use kube::{Api, ResourceExt as _};
 use longhand_crds::{SandboxTemplate, labels};
 use tokio_util::sync::CancellationToken;
 
@@ -40,13 +40,12 @@ struct Pools {
 
 /// Reconciles every `SandboxTemplate` until `token` is cancelled.
 pub async fn run(context: Arc<Context>, token: CancellationToken) {
-    let client = &context.client;
     let managed = format!("{}={}", labels::MANAGED_BY, labels::LONGHAND);
     let of_pools = format!("{managed},{}={},{}", labels::ROLE, labels::SANDBOX, labels::POOL_UID);
     let config = watcher::Config::default;
-    let (store, templates) = drive::watch::<Guarded<SandboxTemplate>>(Api::all(client.clone()), config());
-    let (pods, pod_stream) = owned_pods::watch(Api::all(client.clone()), config().labels(&of_pools));
-    let (policies, policy_stream) = drive::watch::<NetworkPolicy>(Api::all(client.clone()), config().labels(&managed));
+    let (store, templates) = drive::watch::<Guarded<SandboxTemplate>>(&context, &config());
+    let (pods, pod_stream) = owned_pods::watch(&context, &config().labels(&of_pools));
+    let (policies, policy_stream) = drive::watch::<NetworkPolicy>(&context, &config().labels(&managed));
     let (known, fenced) = (store.clone(), store.clone());
     // A pod that was taken has another controller, and its template must make the next one.
     let by_pod = pod_stream.filter_map(async |pod| pod.ok()).flat_map(move |pod| stream::iter(whose(&known, &pod)));

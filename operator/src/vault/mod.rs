@@ -4,7 +4,6 @@
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use kube::Api;
 use kube::runtime::controller::{Action, Controller};
 use kube::runtime::watcher;
 use longhand_crds::{Vault, VaultStatus};
@@ -20,7 +19,7 @@ const PLACED: &str = "Placed";
 
 /// Reconciles every `Vault` until `token` is cancelled.
 pub async fn run(context: Arc<Context>, token: CancellationToken) {
-    let (store, vaults) = drive::watch::<Guarded<Vault>>(Api::all(context.client.clone()), watcher::Config::default());
+    let (store, vaults) = drive::watch::<Guarded<Vault>>(&context, &watcher::Config::default());
     drive::run(Controller::for_stream(vaults, store), context, token, reconcile).await;
 }
 

@@ -11,6 +11,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use http::{HeaderMap, header};
 use longhand_crds::GROUP;
+use longhand_crds::watch_scope::WatchScope;
 use sha2::{Digest as _, Sha256};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
@@ -162,6 +163,7 @@ type Digest = [u8; 32];
 /// Authentication and authorization, remembered for a moment.
 pub struct Auth {
     reviewer: Arc<dyn Reviewer>,
+    scope: WatchScope,
     workers: WorkerTokens,
     tokens: TtlCache<Digest, Arc<Identity>>,
     /// Apart, so that who makes tokens up pushes nobody else out.
@@ -176,12 +178,19 @@ impl Auth {
     pub fn new(reviewer: Arc<dyn Reviewer>, workers: WorkerTokens) -> Self {
         Self {
             reviewer,
+            scope: WatchScope::default(),
             workers,
             tokens: TtlCache::new(CACHED),
             refused: TtlCache::new(CACHED),
             access: TtlCache::new(CACHED),
             reviews: Semaphore::new(REVIEWS_AT_ONCE),
         }
+    }
+
+    /// Nobody may do anything in other namespaces.
+    #[must_use]
+    pub fn within(self, scope: WatchScope) -> Self {
+        Self { scope, ..self }
     }
 
     /// Who sends a request with these headers.
@@ -229,7 +238,7 @@ impl Auth {
 
     /// Whether `identity` may do this. RBAC knows no workers, so that they may do nothing by it.
     pub async fn permits(&self, identity: &Identity, access: Access<'_>, namespace: &str) -> Result<bool> {
-        if identity.worker.is_some() {
+        if identity.worker.is_some() || !self.scope.includes(namespace) {
             return Ok(false);
         }
         let digest = digest_of(identity, access, namespace);
@@ -245,6 +254,10 @@ impl Auth {
     pub async fn require(&self, identity: &Identity, access: Access<'_>, namespace: &str) -> Result<()> {
         if self.permits(identity, access, namespace).await? {
             return Ok(());
+        }
+        if !self.scope.includes(namespace) {
+            let message = format!("namespace {namespace} is not one of those that this installation serves");
+            return Err(ApiError::forbidden(message));
         }
         Err(ApiError::forbidden(format!(
             "{} may not {} in namespace {namespace}",
@@ -315,7 +328,40 @@ mod tests {
     use http::{HeaderMap, HeaderValue};
     use rstest::rstest;
 
-    use super::{Access, Identity, digest_of, token_of};
+    use async_trait::async_trait;
+    use longhand_crds::watch_scope::WatchScope;
+    use longhand_sandbox::token::Signer;
+
+    use super::{Access, Auth, Identity, ReviewError, Reviewer, WorkerTokens, digest_of, token_of};
+
+    /// Allows everything to everybody.
+    struct Generous;
+
+    #[async_trait]
+    impl Reviewer for Generous {
+        async fn review_token(&self, _: &str, _: &str) -> Result<Option<Identity>, ReviewError> {
+            Ok(Some(Identity::default()))
+        }
+
+        async fn review_access(&self, _: &Identity, _: Access<'_>, _: &str) -> Result<bool, ReviewError> {
+            Ok(true)
+        }
+    }
+
+    #[tokio::test]
+    async fn nobody_may_do_anything_in_a_namespace_that_is_not_served() {
+        let signer = Signer::generate().unwrap().0;
+        let auth = Auth::new(std::sync::Arc::new(Generous), WorkerTokens::new(signer).unwrap())
+            .within(WatchScope::of(["team".to_owned()]));
+        let identity = Identity::default();
+        auth.require(&identity, Access::GetSession, "team").await.unwrap();
+        assert!(!auth.permits(&identity, Access::GetSession, "another").await.unwrap());
+        let refusal = auth.require(&identity, Access::GetSession, "another").await.unwrap_err();
+        assert!(
+            format!("{refusal:?}").contains("another is not one of those that this installation serves"),
+            "{refusal:?}"
+        );
+    }
 
     #[rstest]
     #[case(&[("authorization", "Bearer abc")], Some("abc"))]

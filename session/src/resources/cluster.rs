@@ -9,9 +9,10 @@ use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PostParams, Preconditions};
 use kube::runtime::events::{Event, EventType, Recorder, Reporter};
-use kube::runtime::{WatchStreamExt as _, watcher};
+use kube::runtime::watcher;
 use kube::{Client, Resource as _, ResourceExt as _};
 use longhand_crds::sandbox::DesiredState;
+use longhand_crds::watch_scope::WatchScope;
 use longhand_crds::{Agent, AgentSession, Sandbox, SandboxTemplate};
 use tokio::time::timeout;
 
@@ -43,13 +44,14 @@ pub struct Published {
 #[derive(Clone)]
 pub struct Cluster {
     client: Client,
+    scope: WatchScope,
 }
 
 impl Cluster {
-    /// Speaks through `client`.
+    /// Speaks through `client`, and watches what is in `scope`.
     #[must_use]
-    pub fn new(client: Client) -> Self {
-        Self { client }
+    pub fn new(client: Client, scope: WatchScope) -> Self {
+        Self { client, scope }
     }
 
     /// Says something of a Deployment by an Event, where `kubectl describe` shows it.
@@ -81,9 +83,9 @@ impl Cluster {
 
     /// Every change of every sandbox, for ever.
     pub fn watch_sandboxes(&self) -> impl Stream<Item = Seen> + Send + use<> {
-        let events = watcher(Api::<Sandbox>::all(self.client.clone()), watcher::Config::default());
+        let events = self.scope.events(&self.client, &watcher::Config::default());
         // The watcher itself says what went wrong; it goes on after a wait.
-        events.default_backoff().filter_map(|event| async move {
+        events.filter_map(|event| async move {
             match event {
                 Ok(event) => Some(seen(event)),
                 Err(error) => {
@@ -96,8 +98,8 @@ impl Cluster {
 
     /// Every change of every agent, for ever.
     pub fn watch_agents(&self) -> impl Stream<Item = watcher::Event<Agent>> + Send + use<> {
-        let events = watcher(Api::<Agent>::all(self.client.clone()), watcher::Config::default());
-        events.default_backoff().filter_map(|event| async move {
+        let events = self.scope.events(&self.client, &watcher::Config::default());
+        events.filter_map(|event| async move {
             event.inspect_err(|error| tracing::warn!(%error, "the watch of agents broke and is made anew")).ok()
         })
     }

@@ -204,6 +204,7 @@ impl World {
         let accounts = Accounts {
             operator: "longhand-system:longhand-operator".parse().unwrap(),
             replicas: "longhand-system:longhand-session".parse().unwrap(),
+            watch_namespaces: Vec::new(),
         };
         let default_model = DefaultModel {
             base_url: "http://model.test".to_owned(),

@@ -2,7 +2,7 @@
 
 use longhand_crds::agent::CredentialRef;
 use longhand_crds::default_model::{DefaultModel, ModelAccess};
-use longhand_crds::vault::{CredentialSpec, PlacementKind};
+use longhand_crds::vault::CredentialSpec;
 use longhand_crds::{Agent, Vault};
 use reqwest::Url;
 
@@ -112,7 +112,7 @@ pub fn credential<'a, 'v>(
     let wanted = access.credential;
     let found = find(wanted, vault)?;
     let (vault, name) = (wanted.vault.clone(), wanted.name.clone());
-    if found.placement.kind == PlacementKind::EnvironmentVariable {
+    if found.placement.kind.is_for_sandboxes() {
         return Err(Missing::NotForModel { vault, name });
     }
     let url = access.base_url(found);

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::api::core::v1::{Volume, VolumeMount};
 use longhand_crds::egress::{ANY, placeholders, reach};
-use longhand_crds::vault::{CredentialSpec, InjectionLocation, PrivateAddresses};
+use longhand_crds::vault::{CredentialSpec, InjectionLocation, Placement, PrivateAddresses};
 use longhand_crds::{AgentSession, SandboxTemplate, Vault};
 use reqwest::Url;
 use serde_json::{Value, json};
@@ -124,20 +124,12 @@ fn folder(vault: &str, credential: &CredentialSpec) -> String {
 
 fn binding(vault: &str, credential: &CredentialSpec) -> Value {
     let allow = &credential.allow;
-    let locations = credential.placement.variable.iter().flat_map(|variable| &variable.locations);
-    let locations: Vec<&str> = locations
-        .map(|location| match location {
-            InjectionLocation::Header => "header",
-            InjectionLocation::Query => "query",
-            InjectionLocation::Path => "path",
-            InjectionLocation::Body => "body",
-        })
-        .collect();
+    let folder = folder(vault, credential);
     json!({
         "vault": vault,
         "name": credential.name,
-        "file": format!("{}/{}", folder(vault, credential), credential.secret_ref.key),
-        "placement": { "type": "environmentVariable", "locations": locations },
+        "file": format!("{folder}/{}", credential.secret_ref.key),
+        "placement": placement(&credential.placement, &folder),
         "allow": {
             "scheme": allow.scheme,
             "hosts": allow.hosts,
@@ -149,12 +141,36 @@ fn binding(vault: &str, credential: &CredentialSpec) -> Value {
     })
 }
 
+fn placement(placement: &Placement, folder: &str) -> Value {
+    if let Some(aws) = &placement.aws {
+        let file = |key: &String| format!("{folder}/{key}");
+        return json!({
+            "type": "aws",
+            "accessKeyIDFile": file(&aws.access_key_id_key),
+            "sessionTokenFile": aws.session_token_key.as_ref().map(file),
+            "services": aws.services,
+            "regions": aws.regions,
+        });
+    }
+    let locations = placement.variable.iter().flat_map(|variable| &variable.locations);
+    let locations: Vec<&str> = locations
+        .map(|location| match location {
+            InjectionLocation::Header => "header",
+            InjectionLocation::Query => "query",
+            InjectionLocation::Path => "path",
+            InjectionLocation::Body => "body",
+        })
+        .collect();
+    json!({ "type": "environmentVariable", "locations": locations })
+}
+
 #[cfg(test)]
 pub(super) mod tests {
     use std::sync::Arc;
 
     use longhand_crds::vault::PrivateAddresses;
     use longhand_crds::{AgentSession, SandboxTemplate, Vault};
+    use longhand_proxy::config::BindingPlacement;
     use serde_json::{Value, json};
 
     use super::{Egress, of};
@@ -215,6 +231,23 @@ pub(super) mod tests {
         insta::assert_yaml_snapshot!(config);
         let read = read(config);
         assert_eq!((read.sandboxes["main"].hosts.len(), read.bindings[0].label().as_str()), (3, "work/github"));
+    }
+
+    #[tokio::test]
+    async fn aws_keys_are_three_files_of_one_secret() {
+        let (context, _server) = context();
+        let mut vault = fixtures::vault();
+        vault.spec = serde_json::from_value(json!({ "credentials": [{
+            "name": "aws", "secretRef": { "name": "aws", "key": "secret" }, "allow": { "hosts": ["*.amazonaws.com"] },
+            "placement": { "type": "aws", "aws": { "accessKeyIDKey": "id", "sessionTokenKey": "token", "regions": ["eu-west-1"] } },
+        }] }))
+        .unwrap();
+        let egress = of(&session(json!(null)), &[], |_| None, |_| Some(vault.clone())).unwrap();
+        let items = egress.volumes().next().unwrap().secret.unwrap().items.unwrap();
+        assert_eq!(items.iter().map(|item| item.key.as_str()).collect::<Vec<_>>(), ["id", "secret", "token"]);
+        let read = read(egress.config(&context, "sesn_1", "key="));
+        let BindingPlacement::Aws(aws) = &read.bindings[0].placement else { panic!("{read:?}") };
+        assert!(aws.access_key_id_file.ends_with("id") && aws.regions == ["eu-west-1"]);
     }
 
     #[tokio::test]

@@ -5,7 +5,7 @@ use std::{collections::HashSet, path::PathBuf};
 use http::{HeaderName, Method, Uri};
 use serde::Deserialize;
 
-pub use self::egress::{Audit, Binding, BindingPlacement, Egress, Location, Network, UpstreamProxy};
+pub use self::egress::{Audit, AwsKeys, Binding, BindingPlacement, Egress, Location, Network, UpstreamProxy};
 use self::egress::{EgressProblem, RawEgress};
 use crate::{
     hosts::HostPattern,

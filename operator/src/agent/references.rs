@@ -40,9 +40,7 @@ pub enum Missing {
         url: String,
     },
     /// The credential is of a kind that is not for the model API.
-    #[error(
-        "credential {name} of Vault {vault} is an environment variable of sandboxes, which the model API is not called with"
-    )]
+    #[error("credential {name} of Vault {vault} is for sandboxes, and the model API is not called with it")]
     NotForModel {
         /// The vault.
         vault: String,
@@ -50,9 +48,7 @@ pub enum Missing {
         name: String,
     },
     /// The credential is of a kind that is not for MCP servers.
-    #[error(
-        "credential {name} of Vault {vault} is an environment variable of sandboxes, which MCP server {server} is not called with"
-    )]
+    #[error("credential {name} of Vault {vault} is for sandboxes, and MCP server {server} is not called with it")]
     NotForMcp {
         /// The vault.
         vault: String,

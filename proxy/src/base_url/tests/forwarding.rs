@@ -58,7 +58,8 @@ async fn bearer_placement() {
 
 #[tokio::test]
 async fn basic_placement() {
-    let placement = |route: &mut Value, _| route["credential"]["placement"] = json!({"type": "basic", "username": "me"});
+    let placement =
+        |route: &mut Value, _| route["credential"]["placement"] = json!({"type": "basic", "username": "me"});
     let running = Running::changed(placement).await;
     let mut client = running.client().await;
     client.send(post("/model/v1/messages")).await;

@@ -47,7 +47,8 @@ const OF_KEYS: &[&str] = &[
     "admin",
 ];
 /// Names that have such words and are none.
-const HARMLESS: &[&str] = &["csrf", "xsrf", "npm", "idempotency", "websocket", "continuation", "page", "next", "nexttoken"];
+const HARMLESS: &[&str] =
+    &["csrf", "xsrf", "npm", "idempotency", "websocket", "continuation", "page", "next", "nexttoken"];
 /// How tokens of well-known makers begin.
 const SHAPES: &[&str] = &[
     "ghp_",

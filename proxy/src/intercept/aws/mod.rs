@@ -34,7 +34,10 @@ pub struct Claim {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Problem {
     /// The placeholder is somewhere else than in a signature.
-    #[error("its placeholder is good only as the access key id of an {} signature in the header authorization", sign::ALGORITHM)]
+    #[error(
+        "its placeholder is good only as the access key id of an {} signature in the header authorization",
+        sign::ALGORITHM
+    )]
     NotSigned,
     /// The signature is in the query.
     #[error("presigned URLs are not signed anew: sign in the header authorization")]
@@ -85,7 +88,8 @@ fn credential(value: &str) -> Option<(&str, &str, &str)> {
     let parts: Vec<&str> = credential.split('/').collect();
     let [key, _date, region, service, "aws4_request"] = parts.as_slice() else { return None };
     let plain = |text: &str| {
-        (1..=64).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte))
+        (1..=64).contains(&text.len())
+            && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte))
     };
     (plain(region) && plain(service)).then_some((*key, *region, *service))
 }
@@ -138,7 +142,9 @@ fn minted(asked: &Asked<'_>, service: &str) -> Option<&'static str> {
     let target = asked.headers.get("x-amz-target").and_then(|target| target.to_str().ok()).unwrap_or_default();
     let operation = target.rsplit('.').next().unwrap_or_default().to_ascii_lowercase();
     let names = |name: &str| {
-        asked.query.is_some_and(|query| query.split('&').any(|part| part.split('=').next().is_some_and(|part| part == name)))
+        asked
+            .query
+            .is_some_and(|query| query.split('&').any(|part| part.split('=').next().is_some_and(|part| part == name)))
     };
     match service {
         _ if host.starts_with("sts.") || host.starts_with("sts-fips.") => Some("a security token service"),

@@ -200,7 +200,12 @@ mod tests {
     #[case("GET", "/?Param2=value2&Param1=value1", &[], "b97d918cfa904a5beff61c982a1b6f458b799221646efd99d3219ec94cdf2500")]
     #[case("POST", "/", &[], "5da7c1a2acd57cee7505fc6676e4e544621c30862966e37dddb68e92efbe5d6b")]
     #[case("POST", "/", &[("content-type", "application/x-www-form-urlencoded")], "ff11897932ad3f4e8b18135d722051e5ac45fc38421b1da7b9d196a0fe09473a")]
-    fn the_test_suite(#[case] method: &str, #[case] path: &str, #[case] headers: &[(&str, &str)], #[case] expected: &str) {
+    fn the_test_suite(
+        #[case] method: &str,
+        #[case] path: &str,
+        #[case] headers: &[(&str, &str)],
+        #[case] expected: &str,
+    ) {
         let mut headers = headers.to_vec();
         headers.push(("x-amz-date", "20150830T123600Z"));
         let form = headers.iter().any(|(name, _)| *name == "content-type");

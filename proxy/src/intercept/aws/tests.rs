@@ -146,7 +146,8 @@ fn nothing_else_of_a_signature_passes() {
     assert!(twice.contains("good only as"), "{twice}");
     let token = outcome(&format!("{host}/k"), &[("authorization", &signed), ("x-amz-security-token", "attacker")]);
     assert!(token.contains("x-amz-security-token"), "{token}");
-    let query = format!("{host}/k?X-Amz-Credential={ONE}%2F20260101%2Feu-west-1%2Fs3%2Faws4_request&X-Amz-Signature={HASH}");
+    let query =
+        format!("{host}/k?X-Amz-Credential={ONE}%2F20260101%2Feu-west-1%2Fs3%2Faws4_request&X-Amz-Signature={HASH}");
     let presigned = outcome(&query, &[]);
     assert!(presigned.contains("presigned URLs"), "{presigned}");
     assert_eq!(outcome(&format!("{host}/public"), &[]), "not signed");

@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 
 use crate::sandbox_template::{Egress, NetworkSpec};
-use crate::vault::{CredentialSpec, PlacementKind, VaultSpec};
+use crate::vault::{CredentialSpec, VaultSpec};
 
 /// Every host with a public address.
 pub const ANY: &str = "*";
@@ -83,9 +83,7 @@ fn normal(host: &str) -> String {
 /// The credentials of a vault that sandboxes see a placeholder of.
 pub fn placeholders(vault: &VaultSpec) -> impl Iterator<Item = &CredentialSpec> {
     let live = vault.credentials.iter().filter(|credential| credential.archived_at.is_none());
-    live.filter(|credential| {
-        credential.placement.kind == PlacementKind::EnvironmentVariable && credential.placement.variable.is_some()
-    })
+    live.filter(|credential| !credential.placement.variables().is_empty())
 }
 
 #[cfg(test)]
@@ -151,8 +149,9 @@ mod tests {
             credential("one", variable.clone(), None),
             credential("two", json!({"type": "bearer"}), None),
             credential("three", variable, Some("2026-01-01T00:00:00Z")),
+            credential("four", json!({"type": "aws", "aws": {"accessKeyIDKey": "id"}}), None),
         ]}))
         .unwrap();
-        assert_eq!(placeholders(&vault).map(|one| one.name.as_str()).collect::<Vec<_>>(), ["one"]);
+        assert_eq!(placeholders(&vault).map(|one| one.name.as_str()).collect::<Vec<_>>(), ["one", "four"]);
     }
 }

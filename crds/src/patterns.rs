@@ -24,6 +24,9 @@ pub const DECIMAL: &str = r"^[0-9]+(\.[0-9]+)?$";
 /// A key of a Secret, as the API server takes it: not `.`, and nothing that begins with `..`.
 pub const SECRET_KEY: &str = r"^\.?[-_a-zA-Z0-9][-._a-zA-Z0-9]*$";
 
+/// A service or a region in the scope of an AWS signature.
+pub const AWS_SCOPE: &str = "^[a-z0-9-]+$";
+
 /// Folders of a sandbox that its workspace would hide.
 pub const NO_RESERVED_FOLDER: &str = "!self.mountPath.matches('^/(tmp|proc|sys|dev|etc)(/|$)')";
 

@@ -50,8 +50,8 @@ fn metadata_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
 /// A credential: where its value is, where it may go and how it is placed.
 #[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[x_kube(
-    validation = Rule::new("self.placement.type == 'environmentVariable' || !self.allow.hosts.exists(host, host.startsWith('*'))")
-        .message("only a credential of type environmentVariable may go to hosts with a wildcard"),
+    validation = Rule::new("self.placement.type in ['environmentVariable', 'aws'] || !self.allow.hosts.exists(host, host.startsWith('*'))")
+        .message("only a credential of type environmentVariable or aws may go to hosts with a wildcard"),
     validation = Rule::new("!has(self.oauth) || self.placement.type == 'bearer'")
         .message("an OAuth token is placed as a bearer"),
 )]
@@ -176,7 +176,7 @@ pub struct Allow {
     /// `https`, unless the upstream is inside the cluster.
     #[serde(default)]
     pub scheme: Scheme,
-    /// Host names, exactly as they are called; for an environment variable also `*.example.com` for any name below it, and
+    /// Host names, exactly as they are called; for the types `environmentVariable` and `aws` also `*.example.com` for any name below it, and
     /// `*` for any host that the sandbox may reach.
     #[schemars(
         length(min = 1, max = 16),
@@ -270,21 +270,75 @@ impl PrivateAddresses {
         .message("header frames or routes the request: a credential cannot be placed there"),
     validation = Rule::new("(self.type == 'environmentVariable') == has(self.variable)")
         .message("variable belongs to a placement of type environmentVariable, which needs it"),
+    validation = Rule::new("(self.type == 'basic') == has(self.username)").message("username belongs to a placement of type basic, which needs it"),
+    validation = Rule::new("(self.type == 'aws') == has(self.aws)").message("aws belongs to a placement of type aws, which needs it"),
 )]
 #[serde(rename_all = "camelCase")]
 pub struct Placement {
-    /// `bearer`: `Authorization: Bearer <value>`; `header`: the value alone in the header that `header` names;
-    /// `environmentVariable`: the sandboxes of sessions that name the vault see a placeholder, which becomes the value on the
-    /// way out.
+    /// `bearer`: `Authorization: Bearer <value>`; `basic`: HTTP Basic, the value is the password; `header`: the value alone in
+    /// the header that `header` names; `environmentVariable`: the sandboxes of sessions that name the vault see a placeholder,
+    /// which becomes the value on the way out; `aws`: they see placeholders of AWS keys, and what they sign with them is signed
+    /// anew on the way out. The value is the secret access key then.
     #[serde(rename = "type")]
     pub kind: PlacementKind,
     /// The header's name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 64), regex(pattern = "^[A-Za-z0-9-]+$"))]
     pub header: Option<String>,
+    /// The user name of HTTP Basic; it may be empty.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 256), regex(pattern = "^[!-9;-~]*$"))]
+    pub username: Option<String>,
     /// The variable of the sandbox's environment.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub variable: Option<Variable>,
+    /// What AWS keys may sign.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub aws: Option<AwsKeys>,
+}
+
+impl Placement {
+    /// A placement of a kind that needs nothing else.
+    #[must_use]
+    pub const fn of(kind: PlacementKind) -> Self {
+        Self { kind, header: None, username: None, variable: None, aws: None }
+    }
+
+    /// The variables of a sandbox's environment that hold the credential's placeholder.
+    #[must_use]
+    pub fn variables(&self) -> Vec<&str> {
+        match (self.kind, &self.variable) {
+            (PlacementKind::EnvironmentVariable, Some(variable)) => vec![&variable.name],
+            (PlacementKind::Aws, _) if self.aws.is_some() => AWS_VARIABLES.to_vec(),
+            _ => Vec::new(),
+        }
+    }
+}
+
+/// Where every AWS SDK looks for keys.
+const AWS_VARIABLES: [&str; 2] = ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"];
+
+/// AWS keys: the other keys of the Secret, and what may be signed with them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct AwsKeys {
+    /// The key of the same Secret with the access key id.
+    #[serde(rename = "accessKeyIDKey")]
+    #[schemars(length(min = 1, max = 253), regex(pattern = patterns::SECRET_KEY))]
+    pub access_key_id_key: String,
+    /// The key of the same Secret with the session token of temporary keys.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 253), regex(pattern = patterns::SECRET_KEY))]
+    pub session_token_key: Option<String>,
+    /// The services, by the names that signatures have (`s3`, `dynamodb`); any if empty. Those that hand out keys are refused
+    /// all the same.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 32), inner(length(min = 1, max = 64), regex(pattern = patterns::AWS_SCOPE)))]
+    pub services: Vec<String>,
+    /// The regions (`eu-central-1`); any if empty.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64), inner(length(min = 1, max = 64), regex(pattern = patterns::AWS_SCOPE)))]
+    pub regions: Vec<String>,
 }
 
 /// A variable of the sandbox's environment that stands for a value.
@@ -321,10 +375,22 @@ pub enum InjectionLocation {
 pub enum PlacementKind {
     /// `Authorization: Bearer <value>`.
     Bearer,
+    /// `Authorization: Basic <user name and value>`.
+    Basic,
     /// The value alone in a header.
     Header,
     /// A placeholder in the environment of the sandbox.
     EnvironmentVariable,
+    /// Placeholders of AWS keys in the environment of the sandbox.
+    Aws,
+}
+
+impl PlacementKind {
+    /// Whether it is for what sandboxes send, and neither for the model nor for MCP servers.
+    #[must_use]
+    pub const fn is_for_sandboxes(self) -> bool {
+        matches!(self, Self::EnvironmentVariable | Self::Aws)
+    }
 }
 
 /// What is known of a vault.

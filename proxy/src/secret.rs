@@ -10,6 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
 use http::HeaderValue;
 use subtle::ConstantTimeEq;
@@ -88,6 +89,24 @@ impl Secret {
             }
         }
         clean
+    }
+
+    /// The value of `authorization` in HTTP Basic with the secret as the password.
+    ///
+    /// # Errors
+    /// Never: Base64 is fit for a header.
+    pub fn basic(&self, username: &str) -> Result<HeaderValue, http::header::InvalidHeaderValue> {
+        self.encoded(username).header("Basic ")
+    }
+
+    /// User name and password, in Base64.
+    #[must_use]
+    pub fn encoded(&self, username: &str) -> Self {
+        let mut pair = Zeroizing::new(Vec::with_capacity(username.len() + 1 + self.0.len()));
+        pair.extend_from_slice(username.as_bytes());
+        pair.push(b':');
+        pair.extend_from_slice(&self.0);
+        Self(Zeroizing::new(STANDARD.encode(&*pair).into_bytes()))
     }
 
     /// A header's value with a prefix before the secret; marked sensitive, and zeroised when it is dropped.
@@ -248,6 +267,14 @@ mod tests {
         let header = secret.header("Bearer ").unwrap();
         assert_eq!(header.as_bytes(), b"Bearer sk-canary");
         assert!(!format!("{header:?}").contains("canary"));
+    }
+
+    #[rstest]
+    #[case("Aladdin", "open sesame", "Basic QWxhZGRpbjpvcGVuIHNlc2FtZQ==")]
+    #[case("", "token", "Basic OnRva2Vu")]
+    fn it_is_a_password(#[case] username: &str, #[case] password: &str, #[case] expected: &str) {
+        let header = secret(password).basic(username).unwrap();
+        assert!(header.is_sensitive() && header == expected);
     }
 
     #[rstest]

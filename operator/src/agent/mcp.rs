@@ -2,7 +2,7 @@
 
 use longhand_crds::Vault;
 use longhand_crds::agent::McpServerSpec;
-use longhand_crds::vault::{CredentialSpec, PlacementKind, PrivateAddresses};
+use longhand_crds::vault::{CredentialSpec, PrivateAddresses};
 use reqwest::Url;
 
 use super::references::{Missing, find, may_go_to};
@@ -42,7 +42,7 @@ pub fn access(
             (None, Some(wanted)) => {
                 let found = find(wanted, vault(&wanted.vault).as_ref())?.clone();
                 let (vault, name) = (wanted.vault.clone(), wanted.name.clone());
-                if found.placement.kind == PlacementKind::EnvironmentVariable {
+                if found.placement.kind.is_for_sandboxes() {
                     return Err(Missing::NotForMcp { vault, name, server: server.name.clone() });
                 }
                 if !may_go_to(&found, &upstream) {
@@ -61,7 +61,7 @@ pub fn access(
 fn is_meant_for(credential: &CredentialSpec, url: &str) -> bool {
     let meant = credential.mcp_server_url.as_deref().and_then(upstream);
     credential.archived_at.is_none()
-        && credential.placement.kind != PlacementKind::EnvironmentVariable
+        && !credential.placement.kind.is_for_sandboxes()
         && meant.is_some_and(|meant| meant.trim_end_matches('/') == url.trim_end_matches('/'))
         && may_go_to(credential, url)
 }

@@ -2,7 +2,7 @@
 
 use longhand_crds::agent::CredentialRef;
 use longhand_crds::default_model::{DefaultModel, ModelAccess};
-use longhand_crds::vault::{CredentialSpec, PlacementKind};
+use longhand_crds::vault::CredentialSpec;
 use longhand_crds::{Agent, Vault};
 use reqwest::Url;
 
@@ -40,9 +40,7 @@ pub enum Missing {
         url: String,
     },
     /// The credential is of a kind that is not for the model API.
-    #[error(
-        "credential {name} of Vault {vault} is an environment variable of sandboxes, which the model API is not called with"
-    )]
+    #[error("credential {name} of Vault {vault} is for sandboxes, and the model API is not called with it")]
     NotForModel {
         /// The vault.
         vault: String,
@@ -50,9 +48,7 @@ pub enum Missing {
         name: String,
     },
     /// The credential is of a kind that is not for MCP servers.
-    #[error(
-        "credential {name} of Vault {vault} is an environment variable of sandboxes, which MCP server {server} is not called with"
-    )]
+    #[error("credential {name} of Vault {vault} is for sandboxes, and MCP server {server} is not called with it")]
     NotForMcp {
         /// The vault.
         vault: String,
@@ -112,7 +108,7 @@ pub fn credential<'a, 'v>(
     let wanted = access.credential;
     let found = find(wanted, vault)?;
     let (vault, name) = (wanted.vault.clone(), wanted.name.clone());
-    if found.placement.kind == PlacementKind::EnvironmentVariable {
+    if found.placement.kind.is_for_sandboxes() {
         return Err(Missing::NotForModel { vault, name });
     }
     let url = access.base_url(found);

@@ -4,13 +4,14 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::api::core::v1::{Volume, VolumeMount};
 use longhand_crds::egress::{ANY, placeholders, reach};
-use longhand_crds::vault::{CredentialSpec, InjectionLocation, PrivateAddresses};
+use longhand_crds::vault::{CredentialSpec, InjectionLocation, Placement, PrivateAddresses};
 use longhand_crds::{AgentSession, SandboxTemplate, Vault};
 use reqwest::Url;
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
 use super::harness_pod::credential_volume;
+use super::observe::Unresolved;
 use super::proxy_config::CREDENTIALS;
 use crate::agent::mcp::McpAccess;
 use crate::context::Context;
@@ -18,7 +19,7 @@ use crate::hardening::mount;
 
 /// Where the proxy finds the token by which only it is known.
 pub(super) const TOKEN_FOLDER: &str = "/var/run/secrets/longhand-proxy";
-/// More than the proxy takes.
+/// As many as the proxy takes.
 const MAX_BINDINGS: usize = 128;
 
 /// What the sandboxes of a session may reach.
@@ -32,12 +33,15 @@ pub(crate) struct Egress {
 
 /// What the session says, if its sandboxes have a way out at all: a template says what may be reached, or a vault of the session
 /// has credentials for sandboxes. The session service binds sandboxes by the same rule.
+///
+/// # Errors
+/// [`Unresolved::TooManyCredentials`]: with some left out, requests would fail for no reason that anybody sees.
 pub(super) fn of(
     session: &AgentSession,
     servers: &[McpAccess],
     template: impl Fn(&str) -> Option<SandboxTemplate>,
     vault: impl Fn(&str) -> Option<Vault>,
-) -> Option<Egress> {
+) -> Result<Option<Egress>, Unresolved> {
     let mcp: Vec<String> = servers.iter().filter_map(|server| host(&server.upstream)).collect();
     let mut any = false;
     let mut sandboxes = BTreeMap::new();
@@ -47,20 +51,15 @@ pub(super) fn of(
         sandboxes.insert(sandbox.name.clone(), reach(network.as_ref(), sandbox.network.as_ref(), &mcp));
     }
     let vaults = session.spec.vault_refs.iter().filter_map(|named| Some((named.name.clone(), vault(&named.name)?)));
-    let mut bindings: Vec<(String, CredentialSpec)> = vaults
+    let bindings: Vec<(String, CredentialSpec)> = vaults
         .flat_map(|(name, vault)| {
             placeholders(&vault.spec).map(|credential| (name.clone(), credential.clone())).collect::<Vec<_>>()
         })
         .collect();
     if bindings.len() > MAX_BINDINGS {
-        tracing::warn!(
-            found = bindings.len(),
-            taken = MAX_BINDINGS,
-            "a session has too many credentials for sandboxes"
-        );
-        bindings.truncate(MAX_BINDINGS);
+        return Err(Unresolved::TooManyCredentials { found: bindings.len(), limit: MAX_BINDINGS });
     }
-    (any || !bindings.is_empty()).then_some(Egress { sandboxes, bindings })
+    Ok((any || !bindings.is_empty()).then_some(Egress { sandboxes, bindings }))
 }
 
 fn host(url: &str) -> Option<String> {
@@ -124,20 +123,12 @@ fn folder(vault: &str, credential: &CredentialSpec) -> String {
 
 fn binding(vault: &str, credential: &CredentialSpec) -> Value {
     let allow = &credential.allow;
-    let locations = credential.placement.variable.iter().flat_map(|variable| &variable.locations);
-    let locations: Vec<&str> = locations
-        .map(|location| match location {
-            InjectionLocation::Header => "header",
-            InjectionLocation::Query => "query",
-            InjectionLocation::Path => "path",
-            InjectionLocation::Body => "body",
-        })
-        .collect();
+    let folder = folder(vault, credential);
     json!({
         "vault": vault,
         "name": credential.name,
-        "file": format!("{}/{}", folder(vault, credential), credential.secret_ref.key),
-        "placement": { "type": "environmentVariable", "locations": locations },
+        "file": format!("{folder}/{}", credential.secret_ref.key),
+        "placement": placement(&credential.placement, &folder),
         "allow": {
             "scheme": allow.scheme,
             "hosts": allow.hosts,
@@ -149,12 +140,36 @@ fn binding(vault: &str, credential: &CredentialSpec) -> Value {
     })
 }
 
+fn placement(placement: &Placement, folder: &str) -> Value {
+    if let Some(aws) = &placement.aws {
+        let file = |key: &String| format!("{folder}/{key}");
+        return json!({
+            "type": "aws",
+            "accessKeyIDFile": file(&aws.access_key_id_key),
+            "sessionTokenFile": aws.session_token_key.as_ref().map(file),
+            "services": aws.services,
+            "regions": aws.regions,
+        });
+    }
+    let locations = placement.variable.iter().flat_map(|variable| &variable.locations);
+    let locations: Vec<&str> = locations
+        .map(|location| match location {
+            InjectionLocation::Header => "header",
+            InjectionLocation::Query => "query",
+            InjectionLocation::Path => "path",
+            InjectionLocation::Body => "body",
+        })
+        .collect();
+    json!({ "type": "environmentVariable", "locations": locations })
+}
+
 #[cfg(test)]
 pub(super) mod tests {
     use std::sync::Arc;
 
-    use longhand_crds::vault::PrivateAddresses;
+    use longhand_crds::vault::{CredentialSpec, PrivateAddresses};
     use longhand_crds::{AgentSession, SandboxTemplate, Vault};
+    use longhand_proxy::config::BindingPlacement;
     use serde_json::{Value, json};
 
     use super::{Egress, of};
@@ -198,7 +213,7 @@ pub(super) mod tests {
             private_addresses: PrivateAddresses::Refuse,
             credential: None,
         };
-        of(&session(json!(null)), &[server], |_| Some(template(network.clone())), |_| Some(vault())).unwrap()
+        of(&session(json!(null)), &[server], |_| Some(template(network.clone())), |_| Some(vault())).unwrap().unwrap()
     }
 
     fn read(config: Value) -> longhand_proxy::config::Egress {
@@ -215,6 +230,23 @@ pub(super) mod tests {
         insta::assert_yaml_snapshot!(config);
         let read = read(config);
         assert_eq!((read.sandboxes["main"].hosts.len(), read.bindings[0].label().as_str()), (3, "work/github"));
+    }
+
+    #[tokio::test]
+    async fn aws_keys_are_three_files_of_one_secret() {
+        let (context, _server) = context();
+        let mut vault = fixtures::vault();
+        vault.spec = serde_json::from_value(json!({ "credentials": [{
+            "name": "aws", "secretRef": { "name": "aws", "key": "secret" }, "allow": { "hosts": ["*.amazonaws.com"] },
+            "placement": { "type": "aws", "aws": { "accessKeyIDKey": "id", "sessionTokenKey": "token", "regions": ["eu-west-1"] } },
+        }] }))
+        .unwrap();
+        let egress = of(&session(json!(null)), &[], |_| None, |_| Some(vault.clone())).unwrap().unwrap();
+        let items = egress.volumes().next().unwrap().secret.unwrap().items.unwrap();
+        assert_eq!(items.iter().map(|item| item.key.as_str()).collect::<Vec<_>>(), ["id", "secret", "token"]);
+        let read = read(egress.config(&context, "sesn_1", "key="));
+        let BindingPlacement::Aws(aws) = &read.bindings[0].placement else { panic!("{read:?}") };
+        assert!(aws.access_key_id_file.ends_with("id") && aws.regions == ["eu-west-1"]);
     }
 
     #[tokio::test]
@@ -236,19 +268,34 @@ pub(super) mod tests {
     async fn a_session_narrows_what_its_template_allows() {
         let (context, _server) = context();
         let all = |_: &str| Some(template(json!({ "egress": "Unrestricted" })));
-        let open = of(&session(json!(null)), &[], all, |_| None).unwrap();
+        let open = of(&session(json!(null)), &[], all, |_| None).unwrap().unwrap();
         assert!(read(open.config(&context, "sesn_1", "key=")).sandboxes["main"].unrestricted);
-        let narrowed = of(&session(json!({ "allowedHosts": ["a.test"] })), &[], all, |_| None).unwrap();
+        let narrowed = of(&session(json!({ "allowedHosts": ["a.test"] })), &[], all, |_| None).unwrap().unwrap();
         let read = read(narrowed.config(&context, "sesn_1", "key="));
         assert!(!read.sandboxes["main"].unrestricted && read.sandboxes["main"].hosts.len() == 1);
+    }
+
+    #[test]
+    fn more_credentials_than_the_proxy_takes_are_refused_and_none_is_left_out() {
+        let vaults = |count: usize| {
+            let mut vault = vault();
+            let one = vault.spec.credentials.remove(0);
+            let named = |number| CredentialSpec { name: format!("c{number}"), ..one.clone() };
+            vault.spec.credentials = (0..count).map(named).collect();
+            of(&session(json!(null)), &[], |_| None, |_| Some(vault.clone()))
+        };
+        assert_eq!(vaults(128).unwrap().unwrap().bindings.len(), 128);
+        let problem = vaults(129).unwrap_err();
+        assert_eq!(problem.reason(), "TooManyCredentials");
+        assert!(problem.to_string().contains("129 credentials for sandboxes, more than 128"), "{problem}");
     }
 
     #[test]
     fn a_session_has_no_egress_unless_its_template_or_a_vault_says_so() {
         let none = |_: &str| Some(fixtures::template());
         let wider = session(json!({ "egress": "Unrestricted" }));
-        assert_eq!(of(&wider, &[], none, |_| Some(fixtures::vault())), None, "it never widens");
-        assert!(of(&session(json!(null)), &[], none, |_| Some(vault())).is_some());
-        assert!(of(&session(json!(null)), &[], |_| Some(template(json!({}))), |_| None).is_some());
+        assert_eq!(of(&wider, &[], none, |_| Some(fixtures::vault())).unwrap(), None, "it never widens");
+        assert!(of(&session(json!(null)), &[], none, |_| Some(vault())).unwrap().is_some());
+        assert!(of(&session(json!(null)), &[], |_| Some(template(json!({}))), |_| None).unwrap().is_some());
     }
 }

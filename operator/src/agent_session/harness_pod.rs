@@ -298,15 +298,21 @@ fn fallback_volume(fallback: &FallbackAccess) -> String {
     format!("fallback-{}", fallback.route)
 }
 
-/// Optional, so that the proxy runs and says what is missing; and only the key that the vault names.
+/// Optional, so that the proxy runs and says what is missing; and only the keys that the vault names.
 pub(super) fn credential_volume(name: &str, credential: &CredentialSpec) -> Volume {
     let secret = &credential.secret_ref;
+    let aws = credential.placement.aws.iter();
+    let aws = aws.flat_map(|aws| std::iter::once(&aws.access_key_id_key).chain(&aws.session_token_key));
+    let mut keys: Vec<&String> = std::iter::once(&secret.key).chain(aws).collect();
+    keys.sort_unstable();
+    keys.dedup();
+    let item = |key: &String| KeyToPath { key: key.clone(), path: key.clone(), mode: None };
     Volume {
         name: name.to_owned(),
         secret: Some(SecretVolumeSource {
             secret_name: Some(secret.name.clone()),
             optional: Some(true),
-            items: Some(vec![KeyToPath { key: secret.key.clone(), path: secret.key.clone(), mode: None }]),
+            items: Some(keys.into_iter().map(item).collect()),
             default_mode: Some(0o440),
         }),
         ..Volume::default()

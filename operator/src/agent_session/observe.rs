@@ -128,6 +128,10 @@ pub(super) enum Unresolved {
     Agent(String),
     #[error("Agent {agent}: {missing}")]
     Reference { agent: String, missing: Missing },
+    #[error(
+        "the vaults of the session have {found} credentials for sandboxes, more than {limit}: name fewer vaults, or split them"
+    )]
+    TooManyCredentials { found: usize, limit: usize },
 }
 
 impl Unresolved {
@@ -135,6 +139,7 @@ impl Unresolved {
         match self {
             Self::Agent(_) => "AgentNotFound",
             Self::Reference { missing, .. } => missing.reason(),
+            Self::TooManyCredentials { .. } => "TooManyCredentials",
         }
     }
 }
@@ -186,7 +191,7 @@ fn references(session: &AgentSession, sessions: &Sessions, namespace: &str) -> R
         &references.mcp,
         |template| lookup(&sessions.templates, namespace, template),
         |vault| lookup(&sessions.vaults, namespace, vault),
-    );
+    )?;
     Ok(references)
 }
 

@@ -79,10 +79,11 @@ pub(super) fn mcp_volume(server: &McpAccess) -> String {
 fn placed(credential: &CredentialSpec, folder: &str) -> Value {
     let allow = &credential.allow;
     let port = allow.port.unwrap_or_else(|| i32::from(allow.scheme.default_port()));
-    // The agent's references admit nothing else than a bearer or a header.
-    let placement = match &credential.placement.header {
-        None => json!({ "type": "bearer" }),
-        Some(header) => json!({ "type": "header", "name": header }),
+    // The agent's references admit nothing that is for sandboxes.
+    let placement = match (&credential.placement.header, &credential.placement.username) {
+        (Some(header), _) => json!({ "type": "header", "name": header }),
+        (None, Some(username)) => json!({ "type": "basic", "username": username }),
+        (None, None) => json!({ "type": "bearer" }),
     };
     json!({
         "name": credential.name,
@@ -193,7 +194,7 @@ mod tests {
     fn a_bearer_at_the_scheme_s_own_port() {
         let mut vault = fixtures::vault();
         let credential = &mut vault.spec.credentials[0];
-        credential.placement = Placement { kind: PlacementKind::Bearer, header: None, variable: None };
+        credential.placement = Placement::of(PlacementKind::Bearer);
         (credential.allow.port, credential.allow.scheme) = (None, Scheme::Https);
         let config = config("https://model.test", credential, &[], &[]);
         assert_eq!(config["routes"][0]["credential"]["allow"]["port"], 443);

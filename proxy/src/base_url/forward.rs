@@ -159,11 +159,11 @@ impl BoundRoute {
         let secret = self.secret(now)?;
         let placed = match (&self.route.credential, &secret) {
             (Some(credential), Some(secret)) => {
-                let (name, prefix) = match &credential.placement {
-                    Placement::Header(name) => (name.clone(), ""),
-                    Placement::Bearer => (header::AUTHORIZATION, "Bearer "),
+                let (name, value) = match &credential.placement {
+                    Placement::Header(name) => (name.clone(), secret.header("")),
+                    Placement::Bearer => (header::AUTHORIZATION, secret.header("Bearer ")),
+                    Placement::Basic(username) => (header::AUTHORIZATION, secret.basic(username)),
                 };
-                let value = secret.header(prefix);
                 Some((name, value.map_err(|_| self.unavailable(credential, FileCondition::NotPrintable))?))
             }
             _ => None,
@@ -200,6 +200,11 @@ impl BoundRoute {
         }
         let (mut head, body) = response.into_parts();
         prepare_response(&mut head.headers, secret.as_deref());
+        if let (Some(credential), Some(secret)) = (&self.route.credential, &secret)
+            && let Placement::Basic(username) = &credential.placement
+        {
+            prepare_response(&mut head.headers, Some(&secret.encoded(username)));
+        }
         let mut answer = Response::new(Either::Left(Relayed::new(body, IDLE_TIMEOUT)));
         *answer.status_mut() = status;
         *answer.headers_mut() = head.headers;

@@ -87,6 +87,26 @@ pub enum BindingPlacement {
         /// Where the placeholder may stand.
         locations: Vec<Location>,
     },
+    /// As the secret access key that requests to AWS are signed with.
+    Aws(AwsKeys),
+}
+
+/// AWS keys: the other files, and what is signed.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct AwsKeys {
+    /// The file with the access key id.
+    #[serde(rename = "accessKeyIDFile")]
+    pub access_key_id_file: PathBuf,
+    /// The file with the session token of temporary keys.
+    #[serde(default)]
+    pub session_token_file: Option<PathBuf>,
+    /// The services; any if empty.
+    #[serde(default)]
+    pub services: Vec<String>,
+    /// The regions; any if empty.
+    #[serde(default)]
+    pub regions: Vec<String>,
 }
 
 /// A part of a request.
@@ -264,13 +284,19 @@ fn network(sandbox: &str, raw: &RawNetwork) -> Result<Network, EgressProblem> {
 fn binding(raw: RawBinding) -> Result<Binding, EgressProblem> {
     let RawBinding { vault, name, file, placement, allow } = raw;
     let label = format!("{vault}/{name}");
-    let BindingPlacement::EnvironmentVariable { locations } = &placement;
-    if locations.is_empty() {
-        return Err(EgressProblem::NoLocation(label));
-    }
+    let files: Vec<&PathBuf> = match &placement {
+        BindingPlacement::EnvironmentVariable { locations } if locations.is_empty() => {
+            return Err(EgressProblem::NoLocation(label));
+        }
+        BindingPlacement::EnvironmentVariable { .. } => vec![&file],
+        BindingPlacement::Aws(keys) => {
+            [&file, &keys.access_key_id_file].into_iter().chain(&keys.session_token_file).collect()
+        }
+    };
+    let relative = files.into_iter().find(|file| !file.is_absolute()).cloned();
     let checked = || {
-        if !file.is_absolute() {
-            return Err(RouteProblem::File(file.clone()));
+        if let Some(file) = relative {
+            return Err(RouteProblem::File(file));
         }
         Ok((checked_name(vault)?, checked_name(name)?, allow.rule(HostPattern::parse)?))
     };

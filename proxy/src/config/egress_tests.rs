@@ -40,8 +40,8 @@ fn what_the_operator_writes_is_read() {
     assert!(egress.sandboxes["open"].unrestricted);
     let binding = &egress.bindings[0];
     assert_eq!(binding.label(), "team/github");
-    let BindingPlacement::EnvironmentVariable { locations } = &binding.placement;
-    assert_eq!(locations, &[Location::Header, Location::Body]);
+    let locations = vec![Location::Header, Location::Body];
+    assert_eq!(binding.placement, BindingPlacement::EnvironmentVariable { locations });
     assert!(binding.rule.covers(&Host::parse("raw.githubusercontent.com").unwrap()));
     let proxy = egress.upstream_proxy.unwrap();
     assert_eq!((proxy.host.as_str(), proxy.port), ("proxy.corp.example", 3128));
@@ -69,6 +69,9 @@ fn most_of_it_may_be_absent() {
 #[case("/bindings/0/placement", json!({"type": "environmentVariable", "locations": []}), "locations is empty")]
 #[case("/bindings/0/placement", json!({"type": "environmentVariable", "locations": ["cookie"]}), "unknown variant")]
 #[case("/bindings/0/placement", json!({"type": "bearer"}), "unknown variant")]
+#[case("/bindings/0/placement", json!({"type": "aws", "accessKeyIDFile": "id"}), "file id is not an absolute path")]
+#[case("/bindings/0/placement", json!({"type": "aws", "accessKeyIDFile": "/id", "sessionTokenFile": "t"}), "file t is not an absolute path")]
+#[case("/bindings/0/placement", json!({"type": "aws", "accessKeyIDFile": "/id", "extra": 1}), "unknown field")]
 #[case("/bindings/0/allow/hosts", json!([]), "hosts is empty")]
 #[case("/bindings/0/allow/hosts", json!(["*github.com"]), "is not a host")]
 #[case("/audit/tokenFile", json!("token"), "audit.tokenFile token is not an absolute path")]

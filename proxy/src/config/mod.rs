@@ -5,7 +5,7 @@ use std::{collections::HashSet, path::PathBuf};
 use http::{HeaderName, Method, Uri};
 use serde::Deserialize;
 
-pub use self::egress::{Audit, Binding, BindingPlacement, Egress, Location, Network, UpstreamProxy};
+pub use self::egress::{Audit, AwsKeys, Binding, BindingPlacement, Egress, Location, Network, UpstreamProxy};
 use self::egress::{EgressProblem, RawEgress};
 use crate::{
     hosts::HostPattern,
@@ -80,6 +80,8 @@ pub enum Placement {
     Header(HeaderName),
     /// As `authorization: Bearer ...`.
     Bearer,
+    /// As `authorization: Basic ...`, with this user name.
+    Basic(String),
 }
 
 /// Why a configuration cannot be used.
@@ -146,6 +148,9 @@ pub enum RouteProblem {
     /// A header that is none, or that frames or routes the request.
     #[error("placement: a credential cannot be placed into header {0:?}")]
     Header(String),
+    /// A user name that HTTP Basic cannot have.
+    #[error("placement: a user name of HTTP Basic is printable ASCII, without a colon")]
+    Username,
     /// A file that is not named in full.
     #[error("credential file {0} is not an absolute path")]
     File(PathBuf),
@@ -195,6 +200,7 @@ struct RawCredential {
 enum RawPlacement {
     Header { name: String },
     Bearer {},
+    Basic { username: String },
 }
 
 #[derive(Deserialize)]
@@ -277,6 +283,12 @@ impl TryFrom<RawCredential> for Credential {
         }
         let placement = match placement {
             RawPlacement::Bearer {} => Placement::Bearer,
+            RawPlacement::Basic { username } => {
+                if !username.bytes().all(|byte| byte.is_ascii_graphic() && byte != b':') {
+                    return Err(RouteProblem::Username);
+                }
+                Placement::Basic(username)
+            }
             RawPlacement::Header { name } => match HeaderName::from_bytes(name.as_bytes()) {
                 Ok(header) if !crate::headers::is_reserved(&header) => Placement::Header(header),
                 _ => return Err(RouteProblem::Header(name)),
@@ -431,6 +443,8 @@ mod tests {
     #[case("/credential/placement", json!({"type": "header", "name": "content-length"}), "cannot be placed")]
     #[case("/credential/placement", json!({"type": "header", "name": "a b"}), "cannot be placed")]
     #[case("/credential/placement", json!({"type": "query"}), "unknown variant")]
+    #[case("/credential/placement", json!({"type": "basic"}), "missing field")]
+    #[case("/credential/placement", json!({"type": "basic", "username": "a:b"}), "without a colon")]
     #[case("/credential/placement", json!({"type": "bearer", "name": "x"}), "unknown field")]
     #[case("/credential/allow/scheme", json!("gopher"), "unknown variant")]
     #[case("/credential/allow/hosts", json!([]), "hosts is empty")]

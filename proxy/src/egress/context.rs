@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{audit::Audit, dial::Dialer};
 use crate::{
-    config::{Binding, Network},
+    config::{Binding, BindingPlacement, Network},
     secret::SecretFile,
 };
 
@@ -25,6 +25,17 @@ pub struct Bound {
     pub binding: Binding,
     /// Its value.
     pub file: SecretFile,
+    /// The rest of AWS keys.
+    pub aws: Option<AwsFiles>,
+}
+
+/// The files of AWS keys besides that of the secret access key.
+#[derive(Debug)]
+pub struct AwsFiles {
+    /// The access key id.
+    pub access_key_id: SecretFile,
+    /// The session token, if the keys are temporary.
+    pub session_token: Option<SecretFile>,
 }
 
 impl Bound {
@@ -32,7 +43,20 @@ impl Bound {
     #[must_use]
     pub fn new(binding: Binding) -> Self {
         let file = SecretFile::new(binding.file.clone());
-        Self { binding, file }
+        let aws = match &binding.placement {
+            BindingPlacement::EnvironmentVariable { .. } => None,
+            BindingPlacement::Aws(keys) => Some(AwsFiles {
+                access_key_id: SecretFile::new(keys.access_key_id_file.clone()),
+                session_token: keys.session_token_file.clone().map(SecretFile::new),
+            }),
+        };
+        Self { binding, file, aws }
+    }
+
+    /// All of its files.
+    pub fn files(&self) -> impl Iterator<Item = &SecretFile> {
+        let aws = self.aws.iter().flat_map(|aws| std::iter::once(&aws.access_key_id).chain(&aws.session_token));
+        std::iter::once(&self.file).chain(aws)
     }
 }
 

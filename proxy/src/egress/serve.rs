@@ -153,7 +153,9 @@ impl EgressProxy {
 
     /// Every binding's `<vault>/<credential>`, and why it cannot be used, if it cannot.
     pub fn credentials(&self, now: Instant) -> impl Iterator<Item = (String, Option<FileCondition>)> {
-        self.bindings.iter().map(move |bound| (bound.binding.label(), bound.file.current(now).err()))
+        self.bindings
+            .iter()
+            .map(move |bound| (bound.binding.label(), bound.files().find_map(|file| file.current(now).err())))
     }
 
     /// Answers a request. A CONNECT that is answered with success goes on as a tunnel.

@@ -13,7 +13,7 @@ use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::{body::Incoming, upgrade::OnUpgrade};
 
 use super::{
-    Shared,
+    Shared, aws,
     bodies::{BoxError, Scrubbed, Shown, Watched, scrub_headers},
     head::{self, Form, asks_for_websocket, path_and_query},
     judge::{Allowed, Asked, Candidate, Denial, judge},
@@ -163,7 +163,8 @@ impl Exchange {
         let link = Link { scheme, host, port, path: path_and_query(&uri).to_owned() };
         let opened = self.shared.sealed.open(&mut headers, &link, now).map_err(|_| Refused::Handle)?;
         let candidates = self.candidates();
-        let allowed = judge(&self.asked(&method, &uri, &headers), &candidates)?;
+        let claim = aws::take(&mut headers, &candidates)?;
+        let allowed = judge(&self.asked(&method, &uri, &headers, claim.as_ref()), &candidates)?;
 
         let in_head = self.secrets(&allowed.used, now)?;
         let placed = self.placed(&in_head);
@@ -171,13 +172,25 @@ impl Exchange {
         let query = uri.query().map(|query| into_url(query, &placed));
         into_headers(&mut headers, &placed).map_err(|_| Refused::Malformed("a header is none with its credential"))?;
         let shown = Shown::default();
-        let (body, in_body) = self.body(body, &headers, &allowed, shown.clone(), now).await?;
+        let (body, in_body, payload) = match &claim {
+            Some(claim) => {
+                let body = Relayed::new(body, REQUEST_IDLE_TIMEOUT);
+                let (body, payload) = aws::outgoing::body(body, claim, shown.clone(), &self.shared.hashing).await?;
+                (body, Vec::new(), payload)
+            }
+            None => {
+                let (body, used) = self.body(body, &headers, &allowed, shown.clone(), now).await?;
+                (body, used, String::new())
+            }
+        };
         let mut used = allowed.used.clone();
         used.extend(in_body.into_iter().filter(|number| !allowed.used.contains(number)));
         let kept = opened.iter().filter_map(|(_, value)| value.as_bytes().rsplit(|byte| *byte == b' ').next());
         let kept = Values::new(kept.filter(|value| (MIN_VALUE..=MAX_VALUE).contains(&value.len())));
         let kept = kept.map_err(|_| Refused::Handle)?;
-        let credentialed = !used.is_empty() || !opened.is_empty();
+        // A secret key only signs: nothing goes out that a server could send back and that is of use to anybody.
+        let signs = |number: &usize| claim.as_ref().is_some_and(|claim| claim.number == *number);
+        let credentialed = !used.iter().all(signs) || !opened.is_empty();
         for (name, value) in opened {
             headers.insert(name, value);
         }
@@ -204,6 +217,12 @@ impl Exchange {
         let uri = Uri::builder().scheme(self.target.scheme.as_str()).authority(self.target.authority());
         let uri =
             uri.path_and_query(target).build().map_err(|_| Refused::Malformed("its path and query make no URL"))?;
+        if let Some(claim) = &claim {
+            let (_, secret) =
+                in_head.iter().find(|(number, _)| signs(number)).ok_or(Refused::Malformed("it is not signed"))?;
+            let bound = &self.context.bindings[claim.number];
+            aws::outgoing::sign(claim, bound, secret, (&method, &uri), &mut headers, &payload)?;
+        }
         let batch = is_batch(&method, uri.path());
         let head_only = method == Method::HEAD;
         let mut request = Request::new(body);
@@ -218,7 +237,13 @@ impl Exchange {
         pairs.map(|(placeholder, bound)| Candidate { placeholder, binding: &bound.binding }).collect()
     }
 
-    fn asked<'a>(&'a self, method: &'a Method, uri: &'a Uri, headers: &'a HeaderMap) -> Asked<'a> {
+    fn asked<'a>(
+        &'a self,
+        method: &'a Method,
+        uri: &'a Uri,
+        headers: &'a HeaderMap,
+        signing: Option<&'a aws::Claim>,
+    ) -> Asked<'a> {
         Asked {
             scheme: self.target.scheme,
             host: &self.target.host,
@@ -229,6 +254,7 @@ impl Exchange {
             path: uri.path(),
             query: uri.query(),
             headers,
+            signing,
         }
     }
 

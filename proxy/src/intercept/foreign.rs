@@ -47,7 +47,8 @@ const OF_KEYS: &[&str] = &[
     "admin",
 ];
 /// Names that have such words and are none.
-const HARMLESS: &[&str] = &["csrf", "xsrf", "npm", "idempotency", "websocket", "continuation", "page"];
+const HARMLESS: &[&str] =
+    &["csrf", "xsrf", "npm", "idempotency", "websocket", "continuation", "page", "next", "nexttoken"];
 /// How tokens of well-known makers begin.
 const SHAPES: &[&str] = &[
     "ghp_",
@@ -212,6 +213,8 @@ mod tests {
     #[case("a=b;api_key=x", Some("api_key"))]
     #[case("access_token=lhp_E85lv-r9mTODgSjNknpv6sYoG4HvyRaA3gKloTDAnJQ", None)]
     #[case("page_token=x", None)]
+    #[case("nextToken=x", None)]
+    #[case("next-token=x", None)]
     #[case("key=name", None)]
     #[case("key=AIza0123456789abcdef", Some("key"))]
     #[case("session=x", Some("session"))]

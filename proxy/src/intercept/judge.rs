@@ -5,7 +5,7 @@ use base64::Engine;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 
 use super::{
-    foreign,
+    aws, foreign,
     mint::minted_at,
     placeholder::{LENIENT, find, is_hidden_in, percent_decode},
 };
@@ -44,6 +44,8 @@ pub struct Asked<'a> {
     pub query: Option<&'a str>,
     /// The headers, without those about the connection.
     pub headers: &'a HeaderMap,
+    /// What it was signed for with AWS keys of the session, if it was; the signature is in the headers no longer.
+    pub signing: Option<&'a aws::Claim>,
 }
 
 /// What a request may have. The numbers are places in the list of candidates, without doubles.
@@ -81,6 +83,14 @@ pub enum Denial {
         credential: String,
         /// Where it was found.
         place: &'static str,
+    },
+    /// AWS keys do not sign it.
+    #[error("credential \"{credential}\" does not sign this request: {problem}")]
+    Signing {
+        /// The credential.
+        credential: String,
+        /// Why not.
+        problem: aws::Problem,
     },
     /// The credential's rule does not hold.
     #[error("credential \"{credential}\" may not be used for this request: {mismatch}")]
@@ -137,6 +147,7 @@ impl Denial {
     pub fn credential(&self) -> Option<&str> {
         match self {
             Self::Misplaced { credential, .. }
+            | Self::Signing { credential, .. }
             | Self::NotAllowed { credential, .. }
             | Self::Private { credential }
             | Self::Mints { credential, .. } => Some(credential),
@@ -159,6 +170,10 @@ pub fn judge(asked: &Asked<'_>, candidates: &[Candidate<'_>]) -> Result<Allowed,
         return Err(Denial::Method(asked.method.clone()));
     }
     let mut allowed = Allowed::default();
+    if let Some(claim) = asked.signing {
+        aws::judge(asked, claim, &candidates[claim.number])?;
+        allowed.used.push(claim.number);
+    }
     let mut ask = |text: &[u8], location: Location, place: &'static str| -> Result<bool, Denial> {
         let found = find(text);
         for found in &found {
@@ -196,7 +211,8 @@ pub fn judge(asked: &Asked<'_>, candidates: &[Candidate<'_>]) -> Result<Allowed,
     }
     asked.refuse_foreign(&placed_in)?;
     for (number, candidate) in candidates.iter().enumerate() {
-        if has(candidate.binding, Location::Body) && asked.destination(candidate).is_ok() {
+        // What was signed stays as it is.
+        if asked.signing.is_none() && has(candidate.binding, Location::Body) && asked.destination(candidate).is_ok() {
             allowed.body.push(number);
         }
     }
@@ -216,6 +232,7 @@ pub(super) fn basic(name: &HeaderName, value: &HeaderValue) -> Option<zeroize::Z
 fn has(binding: &Binding, location: Location) -> bool {
     match &binding.placement {
         BindingPlacement::EnvironmentVariable { locations } => locations.contains(&location),
+        BindingPlacement::Aws(_) => false,
     }
 }
 
@@ -223,6 +240,11 @@ impl Asked<'_> {
     /// Whether a credential may be used for this request, and in this part of it.
     fn judge(&self, candidate: &Candidate<'_>, location: Location, place: &'static str) -> Result<(), Denial> {
         let credential = candidate.binding.label();
+        if let BindingPlacement::Aws(_) = candidate.binding.placement {
+            let in_query = location == Location::Query;
+            let problem = if in_query { aws::Problem::Presigned } else { aws::Problem::NotSigned };
+            return Err(Denial::Signing { credential, problem });
+        }
         if !has(candidate.binding, location) {
             return Err(Denial::Misplaced { credential, place });
         }
@@ -230,16 +252,22 @@ impl Asked<'_> {
     }
 
     fn destination(&self, candidate: &Candidate<'_>) -> Result<(), Denial> {
+        self.admits(candidate)?;
+        match minted_at(self.host.as_str(), self.method, self.path) {
+            Some(what) => Err(Denial::Mints { credential: candidate.binding.label(), what }),
+            None => Ok(()),
+        }
+    }
+
+    /// Whether a credential's rule holds.
+    pub(super) fn admits(&self, candidate: &Candidate<'_>) -> Result<(), Denial> {
         let credential = || candidate.binding.label();
         self.matches(candidate.binding)
             .map_err(|mismatch| Denial::NotAllowed { credential: credential(), mismatch })?;
         if self.private && !candidate.binding.rule.allow_private {
             return Err(Denial::Private { credential: credential() });
         }
-        match minted_at(self.host.as_str(), self.method, self.path) {
-            Some(what) => Err(Denial::Mints { credential: credential(), what }),
-            None => Ok(()),
-        }
+        Ok(())
     }
 
     fn matches(&self, binding: &Binding) -> Result<(), Mismatch> {

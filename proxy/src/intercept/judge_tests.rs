@@ -80,6 +80,7 @@ fn judged(case: &Case) -> Result<Allowed, Denial> {
         path: &case.path,
         query: case.query.as_deref(),
         headers: &case.headers,
+        signing: None,
     };
     judge(&asked, &candidates)
 }
@@ -187,6 +188,7 @@ fn without_a_credential_the_rules_hold_unless_the_host_is_open() {
             path,
             query: None,
             headers: &headers,
+            signing: None,
         };
         judge(&asked, &candidates).is_ok()
     };

@@ -73,6 +73,7 @@ const ENDPOINTS: &[Endpoint] = &[
     on_any(WRITE, "**/auth/token/create", "it makes tokens"),
     on_any(WRITE, "**/auth/*/login", "it logs in"),
     Endpoint { host: Some("sts."), methods: ANY, path: "**", what: "a security token service" },
+    Endpoint { host: Some("sts-fips."), methods: ANY, path: "**", what: "a security token service" },
     Endpoint { host: Some("iamcredentials."), methods: ANY, path: "**", what: "a service that makes tokens" },
 ];
 

@@ -3,7 +3,7 @@
 //! Pure: [`judge`] says which credentials a request may have, with what [`placeholder`] finds, [`foreign`] recognises and
 //! [`mint`] knows; [`head`] refuses what could be read in two ways; [`place`] puts values in; [`scrub`] takes them out, in the
 //! forms of [`encodings`]. Around them: [`authority`] makes certificates, [`exchange`] carries one request, [`sealed`] keeps what
-//! Git LFS hands out, [`bodies`], [`upgrade`], [`upstream`] and [`still`] move bytes, and [`refused`] says why not.
+//! Git LFS hands out, [`aws`] signs for AWS, [`bodies`], [`upgrade`], [`upstream`] and [`still`] move bytes, and [`refused`] says why not.
 
 use std::{
     fmt,
@@ -22,6 +22,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use rustls::server::Acceptor;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
+    sync::Semaphore,
     time::timeout,
 };
 use tokio_rustls::{LazyConfigAcceptor, server::TlsStream};
@@ -43,6 +44,7 @@ use crate::{
 };
 
 pub mod authority;
+pub mod aws;
 pub mod bodies;
 pub mod encodings;
 pub mod exchange;
@@ -81,6 +83,8 @@ pub struct Shared {
     authority: Authority,
     values: HostValues,
     sealed: Sealed,
+    /// Who may hold a body to sign it.
+    hashing: Arc<Semaphore>,
 }
 
 impl fmt::Debug for Shared {
@@ -127,7 +131,8 @@ impl Interceptor {
         let hosts = bindings.iter().flat_map(|binding| &binding.rule.hosts);
         let authority = Authority::new(hosts, SystemTime::now())?;
         let ca_pem = authority.pem();
-        let shared = Shared { authority, values: HostValues::default(), sealed: Sealed::default() };
+        let hashing = Arc::new(Semaphore::new(aws::outgoing::HASHED_BODIES));
+        let shared = Shared { authority, values: HostValues::default(), sealed: Sealed::default(), hashing };
         Ok(Self { ca_pem, shared: Arc::new(shared) })
     }
 

@@ -120,6 +120,7 @@ fn denial_rule(denial: &Denial) -> &'static str {
         Denial::Unresolved { .. } => "unresolved_placeholder",
         Denial::Hidden { .. } => "hidden_placeholder",
         Denial::Misplaced { .. } => "placement",
+        Denial::Signing { .. } => "aws_signature",
         Denial::NotAllowed { .. } => "credential_rule",
         Denial::Private { .. } => "private_address",
         Denial::Foreign { .. } => "foreign_credential",

@@ -41,7 +41,8 @@ impl HostValues {
         let current: Vec<Arc<Secret>> = bindings
             .iter()
             .filter(|bound| bound.binding.rule.covers(host))
-            .filter_map(|bound| bound.file.current(now).ok())
+            .flat_map(Bound::files)
+            .filter_map(|file| file.current(now).ok())
             // A value that cannot be looked for is never placed either.
             .filter(|secret| (MIN_VALUE..=MAX_VALUE).contains(&secret.expose().len()))
             .collect();

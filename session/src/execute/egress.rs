@@ -160,10 +160,13 @@ impl Egress {
         for reference in &session.spec.vault_refs {
             let Some(vault) = self.vaults.named(&meta.namespace, &reference.name).await? else { continue };
             for credential in placeholders(&vault.spec) {
-                let Some(variable) = &credential.placement.variable else { continue };
-                // Of two credentials for one variable the first counts.
                 let placeholder = seed.placeholder(&reference.name, &credential.name);
-                variables.entry(variable.name.clone()).or_insert(placeholder);
+                let names = credential.placement.variables();
+                // Of two credentials for one variable the first counts; keys come together or not at all.
+                if names.iter().any(|name| variables.contains_key(*name)) {
+                    continue;
+                }
+                variables.extend(names.into_iter().map(|name| (name.to_owned(), placeholder.clone())));
             }
         }
         let template =

@@ -3,6 +3,7 @@
 use std::time::Instant;
 
 use axum::{body::Body, http::Request};
+use base64::{Engine as _, engine::general_purpose::STANDARD};
 use http_body_util::BodyExt;
 use metrics_exporter_prometheus::PrometheusBuilder;
 use rstest::rstest;
@@ -53,6 +54,22 @@ async fn bearer_placement() {
     let received = upstream.message().await;
     assert!(received.contains(&format!("authorization: Bearer {SECRET}\r\n")), "{received}");
     assert!(!received.contains(TOKEN) && !received.contains("x-api-key"), "{received}");
+}
+
+#[tokio::test]
+async fn basic_placement() {
+    let placement =
+        |route: &mut Value, _| route["credential"]["placement"] = json!({"type": "basic", "username": "me"});
+    let running = Running::changed(placement).await;
+    let mut client = running.client().await;
+    client.send(post("/model/v1/messages")).await;
+    let mut upstream = running.accept().await;
+    let received = upstream.message().await;
+    let pair = STANDARD.encode(format!("me:{SECRET}"));
+    assert!(received.contains(&format!("authorization: Basic {pair}\r\n")), "{received}");
+    upstream.send(&format!("HTTP/1.1 200 OK\r\nx-echo: {pair} {SECRET}\r\ncontent-length: 2\r\n\r\nok")).await;
+    let answer = client.answer().await;
+    assert!(answer.contains("x-echo: [redacted] [redacted]\r\n"), "{answer}");
 }
 
 #[tokio::test]

@@ -1,5 +1,6 @@
 //! The whole way over loopback: a client, what stands for `sandboxd`'s relay, the egress proxy, and an upstream with TLS.
 
+mod aws;
 mod clients;
 mod git;
 mod packages;

@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-use longhand_crds::vault::{self, CredentialSpec, InjectionLocation as Location, PlacementKind};
+use longhand_crds::vault::{self, CredentialSpec, InjectionLocation as Location};
 use longhand_crds::wire_id::{derived_id, prefix};
 use longhand_crds::{Vault, wire_id};
 use longhand_protocol::wire::vaults as wire;
@@ -52,20 +52,22 @@ pub(super) fn shown_credential(vault: &Vault, credential: &CredentialSpec) -> wi
 }
 
 fn auth(credential: &CredentialSpec) -> wire::CredentialAuth {
-    if let (PlacementKind::EnvironmentVariable, Some(variable)) =
-        (credential.placement.kind, &credential.placement.variable)
-    {
+    let placement = &credential.placement;
+    if placement.kind.is_for_sandboxes() {
+        let locations = placement.variable.as_ref().map(|variable| variable.locations.as_slice());
+        // AWS keys are in the header that a signature is in.
+        let locations = locations.unwrap_or(&[Location::Header]);
         let hosts = &credential.allow.hosts;
         return wire::CredentialAuth::EnvironmentVariable {
-            secret_name: variable.name.clone(),
+            secret_name: placement.variables().last().copied().unwrap_or_default().to_owned(),
             networking: if hosts.iter().any(|host| host == "*") {
                 wire::CredentialNetworking::Unrestricted {}
             } else {
                 wire::CredentialNetworking::Limited { allowed_hosts: hosts.clone() }
             },
             injection_location: wire::InjectionLocation {
-                body: variable.locations.contains(&Location::Body),
-                header: variable.locations.contains(&Location::Header),
+                body: locations.contains(&Location::Body),
+                header: locations.contains(&Location::Header),
             },
         };
     }
@@ -148,6 +150,9 @@ mod tests {
             "injection_location": {"body": true, "header": false}}))]
     #[case::anywhere(json!({"allow": {"hosts": ["*"]}, "placement": {"type": "environmentVariable", "variable": {"name": "A", "locations": ["header"]}}}),
         json!({"type": "environment_variable", "secret_name": "A", "networking": {"type": "unrestricted"}, "injection_location": {"body": false, "header": true}}))]
+    #[case::aws(json!({"allow": {"hosts": ["*.amazonaws.com"]}, "placement": {"type": "aws", "aws": {"accessKeyIDKey": "canary-id"}}}),
+        json!({"type": "environment_variable", "secret_name": "AWS_SECRET_ACCESS_KEY", "networking": {"type": "limited",
+            "allowed_hosts": ["*.amazonaws.com"]}, "injection_location": {"body": false, "header": true}}))]
     fn a_credential_shows_what_it_is(#[case] credential: Value, #[case] auth: Value) {
         let vault = vault(&credential);
         let shown = serde_json::to_value(shown_credential(&vault, &vault.spec.credentials[0])).unwrap();

@@ -83,6 +83,9 @@ impl Written {
     /// Changes a credential; new values are in the Secret `secret`.
     pub(super) fn change(&self, credential: &mut CredentialSpec, secret: &str, now: Timestamp) -> Result<()> {
         let auth = &self.auth;
+        if credential.placement.kind == PlacementKind::Aws {
+            return Err(ApiError::bad_request("`auth` of AWS keys can only be changed in the Vault resource"));
+        }
         if kind_of(credential) != auth.kind {
             return Err(ApiError::bad_request("`auth.type` cannot be changed"));
         }
@@ -197,16 +200,18 @@ impl Written {
         let given = self.auth.injection_location.unwrap_or_default();
         let locations = locations(given, &[InjectionLocation::Header])?;
         let variable = Some(Variable { name, locations });
-        Ok(Placement { kind: PlacementKind::EnvironmentVariable, header: None, variable })
+        Ok(Placement { variable, ..Placement::of(PlacementKind::EnvironmentVariable) })
     }
 }
 
 /// The kind that a credential shows as.
 fn kind_of(credential: &CredentialSpec) -> AuthKind {
     match credential.placement.kind {
-        PlacementKind::EnvironmentVariable => AuthKind::EnvironmentVariable,
-        PlacementKind::Bearer | PlacementKind::Header if credential.oauth.is_some() => AuthKind::McpOauth,
-        PlacementKind::Bearer | PlacementKind::Header => AuthKind::StaticBearer,
+        PlacementKind::EnvironmentVariable | PlacementKind::Aws => AuthKind::EnvironmentVariable,
+        PlacementKind::Bearer | PlacementKind::Basic | PlacementKind::Header => match credential.oauth {
+            Some(_) => AuthKind::McpOauth,
+            None => AuthKind::StaticBearer,
+        },
     }
 }
 
@@ -271,7 +276,7 @@ fn reference(secret: &str, key: &str) -> SecretRef {
 }
 
 const fn bearer() -> Placement {
-    Placement { kind: PlacementKind::Bearer, header: None, variable: None }
+    Placement::of(PlacementKind::Bearer)
 }
 
 fn allow(scheme: Scheme, hosts: Vec<String>, port: Option<i32>) -> Allow {

@@ -132,7 +132,7 @@ mod tests {
             token.name = format!("token-{index}");
             let expires_at = Some(Time(Timestamp::from_second(expiry.abs()).unwrap()));
             token.oauth = Some(OAuth { expires_at, refresh: None });
-            token.archived_at = (*expiry < 0).then(|| Time(Timestamp::UNIX_EPOCH));
+            token.archived_at = (*expiry < 0).then_some(Time(Timestamp::UNIX_EPOCH));
             token
         };
         vault.spec.credentials = expiries.iter().enumerate().map(token).collect();

@@ -125,8 +125,8 @@ pub struct Refresh {
     #[serde(rename = "clientID")]
     #[schemars(length(min = 1, max = 1_024))]
     pub client_id: String,
-    /// Where tokens are asked for.
-    #[schemars(length(min = 1, max = 2_048))]
+    /// Where tokens are asked for; `https`, since the refresh token goes there.
+    #[schemars(length(min = 1, max = 2_048), regex(pattern = "^https://"))]
     pub token_endpoint: String,
     /// How the client authenticates there.
     pub token_endpoint_auth: TokenEndpointAuth,
@@ -400,8 +400,8 @@ pub struct VaultStatus {
     /// The generation that this status speaks of.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
-    /// `Ready`: the vault is well-formed. `Placed`: every credential is of a kind that a proxy can place today. Whether a
-    /// Secret is there is seen by the sessions that use it.
+    /// `Ready`: the vault is well-formed. `Placed`: every credential is of a kind that a proxy can place today. `TokensValid`:
+    /// no access token is known to have expired. Whether a Secret is there is seen by the sessions that use it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "crate::conditions_schema")]
     pub conditions: Vec<Condition>,

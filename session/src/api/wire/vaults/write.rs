@@ -157,7 +157,12 @@ impl Written {
             return Err(missing("refresh.refresh_token"));
         }
         let endpoint = required("refresh.token_endpoint", written.token_endpoint.as_ref(), LONGEST_URL)?;
-        origin("refresh.token_endpoint", &endpoint)?;
+        let (scheme, ..) = origin("refresh.token_endpoint", &endpoint)?;
+        // The CRD compares the letters; a scheme in capitals is refused here and not by the API server.
+        if scheme != Scheme::Https || !endpoint.starts_with("https://") {
+            let message = "`auth.refresh.token_endpoint` must begin with https://: the refresh token goes there";
+            return Err(ApiError::bad_request(message));
+        }
         let way = written.token_endpoint_auth.as_ref().ok_or_else(|| missing("refresh.token_endpoint_auth"))?;
         let way = match way.kind {
             TokenEndpointAuthKind::None => TokenEndpointAuth::None,

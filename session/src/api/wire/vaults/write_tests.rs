@@ -90,6 +90,7 @@ fn a_variable_is_put_into_headers_unless_told_otherwise() {
 #[case::foreign_networking(with(bearer(), &json!({"networking": {"type": "unrestricted"}})), "auth.networking")]
 #[case::expired(with(oauth(), &json!({"expires_at": "2020-01-01T00:00:00Z"})), "auth.expires_at")]
 #[case::no_refresh_token(with(oauth(), &json!({"refresh": {"client_id": "id", "token_endpoint": "https://t", "token_endpoint_auth": {"type": "none"}}})), "refresh_token")]
+#[case::endpoint_without_tls(with(oauth(), &json!({"refresh": {"client_id": "id", "refresh_token": "r", "token_endpoint": "http://t", "token_endpoint_auth": {"type": "none"}}})), "https://")]
 #[case::secret_of_none(with(oauth(), &json!({"refresh": {"client_id": "id", "refresh_token": "r", "token_endpoint": "https://t", "token_endpoint_auth": {"type": "none", "client_secret": "s"}}})), "client_secret")]
 #[case::no_hosts(with(variable(), &json!({"networking": {"type": "limited", "allowed_hosts": []}})), "allowed_hosts")]
 #[case::a_url_as_host(with(variable(), &json!({"networking": {"type": "limited", "allowed_hosts": ["a", "https://b"]}})), "allowed_hosts[1]")]

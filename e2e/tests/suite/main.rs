@@ -15,6 +15,7 @@ mod models;
 mod online;
 mod quickstart;
 mod redteam;
+mod resources;
 mod sandbox_lifecycle;
 mod sandbox_losses;
 mod sandbox_reach;

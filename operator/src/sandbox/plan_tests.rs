@@ -520,8 +520,9 @@ fn what_the_workspace_lacks_is_said_until_it_is_there() {
     let said = |annotation: Option<&str>, before: Option<SandboxStatus>| {
         let mut observed = observed(Some(0), 0, vec![pod(0, ready(NOW))]);
         let annotation = annotation.map(|why| (annotations::RESOURCES_FAILED.to_owned(), why.to_owned()));
-        observed.sandbox.metadata.annotations = Some(annotation.into_iter().collect());
-        observed.sandbox.status = before.or(observed.sandbox.status);
+        let sandbox = Arc::make_mut(&mut observed.sandbox);
+        sandbox.metadata.annotations = Some(annotation.into_iter().collect());
+        sandbox.status = before.or(sandbox.status.take());
         let plan = plan(&observed, at(NOW));
         let written = status(&observed, &plan, plan.pod.as_ref(), None, at(NOW));
         let found = find(&written.conditions, RESOURCES_READY).cloned();

@@ -64,12 +64,14 @@ fn files() -> Value {
 async fn a_workspace_that_is_kept_is_given_its_files_once() {
     in_namespace("resources", |namespace| async move {
         let fixture = Fixture::install(&namespace, SCRIPT, 5).await?;
-        change_template(&fixture, json!({ "provision": files(), "workspace": { "persistence": "Persistent" } })).await?;
+        change_template(&fixture, json!({ "provision": files(), "workspace": { "persistence": "Persistent" } }))
+            .await?;
         let (session, said) = first(&fixture, "kept", "look").await?;
         assert!(said.contains("of the template") && said.contains("a tool"), "{said}");
         eventually("the sandbox is suspended", Duration::from_secs(60), || async {
             let sandboxes = namespace.api::<Sandbox>().list(&Default::default()).await?;
-            let conditions = sandboxes.items.into_iter().filter_map(|sandbox| sandbox.status).flat_map(|status| status.conditions);
+            let conditions =
+                sandboxes.items.into_iter().filter_map(|sandbox| sandbox.status).flat_map(|status| status.conditions);
             let mut conditions = conditions.map(|condition| (condition.type_, condition.status));
             Ok(conditions.any(|condition| condition == ("Suspended".to_owned(), "True".to_owned())).then_some(()))
         })
@@ -133,7 +135,8 @@ async fn a_repository_is_cloned_and_one_that_cannot_be_is_an_error_that_names_it
 async fn until_resources_are(fixture: &Fixture, truth: &str) -> TestResult {
     eventually(&format!("ResourcesReady is {truth}"), Duration::from_secs(30), || async {
         let sandboxes = fixture.namespace.api::<Sandbox>().list(&Default::default()).await?;
-        let conditions = sandboxes.items.into_iter().filter_map(|sandbox| sandbox.status).flat_map(|status| status.conditions);
+        let conditions =
+            sandboxes.items.into_iter().filter_map(|sandbox| sandbox.status).flat_map(|status| status.conditions);
         let mut conditions = conditions.filter(|condition| condition.type_ == "ResourcesReady");
         Ok(conditions.any(|condition| condition.status == truth).then_some(()))
     })

@@ -356,7 +356,8 @@ async fn the_primary_thread_is_the_session() {
 #[tokio::test]
 async fn a_repository_is_to_be_in_the_workspace() {
     let world = World::new();
-    let repository = |path: &str| json!({"type": "github_repository", "url": "https://github.com/o/r", "mount_path": path});
+    let repository =
+        |path: &str| json!({"type": "github_repository", "url": "https://github.com/o/r", "mount_path": path});
     let session = |path: &str| json!({"agent": "helper", "environment_id": "tools", "resources": [repository(path)]});
     let refused = world.call("POST", "/v1/sessions", "alice", &session("/mnt/r")).await;
     let why = "`mount_path`: /mnt/r is not below the workspace of the session's sandbox, /workspace";

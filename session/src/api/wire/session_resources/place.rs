@@ -6,6 +6,9 @@ use longhand_crds::session_resource::SessionResource;
 use crate::api::error::{ApiError, Result};
 use crate::app::App;
 
+/// What `sandboxd` keeps for itself in a workspace.
+const OWN: &str = ".longhand";
+
 /// Checks that repositories are to be below the workspaces of sandboxes that are made from `templates`. What is not put into a
 /// workspace may be said to be anywhere.
 ///
@@ -37,7 +40,8 @@ pub(in crate::api::wire) async fn check(
 
 fn is_below(workspace: &str, path: &str) -> bool {
     let rest = path.strip_prefix(workspace.trim_end_matches('/')).and_then(|rest| rest.strip_prefix('/'));
-    rest.is_some_and(|rest| rest.split('/').any(|part| !part.is_empty()) && !rest.starts_with(".longhand/"))
+    let first = rest.and_then(|rest| rest.split('/').find(|part| !part.is_empty()));
+    first.is_some_and(|first| first != OWN)
 }
 
 #[cfg(test)]
@@ -53,7 +57,9 @@ mod tests {
     #[case("/workspace", "/workspace//", false)]
     #[case("/workspace", "/workspace-2/r", false)]
     #[case("/workspace", "/mnt/r", false)]
-    #[case("/workspace", "/workspace/.longhand/r", false)]
+    #[case("/workspace", "/workspace/.longhand", false)]
+    #[case("/workspace", "/workspace//.longhand/r", false)]
+    #[case("/workspace", "/workspace/.longhand2", true)]
     fn a_repository_is_below_the_workspace(#[case] workspace: &str, #[case] path: &str, #[case] below: bool) {
         assert_eq!(is_below(workspace, path), below);
     }

@@ -1,10 +1,14 @@
 //! What the sandboxes of a session may reach, and with which credentials: what the operator configures a proxy with, and the
 //! session service binds sandboxes by. Pure.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::sandbox_template::{Egress, NetworkSpec};
-use crate::vault::{CredentialSpec, VaultSpec};
+use crate::session_resource::SessionResource;
+use crate::vault::{
+    Allow, CredentialSpec, InjectionLocation, Method, Placement, PlacementKind, PrivateAddresses, Scheme, Variable,
+    VaultSpec,
+};
 
 /// Every host with a public address.
 pub const ANY: &str = "*";
@@ -86,6 +90,58 @@ pub fn placeholders(vault: &VaultSpec) -> impl Iterator<Item = &CredentialSpec> 
     live.filter(|credential| !credential.placement.variables().is_empty())
 }
 
+/// What stands in the place of a vault's name for the tokens of a session's repositories. No vault can have this name.
+pub const OF_RESOURCES: &str = ".resources";
+
+/// The credential that the token of a session's repository is: for that repository alone, over HTTP Basic. None without a
+/// token, or with a URL of which it cannot be said where the token would go.
+#[must_use]
+pub fn of_repository(resource: &SessionResource) -> Option<CredentialSpec> {
+    let repository = resource.github_repository.as_ref()?;
+    let secret_ref = repository.token_ref.clone()?;
+    let (host, port, path) = repository_parts(&repository.url)?;
+    Some(CredentialSpec {
+        name: resource.name.clone(),
+        id: None,
+        display_name: None,
+        metadata: BTreeMap::new(),
+        secret_ref,
+        allow: Allow {
+            scheme: Scheme::Https,
+            hosts: vec![host],
+            port,
+            methods: vec![Method::Get, Method::Post],
+            path_prefixes: vec![path],
+            private_addresses: PrivateAddresses::Refuse,
+        },
+        placement: Placement {
+            // No process finds it under this name: it is in the configuration of the repository.
+            variable: Some(Variable { name: "TOKEN".to_owned(), locations: vec![InjectionLocation::Header] }),
+            ..Placement::of(PlacementKind::EnvironmentVariable)
+        },
+        mcp_server_url: None,
+        model_base_url: None,
+        oauth: None,
+        created_at: None,
+        updated_at: None,
+        archived_at: None,
+    })
+}
+
+/// Host, port and path of a repository, if they are plain.
+fn repository_parts(url: &str) -> Option<(String, Option<i32>, String)> {
+    let (authority, path) = url.strip_prefix("https://")?.split_once('/')?;
+    let (host, port) = match authority.split_once(':') {
+        Some((host, port)) => (host, Some(i32::from(port.parse::<u16>().ok().filter(|port| *port > 0)?))),
+        None => (authority, None),
+    };
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
+    let path = path.trim_end_matches('/');
+    let whole = path.split('/').all(|part| !matches!(part, "" | "." | "..") && part.bytes().all(plain));
+    let named = !host.is_empty() && host.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-.".contains(&byte));
+    (whole && named).then(|| (normal(host), port, format!("/{path}")))
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
@@ -93,8 +149,32 @@ mod tests {
     use rstest::rstest;
     use serde_json::{Value, json};
 
-    use super::{PACKAGE_HOSTS, placeholders, reach};
+    use super::{PACKAGE_HOSTS, of_repository, placeholders, reach};
     use crate::sandbox_template::NetworkSpec;
+
+    #[rstest]
+    #[case("https://github.com/o/r.git", Some(("github.com", None, "/o/r.git")))]
+    #[case("https://Git.Test:8443/a/b/c/", Some(("git.test", Some(8443), "/a/b/c")))]
+    #[case("https://github.com/", None)]
+    #[case("https://github.com", None)]
+    #[case("http://github.com/o/r", None)]
+    #[case("https://me@github.com/o/r", None)]
+    #[case("https://github.com:0/o/r", None)]
+    #[case("https://github.com/o/../r", None)]
+    #[case("https://github.com/o//r", None)]
+    #[case("https://github.com/o/r?x=1", None)]
+    #[case("https://*/o/r", None)]
+    fn a_token_goes_to_its_repository_alone(#[case] url: &str, #[case] parts: Option<(&str, Option<i32>, &str)>) {
+        let resource = |token: Value| {
+            let repository = json!({"url": url, "tokenRef": token});
+            serde_json::from_value(json!({"name": "r", "mountPath": "/w/r", "githubRepository": repository})).unwrap()
+        };
+        assert_eq!(of_repository(&resource(json!(null))), None);
+        let credential = of_repository(&resource(json!({"name": "s", "key": "token"})));
+        let allow = credential.map(|credential| credential.allow);
+        let seen = allow.as_ref().map(|allow| (allow.hosts[0].as_str(), allow.port, allow.path_prefixes[0].as_str()));
+        assert_eq!(seen, parts);
+    }
 
     fn network(value: Value) -> NetworkSpec {
         serde_json::from_value(value).unwrap()

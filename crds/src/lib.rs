@@ -21,6 +21,7 @@ pub mod sandbox;
 pub mod sandbox_template;
 pub mod session_resource;
 mod snapshot;
+pub mod template_resource;
 pub mod toolset;
 pub mod vault;
 pub mod watch_scope;
@@ -80,6 +81,8 @@ pub mod annotations {
     /// Where the log of an `AgentSession` comes from: `import`, or `fork` and what of. The wire API makes such a log; it is
     /// never made empty.
     pub const LOG_FROM: &str = "longhand.dev/log-from";
+    /// Of a session's `Sandbox`: which resource could not be put into its workspace, and why. It goes when all are there.
+    pub const RESOURCES_FAILED: &str = "longhand.dev/resources-failed";
     /// Of what a harness pod without a session was made: one of another digest is not what its agent needs.
     pub const POD_DIGEST: &str = "longhand.dev/pod-digest";
 }

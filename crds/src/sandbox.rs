@@ -100,8 +100,8 @@ pub struct SandboxStatus {
     /// Why the pod before this one is gone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_loss: Option<Loss>,
-    /// `Ready`; `Suspended` and `Finished` once they have had something to say; `EgressFenced`, which says whether network
-    /// policies keep the pod in.
+    /// `Ready`; `Suspended`, `Finished` and `ResourcesReady` once they have had something to say; `EgressFenced`, which says
+    /// whether network policies keep the pod in.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "crate::conditions_schema")]
     pub conditions: Vec<Condition>,

@@ -9,6 +9,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::template_resource::TemplateResource;
 use crate::{LocalRef, patterns};
 
 /// What sandboxes are made from: a part of a pod's spec, and how long an idle one is kept.
@@ -36,6 +37,10 @@ use crate::{LocalRef, patterns};
         .message("network and packages belong to sandboxes that Longhand makes"),
     validation = Rule::new("!has(self.packages) || (has(self.network) && (self.network.egress == 'Unrestricted' || (has(self.network.allowPackageManagers) && self.network.allowPackageManagers)))")
         .message("packages need network.egress Unrestricted, or network.allowPackageManagers"),
+    validation = Rule::new("!has(self.provision) || self.provision.all(resource, resource.mountPath.startsWith(self.workspace.mountPath.endsWith('/') ? self.workspace.mountPath : self.workspace.mountPath + '/'))")
+        .message("provision: each mountPath is below workspace.mountPath"),
+    validation = Rule::new("!has(self.provision) || !has(self.selfHosted) || !self.selfHosted")
+        .message("provision belongs to sandboxes that Longhand makes"),
     validation = Rule::new("self.runAsUser > 0 || self.podSecurity == 'Baseline'")
         .message("runAsUser 0 is root, which needs podSecurity Baseline"),
     validation = Rule::new("self.warm == 0 || ((!has(self.selfHosted) || !self.selfHosted) && self.workspace.persistence == 'Ephemeral')")
@@ -115,6 +120,11 @@ pub struct SandboxTemplateSpec {
     /// The folder that the tools work in.
     #[serde(default)]
     pub workspace: Workspace,
+    /// Repositories, files and archives that a session's workspace is given before the first tool call runs in it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
+    pub provision: Vec<TemplateResource>,
     /// How many pods are kept running for sandboxes to come. A sandbox that finds none starts one of its own.
     #[serde(default)]
     #[schemars(range(min = 0, max = 1_000))]
@@ -122,7 +132,8 @@ pub struct SandboxTemplateSpec {
     /// What becomes of a sandbox whose pod is lost.
     #[serde(default)]
     pub on_failure: OnFailure,
-    /// For how long a sandbox may be on its way to being ready before it is given up, in seconds.
+    /// For how long a sandbox may be on its way to being ready before it is given up, in seconds; and as long again may it take
+    /// to put resources into its workspace.
     #[serde(default = "default_provisioning_seconds")]
     #[schemars(range(min = 5, max = 3_600))]
     pub provisioning_seconds: i32,

@@ -7,7 +7,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::vault::SecretRef;
 
-/// A repository or a file of a session. It is kept and shown by the wire API; sandboxes do not get it yet.
+/// A repository or a file of a session. Workspaces are given repositories; there is nowhere to get a file from, so that tool calls
+/// of a session with one are refused.
 #[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[x_kube(
     validation = Rule::new("has(self.githubRepository) != has(self.file)").message("a resource is either a githubRepository or a file"),
@@ -21,7 +22,7 @@ pub struct SessionResource {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 8, max = 64), regex(pattern = "^sesrsc_[A-Za-z0-9]+$"))]
     pub id: Option<String>,
-    /// Where it shall be, in full.
+    /// Where it shall be, in full: in the workspace.
     #[schemars(length(min = 2, max = 1_024), regex(pattern = "^/"))]
     pub mount_path: String,
     /// A repository.
@@ -56,7 +57,7 @@ pub struct GithubRepository {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 64))]
     pub commit: Option<String>,
-    /// The token that it is fetched with.
+    /// The token that it is fetched with. Only the credential proxy sees it; who names it must be allowed to get the Secret.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub token_ref: Option<SecretRef>,
 }

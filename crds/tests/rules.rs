@@ -34,6 +34,9 @@ const KEY: &str = "spec.credentials[].secretRef.key";
 #[case::api_versions("Agent", "spec.model.apiVersion", &["2023-06-01"], &["", "2023 06", "2023-06-01\n", "é"])]
 #[case::prices("Agent", "spec.model.prices.input", &["0", "300", "0.25"], &["", ".5", "1.", "-1", "1e3", "1,5"])]
 #[case::folders("SandboxTemplate", "spec.workspace.mountPath", &["/workspace", "/home/me/", "/.cache"], &["/", "//", "/a//b", "/a/../tmp", "/./tmp", "a", "/a:b"])]
+#[case::repositories("SandboxTemplate", "spec.provision[].gitRepository.url", &["https://github.com/o/r.git", "http://git:8080/r"], &["git@github.com:o/r", "ssh://g/r", "https://me:pw@g/r", "https://g/r s", "https://"])]
+#[case::references("SandboxTemplate", "spec.provision[].gitRepository.ref", &["main", "v1.2", "a/b"], &["", "-u", "a b", " "])]
+#[case::places("SandboxTemplate", "spec.provision[].mountPath", &["/workspace/r", "/workspace/.env"], &["workspace/r", "/workspace/../etc", "/workspace//r"])]
 fn text_is_judged_by_its_pattern(#[case] kind: &str, #[case] path: &str, #[case] good: &[&str], #[case] bad: &[&str]) {
     let pattern = schema(kind, path)["pattern"].as_str().map(|pattern| Regex::new(pattern).unwrap()).unwrap();
     for text in good {

@@ -12,6 +12,8 @@ pub const READY: &str = "Ready";
 pub const SUSPENDED: &str = "Suspended";
 /// Whether it has come to its end.
 pub const FINISHED: &str = "Finished";
+/// Whether what a session's workspace shall hold is there.
+pub const RESOURCES_READY: &str = "ResourcesReady";
 /// Whether as many pods wait as are wanted.
 pub const WARM_READY: &str = "WarmReady";
 

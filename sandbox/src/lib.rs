@@ -5,6 +5,7 @@
 
 pub mod canary;
 pub mod client;
+pub mod provision;
 pub mod token;
 pub mod wire;
 

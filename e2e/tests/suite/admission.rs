@@ -49,6 +49,24 @@ async fn a_vault_is_named_only_by_whom_may_use_it() {
     .await;
 }
 
+#[tokio::test]
+async fn a_repository_s_token_is_only_a_secret_that_its_author_may_get() {
+    in_namespace("token-secrets", |namespace| async move {
+        let developer = developer(&namespace, &["mine"], &[]).await?;
+        developer.apply(&agent("own", "any").replace(", credential: {vault: any, name: c}", "")).await?;
+        let with = |name: &str, secret: &str| {
+            let repository = format!("{{url: 'https://a.test/o/r', tokenRef: {{name: {secret}, key: k}}}}");
+            let resource = format!("{{name: r, mountPath: /workspace/r, githubRepository: {repository}}}");
+            session(name, "[]") + &format!("  resources: [{resource}]\n")
+        };
+        developer.apply(&with("own", "mine")).await?;
+        refused(&developer, &with("theft", "other"), "may not get secret other").await?;
+        namespace.apply(&with("theirs", "other")).await?;
+        refused(&developer, &with("theirs", "other").replace("a.test", "evil.test"), "may not get secret other").await
+    })
+    .await;
+}
+
 /// The namespace as a developer sees it who writes our kinds, gets these Secrets and uses these vaults.
 async fn developer(namespace: &TestNamespace, secrets: &[&str], vaults: &[&str]) -> TestResult<TestNamespace> {
     let mut rules = vec![json!({

@@ -15,6 +15,7 @@ mod models;
 mod online;
 mod quickstart;
 mod redteam;
+mod resources;
 mod roles;
 mod sandbox_lifecycle;
 mod sandbox_losses;

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::api::core::v1::{Volume, VolumeMount};
-use longhand_crds::egress::{ANY, placeholders, reach};
+use longhand_crds::egress::{ANY, OF_RESOURCES, of_repository, placeholders, reach};
 use longhand_crds::vault::{CredentialSpec, InjectionLocation, Placement, PrivateAddresses};
 use longhand_crds::{AgentSession, SandboxTemplate, Vault};
 use reqwest::Url;
@@ -27,12 +27,12 @@ const MAX_BINDINGS: usize = 128;
 pub(crate) struct Egress {
     /// Hosts, by the sandbox's name in the session.
     sandboxes: BTreeMap<String, BTreeSet<String>>,
-    /// Credentials that sandboxes see a placeholder of, each with its vault.
+    /// Credentials that sandboxes see a placeholder of, each with its vault: those of repositories have a name of their own for it.
     bindings: Vec<(String, CredentialSpec)>,
 }
 
-/// What the session says, if its sandboxes have a way out at all: a template says what may be reached, or a vault of the session
-/// has credentials for sandboxes. The session service binds sandboxes by the same rule.
+/// What the session says, if its sandboxes have a way out at all: a template says what may be reached, a vault of the session
+/// has credentials for sandboxes, or a repository has a token. The session service binds sandboxes by the same rule.
 ///
 /// # Errors
 /// [`Unresolved::TooManyCredentials`]: with some left out, requests would fail for no reason that anybody sees.
@@ -56,6 +56,8 @@ pub(super) fn of(
             placeholders(&vault.spec).map(|credential| (name.clone(), credential.clone())).collect::<Vec<_>>()
         })
         .collect();
+    let repositories = session.spec.resources.iter().filter_map(of_repository);
+    bindings.extend(repositories.map(|credential| (OF_RESOURCES.to_owned(), credential)));
     if bindings.len() > MAX_BINDINGS {
         return Err(Unresolved::TooManyCredentials { found: bindings.len(), limit: MAX_BINDINGS });
     }
@@ -273,6 +275,28 @@ pub(super) mod tests {
         let narrowed = of(&session(json!({ "allowedHosts": ["a.test"] })), &[], all, |_| None).unwrap().unwrap();
         let read = read(narrowed.config(&context, "sesn_1", "key="));
         assert!(!read.sandboxes["main"].unrestricted && read.sandboxes["main"].hosts.len() == 1);
+    }
+
+    #[tokio::test]
+    async fn the_token_of_a_repository_goes_there_and_nowhere_else() {
+        let (context, _server) = context();
+        let mut session = session(json!(null));
+        session.spec.resources = serde_json::from_value(json!([
+            { "name": "sesrsc-1", "mountPath": "/workspace/r", "githubRepository": { "url": "https://git.test/o/r.git",
+              "tokenRef": { "name": "one-token-1", "key": "token" } } },
+            { "name": "sesrsc-2", "mountPath": "/workspace/s", "githubRepository": { "url": "https://open.test/o/s" } },
+        ]))
+        .unwrap();
+        let egress =
+            of(&session, &[], |_| Some(fixtures::template()), |_| None).unwrap().expect("a way out for the one with a token");
+        let volumes: Vec<_> = egress.volumes().collect();
+        assert_eq!(volumes.len(), 1);
+        assert!(serde_json::to_string(&volumes).unwrap().contains("one-token-1"));
+        let config = egress.config(&context, "sesn_1", "key=");
+        let allow = json!({ "scheme": "https", "hosts": ["git.test"], "port": 443, "methods": ["GET", "POST"],
+            "pathPrefixes": ["/o/r.git"], "allowPrivate": false });
+        assert_eq!(config["bindings"][0]["allow"], allow);
+        assert_eq!(read(config).bindings[0].label(), ".resources/sesrsc-1");
     }
 
     #[test]

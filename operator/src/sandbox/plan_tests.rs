@@ -3,12 +3,13 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use longhand_crds::annotations;
 use longhand_crds::sandbox::{DesiredState, Loss, SandboxStatus};
 use longhand_crds::sandbox_template::{BackgroundProcesses, OnFailure, Persistence, SandboxTemplateSpec};
 use rstest::rstest;
 
 use super::{Drain, Plan, View, backoff, plan};
-use crate::conditions::{FINISHED, Observation, READY, SUSPENDED, find, merge};
+use crate::conditions::{FINISHED, Observation, READY, RESOURCES_READY, SUSPENDED, find, merge};
 use crate::fixtures;
 use crate::pods::{Cause, Pending, PodView, Stage};
 use crate::sandbox::observe::Observed;
@@ -512,4 +513,23 @@ fn a_sandbox_that_has_ended_leaves_no_pod_on_a_lost_node() {
 #[case(400, 60)]
 fn waits_grow_up_to_a_minute(#[case] restarts: i64, #[case] seconds: u64) {
     assert_eq!(backoff(restarts), Duration::from_secs(seconds));
+}
+
+#[test]
+fn what_the_workspace_lacks_is_said_until_it_is_there() {
+    let said = |annotation: Option<&str>, before: Option<SandboxStatus>| {
+        let mut observed = observed(Some(0), 0, vec![pod(0, ready(NOW))]);
+        let annotation = annotation.map(|why| (annotations::RESOURCES_FAILED.to_owned(), why.to_owned()));
+        let sandbox = Arc::make_mut(&mut observed.sandbox);
+        sandbox.metadata.annotations = Some(annotation.into_iter().collect());
+        sandbox.status = before.or(sandbox.status.take());
+        let plan = plan(&observed, at(NOW));
+        let written = status(&observed, &plan, plan.pod.as_ref(), None, at(NOW));
+        let found = find(&written.conditions, RESOURCES_READY).cloned();
+        (written, found.map(|found| (found.status, found.message)))
+    };
+    assert_eq!(said(None, None).1, None, "most sandboxes have nothing to say of it");
+    let (failed, why) = said(Some("repo: not found"), None);
+    assert_eq!(why.unwrap(), ("False".to_owned(), "repo: not found".to_owned()));
+    assert_eq!(said(None, Some(failed)).1.unwrap().0, "True");
 }

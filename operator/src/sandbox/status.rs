@@ -2,12 +2,13 @@
 
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use longhand_crds::annotations;
 use longhand_crds::sandbox::{Loss, SandboxStatus};
 
 use super::observe::Observed;
 use super::plan::{Plan, View};
 use super::pod::SANDBOXD_PORT;
-use crate::conditions::{FINISHED, Observation, READY, SUSPENDED, find, merge};
+use crate::conditions::{FINISHED, Observation, READY, RESOURCES_READY, SUSPENDED, find, merge};
 use crate::error::Error;
 use crate::pods::{PodView, Stage};
 
@@ -44,11 +45,24 @@ pub(super) fn status(
     }
     let mut seen = vec![ready(observed, plan, pod, error)];
     seen.extend(suspended(observed, plan));
+    seen.extend(resources(observed));
     if let View::Finished(cause) = &plan.view {
         seen.push(Observation::yes(FINISHED, &cause.reason, &cause.message));
     }
     status.conditions = merge(&status.conditions, &seen, status.observed_generation, now);
     status
+}
+
+/// What the session service says of the workspace: nothing, until something could not be put into it.
+fn resources(observed: &Observed) -> Option<Observation> {
+    let sandbox = &observed.sandbox;
+    let failed = sandbox.metadata.annotations.as_ref().and_then(|all| all.get(annotations::RESOURCES_FAILED));
+    if let Some(why) = failed {
+        return Some(Observation::no(RESOURCES_READY, "ResourceFailed", why));
+    }
+    let said =
+        find(sandbox.status.as_ref().map(|status| status.conditions.as_slice()).unwrap_or_default(), RESOURCES_READY);
+    said.map(|_| Observation::yes(RESOURCES_READY, "Provisioned", "the workspace holds what it shall"))
 }
 
 fn base(observed: &Observed, plan: &Plan, pod: Option<&PodView>) -> SandboxStatus {

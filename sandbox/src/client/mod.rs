@@ -23,6 +23,7 @@ use socket2::{SockRef, TcpKeepalive};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
+use crate::provision::{ProvisionRequest, Provisioned};
 use crate::token::{Scope, Signer};
 use crate::wire::{
     Activity, CallId, CancelRequest, CancelResponse, DrainRequest, DrainResponse, EgressBinding, EgressBound,
@@ -123,6 +124,13 @@ impl SandboxClient {
         control(request).await
     }
 
+    /// Sees to it that the workspace holds what it shall; what it has been given before is not given again. The answer is at most
+    /// a little later than the request's own deadline.
+    pub async fn provision(&self, target: &Target, request: &ProvisionRequest) -> Result<Provisioned, SandboxError> {
+        let deadline = Duration::from_secs(request.deadline_seconds) + CONTROL_TIMEOUT;
+        controlled(deadline, self.post(target, "/v1/provision", request)).await
+    }
+
     /// Closes the way out of the sandbox.
     pub async fn unbind_egress(&self, target: &Target) -> Result<EgressBound, SandboxError> {
         control(self.request(target, Method::DELETE, "/v1/egress", Bytes::new())).await
@@ -221,8 +229,15 @@ impl SandboxClient {
 }
 
 async fn control<T>(request: impl Future<Output = Result<T, Failure>>) -> Result<T, SandboxError> {
-    let answer = timeout(CONTROL_TIMEOUT, request).await;
-    let answer = answer.map_err(|_| SandboxError::Deadline { waited: CONTROL_TIMEOUT })?;
+    controlled(CONTROL_TIMEOUT, request).await
+}
+
+async fn controlled<T>(
+    deadline: Duration,
+    request: impl Future<Output = Result<T, Failure>>,
+) -> Result<T, SandboxError> {
+    let answer = timeout(deadline, request).await;
+    let answer = answer.map_err(|_| SandboxError::Deadline { waited: deadline })?;
     answer.map_err(|failure| match failure {
         Failure::Broken(reason) => SandboxError::Lost { reason },
         other => other.into_error(None),

@@ -7,6 +7,7 @@ mod error;
 mod journal;
 mod ledger;
 mod mcp;
+mod provision;
 pub mod reaper;
 mod routes;
 mod terminal;

@@ -16,7 +16,7 @@ use tokio::time::timeout;
 use super::auth::{require_port_token, require_terminal_token, require_token};
 use super::calls::Calls;
 use super::error::ApiError;
-use super::{mcp, terminal, transfer, tunnel};
+use super::{mcp, provision, terminal, transfer, tunnel};
 use crate::egress::{BindError, Egress};
 use crate::fence::Fence;
 use crate::token::Verifier;
@@ -50,6 +50,7 @@ pub(super) fn router(served: Served, verifier: Arc<Verifier>, own: u16) -> Route
         .route("/v1/activity", get(activity))
         .route("/v1/drain", post(drain))
         .route("/v1/egress", put(bind_egress).delete(unbind_egress))
+        .route("/v1/provision", post(provision::provision))
         .route("/v1/files", get(transfer::download).put(transfer::upload))
         .route("/v1/archive", get(transfer::download_folder).put(transfer::upload_folder))
         .route("/mcp", post(mcp::message))

@@ -1,6 +1,7 @@
 //! The tool `bash`.
 
 use std::ffi::{OsStr, OsString};
+use std::io::ErrorKind;
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
@@ -152,6 +153,39 @@ impl Bash {
         }
         let size = Size { columns: options.columns, rows: options.rows };
         Terminal::start(command, size, &options.term, &self.launcher)
+    }
+
+    /// Runs a program of the image in the workspace, in the environment of the start and `besides`. Its output is the reason if
+    /// it fails.
+    pub(super) async fn program(
+        &self,
+        mut command: Command,
+        besides: &[(&str, &str)],
+        until: Instant,
+        cancel: &CancellationToken,
+    ) -> Result<(), ToolError> {
+        let ShellState { cwd, environment } = &self.initial;
+        let name = command.get_program().to_string_lossy().into_owned();
+        command.env_clear().envs(self.variables.added_to(environment, environment));
+        command.envs(besides.iter().copied()).env("PWD", cwd).current_dir(cwd);
+        let missing = || ToolError(format!("this image has no {name}"));
+        let process = match Process::start(command, &self.launcher) {
+            Err(error) if error.kind() == ErrorKind::NotFound => return Err(missing()),
+            started => started.map_err(|error| ToolError(format!("{name} could not be started: {error}")))?,
+        };
+        let limit = until.saturating_duration_since(Instant::now());
+        let mut capture = Capture::new(&self.scratch);
+        // What it may leave behind has nobody to read its output.
+        let (ended, _) = process.finish(until, cancel, &mut capture).await;
+        let said = capture.finish().await.text;
+        match (&ended, describe(&ended, limit)) {
+            (Ended::Exited(Err(error)), _) if error.kind() == ErrorKind::NotFound => Err(missing()),
+            (_, (_, false)) => Ok(()),
+            (_, (end, true)) => {
+                let end = end.map(|end| format!("[{name}: {end}]"));
+                fail(end.iter().fold(said, |text, line| with_line(text, line)))
+            }
+        }
     }
 
     fn path(&self) -> Option<&OsStr> {

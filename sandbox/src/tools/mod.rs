@@ -14,6 +14,7 @@ mod input;
 mod jobs;
 mod place;
 mod process;
+mod provision;
 pub(crate) mod schema;
 mod scratch;
 mod shell;
@@ -114,6 +115,8 @@ pub(crate) struct Toolbox {
     workspace: Arc<Path>,
     bash: Bash,
     launcher: Launcher,
+    /// Who holds it puts something into the workspace.
+    provisioning: tokio::sync::Mutex<()>,
     _guard: DropGuard,
 }
 
@@ -131,7 +134,8 @@ impl Toolbox {
         let guard = guard::run(launcher.commands.clone(), Memory::find(), max_processes);
         tokio::spawn(stop.clone().run_until_cancelled_owned(guard));
         let bash = Bash::new(workspace.clone(), (environment, variables), scratch, launcher.clone());
-        Ok(Self { workspace: workspace.into(), bash, launcher, _guard: stop.drop_guard() })
+        let provisioning = tokio::sync::Mutex::default();
+        Ok(Self { workspace: workspace.into(), bash, launcher, provisioning, _guard: stop.drop_guard() })
     }
 
     /// Where relative paths start.

@@ -13,6 +13,8 @@ mod port;
 #[cfg(test)]
 mod processes;
 #[cfg(test)]
+mod provision;
+#[cfg(test)]
 mod sandboxd;
 #[cfg(test)]
 mod support;

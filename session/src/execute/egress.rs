@@ -6,7 +6,10 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use longhand_crds::egress::placeholders;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use longhand_crds::egress::{OF_RESOURCES, of_repository, placeholders};
+use longhand_crds::session_resource::SessionResource;
 use longhand_protocol::egress::{self, Claims, Seed};
 use longhand_sandbox::client::{SandboxClient, SandboxError, Target};
 use longhand_sandbox::token::{SignError, Signer};
@@ -144,8 +147,15 @@ impl Egress {
         }
     }
 
+    /// What git sends in the place of the token of a session's repository, if it has one that can be bound.
+    pub(super) fn authorization(&self, meta: &SessionMeta, resource: &SessionResource) -> Option<String> {
+        let credential = of_repository(resource)?;
+        let placeholder = self.seed(meta).placeholder(OF_RESOURCES, &credential.name);
+        Some(format!("Basic {}", STANDARD.encode(format!("x-access-token:{placeholder}"))))
+    }
+
     /// What stands for the session's credentials, if its sandbox has egress: its template says what it may reach, or the session
-    /// has such credentials. The operator configures a proxy by the same rule.
+    /// has such credentials, also for a repository. The operator configures a proxy by the same rule.
     async fn variables(
         &self,
         meta: &SessionMeta,
@@ -176,7 +186,8 @@ impl Egress {
             None => None,
         };
         let has_network = template.is_some_and(|template| template.network);
-        Ok((has_network || !variables.is_empty()).then_some(variables))
+        let has_token = session.spec.resources.iter().any(|resource| of_repository(resource).is_some());
+        Ok((has_network || has_token || !variables.is_empty()).then_some(variables))
     }
 }
 

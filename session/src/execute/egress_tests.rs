@@ -119,6 +119,29 @@ async fn a_call_finds_the_proxy_of_its_session_and_placeholders() {
 }
 
 #[tokio::test]
+async fn the_token_of_a_repository_is_a_way_out_for_git() {
+    let world = World::new();
+    let proxy = Proxy::start(&world, "pod-1", 5).await;
+    let (id, epoch, call) = world.session_with_call("one", "bash", json!({"command": "echo ran"})).await;
+    let hands = hands(&world.signer, "hands-1").await;
+    let resource = json!({"name": "r", "mountPath": hands.file("r").to_str().unwrap(), "githubRepository": {
+        "url": "https://git.test/o/r.git", "tokenRef": {"name": "s", "key": "token"}}});
+    world.cluster.change_session("team-a", "one", |session| {
+        session.spec.resources = vec![serde_json::from_value(resource).unwrap()];
+    });
+    let running = execute(&world, &id, epoch, &call);
+    let name = made(&world).await;
+    world.cluster.sandbox_ready(&name, "hands-1", &hands.address);
+    // This proxy speaks no TLS.
+    let (text, is_error) = said(&result(running).await.unwrap());
+    assert!(is_error && text.contains("not run") && text.contains("https://git.test/o/r.git"), "{text}");
+    let seen = proxy.seen();
+    let (line, claims) = seen.last().unwrap();
+    assert!(line.starts_with("CONNECT git.test:443 "), "{line}");
+    assert_eq!((claims.sub.clone(), claims.pod.as_str()), (id, "hands-1"));
+}
+
+#[tokio::test]
 async fn another_harness_is_another_proxy_and_the_placeholders_stay() {
     let world = World::new();
     let (_first, second) = (Proxy::start(&world, "pod-1", 2).await, Proxy::start(&world, "pod-2", 3).await);

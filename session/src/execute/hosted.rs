@@ -33,7 +33,7 @@ pub struct Hosted {
     /// The queues.
     pub work: Work,
     resources: Arc<dyn Resources>,
-    templates: Arc<dyn Templates>,
+    pub(super) templates: Arc<dyn Templates>,
     known: TtlCache<(String, String), Option<Queue>>,
 }
 

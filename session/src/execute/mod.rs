@@ -12,6 +12,7 @@ mod run;
 pub mod sandboxes;
 mod story;
 mod unknown;
+mod workspace;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -144,6 +145,8 @@ pub struct Executor {
     running: Mutex<HashMap<Key, Arc<Running>>>,
     /// Events that are in the log once, and are there.
     announced: TtlCache<EventId, ()>,
+    /// What workspaces hold, by the session's UID and the sandbox's name.
+    filled: TtlCache<(String, String), workspace::Filled>,
     tasks: TaskTracker,
     abort: CancellationToken,
 }
@@ -169,6 +172,7 @@ impl Executor {
             limits,
             running: Mutex::default(),
             announced: TtlCache::new(ANNOUNCED),
+            filled: TtlCache::new(ANNOUNCED),
             tasks: TaskTracker::new(),
             abort: CancellationToken::new(),
         }

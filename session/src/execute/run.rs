@@ -22,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 use super::plan::{self, Intent, Leave, Step, Verdict};
 use super::sandboxes::{SandboxKey, SandboxView};
 use super::story::Since;
+use super::workspace::Ready;
 use super::{ExecuteError, Executor};
 use crate::metrics;
 
@@ -50,15 +51,15 @@ pub(super) struct Call<'a> {
 pub(super) struct Course {
     pub(super) meta: SessionMeta,
     /// Who owned the session when the call began.
-    harness: Option<Claimant>,
+    pub(super) harness: Option<Claimant>,
     pub(super) intent: Intent,
-    key: SandboxKey,
-    seen: watch::Receiver<Option<SandboxView>>,
+    pub(super) key: SandboxKey,
+    pub(super) seen: watch::Receiver<Option<SandboxView>>,
     pub(super) began: Instant,
     /// When it began to wait for a sandbox.
     pub(super) waiting: Option<Instant>,
     /// A pod that takes no more calls.
-    avoid: Option<String>,
+    pub(super) avoid: Option<String>,
     /// UID of a sandbox that had ended before this call needed one.
     ended_before: Option<String>,
     /// Since when the sandbox says that it does not know the call.
@@ -198,6 +199,12 @@ impl<'a> Call<'a> {
                     changed(&mut course.seen, LOOK_AGAIN).await;
                 }
                 Step::Dispatch { pod_uid, address } => {
+                    let target = Target { address: address.clone(), pod_uid: pod_uid.clone() };
+                    match self.ready(&mut course, &target).await? {
+                        Ready::Run => {}
+                        Ready::LookAgain => continue,
+                        Ready::Refuse(text) => return self.give_up(&course, "no_workspace", text).await,
+                    }
                     // Nothing is looked up between the two: a sandbox that is gone does not answer.
                     if let Some(incarnation) = self.dispatch(&mut course, pod_uid, &address).await?
                         && let Some(end) = self.converse(&mut course, incarnation, address).await?
@@ -526,7 +533,7 @@ pub(super) async fn changed(seen: &mut watch::Receiver<Option<SandboxView>>, at_
 }
 
 /// Returns when the watch has shown this pod and then shows it no more.
-async fn gone(seen: &mut watch::Receiver<Option<SandboxView>>, pod_uid: &str) {
+pub(super) async fn gone(seen: &mut watch::Receiver<Option<SandboxView>>, pod_uid: &str) {
     let has = |view: &Option<SandboxView>| view.as_ref().is_some_and(|view| view.pod_uid.as_deref() == Some(pod_uid));
     if seen.wait_for(has).await.is_err() || seen.wait_for(|view| !has(view)).await.is_err() {
         std::future::pending::<()>().await;

@@ -7,6 +7,7 @@ use std::time::Duration;
 use futures::{Stream, StreamExt as _};
 use jiff::Timestamp;
 use longhand_crds::Sandbox;
+use longhand_crds::annotations::RESOURCES_FAILED;
 use longhand_crds::sandbox::{DesiredState, Loss, WORKSPACE_LOST};
 use tokio::sync::watch;
 
@@ -47,6 +48,8 @@ pub struct SandboxView {
     pub incarnation: i64,
     /// Why the pod before this one is gone.
     pub last_loss: Option<Loss>,
+    /// What its workspace lacks, as was said last.
+    pub lacks: Option<String>,
     /// Reason and message of the condition `Ready`.
     pub explanation: String,
 }
@@ -71,6 +74,7 @@ impl SandboxView {
             deadline: status.provisioning_deadline.map(|deadline| deadline.0),
             incarnation: status.incarnation,
             explanation: ready.map(|ready| explain(&ready.reason, &ready.message)).unwrap_or_default(),
+            lacks: sandbox.metadata.annotations.as_ref().and_then(|all| all.get(RESOURCES_FAILED).cloned()),
             last_loss: status.last_loss,
         }
     }

@@ -13,7 +13,7 @@ use kube::runtime::watcher;
 use kube::{Client, Resource as _, ResourceExt as _};
 use longhand_crds::sandbox::DesiredState;
 use longhand_crds::watch_scope::WatchScope;
-use longhand_crds::{Agent, AgentSession, Sandbox, SandboxTemplate};
+use longhand_crds::{Agent, AgentSession, Sandbox, SandboxTemplate, annotations};
 use tokio::time::timeout;
 
 use super::named::set_created_at;
@@ -132,6 +132,18 @@ impl Cluster {
         Api::namespaced(self.client.clone(), namespace)
     }
 
+    /// One that is gone, or is another one by now, is left alone.
+    async fn patch_sandbox(&self, namespace: &str, name: &str, patch: &serde_json::Value) -> Result<(), ResourceError> {
+        let api = self.sandboxes_in(namespace);
+        let patched = async {
+            match api.patch(name, &PatchParams::default(), &Patch::Merge(patch)).await {
+                Err(kube::Error::Api(status)) if status.is_not_found() || status.is_conflict() => Ok(()),
+                other => other.map(|_| ()),
+            }
+        };
+        call(&format!("Sandbox {namespace}/{name}"), patched).await
+    }
+
     pub(super) fn client(&self) -> &Client {
         &self.client
     }
@@ -218,14 +230,19 @@ impl Resources for Cluster {
     async fn wake_sandbox(&self, namespace: &str, name: &str, uid: &str) -> Result<(), ResourceError> {
         let patch =
             serde_json::json!({ "metadata": { "uid": uid }, "spec": { "desiredState": DesiredState::Running } });
-        let api = self.sandboxes_in(namespace);
-        let wake = async {
-            match api.patch(name, &PatchParams::default(), &Patch::Merge(&patch)).await {
-                Err(kube::Error::Api(status)) if status.is_not_found() || status.is_conflict() => Ok(()),
-                other => other.map(|_| ()),
-            }
-        };
-        call(&format!("Sandbox {namespace}/{name}"), wake).await
+        self.patch_sandbox(namespace, name, &patch).await
+    }
+
+    async fn say_lacks(
+        &self,
+        namespace: &str,
+        name: &str,
+        uid: &str,
+        lacks: Option<&str>,
+    ) -> Result<(), ResourceError> {
+        let annotations = serde_json::json!({ (annotations::RESOURCES_FAILED): lacks });
+        let patch = serde_json::json!({ "metadata": { "uid": uid, "annotations": annotations } });
+        self.patch_sandbox(namespace, name, &patch).await
     }
 
     async fn suspend_sandbox(&self, sandbox: &Sandbox) -> Result<(), ResourceError> {

@@ -78,6 +78,10 @@ pub trait Resources: Send + Sync + 'static {
     /// Says that the sandbox shall run, if it is still the one with this UID.
     async fn wake_sandbox(&self, namespace: &str, name: &str, uid: &str) -> Result<(), ResourceError>;
 
+    /// Says what the sandbox's workspace lacks, or that it lacks nothing any more, if it is still the one with this UID.
+    async fn say_lacks(&self, namespace: &str, name: &str, uid: &str, lacks: Option<&str>)
+    -> Result<(), ResourceError>;
+
     /// Says that the sandbox shall have no pod, if nothing at all has changed since it was read: who has woken it since wants it
     /// to run.
     async fn suspend_sandbox(&self, sandbox: &Sandbox) -> Result<(), ResourceError>;

@@ -1,6 +1,9 @@
 //! Sandbox templates, as far as work for self-hosted ones is concerned.
 
+use std::time::Duration;
+
 use async_trait::async_trait;
+use longhand_crds::template_resource::TemplateResource;
 use longhand_crds::wire_id::prefix;
 use longhand_crds::{SandboxTemplate, wire_id};
 
@@ -19,6 +22,10 @@ pub struct Template {
     pub self_hosted: bool,
     /// Whether it says what its sandboxes may reach.
     pub network: bool,
+    /// What workspaces are given from the start.
+    pub provision: Vec<TemplateResource>,
+    /// How long that may take.
+    pub provisioning: Duration,
 }
 
 impl Template {
@@ -30,6 +37,8 @@ impl Template {
             id: wire_id(prefix::ENVIRONMENT, &template.metadata),
             self_hosted: template.spec.self_hosted,
             network: template.spec.network.is_some(),
+            provision: template.spec.provision.clone(),
+            provisioning: Duration::from_secs(u64::try_from(template.spec.provisioning_seconds).unwrap_or(0)),
         }
     }
 }

@@ -10,6 +10,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::ControllerRevision;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use longhand_crds::agent_session::HarnessStatus;
+use longhand_crds::annotations::RESOURCES_FAILED;
 use longhand_crds::sandbox::{DesiredState, Loss};
 use longhand_crds::{Agent, AgentSession, Sandbox, SandboxStatus, SandboxTemplate};
 use serde_json::{Value, json};
@@ -353,6 +354,21 @@ impl Resources for FakeCluster {
 
     async fn wake_sandbox(&self, _: &str, name: &str, uid: &str) -> Result<(), ResourceError> {
         self.set_desired_state(name, uid, DesiredState::Running);
+        Ok(())
+    }
+
+    async fn say_lacks(&self, _: &str, name: &str, uid: &str, lacks: Option<&str>) -> Result<(), ResourceError> {
+        let mut state = self.state();
+        let sandbox = state.sandboxes.get_mut(&key("team-a", name)).unwrap();
+        assert_eq!(sandbox.metadata.uid.as_deref(), Some(uid));
+        let annotations = sandbox.metadata.annotations.get_or_insert_default();
+        match lacks {
+            Some(lacks) => _ = annotations.insert(RESOURCES_FAILED.to_owned(), lacks.to_owned()),
+            None => _ = annotations.remove(RESOURCES_FAILED),
+        }
+        let seen = Seen::Changed(Self::sandbox_key(name), SandboxView::of(sandbox));
+        drop(state);
+        self.seen.send(seen).unwrap();
         Ok(())
     }
 

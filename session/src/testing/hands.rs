@@ -2,6 +2,7 @@
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use longhand_sandbox::server::reaper::Children;
@@ -17,14 +18,17 @@ use super::SOON;
 /// A `sandboxd` with a folder of its own.
 pub(crate) struct Hands {
     pub(crate) address: String,
-    folder: TempDir,
+    folder: Arc<TempDir>,
     pub(crate) stop: CancellationToken,
     _end: DropGuard,
 }
 
 /// One that takes the calls of a pod.
 pub(crate) async fn hands(signer: &Signer, pod: &str) -> Hands {
-    let folder = tempfile::tempdir().unwrap();
+    start(signer, pod, Arc::new(tempfile::tempdir().unwrap())).await
+}
+
+async fn start(signer: &Signer, pod: &str, folder: Arc<TempDir>) -> Hands {
     let config = Config {
         listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
         verifier: Verifier::new(&signer.public_key(), pod).unwrap(),
@@ -41,6 +45,11 @@ pub(crate) async fn hands(signer: &Signer, pod: &str) -> Hands {
 }
 
 impl Hands {
+    /// Another pod with the same folder.
+    pub(crate) async fn successor(&self, signer: &Signer, pod: &str) -> Self {
+        start(signer, pod, Arc::clone(&self.folder)).await
+    }
+
     pub(crate) fn file(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }

@@ -69,7 +69,7 @@ impl<K: Kind> FakeObjects<K> {
         self.state().objects.keys().map(|(_, name)| name.clone()).collect()
     }
 
-    fn get(&self, namespace: &str, name: &str) -> Option<K> {
+    pub(crate) fn get(&self, namespace: &str, name: &str) -> Option<K> {
         self.state().objects.get(&key(namespace, name)).cloned()
     }
 

@@ -1,5 +1,7 @@
 //! Self-hosted environments in a cluster of make-believe.
 
+use std::time::Duration;
+
 use async_trait::async_trait;
 use longhand_crds::wire_id::{derived_id, prefix};
 
@@ -17,10 +19,15 @@ impl FakeCluster {
 #[async_trait]
 impl Templates for FakeCluster {
     async fn template(&self, namespace: &str, reference: &str) -> Result<Option<Template>, ResourceError> {
+        let spec = |name: &str| self.environments.get(namespace, name).map(|template| template.spec);
         let of = |name: &str, self_hosted| Template {
             name: name.to_owned(),
             id: derived_id(prefix::ENVIRONMENT, &format!("{namespace}/{name}")),
             self_hosted,
+            provision: spec(name).map(|spec| spec.provision).unwrap_or_default(),
+            provisioning: Duration::from_secs(
+                spec(name).map_or(120, |spec| u64::try_from(spec.provisioning_seconds).unwrap()),
+            ),
             network: self.networks.lock().unwrap().contains(&(namespace.to_owned(), name.to_owned())),
         };
         let hosted: Vec<Template> = self

@@ -352,3 +352,20 @@ async fn the_primary_thread_is_the_session() {
         assert_eq!(answer.status, 404);
     }
 }
+
+#[tokio::test]
+async fn a_repository_is_to_be_in_the_workspace() {
+    let world = World::new();
+    let repository =
+        |path: &str| json!({"type": "github_repository", "url": "https://github.com/o/r", "mount_path": path});
+    let session = |path: &str| json!({"agent": "helper", "environment_id": "tools", "resources": [repository(path)]});
+    let refused = world.call("POST", "/v1/sessions", "alice", &session("/mnt/r")).await;
+    let why = "`mount_path`: /mnt/r is not below the workspace of the session's sandbox, /workspace";
+    assert_eq!((refused.status.as_u16(), refused.message()), (400, why));
+    let made = world.call("POST", "/v1/sessions", "alice", &session("/workspace/r")).await;
+    assert_eq!(made.status, 200, "{made:?}");
+    let more = format!("/v1/sessions/{}/resources", made.body["id"].as_str().unwrap());
+    let refused = world.call("POST", &more, "alice", &repository("/workspace")).await;
+    assert_eq!(refused.status, 400, "{refused:?}");
+    assert_eq!(world.call("POST", &more, "alice", &repository("/workspace/s")).await.status, 200);
+}

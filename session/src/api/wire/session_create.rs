@@ -152,6 +152,8 @@ async fn resolve(
         None => None,
         Some(reference) => Some(template(app, namespace, reference).await?),
     };
+    let resources: Vec<_> = drafts.iter().map(|draft| &draft.resource).collect();
+    session_resources::check_places(app, namespace, template.as_slice(), &resources).await?;
     let vaults = check_vaults(app, identity, namespace, &request.vaults).await?;
     Ok(Wanted {
         agent: request.agent.reference(agent.metadata.name.unwrap_or_default()),

@@ -1,6 +1,7 @@
 //! Repositories and files of a session: kept in its resource, with tokens in Secrets of their own.
 
 mod map;
+mod place;
 
 use axum::Json;
 use axum::extract::State;
@@ -21,6 +22,7 @@ use serde_json::Value;
 
 pub(super) use self::map::Draft;
 use self::map::{TOKEN, resource_id};
+pub(super) use self::place::check as check_places;
 use super::fields::{SecretBody, kind};
 use super::once::{MaybeSeed, Seed};
 use super::vaults::fresh_id;
@@ -146,6 +148,9 @@ pub async fn add(
     let (id, random) = names(seed.as_ref(), 0);
     let secret = secret_name(&state.meta, &random);
     let Draft { resource, token } = map::draft(written, id.clone(), secret, Timestamp::now())?;
+    let session = resource_of(&app, &state.meta).await?;
+    let templates: Vec<_> = session.spec.sandboxes.into_iter().map(|sandbox| sandbox.template_ref.name).collect();
+    check_places(&app, &state.meta.namespace, &templates, &[&resource]).await?;
     let add = |session: &mut AgentSession| {
         let resources = &mut session.spec.resources;
         if resources.iter().any(|other| other.name == resource.name) {
@@ -164,6 +169,7 @@ pub async fn add(
     };
     let secret = resource.github_repository.as_ref().and_then(|repository| repository.token_ref.as_ref());
     let session = change(&app, &state.meta, secret.zip(token), seed.is_some(), add).await?;
+    app.executor.resources_changed(&state.meta);
     one(&session, &id)
 }
 
@@ -226,6 +232,7 @@ pub async fn delete(
         Ok(())
     };
     change(&app, &state.meta, None, false, remove).await?;
+    app.executor.resources_changed(&state.meta);
     Ok(Json(Deleted { id, kind: "session_resource_deleted".to_owned() }))
 }
 

@@ -1,0 +1,166 @@
+//! What workspaces are given, by a real `sandboxd`.
+
+use longhand_crds::annotations::RESOURCES_FAILED;
+use longhand_crds::template_resource::TemplateResource;
+use longhand_protocol::SessionId;
+use rstest::rstest;
+use serde_json::{Value, json};
+
+use super::{of_session, of_template};
+use crate::execute::tests::{execute, made, result, said};
+use crate::resources::Resources as _;
+use crate::testing::World;
+use crate::testing::hands::{Hands, hands};
+
+/// A session of which the first call runs `command` in a workspace of these, the second one's being the session's own.
+async fn begun(
+    template: impl Fn(&Hands) -> Value,
+    command: &str,
+) -> (World, SessionId, u64, Hands, String, (String, bool)) {
+    let world = World::new();
+    let (id, epoch, call) = world.session_with_call("one", "bash", json!({ "command": command })).await;
+    let hands = hands(&world.signer, "hands-1").await;
+    let provision: Vec<TemplateResource> = serde_json::from_value(template(&hands)).unwrap();
+    world.cluster.environments.edit("team-a", "tools", |template| template.spec.provision = provision);
+    let running = execute(&world, &id, epoch, &call);
+    let name = made(&world).await;
+    world.cluster.sandbox_ready(&name, "hands-1", &hands.address);
+    let said = said(&result(running).await.unwrap());
+    (world, id, epoch, hands, name, said)
+}
+
+async fn run(world: &World, id: &SessionId, epoch: u64, command: &str) -> (String, bool) {
+    let call = world.tool_use(id, epoch, "bash", json!({ "command": command })).await;
+    said(&result(execute(world, id, epoch, &call)).await.unwrap())
+}
+
+fn file(hands: &Hands, name: &str, content: &str) -> Value {
+    json!({"name": name, "mountPath": hands.file(name).to_str().unwrap(), "file": {"content": content}})
+}
+
+/// What the Sandbox says that its workspace lacks.
+async fn lacks(world: &World, name: &str) -> Option<String> {
+    let sandbox = world.cluster.sandbox("team-a", name).await.unwrap().unwrap();
+    sandbox.metadata.annotations?.get(RESOURCES_FAILED).cloned()
+}
+
+fn add(world: &World, hands: &Hands, name: &str, url: &str) {
+    let path = hands.file(name).to_str().unwrap().to_owned();
+    let resource = json!({"name": name, "id": "sesrsc_Abc", "mountPath": path, "githubRepository": {"url": url}});
+    world.cluster.change_session("team-a", "one", |session| {
+        session.spec.resources = vec![serde_json::from_value(resource).unwrap()];
+    });
+}
+
+#[tokio::test]
+async fn the_first_call_finds_what_the_template_says_and_a_kept_workspace_stays_as_it_is() {
+    let template = |hands: &Hands| json!([file(hands, "notes", "from the template\n")]);
+    let (world, id, epoch, hands, name, (text, is_error)) = begun(template, "cat notes; echo mine > notes").await;
+    assert!(text.contains("from the template") && !is_error, "{text}");
+    assert_eq!(lacks(&world, &name).await, None);
+    // Another pod has the same workspace: it is asked, and has nothing to do.
+    world.cluster.sandbox_lost(&name, "hands-1", "Evicted");
+    let next = hands.successor(&world.signer, "hands-2").await;
+    world.cluster.sandbox_ready(&name, "hands-2", &next.address);
+    assert_eq!(run(&world, &id, epoch, "cat notes").await, ("mine\n".to_owned(), false));
+    // And one whose workspace is lost is given everything again.
+    world.cluster.sandbox_lost(&name, "hands-2", "Evicted");
+    std::fs::remove_dir_all(hands.file(".longhand")).unwrap();
+    std::fs::remove_file(hands.file("notes")).unwrap();
+    let last = hands.successor(&world.signer, "hands-3").await;
+    world.cluster.sandbox_ready(&name, "hands-3", &last.address);
+    assert_eq!(run(&world, &id, epoch, "cat notes").await.0, "from the template\n");
+}
+
+#[tokio::test]
+async fn a_call_is_refused_with_the_resource_that_is_missing_until_it_is_there() {
+    let (world, id, epoch, hands, name, first) = begun(|_| json!([]), "echo ran").await;
+    assert_eq!(first, ("ran\n".to_owned(), false));
+    add(&world, &hands, "repo", "http://127.0.0.1:9/o/repo");
+    let meta = crate::testing::meta("team-a", "one", "uid-one");
+    world.executor.resources_changed(&meta);
+    let (text, is_error) = run(&world, &id, epoch, "echo ran").await;
+    assert!(
+        is_error && text.contains("not run") && text.contains("`sesrsc_Abc` at ") && text.contains("127.0.0.1"),
+        "{text}"
+    );
+    let why = lacks(&world, &name).await.expect("the Sandbox says so");
+    assert!(text.contains(&why), "{why}");
+    // The client takes it away.
+    world.cluster.change_session("team-a", "one", |session| session.spec.resources.clear());
+    assert_eq!(run(&world, &id, epoch, "echo ran").await, ("ran\n".to_owned(), false));
+    assert_eq!(lacks(&world, &name).await, None);
+}
+
+#[tokio::test]
+async fn a_repository_of_the_session_is_in_the_workspace_of_the_next_call() {
+    let (world, id, epoch, hands, _, _) = begun(|_| json!([]), "echo ran").await;
+    let server = served().await;
+    add(&world, &hands, "repo", &format!("{}/repo.git", server.0));
+    world.executor.resources_changed(&crate::testing::meta("team-a", "one", "uid-one"));
+    let (text, is_error) = run(&world, &id, epoch, "cat repo/file; git -C repo remote get-url origin").await;
+    assert!(!is_error && text == format!("in the repository\n{}/repo.git\n", server.0), "{text}");
+    // What is no longer a resource is not taken away.
+    world.cluster.change_session("team-a", "one", |session| session.spec.resources.clear());
+    assert_eq!(run(&world, &id, epoch, "cat repo/file").await.0, "in the repository\n");
+    server.1.abort();
+}
+
+/// A server of the files below a folder of its own, in which is the repository `repo.git`.
+async fn served() -> (String, tokio::task::JoinHandle<()>) {
+    let folder = tempfile::tempdir().unwrap();
+    let make = "set -e; mkdir -p \"$1/w\"; cd \"$1/w\"; git init -q -b main; echo in the repository > file; git add .; \
+                git -c user.name=t -c user.email=t@t.test commit -q -m one; git clone -q --bare . ../repo.git; \
+                git -C ../repo.git update-server-info";
+    let status = std::process::Command::new("sh").args(["-c", make, "sh"]).arg(folder.path()).status().unwrap();
+    assert!(status.success());
+    let root = folder.path().to_owned();
+    let router = axum::Router::new().fallback(move |uri: http::Uri| {
+        let file = root.join(uri.path().trim_start_matches('/'));
+        async move { std::fs::read(file).map_err(|_| http::StatusCode::NOT_FOUND) }
+    });
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let task = tokio::spawn(async move {
+        axum::serve(listener, router).await.unwrap();
+        drop(folder);
+    });
+    (url, task)
+}
+
+#[rstest]
+#[case(json!({"file": {"fileID": "file_1"}}), None, "keeps no files")]
+#[case(json!({"githubRepository": {"url": "https://g.test/", "tokenRef": {"name": "s", "key": "k"}}}), None, "cannot be bound")]
+#[case(json!({"githubRepository": {"url": "https://g.test/r", "branch": "main"}}), None, "Some(\"main\")")]
+#[case(json!({"githubRepository": {"url": "https://g.test/r", "commit": "c0", "tokenRef": {"name": "s", "key": "k"}}}), Some("Basic x"), "Some(\"Basic x\")")]
+fn a_session_s_resource_is_a_source_or_refused(
+    #[case] mut resource: Value,
+    #[case] authorization: Option<&str>,
+    #[case] expected: &str,
+) {
+    resource["name"] = json!("r");
+    resource["mountPath"] = json!("/workspace/r");
+    let resource = serde_json::from_value(resource).unwrap();
+    let seen = format!("{:?}", of_session(&resource, authorization.map(ToOwned::to_owned)));
+    assert!(seen.contains(expected), "{seen}");
+}
+
+#[test]
+fn a_template_s_resource_is_a_source() {
+    let of = |kind: &str, what: Value| {
+        let mut resource = json!({"name": "r", "mountPath": "/workspace/r"});
+        resource[kind] = what;
+        of_template(&serde_json::from_value(resource).unwrap()).unwrap().source
+    };
+    let seen = [
+        of("gitRepository", json!({"url": "https://g.test/r", "ref": "v1"})),
+        of("file", json!({"content": "x"})),
+        of("archive", json!({"url": "https://a.test/t.tgz"})),
+    ];
+    let expected = json!([
+        {"type": "repository", "url": "https://g.test/r", "reference": "v1"},
+        {"type": "file", "content": "x", "mode": 0o644},
+        {"type": "archive", "url": "https://a.test/t.tgz"},
+    ]);
+    assert_eq!(serde_json::to_value(seen).unwrap(), expected);
+}

@@ -4,6 +4,7 @@
 mod apply;
 mod fence;
 pub(crate) mod ground;
+mod handoff;
 pub(crate) mod network_policy;
 mod observe;
 mod plan;
@@ -138,6 +139,9 @@ async fn proceed(observed: &Observed, sandboxes: &Sandboxes, now: Timestamp) -> 
     tell(observed, &plan, applied.as_ref().ok(), now, sandboxes).await;
     if let Err(error) = applied {
         return failed(error, &plan);
+    }
+    if plan.handoff {
+        return handoff::go_on(observed, &plan, sandboxes, now).await;
     }
     let fence_due = see_fence(observed, pod.as_ref(), &status, sandboxes, now).await?;
     let requeue = plan.requeue.into_iter().chain(fence_due).min();

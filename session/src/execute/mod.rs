@@ -1,6 +1,7 @@
 //! Tool calls: one owned task for each, which goes on when the harness that asked is gone.
 
 mod egress;
+mod handoff;
 mod hosted;
 mod plan;
 mod provision;
@@ -30,6 +31,7 @@ use tokio_util::task::TaskTracker;
 use tracing::{Instrument as _, info_span};
 
 pub use self::egress::Egress;
+pub use self::handoff::{HandoffError, Party};
 pub use self::hosted::Hosted;
 pub use self::reach::ReachError;
 pub use self::reclaim::DrainError;
@@ -308,6 +310,8 @@ async fn see_through(registered: Registered, entry: Arc<Running>, sender: watch:
     sender.send_replace(Some(outcome));
 }
 
+#[cfg(test)]
+mod handoff_tests;
 #[cfg(test)]
 mod policy_tests;
 #[cfg(test)]

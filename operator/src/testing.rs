@@ -13,7 +13,9 @@ use kube::runtime::watcher;
 use longhand_protocol::SessionId;
 use longhand_protocol::client::{ApiError, Error};
 use longhand_protocol::error::{ErrorBody, ErrorType};
-use longhand_protocol::internal::{DrainSandbox, Drained, Handoff, SessionList, SessionRef, SessionSummary, SettleHandoff};
+use longhand_protocol::internal::{
+    DrainSandbox, Drained, Handoff, SessionList, SessionRef, SessionSummary, SettleHandoff,
+};
 use serde_json::Value;
 use tokio::task::JoinHandle;
 use tower_test::mock::Handle;

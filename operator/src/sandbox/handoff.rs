@@ -17,10 +17,10 @@ use super::observe::Observed;
 use super::plan::Plan;
 use super::{Sandboxes, apply};
 use crate::calls::{call, unless_gone};
+use crate::drive;
 use crate::error::Error;
 use crate::events::Happened;
 use crate::pods::{self, PodView, Stage, is_overdue};
-use crate::drive;
 
 /// When a sandbox is asked again in which something runs.
 const AGAIN: Duration = Duration::from_secs(2);
@@ -55,7 +55,10 @@ pub(super) async fn go_on(
         give(sandbox, claim, (&to, &to_uid), sandboxes).await?;
     }
     apply::remove(sandbox, sandboxes).await?;
-    context.events.publish(Happened::SandboxHandedOff, &regarding, &format!("its workspace went to Sandbox {to}")).await;
+    context
+        .events
+        .publish(Happened::SandboxHandedOff, &regarding, &format!("its workspace went to Sandbox {to}"))
+        .await;
     Ok(Action::await_change())
 }
 

@@ -235,5 +235,7 @@ async fn tell(observed: &Observed, plan: &Plan, applied: Option<&Applied>, now: 
 #[path = "claim_tests.rs"]
 mod claims;
 #[cfg(test)]
+mod handoff_tests;
+#[cfg(test)]
 #[path = "driver_tests.rs"]
 mod tests;

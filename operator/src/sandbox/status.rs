@@ -146,7 +146,11 @@ fn suspended(observed: &Observed, plan: &Plan) -> Option<Observation> {
                 format!("there is no pod; the workspace is kept in PersistentVolumeClaim {volume}"),
             ),
             None if observed.sandbox.spec.workspace_from.is_some() && status.is_none_or(|was| was.incarnation == 0) => {
-                Observation::yes(SUSPENDED, "WorkspaceMoving", "there is no pod; the workspace is on its way from another sandbox")
+                Observation::yes(
+                    SUSPENDED,
+                    "WorkspaceMoving",
+                    "there is no pod; the workspace is on its way from another sandbox",
+                )
             }
             None => Observation::yes(
                 SUSPENDED,

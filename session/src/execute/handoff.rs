@@ -175,19 +175,18 @@ impl Executor {
         if self.hosted.queue(to.meta, to.sandbox).await?.is_some() {
             return Err(HandoffError::SelfHosted { session: to.meta.id.clone(), sandbox: to.sandbox.to_owned() });
         }
+        let ours = comes_from.is_some_and(|comes_from| Some(&comes_from.uid) == source.metadata.uid.as_ref());
+        let in_the_way = there.as_ref().filter(|_| !ours).map(SandboxView::of);
+        if in_the_way.as_ref().is_some_and(|there| there.finished.is_none()) {
+            let (session, sandbox) = (to.meta.id.clone(), to.sandbox.to_owned());
+            return Err(HandoffError::Taken { session, sandbox, name: key_there.name });
+        }
         if let Some(what) = self.in_use(&from.meta.id, &key.name, &view).await? {
             return Err(HandoffError::InUse { name: key.name, what });
         }
-        if let Some(there) = &there
-            && !comes_from.is_some_and(|comes_from| Some(&comes_from.uid) == source.metadata.uid.as_ref())
-        {
-            let there = SandboxView::of(there);
-            if there.finished.is_none() {
-                let (session, sandbox) = (to.meta.id.clone(), to.sandbox.to_owned());
-                return Err(HandoffError::Taken { session, sandbox, name: key_there.name });
-            }
+        if let Some(ended) = in_the_way {
             // A tool call would replace it, too.
-            self.resources.remove_sandbox(&key_there.namespace, &key_there.name, &there.uid).await?;
+            self.resources.remove_sandbox(&key_there.namespace, &key_there.name, &ended.uid).await?;
         }
         Ok(Some(source))
     }

@@ -27,9 +27,9 @@ struct Two {
     name_there: String,
 }
 
-fn kept(address: &str) -> SandboxStatus {
+fn kept(pod: &str, address: &str) -> SandboxStatus {
     let status = json!({
-        "podUID": "hands-1", "address": address, "workspaceClaim": CLAIM,
+        "podUID": pod, "address": address, "workspaceClaim": CLAIM,
         "conditions": [{"type": "Ready", "status": "True", "reason": "Running", "message": "",
             "lastTransitionTime": "2026-01-01T00:00:00Z"}],
     });
@@ -43,7 +43,7 @@ impl Two {
         result(first).await.unwrap();
         let to = world.session("two", "pod-2").await;
         let name_there = sandbox_name("two", "uid-two", "default");
-        world.cluster.sandbox_status(&name, kept(&hands.address));
+        world.cluster.sandbox_status(&name, kept("hands-1", &hands.address));
         let two = Self { world, from, to, epoch, hands, name, name_there };
         two.rights().iter().for_each(|access| two.world.cluster.allow(ALICE, *access, "team-a"));
         two
@@ -134,7 +134,7 @@ async fn a_sandbox_goes_to_another_session_and_both_logs_say_so_once() {
     let again = hands(&two.world.signer, "hands-2").await;
     two.world.cluster.sandbox_ready(&two.name, "hands-2", &again.address);
     assert!(said(&result(waiting).await.unwrap()).0.contains("fresh"));
-    two.world.cluster.sandbox_status(&two.name, kept(&again.address));
+    two.world.cluster.sandbox_status(&two.name, kept("hands-2", &again.address));
     refused(&two.hand_over().await, 409, "has a sandbox `default` already");
 }
 

@@ -96,7 +96,11 @@ impl Executor {
     }
 
     /// The session of a sandbox, unless its resource is gone.
-    pub(super) async fn owner_of(&self, namespace: &str, session: &SessionRef) -> Result<Option<SessionId>, ResourceError> {
+    pub(super) async fn owner_of(
+        &self,
+        namespace: &str,
+        session: &SessionRef,
+    ) -> Result<Option<SessionId>, ResourceError> {
         let resource = self.resources.session(namespace, &session.name).await?;
         let resource = resource.filter(|resource| resource.metadata.uid.as_ref() == Some(&session.uid));
         Ok(resource.map(|resource| session_id(&resource.metadata)))

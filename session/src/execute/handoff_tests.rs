@@ -3,10 +3,13 @@
 use longhand_crds::SandboxStatus;
 use longhand_crds::sandbox::{DesiredState, SessionRef};
 use longhand_protocol::SessionId;
+use longhand_protocol::event::{EventBody, NewEvent, Permission};
+use longhand_protocol::harness::{AgentSnapshot, HANDOFF};
+use longhand_session_log::SessionStore as _;
 use rstest::rstest;
 use serde_json::{Value, json};
 
-use super::tests::{execute, result, running, said};
+use super::tests::{execute, made, result, said};
 use crate::auth::Access;
 use crate::resources::Resources as _;
 use crate::resources::plan::sandbox_name;
@@ -38,12 +41,27 @@ fn kept(pod: &str, address: &str) -> SandboxStatus {
 
 impl Two {
     async fn new() -> Self {
-        let (world, from, epoch, _, hands, name, first) = running().await;
-        hands.go();
+        Self::of(false, false).await
+    }
+
+    /// Whether the agents of either have the tool.
+    async fn of(gives: bool, takes: bool) -> Self {
+        let world = World::new();
+        let (from, to) = (world.session("one", "pod-1").await, world.session("two", "pod-2").await);
+        for session in [gives.then_some(&from), takes.then_some(&to)].into_iter().flatten() {
+            let agent = world.store.state(session).await.unwrap().meta.agent;
+            let agent = AgentSnapshot { handoff: Some(Permission::Allow), ..agent };
+            let told = NewEvent::new(EventBody::SessionUpdated { agent: None, metadata: None, title: None });
+            world.store.change_agent(session, agent, told).await.unwrap();
+        }
+        let epoch = world.claim(&from, "pod-1").await;
+        let call = world.tool_use(&from, epoch, "bash", json!({"command": "echo first"})).await;
+        let first = execute(&world, &from, epoch, &call);
+        let (hands, name) = (hands(&world.signer, "hands-1").await, made(&world).await);
+        world.cluster.sandbox_ready(&name, "hands-1", &hands.address);
         result(first).await.unwrap();
-        let to = world.session("two", "pod-2").await;
-        let name_there = sandbox_name("two", "uid-two", "default");
         world.cluster.sandbox_status(&name, kept("hands-1", &hands.address));
+        let name_there = sandbox_name("two", "uid-two", "default");
         let two = Self { world, from, to, epoch, hands, name, name_there };
         two.rights().iter().for_each(|access| two.world.cluster.allow(ALICE, *access, "team-a"));
         two
@@ -163,7 +181,7 @@ async fn nothing_goes_to_another_namespace_or_to_nobody() {
     let path = format!("/v1/sessions/{}/sandboxes/default/handoff", two.from);
     let elsewhere = crate::testing::meta("team-b", "three", "uid-three");
     let id = elsewhere.id.clone();
-    longhand_session_log::SessionStore::create(&two.world.store, elsewhere).await.unwrap();
+    two.world.store.create(elsewhere).await.unwrap();
     refused(&two.world.call("POST", &path, "alice", &json!({"to_session": id})).await, 403, "team-b");
     let wrong = json!({"to_session": two.to, "to_sandbox": "other"});
     refused(&two.world.call("POST", &path, "alice", &wrong).await, 404, "has no sandbox `other`");
@@ -174,10 +192,9 @@ async fn nothing_goes_to_another_namespace_or_to_nobody() {
 #[tokio::test]
 async fn a_sandbox_in_use_stays() {
     let two = Two::new().await;
-    std::fs::remove_file(two.hands.file("go")).unwrap();
     let call = two.world.tool_use(&two.from, two.epoch, "bash", Hands::until_go()).await;
     let calling = execute(&two.world, &two.from, two.epoch, &call);
-    eventually(async || two.hands.runs() == 2).await;
+    eventually(async || two.hands.runs() == 1).await;
     refused(&two.hand_over().await, 409, "is in use");
     // One that is decided all the same waits for the call, which has its result.
     two.decide().await;
@@ -234,4 +251,39 @@ async fn a_handoff_to_a_session_that_goes_is_taken_back_and_what_was_drained_is_
     assert_eq!(two.settle().await["state"], "taken_back");
     let source = two.sandbox(&two.name).await.unwrap();
     assert_eq!((source.spec.handoff_to, source.spec.desired_state), (None, DesiredState::Suspended));
+}
+
+/// What the model reads, and whether it is an error.
+async fn by_the_model(two: &Two, input: Value) -> (String, bool) {
+    let call = two.world.tool_use(&two.from, two.epoch, HANDOFF, input).await;
+    said(&result(execute(&two.world, &two.from, two.epoch, &call)).await.unwrap())
+}
+
+#[tokio::test]
+async fn a_model_hands_over_where_both_agents_take_part() {
+    let two = Two::of(true, true).await;
+    assert!(by_the_model(&two, json!({"session": two.to, "to_sandbox": "other"})).await.0.contains("it has: default"));
+    assert!(by_the_model(&two, json!({"session": two.to, "more": 1})).await.1);
+    let (text, is_error) = by_the_model(&two, json!({"session": two.to, "sandbox": "default"})).await;
+    assert!(!is_error && text.contains("begins with an empty workspace"), "{text}");
+    assert_eq!(two.said().await, (1, 1));
+    assert_eq!(two.settle().await["state"], "settled");
+}
+
+#[tokio::test]
+async fn a_model_learns_nothing_of_sessions_whose_agents_take_no_part() {
+    let two = Two::of(true, false).await;
+    let (text, is_error) = by_the_model(&two, json!({"session": two.to})).await;
+    assert!(is_error && text.contains("There is no session"), "{text}");
+    let (unknown, _) = by_the_model(&two, json!({"session": "sesn_nobody"})).await;
+    assert_eq!(unknown.replace("sesn_nobody", two.to.as_str()), text, "it cannot tell which sessions there are");
+    two.is_untouched().await;
+}
+
+#[tokio::test]
+async fn a_model_whose_agent_says_nothing_has_no_such_tool() {
+    let two = Two::of(false, true).await;
+    let (text, is_error) = by_the_model(&two, json!({"session": two.to})).await;
+    assert!(is_error && text.contains("refused the call"), "{text}");
+    two.is_untouched().await;
 }

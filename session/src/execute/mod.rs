@@ -2,6 +2,7 @@
 
 mod egress;
 mod handoff;
+mod handoff_call;
 mod hosted;
 mod plan;
 mod provision;

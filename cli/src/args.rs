@@ -155,6 +155,15 @@ pub enum Command {
         #[arg(long)]
         standalone: bool,
     },
+    /// Hand a sandbox to another session: its workspace moves into a new pod there, its processes end
+    Handoff {
+        /// SESSION[/SANDBOX]; without SANDBOX, the session's first one
+        #[arg(value_name = "SANDBOX")]
+        sandbox: Place,
+        /// The session that gets it, SESSION[/SANDBOX], and as which of its sandboxes; without SANDBOX, its first one
+        #[arg(long, value_name = "SANDBOX")]
+        to: Place,
+    },
     /// Apply a file and follow its AgentSession until it is idle
     Run {
         /// YAML with one AgentSession, and what else it needs; - reads standard input

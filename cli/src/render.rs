@@ -75,6 +75,12 @@ fn text(body: &EventBody) -> String {
         EventBody::SandboxProvisioning { sandbox, .. }
         | EventBody::SandboxReady { sandbox, .. }
         | EventBody::SandboxReclaimed { sandbox, .. } => short(sandbox),
+        EventBody::SandboxHandedOff { sandbox, to_session, to_sandbox } => {
+            short(&format!("{sandbox} to {to_session}/{to_sandbox}"))
+        }
+        EventBody::SandboxReceived { sandbox, from_session, from_sandbox } => {
+            short(&format!("{sandbox} from {from_session}/{from_sandbox}"))
+        }
         EventBody::CredentialUsed { credential, host, count, .. } => {
             short(&format!("{credential} at {host}, {count} x"))
         }

@@ -11,7 +11,7 @@ use crate::agent_context::{ContextSpec, PricesSpec};
 use crate::model::{ContextManagement, FallbackSpec, ModelApi, ThinkingSpec};
 use crate::patterns;
 use crate::sandbox_template::Resources;
-use crate::toolset::ToolSpec;
+use crate::toolset::{PermissionPolicy, ToolSpec};
 use crate::vault::PrivateAddresses;
 
 /// Which model, with which instructions and tools. A running session keeps the agent as it was when the session began.
@@ -79,6 +79,10 @@ pub struct AgentSpec {
     /// How much the model is sent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub context: Option<ContextSpec>,
+    /// Whether the model is offered the tool `handoff`, by which it hands a sandbox of its session to another session whose agent
+    /// has it too, and who is asked before; not offered if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub handoff: Option<PermissionPolicy>,
     /// Pairs that clients of the wire API keep with the agent.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(schema_with = "crate::metadata_schema")]

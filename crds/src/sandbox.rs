@@ -23,8 +23,10 @@ use crate::LocalRef;
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
 )]
 #[x_kube(
-    validation = Rule::new("self.templateRef == oldSelf.templateRef && has(self.sessionRef) == has(oldSelf.sessionRef) && (!has(self.sessionRef) || self.sessionRef == oldSelf.sessionRef)")
-        .message("only desiredState of a Sandbox can be changed: make another"),
+    validation = Rule::new("self.templateRef == oldSelf.templateRef && has(self.sessionRef) == has(oldSelf.sessionRef) && (!has(self.sessionRef) || self.sessionRef == oldSelf.sessionRef) && has(self.workspaceFrom) == has(oldSelf.workspaceFrom) && (!has(self.workspaceFrom) || self.workspaceFrom == oldSelf.workspaceFrom)")
+        .message("only desiredState and handoffTo of a Sandbox can be changed: make another"),
+    validation = Rule::new("!has(self.handoffTo) || !has(oldSelf.handoffTo) || self.handoffTo == oldSelf.handoffTo")
+        .message("handoffTo can be set and taken back, and not be changed"),
 )]
 #[serde(rename_all = "camelCase")]
 pub struct SandboxSpec {
@@ -38,6 +40,28 @@ pub struct SandboxSpec {
     /// next tool call of its session wakes it.
     #[serde(default)]
     pub desired_state: DesiredState,
+    /// The session that it is being handed to: it takes no more calls, its workspace goes to a new sandbox of that session, and it
+    /// is removed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub handoff_to: Option<SessionRef>,
+    /// The sandbox whose workspace it gets in place of an empty one, once that one's `handoffTo` names it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub workspace_from: Option<WorkspaceFrom>,
+}
+
+/// A workspace that another sandbox hands over.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct WorkspaceFrom {
+    /// Name of the other `Sandbox`.
+    #[schemars(length(min = 1, max = 253))]
+    pub sandbox: String,
+    /// UID of the other `Sandbox`.
+    #[schemars(length(min = 1, max = 64))]
+    pub uid: String,
+    /// Name of the `PersistentVolumeClaim` that holds the workspace.
+    #[schemars(length(min = 1, max = 253))]
+    pub claim: String,
 }
 
 /// The reason of `Finished` of a sandbox whose workspace had been kept and could not be used again, such as since it lies on a node
@@ -85,6 +109,9 @@ pub struct SandboxStatus {
     /// Where `sandboxd` listens, `IP:port`, while the pod is ready.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub address: Option<String>,
+    /// The `PersistentVolumeClaim` of its workspace, if that outlives its pods.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub workspace_claim: Option<String>,
     /// How often the pod was lost.
     #[serde(default)]
     pub restarts: i64,

@@ -3,7 +3,7 @@
 use longhand_protocol::harness::AgentSnapshot;
 
 use crate::agent::Agent;
-use crate::toolset::ToolSpec;
+use crate::toolset::{PermissionPolicy, ToolSpec};
 use crate::wire_id::{prefix, wire_id};
 
 impl Agent {
@@ -27,6 +27,7 @@ impl Agent {
             tools: self.spec.tools.iter().map(Into::into).collect(),
             mcp_servers: self.spec.mcp_servers.iter().map(Into::into).collect(),
             context: self.spec.context.as_ref().map(Into::into).unwrap_or_default(),
+            handoff: self.spec.handoff.map(PermissionPolicy::permission),
             on_unknown_outcome: self.spec.tools.iter().flat_map(ToolSpec::outcome_policies).collect(),
         }
     }

@@ -1,6 +1,7 @@
 //! The tools of an `Agent`.
 
 use kube::KubeSchema;
+use longhand_protocol::event::Permission;
 use longhand_protocol::harness;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -83,6 +84,17 @@ pub enum PermissionPolicy {
     AlwaysAsk,
     /// The client where a call looks dangerous. Nobody judges that yet, so every call may be, and asks.
     Auto,
+}
+
+impl PermissionPolicy {
+    /// What a call of the tool is evaluated to.
+    #[must_use]
+    pub const fn permission(self) -> Permission {
+        match self {
+            Self::AlwaysAllow => Permission::Allow,
+            Self::AlwaysAsk | Self::Auto => Permission::Ask,
+        }
+    }
 }
 
 /// What becomes of a call whose sandbox was lost.

@@ -32,6 +32,10 @@ pub enum Happened {
     SandboxReclaimed,
     /// A sandbox's pod was told to end, and its workspace is kept.
     SandboxSuspended,
+    /// A sandbox's workspace has gone to another session.
+    SandboxHandedOff,
+    /// A sandbox stays where it is, although it was to be handed over.
+    SandboxHandoffTakenBack,
     /// A sandbox has come to its end.
     SandboxFinished,
     /// No network policy keeps a sandbox in.
@@ -53,6 +57,8 @@ impl Happened {
             Self::SandboxLost => (EventType::Warning, "SandboxLost", "ReplacePod"),
             Self::SandboxReclaimed => (EventType::Normal, "SandboxReclaimed", "DeleteSandbox"),
             Self::SandboxSuspended => (EventType::Normal, "SandboxSuspended", "DeletePod"),
+            Self::SandboxHandedOff => (EventType::Normal, "SandboxHandedOff", "DeleteSandbox"),
+            Self::SandboxHandoffTakenBack => (EventType::Warning, "SandboxHandoffTakenBack", "KeepSandbox"),
             Self::SandboxFinished => (EventType::Warning, "SandboxFinished", "DeletePod"),
             Self::SandboxNotFenced => (EventType::Warning, "SandboxNotFenced", "Watch"),
             Self::LimitNear => (EventType::Warning, "LimitNear", "Watch"),

@@ -5,7 +5,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use longhand_protocol::SessionId;
 use longhand_protocol::client::{Error, InternalClient};
-use longhand_protocol::internal::{DrainSandbox, Drained, SessionList, SessionSummary};
+use longhand_protocol::internal::{DrainSandbox, Drained, Handoff, SessionList, SessionSummary, SettleHandoff};
 
 /// The session service, as far as the operator needs it.
 #[async_trait]
@@ -20,6 +20,8 @@ pub trait LogService: Send + Sync + 'static {
     async fn delete(&self, session: &SessionId) -> Result<(), Error>;
     /// Makes an idle sandbox take no more calls.
     async fn drain(&self, namespace: &str, name: &str, request: &DrainSandbox) -> Result<Drained, Error>;
+    /// Does its part of handing a sandbox to another session.
+    async fn settle_handoff(&self, namespace: &str, name: &str, request: &SettleHandoff) -> Result<Handoff, Error>;
 }
 
 #[async_trait]
@@ -42,6 +44,10 @@ impl LogService for InternalClient {
 
     async fn drain(&self, namespace: &str, name: &str, request: &DrainSandbox) -> Result<Drained, Error> {
         self.drain_sandbox(namespace, name, request).await
+    }
+
+    async fn settle_handoff(&self, namespace: &str, name: &str, request: &SettleHandoff) -> Result<Handoff, Error> {
+        Self::settle_handoff(self, namespace, name, request).await
     }
 }
 

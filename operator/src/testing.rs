@@ -14,7 +14,9 @@ use longhand_crds::watch_scope::WatchScope;
 use longhand_protocol::SessionId;
 use longhand_protocol::client::{ApiError, Error};
 use longhand_protocol::error::{ErrorBody, ErrorType};
-use longhand_protocol::internal::{DrainSandbox, Drained, SessionList, SessionRef, SessionSummary};
+use longhand_protocol::internal::{
+    DrainSandbox, Drained, Handoff, SessionList, SessionRef, SessionSummary, SettleHandoff,
+};
 use serde_json::Value;
 use tokio::task::JoinHandle;
 use tower_test::mock::Handle;
@@ -111,6 +113,7 @@ pub(crate) struct FakeLog {
     pub(crate) summary: Option<SessionSummary>,
     pub(crate) logs: Vec<SessionRef>,
     pub(crate) drained: Option<Drained>,
+    pub(crate) handoff: Option<Handoff>,
     /// A log that cannot be deleted, and the status of the answer that says so.
     pub(crate) refused: Option<(SessionId, u16)>,
     pub(crate) made: Mutex<Vec<&'static str>>,
@@ -162,6 +165,10 @@ impl LogService for FakeLog {
 
     async fn drain(&self, _: &str, _: &str, _: &DrainSandbox) -> Result<Drained, Error> {
         self.answer("drain", self.drained.as_ref())
+    }
+
+    async fn settle_handoff(&self, _: &str, _: &str, _: &SettleHandoff) -> Result<Handoff, Error> {
+        self.answer("settle_handoff", self.handoff.as_ref())
     }
 }
 

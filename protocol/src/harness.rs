@@ -163,6 +163,9 @@ pub struct AgentSnapshot {
     /// How much of the conversation the model is sent.
     #[serde(default)]
     pub context: ContextPolicy,
+    /// Whether the model may hand sandboxes to other sessions by the tool [`HANDOFF`], which it is offered then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub handoff: Option<Permission>,
     /// What becomes of a call whose sandbox was lost, by the name of its tool; [`OutcomePolicy::Report`] if it is not named.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub on_unknown_outcome: BTreeMap<String, OutcomePolicy>,
@@ -280,6 +283,9 @@ pub struct Prices {
 
 /// The tool by which the model looks things up in its session's log. The session service answers it.
 pub const RECALL: &str = "recall";
+
+/// The tool by which the model hands a sandbox of its session to another session. The session service carries it out.
+pub const HANDOFF: &str = "handoff";
 
 /// The tools of the agent toolset that a sandbox has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

@@ -163,6 +163,35 @@ pub struct Drained {
     pub idle_seconds: u64,
 }
 
+/// `POST /internal/v1/namespaces/{namespace}/sandboxes/{name}/handoff`: do what the session service has to do of a handoff that
+/// the sandbox's `spec.handoffTo` asks for. Repeating it changes nothing.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct SettleHandoff {
+    /// UID of the sandbox that is handed over.
+    pub uid: String,
+}
+
+/// How far a handoff is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "state")]
+pub enum Handoff {
+    /// Something still runs in the sandbox, which takes nothing new.
+    InUse,
+    /// Nothing runs any more: its pod may go, and its workspace belongs to this sandbox then.
+    Settled {
+        /// Name of the other `Sandbox`.
+        name: String,
+        /// UID of the other `Sandbox`.
+        uid: String,
+    },
+    /// It was taken back: the sandbox stays what it was.
+    TakenBack {
+        /// Why.
+        reason: String,
+    },
+}
+
 /// The value of a wake key: work is open in this session. JSON under `/longhand/wake/{session}`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]

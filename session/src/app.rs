@@ -302,7 +302,8 @@ impl App {
             .route("/sessions", get(internal::list))
             .route("/sessions/{session}", delete(internal::delete))
             .route("/namespaces/{namespace}/sessions/{name}", put(internal::ensure).get(internal::summary))
-            .route("/namespaces/{namespace}/sandboxes/{name}/drain", post(internal::drain));
+            .route("/namespaces/{namespace}/sandboxes/{name}/drain", post(internal::drain))
+            .route("/namespaces/{namespace}/sandboxes/{name}/handoff", post(internal::settle_handoff));
         let admit = from_fn_with_state(self.clone(), layer::admit);
         let (wire, harness) = (wire.route_layer(admit.clone()), harness.route_layer(admit.clone()));
         // The proxy has a token of its own.
@@ -350,8 +351,9 @@ fn vaults() -> Router<App> {
 
 /// The routes into sandboxes: of sessions, and of any by its own name.
 fn sandboxes() -> Router<App> {
-    use wire::sandboxes::{transfer, upgrade};
+    use wire::sandboxes::{handoff, transfer, upgrade};
     Router::new()
+        .route("/sessions/{session}/sandboxes/{sandbox}/handoff", post(handoff::hand_off))
         .route("/sessions/{session}/sandboxes/{sandbox}/files", get(transfer::download).put(transfer::upload))
         .route(
             "/sessions/{session}/sandboxes/{sandbox}/archive",

@@ -6,6 +6,7 @@ mod exec;
 mod fork;
 mod forward;
 mod get;
+mod handoff;
 mod run;
 mod send;
 mod transfer;
@@ -53,6 +54,7 @@ pub async fn run(args: Args) -> Result<ExitCode> {
         Command::PortForward { sandbox, ports, link: false, standalone } => {
             forward::run(&cluster, &target, &sandbox, &ports, standalone).await
         }
+        Command::Handoff { sandbox, to } => handoff::run(&cluster, &target, &sandbox, &to).await,
         Command::Run { file, timeout, view } => run::run(cluster, &target, &file, timeout, view).await,
     }
 }

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use longhand_protocol::SessionId;
 use longhand_protocol::client::WireClient;
 use longhand_protocol::client::sandboxes::SandboxOf;
 
@@ -65,6 +66,15 @@ impl Place {
         if standalone {
             return Ok(SandboxOf::Object { name: self.name.clone() });
         }
+        let (session, sandbox) = self.of_session(cluster).await?;
+        Ok(SandboxOf::Session { session, sandbox })
+    }
+
+    /// Which session that is, and which of its sandboxes.
+    ///
+    /// # Errors
+    /// When there is no such session.
+    pub async fn of_session(&self, cluster: &Cluster) -> Result<(SessionId, String)> {
         let session = session::find(cluster, &self.name).await?;
         let sandbox = match &self.sandbox {
             Some(sandbox) => sandbox.clone(),
@@ -75,7 +85,7 @@ impl Place {
             }
             None => DEFAULT.to_owned(),
         };
-        Ok(SandboxOf::Session { session, sandbox })
+        Ok((session, sandbox))
     }
 }
 

@@ -7,6 +7,7 @@ mod bad_input;
 mod egress;
 mod fencing;
 mod gitops;
+mod handoff;
 mod harness_images;
 mod idle;
 mod killed_harness;

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use longhand_protocol::event::{EventBody, Permission};
-use longhand_protocol::harness::{HarnessSession, RECALL, Recall, SandboxTool, Tool};
+use longhand_protocol::harness::{HANDOFF, HarnessSession, RECALL, Recall, SandboxTool, Tool};
 use longhand_protocol::sandbox_tools::take_sandbox;
 use serde_json::{Value, json};
 
@@ -23,7 +23,7 @@ enum Runner {
     /// A sandbox, through the session service.
     Sandbox(Permission),
     /// The session service itself.
-    Service,
+    Service(Permission),
     /// The client.
     Client,
     /// An MCP server.
@@ -67,13 +67,24 @@ impl ToolSet {
             tools.insert(name, (Runner::Mcp { server, tool: offered.tool.name, permission }, definition));
         }
         let tools = Self { tools, sandboxes: session.sandboxes.clone() };
-        if session.agent.context.recall == Recall::Always { tools.with_recall() } else { tools }
+        let tools = if session.agent.context.recall == Recall::Always { tools.with_recall() } else { tools };
+        match session.agent.handoff {
+            Some(permission) if !session.sandboxes.is_empty() => tools.with_handoff(permission),
+            _ => tools,
+        }
+    }
+
+    /// These, and the one that hands a sandbox to another session, unless the agent has its own of that name.
+    fn with_handoff(mut self, permission: Permission) -> Self {
+        let definition = handoff_tool(&self.sandboxes);
+        self.tools.entry(HANDOFF.to_owned()).or_insert((Runner::Service(permission), definition));
+        self
     }
 
     /// These, and the one that looks things up in the log, unless the agent has its own of that name.
     #[must_use]
     pub fn with_recall(mut self) -> Self {
-        self.tools.entry(RECALL.to_owned()).or_insert_with(|| (Runner::Service, recall_tool()));
+        self.tools.entry(RECALL.to_owned()).or_insert_with(|| (Runner::Service(Permission::Allow), recall_tool()));
         self
     }
 
@@ -87,8 +98,8 @@ impl ToolSet {
                 let sandbox = take_sandbox(&mut input, &self.sandboxes);
                 EventBody::AgentToolUse { name, input, evaluated_permission: *permission, sandbox }
             }
-            Runner::Service => {
-                EventBody::AgentToolUse { name, input, evaluated_permission: Permission::Allow, sandbox: None }
+            Runner::Service(permission) => {
+                EventBody::AgentToolUse { name, input, evaluated_permission: *permission, sandbox: None }
             }
             Runner::Client => EventBody::AgentCustomToolUse { name, input },
             // The protocol knows no other arguments.
@@ -124,6 +135,19 @@ fn recall_tool() -> Value {
             "before": {"type": "integer", "minimum": 1, "description": "Only entries with a lower number."},
             "limit": {"type": "integer", "minimum": 1, "maximum": 100, "description": "At most so many entries; 20 unless given."},
         }, "required": []},
+    })
+}
+
+fn handoff_tool(sandboxes: &[String]) -> Value {
+    json!({
+        "name": HANDOFF,
+        "description": "Hands a sandbox of this session to another session: the files of its workspace go there, whatever runs in it \
+            ends, and the next call here begins with an empty workspace. Call it when nothing else runs in the sandbox.",
+        "input_schema": {"type": "object", "properties": {
+            "session": {"type": "string", "description": "Identifier of the other session, `sesn_...`, as you were told it."},
+            "sandbox": {"type": "string", "enum": sandboxes, "description": "Which sandbox; the first one unless given."},
+            "to_sandbox": {"type": "string", "description": "Its name in the other session; the same unless given."},
+        }, "required": ["session"]},
     })
 }
 

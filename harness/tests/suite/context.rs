@@ -1,9 +1,11 @@
 //! What is done with a conversation that becomes long.
 
+use longhand_harness::core::mcp::Ledger;
+use longhand_harness::core::tools::ToolSet;
 use longhand_harness::core::transcript::Item;
 use longhand_harness::core::{Effect, Input, Next, Transcript};
 use longhand_harness::model::{Failure, Reply};
-use longhand_protocol::event::{EventBody, RetryStatus, SessionErrorType, StopReason};
+use longhand_protocol::event::{EventBody, Permission, RetryStatus, SessionErrorType, StopReason};
 use longhand_protocol::harness::{Compaction, HarnessSession, Recall};
 use rstest::rstest;
 use serde_json::{Value, json};
@@ -78,6 +80,32 @@ fn recall_is_offered_as_the_agent_says(#[case] recall: Recall, #[case] offered: 
     let next = brain.wake();
     let (_, next) = brain.appended(next);
     assert_eq!(tool_names(body(&next).0).contains(&"recall"), offered);
+}
+
+#[rstest]
+#[case(None, true, false)]
+#[case(Some(Permission::Ask), true, true)]
+#[case(Some(Permission::Allow), false, false)]
+fn handoff_is_offered_as_the_agent_says(
+    #[case] permission: Option<Permission>,
+    #[case] has_sandbox: bool,
+    #[case] offered: bool,
+) {
+    let mut brain = Brain::new(small(3_000));
+    brain.session.agent.handoff = permission;
+    if !has_sandbox {
+        brain.session.sandboxes.clear();
+    }
+    brain.user("go");
+    let next = brain.wake();
+    let (_, next) = brain.appended(next);
+    assert_eq!(tool_names(body(&next).0).contains(&"handoff"), offered);
+    let called = ToolSet::of(&brain.session, &Ledger::default()).call("handoff", json!({"session": "sesn_2"}));
+    let evaluated = called.map(|body| match body {
+        EventBody::AgentToolUse { evaluated_permission, sandbox: None, .. } => evaluated_permission,
+        other => panic!("{other:?}"),
+    });
+    assert_eq!(evaluated, permission.filter(|_| offered));
 }
 
 #[test]

@@ -51,7 +51,7 @@ pub(super) fn of(
         sandboxes.insert(sandbox.name.clone(), reach(network.as_ref(), sandbox.network.as_ref(), &mcp));
     }
     let vaults = session.spec.vault_refs.iter().filter_map(|named| Some((named.name.clone(), vault(&named.name)?)));
-    let bindings: Vec<(String, CredentialSpec)> = vaults
+    let mut bindings: Vec<(String, CredentialSpec)> = vaults
         .flat_map(|(name, vault)| {
             placeholders(&vault.spec).map(|credential| (name.clone(), credential.clone())).collect::<Vec<_>>()
         })
@@ -287,8 +287,9 @@ pub(super) mod tests {
             { "name": "sesrsc-2", "mountPath": "/workspace/s", "githubRepository": { "url": "https://open.test/o/s" } },
         ]))
         .unwrap();
-        let egress =
-            of(&session, &[], |_| Some(fixtures::template()), |_| None).unwrap().expect("a way out for the one with a token");
+        let egress = of(&session, &[], |_| Some(fixtures::template()), |_| None)
+            .unwrap()
+            .expect("a way out for the one with a token");
         let volumes: Vec<_> = egress.volumes().collect();
         assert_eq!(volumes.len(), 1);
         assert!(serde_json::to_string(&volumes).unwrap().contains("one-token-1"));

@@ -21,16 +21,16 @@ use crate::fixtures;
 use crate::owned_pods::listed;
 use crate::testing::{Call, FakeLog, Server, context_with, fencing, images, store};
 
-const UID: &str = "3e8f1a2b-quickstart-main-3e8f1a";
+pub(super) const UID: &str = "3e8f1a2b-quickstart-main-3e8f1a";
 const PODS: &str = "/api/v1/namespaces/team/pods";
-const POD: &str = "/api/v1/namespaces/team/pods/quickstart-main-3e8f1a-3e8f1-0";
-const SANDBOX: &str = "/apis/longhand.dev/v1alpha1/namespaces/team/sandboxes/quickstart-main-3e8f1a";
+pub(super) const POD: &str = "/api/v1/namespaces/team/pods/quickstart-main-3e8f1a-3e8f1-0";
+pub(super) const SANDBOX: &str = "/apis/longhand.dev/v1alpha1/namespaces/team/sandboxes/quickstart-main-3e8f1a";
 const STATUS: &str = "/apis/longhand.dev/v1alpha1/namespaces/team/sandboxes/quickstart-main-3e8f1a/status";
 const POLICY: &str = "/apis/networking.k8s.io/v1/namespaces/team/networkpolicies/longhand-sandbox";
 const KEYS: &str = "/api/v1/namespaces/longhand-system/configmaps/longhand-session-keys";
 const EVENTS: &str = "/apis/events.k8s.io/v1/namespaces/team/events";
 
-fn sandboxes(log: Arc<FakeLog>, pods: Vec<Pod>, policies: Vec<NetworkPolicy>) -> (Arc<Sandboxes>, Server) {
+pub(super) fn sandboxes(log: Arc<FakeLog>, pods: Vec<Pod>, policies: Vec<NetworkPolicy>) -> (Arc<Sandboxes>, Server) {
     let (context, server) = context_with(log);
     let templates = store([DeserializeGuard(Ok(fixtures::template()))]);
     let (pods, policies, claims) = (listed(pods), store(policies), store(Vec::<PersistentVolumeClaim>::new()));
@@ -49,11 +49,11 @@ fn sandboxes(log: Arc<FakeLog>, pods: Vec<Pod>, policies: Vec<NetworkPolicy>) ->
     )
 }
 
-fn fence() -> NetworkPolicy {
+pub(super) fn fence() -> NetworkPolicy {
     network_policy::build("team", "longhand-system")
 }
 
-fn pod(status: &Value) -> Pod {
+pub(super) fn pod(status: &Value) -> Pod {
     serde_json::from_value(json!({
         "metadata": {
             "name": "quickstart-main-3e8f1a-3e8f1-0", "namespace": "team", "uid": "pod-0",
@@ -66,7 +66,7 @@ fn pod(status: &Value) -> Pod {
     .unwrap()
 }
 
-fn running(ready_since: &str) -> Value {
+pub(super) fn running(ready_since: &str) -> Value {
     json!({
         "phase": "Running", "podIP": "10.0.0.7",
         "conditions": [{ "type": "Ready", "status": "True", "lastTransitionTime": ready_since }],
@@ -74,7 +74,7 @@ fn running(ready_since: &str) -> Value {
     })
 }
 
-fn sandbox(pod_uid: Option<&str>) -> Arc<Sandbox> {
+pub(super) fn sandbox(pod_uid: Option<&str>) -> Arc<Sandbox> {
     let mut sandbox = fixtures::sandbox();
     sandbox.metadata.creation_timestamp = Some(Time(Timestamp::now()));
     sandbox.status = pod_uid.map(|uid| SandboxStatus {
@@ -85,7 +85,7 @@ fn sandbox(pod_uid: Option<&str>) -> Arc<Sandbox> {
     Arc::new(sandbox)
 }
 
-fn answer(object: &impl serde::Serialize) -> Value {
+pub(super) fn answer(object: &impl serde::Serialize) -> Value {
     serde_json::to_value(object).unwrap()
 }
 
@@ -94,11 +94,11 @@ fn keys() -> Call<'static> {
     ("GET", KEYS, 200, map)
 }
 
-fn event() -> Call<'static> {
+pub(super) fn event() -> Call<'static> {
     ("POST", EVENTS, 201, json!({ "metadata": { "name": "e" }, "eventTime": null }))
 }
 
-fn status() -> Call<'static> {
+pub(super) fn status() -> Call<'static> {
     ("PATCH", STATUS, 200, answer(&fixtures::sandbox()))
 }
 

@@ -4,6 +4,7 @@
 mod apply;
 mod fence;
 pub(crate) mod ground;
+mod handoff;
 pub(crate) mod network_policy;
 mod observe;
 mod plan;
@@ -137,6 +138,9 @@ async fn proceed(observed: &Observed, sandboxes: &Sandboxes, now: Timestamp) -> 
     if let Err(error) = applied {
         return failed(error, &plan);
     }
+    if plan.handoff {
+        return handoff::go_on(observed, &plan, sandboxes, now).await;
+    }
     let fence_due = see_fence(observed, pod.as_ref(), &status, sandboxes, now).await?;
     let requeue = plan.requeue.into_iter().chain(fence_due).min();
     let Some(drain) = &plan.drain else { return Ok(drive::action(requeue)) };
@@ -228,6 +232,8 @@ async fn tell(observed: &Observed, plan: &Plan, applied: Option<&Applied>, now: 
 #[cfg(test)]
 #[path = "claim_tests.rs"]
 mod claims;
+#[cfg(test)]
+mod handoff_tests;
 #[cfg(test)]
 #[path = "driver_tests.rs"]
 mod tests;

@@ -10,7 +10,7 @@ use longhand_crds::sandbox_template::Persistence;
 use longhand_crds::{Sandbox, SandboxTemplate, annotations, labels};
 
 use super::pod::{self, SANDBOX};
-use super::volume::Volume;
+use super::volume::{self, Volume};
 use super::{Sandboxes, network_policy};
 use crate::context::lookup;
 use crate::error::Error;
@@ -72,11 +72,11 @@ pub(super) async fn observe(sandbox: Arc<Sandbox>, sandboxes: &Sandboxes) -> Res
     let ephemeral = |template: &&SandboxTemplate| template.spec.workspace.persistence == Persistence::Ephemeral;
     let warm = template
         .as_ref()
-        .filter(|_| wanted)
+        .filter(|_| wanted && sandbox.spec.workspace_from.is_none())
         .filter(ephemeral)
         .map(|template| warm(template, sandboxes))
         .unwrap_or_default();
-    let claim = ObjectRef::new(&pod::stem(&sandbox.name_any(), &uid)).within(&namespace);
+    let claim = ObjectRef::new(&volume::claim_name(&sandbox)).within(&namespace);
     let volume = Volume::of(sandboxes.claims.get(&claim).as_deref(), &uid);
     let fence = sandboxes.policies.get(&ObjectRef::new(network_policy::NAME).within(&namespace));
     let fence_wanted = network_policy::build(&namespace, &sandboxes.context.namespace);

@@ -34,6 +34,8 @@ pub(super) struct Plan {
     pub(super) volume: bool,
     /// An idle pod to drain, and then to remove.
     pub(super) drain: Option<Drain>,
+    /// Whether the workspace goes to another sandbox, and then this one.
+    pub(super) handoff: bool,
     /// The sandbox itself is removed: why.
     pub(super) expired: Option<&'static str>,
     /// The pod that there is.
@@ -83,6 +85,10 @@ pub(super) enum View {
     BackingOff,
     /// The next pod is made when the pod of this name has ended, which still has the workspace.
     WaitingForPod(String),
+    /// No pod is made before the workspace is here, which this sandbox hands over.
+    WaitingForWorkspace(String),
+    /// It takes no more calls, as it goes to this session.
+    HandingOver(String),
     /// Its pod ends, and no other is made.
     Suspending,
     /// It has no pod.
@@ -111,6 +117,7 @@ fn decide(observed: &Observed, now: Timestamp) -> Plan {
         make: None,
         volume: false,
         drain: None,
+        handoff: false,
         expired: None,
         pod: None,
         restarts: status.restarts,
@@ -119,6 +126,11 @@ fn decide(observed: &Observed, now: Timestamp) -> Plan {
         view: View::Provisioning,
         requeue: None,
     };
+    if let Some(to) = &observed.sandbox.spec.handoff_to {
+        // Whoever made the pod, or whatever it was about to become: it is on its way out.
+        hand_over(&mut plan, observed, &to.name);
+        return plan;
+    }
     if let Some(ended) = find(&status.conditions, FINISHED).filter(|ended| ended.status == "True") {
         let left = policy.retention.saturating_sub(elapsed(ended.last_transition_time.0, now));
         plan.expired = left.is_zero().then_some("it has ended, and was kept for as long as its template says");
@@ -161,6 +173,14 @@ fn end(plan: &mut Plan, observed: &Observed, policy: &Policy, cause: Cause) {
     plan.remove = removable(observed, None);
     plan.requeue = Some(policy.retention);
     plan.view = View::Finished(cause);
+}
+
+/// Its workspace goes to another session. A pod that there is stays until nothing runs in it any more.
+fn hand_over(plan: &mut Plan, observed: &Observed, session: &str) {
+    plan.view = View::HandingOver(session.to_owned());
+    plan.pod = observed.current.as_ref().and_then(|uid| observed.pods.iter().find(|seen| &seen.uid == uid)).cloned();
+    plan.handoff = observed.volume.name().is_some();
+    plan.expired = (!plan.handoff).then_some("its workspace was handed to another session");
 }
 
 /// The pod that there is, if any, is the current one no more.
@@ -377,6 +397,11 @@ fn replace(plan: &mut Plan, observed: &Observed, policy: &Policy, now: Timestamp
         return;
     }
     plan.volume = policy.persistent && observed.volume.is_missing();
+    if let Some(from) = observed.sandbox.spec.workspace_from.as_ref().filter(|_| plan.volume) {
+        plan.volume = false;
+        plan.view = View::WaitingForWorkspace(from.sandbox.clone());
+        return;
+    }
     let uid = observed.sandbox.uid().unwrap_or_default();
     plan.make = Some(pod::name(&observed.sandbox.name_any(), &uid, plan.incarnation));
 }

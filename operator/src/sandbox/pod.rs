@@ -14,7 +14,7 @@ use longhand_crds::sandbox_template::{Persistence, TopologySpread, WhenUnsatisfi
 use longhand_crds::{Sandbox, SandboxTemplate, annotations, labels};
 use sha2::{Digest as _, Sha256};
 
-use super::security;
+use super::{security, volume};
 use crate::config::{Fencing, Images};
 use crate::hardening::{self, env, env_of_field, mount};
 
@@ -68,10 +68,8 @@ pub(super) fn build(
     name: &str,
     incarnation: i64,
 ) -> Pod {
-    let workspace = match template.spec.workspace.persistence {
-        Persistence::Ephemeral => None,
-        Persistence::Persistent => Some(stem(&sandbox.name_any(), &sandbox.uid().unwrap_or_default())),
-    };
+    let persistent = template.spec.workspace.persistence == Persistence::Persistent;
+    let workspace = (persistent || sandbox.spec.workspace_from.is_some()).then(|| volume::claim_name(sandbox));
     Pod {
         metadata: ObjectMeta {
             name: Some(name.to_owned()),

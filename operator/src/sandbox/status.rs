@@ -8,6 +8,7 @@ use longhand_crds::sandbox::{Loss, SandboxStatus};
 use super::observe::Observed;
 use super::plan::{Plan, View};
 use super::pod::SANDBOXD_PORT;
+use super::volume;
 use crate::conditions::{FINISHED, Observation, READY, RESOURCES_READY, SUSPENDED, find, merge};
 use crate::error::Error;
 use crate::pods::{PodView, Stage};
@@ -30,6 +31,9 @@ pub(super) fn status(
     now: Timestamp,
 ) -> SandboxStatus {
     let mut status = base(observed, plan, pod);
+    if plan.volume && error.is_none() {
+        status.workspace_claim = Some(volume::claim_name(&observed.sandbox));
+    }
     if let Some(loss) = &plan.loss {
         status.last_loss = Some(loss.clone());
     }
@@ -38,7 +42,9 @@ pub(super) fn status(
         Stage::Running { ready_since, .. } => ready_since,
         _ => None,
     });
-    if let Some(since) = ready_since.filter(|_| plan.view == View::Ready || plan.make.is_some()) {
+    // Calls that run in one that is handed over are still joined.
+    let serves = matches!(plan.view, View::Ready | View::HandingOver(_)) || plan.make.is_some();
+    if let Some(since) = ready_since.filter(|_| serves) {
         status.address = pod.and_then(|pod| pod.ip.as_deref()).map(address);
         status.ready_at.get_or_insert(Time(since));
         status.provisioning_deadline = None;
@@ -73,6 +79,7 @@ fn base(observed: &Observed, plan: &Plan, pod: Option<&PodView>) -> SandboxStatu
         pod_name: pod.map(|pod| pod.name.clone()),
         pod_uid: pod.map(|pod| pod.uid.clone()),
         address: None,
+        workspace_claim: observed.volume.name().map(ToOwned::to_owned),
         restarts: plan.restarts,
         incarnation: plan.incarnation,
         provisioning_deadline: plan.deadline.map(Time),
@@ -121,6 +128,13 @@ fn ready(observed: &Observed, plan: &Plan, pod: Option<&PodView>, error: Option<
         View::WaitingForPod(ending) => {
             no("Resuming", format!("the next pod is made when {ending} has ended, which still has the workspace"))
         }
+        View::WaitingForWorkspace(from) => {
+            no("WorkspaceMoving", format!("a pod is made when Sandbox {from} has handed its workspace over"))
+        }
+        View::HandingOver(session) => no(
+            "HandingOver",
+            format!("it takes no more calls: its workspace goes to AgentSession {session} when nothing runs in it"),
+        ),
         View::Suspending => no("Suspending", "the pod was told to end".to_owned()),
         View::Suspended => no("Suspended", "there is no pod, as spec.desiredState says".to_owned()),
         View::Finished(cause) => no(&cause.reason, cause.message.clone()),
@@ -145,6 +159,13 @@ fn suspended(observed: &Observed, plan: &Plan) -> Option<Observation> {
                 "WorkspaceKept",
                 format!("there is no pod; the workspace is kept in PersistentVolumeClaim {volume}"),
             ),
+            None if observed.sandbox.spec.workspace_from.is_some() && status.is_none_or(|was| was.incarnation == 0) => {
+                Observation::yes(
+                    SUSPENDED,
+                    "WorkspaceMoving",
+                    "there is no pod; the workspace is on its way from another sandbox",
+                )
+            }
             None => Observation::yes(
                 SUSPENDED,
                 "WorkspaceLost",
@@ -152,6 +173,7 @@ fn suspended(observed: &Observed, plan: &Plan) -> Option<Observation> {
             ),
         }),
         _ if status.is_none_or(|status| find(&status.conditions, SUSPENDED).is_none()) => None,
+        View::HandingOver(_) => None,
         View::Ready => Some(Observation::no(SUSPENDED, "Running", "there is a pod")),
         View::Finished(_) => Some(Observation::no(SUSPENDED, "Finished", "it has ended")),
         _ => Some(Observation::no(SUSPENDED, "Resuming", "a pod is on its way")),

@@ -84,6 +84,12 @@ impl Volume {
     }
 }
 
+/// The name of the claim that a sandbox keeps its workspace in: its own, or the one that another sandbox hands over.
+pub(super) fn claim_name(sandbox: &Sandbox) -> String {
+    let own = || pod::stem(&sandbox.name_any(), &sandbox.uid().unwrap_or_default());
+    sandbox.spec.workspace_from.as_ref().map_or_else(own, |from| from.claim.clone())
+}
+
 /// The claim of a sandbox, which goes when the sandbox goes.
 pub(super) fn build(sandbox: &Sandbox, template: &SandboxTemplate) -> PersistentVolumeClaim {
     let uid = sandbox.uid().unwrap_or_default();
@@ -92,7 +98,7 @@ pub(super) fn build(sandbox: &Sandbox, template: &SandboxTemplate) -> Persistent
         [(labels::MANAGED_BY, labels::LONGHAND), (labels::ROLE, labels::SANDBOX), (labels::SANDBOX_UID, uid.as_str())];
     PersistentVolumeClaim {
         metadata: ObjectMeta {
-            name: Some(pod::stem(&sandbox.name_any(), &uid)),
+            name: Some(claim_name(sandbox)),
             namespace: sandbox.namespace(),
             labels: Some(labels.into_iter().map(|(key, value)| (key.to_owned(), value.to_owned())).collect()),
             owner_references: sandbox.controller_owner_ref(&()).map(|owner| vec![owner]),

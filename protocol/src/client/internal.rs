@@ -7,7 +7,9 @@ use http::Method;
 use super::transport::{Call, Transport};
 use super::{Result, Server, TokenSource};
 use crate::id::SessionId;
-use crate::internal::{DrainSandbox, Drained, EnsureSession, PeerPreviews, SessionList, SessionSummary};
+use crate::internal::{
+    DrainSandbox, Drained, EnsureSession, Handoff, PeerPreviews, SessionList, SessionSummary, SettleHandoff,
+};
 
 /// Nobody waits for previews that come late.
 const PREVIEWS_DEADLINE: Duration = Duration::from_secs(2);
@@ -69,6 +71,15 @@ impl InternalClient {
     /// See [`super::Error`].
     pub async fn drain_sandbox(&self, namespace: &str, name: &str, request: &DrainSandbox) -> Result<Drained> {
         let path = ["internal", "v1", "namespaces", namespace, "sandboxes", name, "drain"];
+        self.transport.send_json(Call::post(&path), request).await
+    }
+
+    /// Does the service's part of a handoff.
+    ///
+    /// # Errors
+    /// See [`super::Error`].
+    pub async fn settle_handoff(&self, namespace: &str, name: &str, request: &SettleHandoff) -> Result<Handoff> {
+        let path = ["internal", "v1", "namespaces", namespace, "sandboxes", name, "handoff"];
         self.transport.send_json(Call::post(&path), request).await
     }
 }

@@ -13,6 +13,7 @@ use serde::Deserialize;
 use super::transport::{Call, api_error, decode, exchange, parts, transport_error};
 use super::{Error, Result, WireClient};
 use crate::id::SessionId;
+use crate::wire::handoffs::{HandOff, SandboxHandoff};
 use crate::wire::ports::PortLink;
 
 /// A sandbox may have to be woken first.
@@ -205,6 +206,16 @@ impl WireClient {
     pub async fn port_link(&self, of: &SandboxOf, port: u16) -> Result<PortLink> {
         let number = port.to_string();
         self.transport.send(Call::post(&self.in_sandbox(of, &["ports", &number]))).await
+    }
+
+    /// Hands a sandbox to another session.
+    ///
+    /// # Errors
+    /// 404 when one of the sessions has no such sandbox, 403 without rights on both, 409 when it is in use, keeps no workspace, or the
+    /// other session has one of that name.
+    pub async fn hand_off(&self, session: &SessionId, sandbox: &str, request: &HandOff) -> Result<SandboxHandoff> {
+        let path = self.path(&[session.as_str(), "sandboxes", sandbox, "handoff"]);
+        self.transport.send_json(Call::post(&path), request).await
     }
 
     async fn upload<T: serde::de::DeserializeOwned>(

@@ -18,7 +18,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::id::{EventId, OutcomeId, ThreadId};
+use crate::id::{EventId, OutcomeId, SessionId, ThreadId};
 use crate::schema::DateTime;
 
 /// An event as the public API shows it.
@@ -362,6 +362,24 @@ bodies! {
         sandbox: String,
         /// UID of its pod.
         pod_uid: String,
+    },
+    /// The sandbox was handed to another session: its workspace is there now, and the next tool call gets an empty one.
+    SandboxHandedOff "x.sandbox.handed_off" {
+        /// Its name in the session.
+        sandbox: String,
+        /// The session that has it now.
+        to_session: SessionId,
+        /// Its name there.
+        to_sandbox: String,
+    },
+    /// The sandbox comes from another session: it has the workspace that it had there, and none of the processes.
+    SandboxReceived "x.sandbox.received" {
+        /// Its name in the session.
+        sandbox: String,
+        /// The session that it was handed over by.
+        from_session: SessionId,
+        /// Its name there.
+        from_sandbox: String,
     },
     /// The sandbox died under a tool call.
     SandboxLost "x.sandbox.lost" {

@@ -5,6 +5,7 @@ mod change;
 pub mod environments;
 mod events;
 mod forks;
+pub mod handoffs;
 mod pages;
 pub mod ports;
 pub mod resources;

@@ -14,7 +14,7 @@ use longhand_session_log::StoreError;
 use longhand_session_log::work::{Refused, WorkError};
 use serde_json::{Value, json};
 
-use crate::execute::{DrainError, ExecuteError, ReachError};
+use crate::execute::{DrainError, ExecuteError, HandoffError, ReachError};
 use crate::metrics;
 use crate::resources::ResourceError;
 
@@ -273,6 +273,27 @@ impl From<DrainError> for ApiError {
             DrainError::Resources(error) => error.into(),
             DrainError::Log(error) => error.into(),
             DrainError::NotReady(_) | DrainError::Sandbox(_) => Self::unavailable(message),
+        }
+    }
+}
+
+impl From<HandoffError> for ApiError {
+    fn from(error: HandoffError) -> Self {
+        let message = error.to_string();
+        match error {
+            HandoffError::NoSandbox { .. } => Self::not_found(message),
+            HandoffError::OtherNamespace | HandoffError::Itself => Self::bad_request(message),
+            HandoffError::Ended { .. }
+            | HandoffError::NotKept { .. }
+            | HandoffError::InUse { .. }
+            | HandoffError::SelfHosted { .. }
+            | HandoffError::Taken { .. }
+            | HandoffError::GoesElsewhere { .. }
+            | HandoffError::NotHandedOver { .. }
+            | HandoffError::TakenBack(_) => Self::conflict(message),
+            HandoffError::Resources(error) => error.into(),
+            HandoffError::Log(error) => error.into(),
+            HandoffError::Sandbox(_) => Self::unavailable(message),
         }
     }
 }

@@ -4,7 +4,9 @@ use axum::Json;
 use axum::extract::State;
 use jiff::Timestamp;
 use longhand_protocol::SessionId;
-use longhand_protocol::internal::{DrainSandbox, Drained, EnsureSession, SessionList, SessionRef, SessionSummary};
+use longhand_protocol::internal::{
+    DrainSandbox, Drained, EnsureSession, Handoff, SessionList, SessionRef, SessionSummary, SettleHandoff,
+};
 use longhand_session_log::StoreError;
 use longhand_session_log::store::SessionState;
 use serde_json::{Value, json};
@@ -116,6 +118,18 @@ pub async fn drain(
     require_operator(&app, &identity)?;
     let (namespace, name) = path.resource()?;
     Ok(Json(app.executor.drain(namespace, name, &request).await?))
+}
+
+/// `POST /internal/v1/namespaces/{namespace}/sandboxes/{name}/handoff`.
+pub async fn settle_handoff(
+    State(app): State<App>,
+    Caller(identity): Caller,
+    path: PathOf,
+    JsonOf(request): JsonOf<SettleHandoff>,
+) -> Result<Json<Handoff>> {
+    require_operator(&app, &identity)?;
+    let (namespace, name) = path.resource()?;
+    Ok(Json(app.executor.settle_handoff(namespace, name, &request.uid).await?))
 }
 
 fn no_session(namespace: &str, name: &str) -> ApiError {

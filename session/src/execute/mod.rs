@@ -1,6 +1,8 @@
 //! Tool calls: one owned task for each, which goes on when the harness that asked is gone.
 
 mod egress;
+mod handoff;
+mod handoff_call;
 mod hosted;
 mod plan;
 mod provision;
@@ -31,6 +33,7 @@ use tokio_util::task::TaskTracker;
 use tracing::{Instrument as _, info_span};
 
 pub use self::egress::Egress;
+pub use self::handoff::{HandoffError, Party};
 pub use self::hosted::Hosted;
 pub use self::reach::ReachError;
 pub use self::reclaim::DrainError;
@@ -312,6 +315,8 @@ async fn see_through(registered: Registered, entry: Arc<Running>, sender: watch:
     sender.send_replace(Some(outcome));
 }
 
+#[cfg(test)]
+mod handoff_tests;
 #[cfg(test)]
 mod policy_tests;
 #[cfg(test)]

@@ -9,7 +9,7 @@ use std::time::Duration;
 use longhand_protocol::EventId;
 use longhand_protocol::event::without_result::{self, STOPPED_BEFORE};
 use longhand_protocol::event::{EventBody, NewEvent, Permission};
-use longhand_protocol::harness::{OutcomePolicy, RECALL};
+use longhand_protocol::harness::{HANDOFF, OutcomePolicy, RECALL};
 use longhand_protocol::sandbox_tools::shortened;
 use longhand_sandbox::client::{NotStarted, SandboxError};
 use longhand_sandbox::wire::ToolOutput;
@@ -190,7 +190,8 @@ pub(super) fn intent(body: &EventBody, meta: &SessionMeta) -> Option<Result<Inte
     if *evaluated_permission == Permission::Deny {
         return Some(Err(format!("The tool {name} was not run: it is not permitted in this session.")));
     }
-    if name == RECALL {
+    // Without the agent's word there is no such tool.
+    if name == RECALL || (name == HANDOFF && meta.agent.handoff.is_some()) {
         let asks = *evaluated_permission == Permission::Ask;
         return Some(Ok(Intent { tool: name.clone(), input: input.clone(), sandbox: String::new(), asks }));
     }

@@ -96,13 +96,22 @@ impl Executor {
     }
 
     /// The session of a sandbox, unless its resource is gone.
-    async fn owner_of(&self, namespace: &str, session: &SessionRef) -> Result<Option<SessionId>, ResourceError> {
+    pub(super) async fn owner_of(
+        &self,
+        namespace: &str,
+        session: &SessionRef,
+    ) -> Result<Option<SessionId>, ResourceError> {
         let resource = self.resources.session(namespace, &session.name).await?;
         let resource = resource.filter(|resource| resource.metadata.uid.as_ref() == Some(&session.uid));
         Ok(resource.map(|resource| session_id(&resource.metadata)))
     }
 
-    async fn has_open_call(&self, session: &SessionId, sandbox: &str, pod_uid: &str) -> Result<bool, ExecuteError> {
+    pub(super) async fn has_open_call(
+        &self,
+        session: &SessionId,
+        sandbox: &str,
+        pod_uid: &str,
+    ) -> Result<bool, ExecuteError> {
         let calls = match self.store.open_calls(session).await {
             Ok(calls) => calls,
             Err(StoreError::NotFound(_)) => return Ok(false),

@@ -8,7 +8,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use longhand_protocol::event::without_result::STOPPED_BEFORE;
 use longhand_protocol::event::{EventBody, NewEvent, Record};
-use longhand_protocol::harness::RECALL;
+use longhand_protocol::harness::HANDOFF;
 use longhand_protocol::{EventId, SessionId};
 use longhand_sandbox::client::{SandboxError, Target};
 use longhand_sandbox::wire::{CallId, ExecuteRequest, ToolOutput};
@@ -98,8 +98,8 @@ impl<'a> Call<'a> {
             Ok(intent) => intent,
             Err(text) => return self.refuse("refused", text).await,
         };
-        let recalls = intent.tool == RECALL;
-        let queue = if recalls { None } else { self.executor.hosted.queue(&state.meta, &intent.sandbox).await? };
+        let by_service = intent.sandbox.is_empty();
+        let queue = if by_service { None } else { self.executor.hosted.queue(&state.meta, &intent.sandbox).await? };
         match plan::leave(&intent, &story.since) {
             Leave::Given => {}
             Leave::NotYet => return Err(ExecuteError::NotConfirmed(self.call.clone())),
@@ -115,7 +115,10 @@ impl<'a> Call<'a> {
                 return self.finish(label, FinishFrom::Open, vec![result]).await;
             }
         }
-        if recalls {
+        if by_service && intent.tool == HANDOFF {
+            return self.hand_off(&state.meta, &intent.input).await;
+        }
+        if by_service {
             return self.recall(&intent.input, story.seq).await;
         }
         if story.since.interrupted {

@@ -34,7 +34,7 @@ pub struct SandboxView {
     pub address: Option<String>,
     /// Whether it takes calls.
     pub ready: bool,
-    /// Whether it is being deleted.
+    /// Whether it is being deleted, or handed to another session.
     pub deleting: bool,
     /// Whether it shall have no pod.
     pub suspended: bool,
@@ -67,7 +67,7 @@ impl SandboxView {
             pod_uid: status.pod_uid.filter(|uid| !uid.is_empty()),
             address: status.address.filter(|address| !address.is_empty()),
             ready: ready.is_some_and(|condition| condition.status == "True"),
-            deleting: sandbox.metadata.deletion_timestamp.is_some(),
+            deleting: sandbox.metadata.deletion_timestamp.is_some() || sandbox.spec.handoff_to.is_some(),
             suspended: sandbox.spec.desired_state == DesiredState::Suspended,
             workspace_lost: finished.is_some_and(|finished| finished.reason == WORKSPACE_LOST),
             finished: finished.map(|finished| explain(&finished.reason, &finished.message)),

@@ -11,7 +11,7 @@ use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PostParams, P
 use kube::runtime::events::{Event, EventType, Recorder, Reporter};
 use kube::runtime::watcher;
 use kube::{Client, Resource as _, ResourceExt as _};
-use longhand_crds::sandbox::DesiredState;
+use longhand_crds::sandbox::{DesiredState, SessionRef};
 use longhand_crds::watch_scope::WatchScope;
 use longhand_crds::{Agent, AgentSession, Sandbox, SandboxTemplate, annotations};
 use tokio::time::timeout;
@@ -144,6 +144,18 @@ impl Cluster {
         call(&format!("Sandbox {namespace}/{name}"), patched).await
     }
 
+    /// Changes the spec of a sandbox if nothing at all has changed since it was read.
+    async fn change_sandbox(&self, sandbox: &Sandbox, spec: serde_json::Value) -> Result<(), ResourceError> {
+        let (namespace, name) = (sandbox.namespace().unwrap_or_default(), sandbox.name_any());
+        let patch = serde_json::json!({
+            "metadata": { "uid": sandbox.uid(), "resourceVersion": sandbox.resource_version() },
+            "spec": spec,
+        });
+        let api = self.sandboxes_in(&namespace);
+        let (params, patch) = (PatchParams::default(), Patch::Merge(&patch));
+        call(&format!("Sandbox {namespace}/{name}"), api.patch(&name, &params, &patch)).await.map(|_| ())
+    }
+
     pub(super) fn client(&self) -> &Client {
         &self.client
     }
@@ -246,14 +258,16 @@ impl Resources for Cluster {
     }
 
     async fn suspend_sandbox(&self, sandbox: &Sandbox) -> Result<(), ResourceError> {
-        let (namespace, name) = (sandbox.namespace().unwrap_or_default(), sandbox.name_any());
-        let patch = serde_json::json!({
-            "metadata": { "uid": sandbox.uid(), "resourceVersion": sandbox.resource_version() },
-            "spec": { "desiredState": DesiredState::Suspended },
-        });
-        let api = self.sandboxes_in(&namespace);
-        let (params, patch) = (PatchParams::default(), Patch::Merge(&patch));
-        call(&format!("Sandbox {namespace}/{name}"), api.patch(&name, &params, &patch)).await.map(|_| ())
+        self.change_sandbox(sandbox, serde_json::json!({ "desiredState": DesiredState::Suspended })).await
+    }
+
+    async fn hand_off_sandbox(&self, sandbox: &Sandbox, to: &SessionRef) -> Result<(), ResourceError> {
+        self.change_sandbox(sandbox, serde_json::json!({ "handoffTo": to })).await
+    }
+
+    async fn take_back_sandbox(&self, sandbox: &Sandbox, suspend: bool) -> Result<(), ResourceError> {
+        let desired = if suspend { DesiredState::Suspended } else { sandbox.spec.desired_state };
+        self.change_sandbox(sandbox, serde_json::json!({ "handoffTo": null, "desiredState": desired })).await
     }
 
     async fn remove_sandbox(&self, namespace: &str, name: &str, uid: &str) -> Result<(), ResourceError> {

@@ -11,6 +11,7 @@ pub mod templates;
 pub mod vaults;
 
 use async_trait::async_trait;
+use longhand_crds::sandbox::SessionRef;
 use longhand_crds::{Agent, AgentSession, Sandbox};
 
 pub use self::cluster::{Cluster, Published};
@@ -85,6 +86,13 @@ pub trait Resources: Send + Sync + 'static {
     /// Says that the sandbox shall have no pod, if nothing at all has changed since it was read: who has woken it since wants it
     /// to run.
     async fn suspend_sandbox(&self, sandbox: &Sandbox) -> Result<(), ResourceError>;
+
+    /// Says which session the sandbox goes to, if nothing at all has changed since it was read.
+    async fn hand_off_sandbox(&self, sandbox: &Sandbox, to: &SessionRef) -> Result<(), ResourceError>;
+
+    /// Says that the sandbox goes to no other session, if nothing at all has changed since it was read, and whether it shall have no
+    /// pod.
+    async fn take_back_sandbox(&self, sandbox: &Sandbox, suspend: bool) -> Result<(), ResourceError>;
 
     /// Removes the sandbox, if it is still the one with this UID.
     async fn remove_sandbox(&self, namespace: &str, name: &str, uid: &str) -> Result<(), ResourceError>;

@@ -107,6 +107,8 @@ pub fn sandbox(session: &AgentSession, name: &str) -> Option<Sandbox> {
             template_ref: wanted.template_ref.clone(),
             session_ref: Some(SessionRef { name: session_name, uid, sandbox: name.to_owned() }),
             desired_state: DesiredState::Running,
+            handoff_to: None,
+            workspace_from: None,
         },
         status: None,
     })

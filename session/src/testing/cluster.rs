@@ -11,8 +11,8 @@ use k8s_openapi::api::apps::v1::ControllerRevision;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use longhand_crds::agent_session::HarnessStatus;
 use longhand_crds::annotations::RESOURCES_FAILED;
-use longhand_crds::sandbox::{DesiredState, Loss};
-use longhand_crds::{Agent, AgentSession, Sandbox, SandboxStatus, SandboxTemplate};
+use longhand_crds::sandbox::{DesiredState, Loss, SessionRef};
+use longhand_crds::{Agent, AgentSession, Sandbox, SandboxSpec, SandboxStatus, SandboxTemplate};
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::UnboundedReceiverStream;
@@ -252,6 +252,24 @@ impl FakeCluster {
         self.state().sandboxes.get(&key("team-a", name)).unwrap().spec.desired_state
     }
 
+    /// Of this state only, which the API server knows by its version.
+    fn change_sandbox(&self, seen: &Sandbox, change: impl FnOnce(&mut SandboxSpec)) -> Result<(), ResourceError> {
+        let name = seen.metadata.name.clone().unwrap();
+        let mut state = self.state();
+        let sandbox = state.sandboxes.get_mut(&key("team-a", &name));
+        let same = |now: &&mut Sandbox| {
+            now.metadata.uid == seen.metadata.uid && now.spec == seen.spec && now.status == seen.status
+        };
+        let Some(sandbox) = sandbox.filter(same) else {
+            return Err(ResourceError::Conflict { what: name, reason: "it has changed".to_owned() });
+        };
+        change(&mut sandbox.spec);
+        let seen = Seen::Changed(Self::sandbox_key(&name), SandboxView::of(sandbox));
+        drop(state);
+        self.seen.send(seen).unwrap();
+        Ok(())
+    }
+
     fn set_desired_state(&self, name: &str, uid: &str, desired: DesiredState) {
         let mut state = self.state();
         let sandbox = state.sandboxes.get_mut(&key("team-a", name)).unwrap();
@@ -373,13 +391,20 @@ impl Resources for FakeCluster {
     }
 
     async fn suspend_sandbox(&self, sandbox: &Sandbox) -> Result<(), ResourceError> {
-        let name = sandbox.metadata.name.clone().unwrap();
-        let now = self.state().sandboxes.get(&key("team-a", &name)).cloned();
-        if now.is_none_or(|now| (now.spec, now.status) != (sandbox.spec.clone(), sandbox.status.clone())) {
-            return Err(ResourceError::Conflict { what: name, reason: "it has changed".to_owned() });
-        }
-        self.set_desired_state(&name, sandbox.metadata.uid.as_deref().unwrap(), DesiredState::Suspended);
-        Ok(())
+        self.change_sandbox(sandbox, |spec| spec.desired_state = DesiredState::Suspended)
+    }
+
+    async fn hand_off_sandbox(&self, sandbox: &Sandbox, to: &SessionRef) -> Result<(), ResourceError> {
+        self.change_sandbox(sandbox, |spec| spec.handoff_to = Some(to.clone()))
+    }
+
+    async fn take_back_sandbox(&self, sandbox: &Sandbox, suspend: bool) -> Result<(), ResourceError> {
+        self.change_sandbox(sandbox, |spec| {
+            spec.handoff_to = None;
+            if suspend {
+                spec.desired_state = DesiredState::Suspended;
+            }
+        })
     }
 
     async fn remove_sandbox(&self, _: &str, name: &str, uid: &str) -> Result<(), ResourceError> {

@@ -224,6 +224,8 @@ fn is_brains(body: &EventBody) -> bool {
         | EventBody::SandboxProvisioning { .. }
         | EventBody::SandboxReady { .. }
         | EventBody::SandboxReclaimed { .. }
+        | EventBody::SandboxHandedOff { .. }
+        | EventBody::SandboxReceived { .. }
         | EventBody::SandboxLost { .. }
         | EventBody::CredentialUsed { .. }
         | EventBody::CredentialDenied { .. }

@@ -1,5 +1,6 @@
 //! Ways into sandboxes.
 
+use longhand_protocol::wire::handoffs::{HandOff, SandboxHandoff};
 use longhand_protocol::wire::ports::PortLink;
 use schemars::generate::SchemaGenerator;
 use schemars::{Schema, json_schema};
@@ -36,7 +37,14 @@ pub(super) fn sandboxes() -> Vec<Operation> {
         ],
         ["getFile", "putFile", "getFolder", "putFolder", "openTerminal", "openPort", "linkPort"],
     );
-    of_session.into_iter().chain(of_any).collect()
+    let handoff = Operation::new(
+        "post",
+        "/sessions/{session}/sandboxes/{sandbox}/handoff",
+        "handOffSandbox",
+        "Hand a sandbox to another session of the namespace",
+        json_of::<SandboxHandoff>(),
+    );
+    of_session.into_iter().chain(of_any).chain([handoff.takes::<HandOff>()]).collect()
 }
 
 fn of(paths: [&'static str; 4], ids: [&'static str; 7]) -> Vec<Operation> {

@@ -156,6 +156,7 @@ impl Session {
             tools: vec![],
             mcp_servers: vec![],
             context: longhand_protocol::harness::ContextPolicy::default(),
+            handoff: None,
             on_unknown_outcome: std::collections::BTreeMap::new(),
         };
         let meta = SessionMeta {

@@ -53,6 +53,7 @@ pub(super) fn created(body: CreateAgent) -> Result<AgentSpec> {
         mcp_servers: mcp_servers.into_iter().flatten().map(Into::into).collect(),
         metadata: metadata.unwrap_or_default(),
         context: None,
+        handoff: None,
         harness: None,
         warm: 0,
     };

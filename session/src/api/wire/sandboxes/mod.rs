@@ -1,6 +1,7 @@
 //! Reaching into a sandbox: its files, a shell, and the servers that run in it. Of a session, by the sandbox's name in it, or any
-//! Sandbox by its own name.
+//! Sandbox by its own name. And handing one to another session.
 
+pub mod handoff;
 pub mod transfer;
 pub mod upgrade;
 

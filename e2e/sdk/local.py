@@ -111,7 +111,7 @@ def free_ports(count: int) -> list[int]:
 class Stack:
     """The processes, and how to speak to them: `api` as an administrator, `url` for clients of the service."""
 
-    def __init__(self, programs: dict[str, str], chart_objects: list[dict], crds: Path) -> None:
+    def __init__(self, programs: dict[str, str], chart_objects: list[dict], crds: Path, *, tls: bool = False) -> None:
         self.programs, self.chart_objects, self.crds = programs, chart_objects, crds
         self._folder = tempfile.TemporaryDirectory(prefix="longhand-sdk-")
         self.folder = Path(self._folder.name)
@@ -119,7 +119,9 @@ class Stack:
         ports = free_ports(7)
         self._kube_etcd, self._log_etcd = ports[0:2], ports[2:4]
         self._kube_port, self._port, self._health_port = ports[4:7]
-        self.url = f"http://127.0.0.1:{self._port}"
+        self.url = f"{'https' if tls else 'http'}://127.0.0.1:{self._port}"
+        # Of the service, which speaks plain HTTP unless it is told otherwise.
+        self.service_ca = str(self.folder / "service.crt") if tls else None
         self.kube_url = f"https://127.0.0.1:{self._kube_port}"
         self.log_etcd_url = f"http://127.0.0.1:{self._log_etcd[0]}"
         self.admin_token = secrets.token_hex(16)
@@ -147,6 +149,9 @@ class Stack:
     @property
     def ca(self) -> str:
         return str(self.folder / "certs" / "apiserver.crt")
+
+    def process_id(self, name: str) -> int:
+        return next(process.pid for known, process in self._processes if known == name)
 
     def log_of(self, name: str) -> Path:
         return self.folder / f"{name}.log"
@@ -188,7 +193,7 @@ class Stack:
         self.api = Client(self.kube_url, self.admin_token, self.ca)
         self._wait("kube-apiserver", lambda: self.api.call("GET", "/readyz")[0] == 200)
         self._install()
-        self.operator = Client(self.url, self.token(NAMESPACE, "longhand-operator"))
+        self.operator = Client(self.url, self.token(NAMESPACE, "longhand-operator"), self.service_ca)
         self._session()
         health = Client(f"http://127.0.0.1:{self._health_port}", "")
         self._wait("session", lambda: health.call("GET", "/readyz")[0] == 200)
@@ -240,6 +245,18 @@ class Stack:
         )  # fmt: skip
         return str(file)
 
+    def _certificate(self) -> list[str]:
+        """The flags for a certificate that is made here, if the service is to have one."""
+        if not self.service_ca:
+            return []
+        key = str(self.folder / "service.key")
+        subprocess.run(
+            ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2", "-subj",
+             "/CN=longhand-session", "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", key, "-out", self.service_ca],
+            check=True, capture_output=True,
+        )  # fmt: skip
+        return ["--tls-cert-file", self.service_ca, "--tls-key-file", key]
+
     def _session(self) -> None:
         token = self.token(NAMESPACE, "longhand-session", audience=None)
         self._run(
@@ -247,7 +264,8 @@ class Stack:
             [self.programs["session"], "--etcd-endpoints", f"http://127.0.0.1:{self._log_etcd[0]}",
              "--namespace", NAMESPACE, "--operator-service-account", f"{NAMESPACE}:longhand-operator",
              "--service-account", f"{NAMESPACE}:longhand-session",
-             "--listen", f"127.0.0.1:{self._port}", "--health-listen", f"127.0.0.1:{self._health_port}"],
+             "--listen", f"127.0.0.1:{self._port}", "--health-listen", f"127.0.0.1:{self._health_port}",
+             *self._certificate()],
             KUBECONFIG=self.kubeconfig("session", token), RUST_LOG=os.environ.get("RUST_LOG", "info"),
         )  # fmt: skip
 

@@ -1,4 +1,4 @@
-//! Benchmarks, on the cluster of the current kubeconfig except for [`log`], [`proxy`], [`fleet`] and [`soak`]. Each writes `target/bench/<name>.json`; `docs/benchmarks.md` is
+//! Benchmarks, on the cluster of the current kubeconfig except for [`log`], [`streams`], [`proxy`], [`fleet`] and [`soak`]. Each writes `target/bench/<name>.json`; `docs/benchmarks.md` is
 //! rendered from those files.
 
 mod bare_pod;
@@ -10,6 +10,7 @@ pub mod report;
 pub mod sandbox;
 pub mod sizes;
 pub mod soak;
+pub mod streams;
 pub mod ttft;
 
 use serde::{Deserialize, Serialize};

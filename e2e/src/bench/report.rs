@@ -7,12 +7,13 @@ use super::{Figure, Report, plot};
 use crate::cluster::TestResult;
 
 /// Every benchmark: the name of its file, and its heading.
-pub const BENCHMARKS: [(&str, &str); 7] = [
+pub const BENCHMARKS: [(&str, &str); 8] = [
     ("ttft", "Time to first token"),
     ("sandbox", "Sandboxes"),
     ("fleet", "Many sandboxes"),
     ("soak", "Many sandboxes' lives"),
     ("log", "The session log"),
+    ("streams", "Event streams"),
     ("proxy", "The credential proxy"),
     ("sizes", "Sizes"),
 ];

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use clap::Parser;
-use longhand_e2e::bench::{Report, fleet, log, proxy, report, sandbox, sizes, soak, ttft};
+use longhand_e2e::bench::{Report, fleet, log, proxy, report, sandbox, sizes, soak, streams, ttft};
 use longhand_e2e::cluster::{TestNamespace, TestResult};
 use longhand_process::signals::Stop;
 
@@ -12,7 +12,7 @@ use longhand_process::signals::Stop;
 #[derive(Parser)]
 struct Arguments {
     /// Only this one.
-    #[arg(long, env = "BENCH", value_parser = ["ttft", "sandbox", "fleet", "soak", "log", "proxy", "sizes"])]
+    #[arg(long, env = "BENCH", value_parser = ["ttft", "sandbox", "fleet", "soak", "log", "streams", "proxy", "sizes"])]
     bench: Option<String>,
 }
 
@@ -50,6 +50,7 @@ async fn run(arguments: &Arguments) -> TestResult {
         }
         let report = match name {
             "log" => log::run().await?,
+            "streams" => streams::run()?,
             "proxy" => proxy::run().await?,
             "fleet" => fleet::run().await?,
             "soak" => soak::run().await?,

@@ -2,6 +2,7 @@
 //! a dump when something goes wrong.
 
 mod beside;
+mod cli;
 mod dump;
 mod fixture;
 pub mod log;
@@ -16,6 +17,7 @@ use std::future::Future;
 use kube::Client;
 
 pub use beside::run_beside;
+pub use cli::longhand;
 pub use fixture::{Fixture, SessionOptions, session_manifest};
 pub use model::{ModelServer, Recorded, RecordedRequest};
 pub use namespace::TestNamespace;
@@ -25,6 +27,19 @@ pub use wait::{eventually, wait_for};
 
 /// The namespace that the chart is installed in.
 pub const SYSTEM_NAMESPACE: &str = "longhand-system";
+
+/// A service account `viewer` that may look at everything of its namespace and touch nothing.
+pub const VIEWER: &str = r#"
+apiVersion: v1
+kind: ServiceAccount
+metadata: {name: viewer}
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: RoleBinding
+metadata: {name: viewer}
+roleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: longhand-view}
+subjects: [{kind: ServiceAccount, name: viewer}]
+"#;
 
 /// What a test returns: an error is a failure with its message, after the dump.
 pub type TestResult<T = ()> = Result<T, Box<dyn std::error::Error + Send + Sync>>;

@@ -1,9 +1,10 @@
 //! A namespace for one test.
 
-use k8s_openapi::api::core::v1::Namespace;
-use kube::api::{Api, DeleteParams, ObjectMeta, Patch, PatchParams, PostParams};
+use k8s_openapi::api::core::v1::{Namespace, Pod};
+use kube::api::{Api, DeleteParams, ListParams, ObjectMeta, Patch, PatchParams, PostParams};
 use kube::core::{DynamicObject, GroupVersionKind, NamespaceResourceScope, Resource};
 use kube::{Client, ResourceExt as _};
+use longhand_crds::labels;
 use rand::Rng as _;
 use serde::de::DeserializeOwned;
 
@@ -48,6 +49,15 @@ impl TestNamespace {
         K: Resource<Scope = NamespaceResourceScope, DynamicType = ()> + Clone + DeserializeOwned + std::fmt::Debug,
     {
         Api::namespaced(self.client.clone(), &self.name)
+    }
+
+    /// The pods of a role, such as `labels::SANDBOX`.
+    ///
+    /// # Errors
+    /// What the API server says.
+    pub async fn pods(&self, role: &str) -> kube::Result<Vec<Pod>> {
+        let selector = ListParams::default().labels(&format!("{}={role}", labels::ROLE));
+        Ok(self.api::<Pod>().list(&selector).await?.items)
     }
 
     /// Applies every document of `yaml` to this namespace by server-side apply, as GitOps does.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::{Node, Pod};
+use k8s_openapi::api::core::v1::Node;
 use kube::ResourceExt as _;
 use kube::api::{Api, ListParams, Patch, PatchParams};
 use longhand_crds::{Sandbox, SandboxTemplate, labels};
@@ -52,9 +52,7 @@ async fn waits_and_goes_on(namespace: &TestNamespace, node: &str) -> TestResult 
         Ok(conditions.into_iter().any(|one| one.type_ == "Ready" && unschedulable(&one.reason)).then_some(()))
     })
     .await?;
-    let selector = ListParams::default().labels(&format!("{}={}", labels::ROLE, labels::SANDBOX));
-    let pod =
-        namespace.api::<Pod>().list(&selector).await?.items.pop().ok_or("there is no pod for an autoscaler to see")?;
+    let pod = namespace.pods(labels::SANDBOX).await?.pop().ok_or("there is no pod for an autoscaler to see")?;
     let conditions = pod.status.as_ref().and_then(|status| status.conditions.clone()).unwrap_or_default();
     let scheduled = conditions.iter().find(|one| one.type_ == "PodScheduled").ok_or("the scheduler said nothing")?;
     assert_eq!((scheduled.status.as_str(), scheduled.reason.as_deref()), ("False", Some("Unschedulable")));

@@ -3,15 +3,13 @@
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::Parser as _;
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
 use kube::ResourceExt as _;
 use kube::api::ListParams;
-use longhand_cli::{Args, command};
 use longhand_crds::{Sandbox, labels};
 use longhand_e2e::cluster::log::{assert_sound, kinds, results_of, text};
 use longhand_e2e::cluster::{
-    Fixture, SessionOptions, TestNamespace, TestResult, eventually, in_namespace, session_manifest, token,
+    Fixture, SessionOptions, TestResult, VIEWER, eventually, in_namespace, longhand, session_manifest, token,
 };
 use longhand_protocol::SessionId;
 use longhand_protocol::event::EventBody;
@@ -33,17 +31,6 @@ spec:
   resources: {requests: {cpu: 20m, memory: 64Mi}, limits: {cpu: "1", memory: 256Mi}}
   workspace: {size: 64Mi, persistence: Persistent}
 "#;
-const VIEWER: &str = r#"
-apiVersion: v1
-kind: ServiceAccount
-metadata: {name: viewer}
----
-apiVersion: rbac.authorization.k8s.io/v1
-kind: RoleBinding
-metadata: {name: viewer}
-roleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: longhand-view}
-subjects: [{kind: ServiceAccount, name: viewer}]
-"#;
 const LONG: Duration = Duration::from_secs(120);
 
 async fn session(fixture: &Fixture, name: &str, template: &str, input: &[&str]) -> TestResult<SessionId> {
@@ -51,12 +38,6 @@ async fn session(fixture: &Fixture, name: &str, template: &str, input: &[&str]) 
     let wanted = format!("{{name: main, templateRef: {{name: {template}}}}}");
     fixture.namespace.apply(&manifest.replace("{name: main, templateRef: {name: small}}", &wanted)).await?;
     fixture.session_id(name).await
-}
-
-async fn longhand(namespace: &TestNamespace, words: &[&str]) -> TestResult<ExitCode> {
-    let words = ["longhand", "-n", &namespace.name].into_iter().chain(words.iter().copied());
-    let args = Args::try_parse_from(words)?;
-    Ok(tokio::time::timeout(LONG, command::run(args)).await??)
 }
 
 /// What the last tool call of a session said.
@@ -71,11 +52,6 @@ async fn look(fixture: &Fixture, session: &SessionId) -> TestResult<String> {
     Ok(text(results.first().ok_or("the call has no result")?))
 }
 
-async fn pods(namespace: &TestNamespace) -> TestResult<Vec<Pod>> {
-    let selector = ListParams::default().labels(&format!("{}={}", labels::ROLE, labels::SANDBOX));
-    Ok(namespace.api::<Pod>().list(&selector).await?.items)
-}
-
 #[tokio::test]
 async fn the_workspace_goes_to_the_other_session_and_no_process_does() {
     in_namespace("handoff", |namespace| async move {
@@ -86,7 +62,7 @@ async fn the_workspace_goes_to_the_other_session_and_no_process_does() {
         // Its own template has no volume: it gets the one that is handed to it.
         let to = session(&fixture, "receiver", "small", &[]).await?;
         fixture.service.until_idle(&from, 0, LONG).await?;
-        let before = pods(&namespace).await?;
+        let before = namespace.pods(labels::SANDBOX).await?;
         let claims = namespace.api::<PersistentVolumeClaim>().list(&ListParams::default()).await?.items;
         let [claim] = claims.as_slice() else { return Err(format!("{} claims", claims.len()).into()) };
 
@@ -114,7 +90,7 @@ async fn the_workspace_goes_to_the_other_session_and_no_process_does() {
         let said = look(&fixture, &to).await?;
         assert!(said.contains("made here"), "{said}");
         assert!(said.contains("asleep: 0"), "no process came along: {said}");
-        let after = pods(&namespace).await?;
+        let after = namespace.pods(labels::SANDBOX).await?;
         let own = |pod: &&Pod| before.iter().all(|old| old.metadata.uid != pod.metadata.uid);
         assert_eq!(after.iter().filter(own).count(), 1, "it has a pod of its own");
         // The session that gave it away begins anew.

@@ -2,7 +2,6 @@
 
 use std::time::{Duration, Instant};
 
-use k8s_openapi::api::core::v1::Pod;
 use kube::api::ListParams;
 use longhand_crds::{Sandbox, labels};
 use longhand_e2e::cluster::{Fixture, SessionOptions, TestNamespace, TestResult, eventually, in_namespace};
@@ -23,8 +22,7 @@ rules:
 "#;
 
 async fn pods(namespace: &TestNamespace, role: &str) -> TestResult<usize> {
-    let selector = ListParams::default().labels(&format!("{}={role}", labels::ROLE));
-    Ok(namespace.api::<Pod>().list(&selector).await?.items.len())
+    Ok(namespace.pods(role).await?.len())
 }
 
 #[tokio::test]

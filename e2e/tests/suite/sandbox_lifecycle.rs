@@ -64,11 +64,6 @@ async fn tell(namespace: &TestNamespace, name: &str, state: &str) -> TestResult 
     Ok(())
 }
 
-async fn pods(namespace: &TestNamespace) -> TestResult<Vec<Pod>> {
-    let selector = ListParams::default().labels(&format!("{}={}", labels::ROLE, labels::SANDBOX));
-    Ok(namespace.api::<Pod>().list(&selector).await?.items)
-}
-
 #[tokio::test]
 async fn a_sandbox_that_cannot_start_says_why_and_ends() {
     in_namespace("sandbox-pending", |namespace| async move {
@@ -118,14 +113,14 @@ async fn a_workspace_outlives_suspension_and_loss() {
         until(&namespace, "kept", "Ready", "True", &["Running"]).await?;
         let claims = namespace.api::<PersistentVolumeClaim>();
         let claim = claims.list(&ListParams::default()).await?.items.pop().ok_or("there is no claim")?;
-        let mut last = pods(&namespace).await?.pop().ok_or("there is no pod")?;
+        let mut last = namespace.pods(labels::SANDBOX).await?.pop().ok_or("there is no pod")?;
         for _ in 0..2 {
             tell(&namespace, "kept", "Suspended").await?;
             until(&namespace, "kept", "Suspended", "True", &["WorkspaceKept"]).await?;
-            assert!(pods(&namespace).await?.is_empty(), "a pod that ends is not suspended yet");
+            assert!(namespace.pods(labels::SANDBOX).await?.is_empty(), "a pod that ends is not suspended yet");
             tell(&namespace, "kept", "Running").await?;
             until(&namespace, "kept", "Suspended", "False", &["Running"]).await?;
-            let pod = pods(&namespace).await?.pop().ok_or("there is no pod")?;
+            let pod = namespace.pods(labels::SANDBOX).await?.pop().ok_or("there is no pod")?;
             assert_ne!(pod.uid(), last.uid());
             last = pod;
         }
@@ -143,7 +138,8 @@ async fn a_workspace_outlives_suspension_and_loss() {
 
         namespace.api::<Sandbox>().delete("kept", &DeleteParams::background()).await?;
         eventually("all that it owned is gone", Duration::from_secs(60), || async {
-            let left = claims.list(&ListParams::default()).await?.items.len() + pods(&namespace).await?.len();
+            let left =
+                claims.list(&ListParams::default()).await?.items.len() + namespace.pods(labels::SANDBOX).await?.len();
             Ok((left == 0).then_some(()))
         })
         .await
@@ -162,7 +158,7 @@ async fn a_lifetime_ends_and_the_spec_cannot_be_changed() {
         assert!(refused.is_err_and(|error| error.to_string().contains("only desiredState")));
         until(&namespace, "short", "Finished", "True", &["LifetimeExceeded"]).await?;
         eventually("its pod is gone", Duration::from_secs(60), || async {
-            Ok(pods(&namespace).await?.is_empty().then_some(()))
+            Ok(namespace.pods(labels::SANDBOX).await?.is_empty().then_some(()))
         })
         .await
     })

@@ -4,10 +4,10 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::Parser as _;
 use longhand_cli::sandbox::terminal::converse;
-use longhand_cli::{Args, command};
-use longhand_e2e::cluster::{Fixture, SessionOptions, TestNamespace, TestResult, eventually, in_namespace, token};
+use longhand_e2e::cluster::{
+    Fixture, SessionOptions, TestNamespace, TestResult, VIEWER, eventually, in_namespace, longhand, token,
+};
 use longhand_protocol::client::sandboxes::{SandboxOf, Terminal};
 use longhand_protocol::client::{Error, WireClient};
 use rand::RngCore as _;
@@ -23,27 +23,9 @@ rules:
 "#;
 const STANDALONE: &str =
     "apiVersion: longhand.dev/v1alpha1\nkind: Sandbox\nmetadata: {name: bench}\nspec: {templateRef: {name: small}}\n";
-const VIEWER: &str = r#"
-apiVersion: v1
-kind: ServiceAccount
-metadata: {name: viewer}
----
-apiVersion: rbac.authorization.k8s.io/v1
-kind: RoleBinding
-metadata: {name: viewer}
-roleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: longhand-view}
-subjects: [{kind: ServiceAccount, name: viewer}]
-"#;
 const SIZE: usize = 64 * 1024 * 1024;
 const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
 const LONG: Duration = Duration::from_secs(120);
-
-/// What the command line is told.
-async fn longhand(namespace: &TestNamespace, words: &[&str]) -> TestResult<ExitCode> {
-    let words = ["longhand", "-n", &namespace.name].into_iter().chain(words.iter().copied());
-    let args = Args::try_parse_from(words)?;
-    Ok(tokio::time::timeout(LONG, command::run(args)).await??)
-}
 
 /// What a command in a sandbox says, and its exit code.
 async fn says(wire: &WireClient, of: &SandboxOf, command: &str, input: &[u8]) -> TestResult<(String, u8)> {

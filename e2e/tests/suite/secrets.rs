@@ -108,8 +108,8 @@ pub(crate) async fn assert_only_the_proxy_mounts_it(namespace: &TestNamespace) -
 async fn assert_not_beside_the_harness(namespace: &TestNamespace, key: &str) -> TestResult {
     let pods = namespace.api::<Pod>();
     let pod = harness(namespace).await?;
-    let selector = ListParams::default().labels(&format!("{}={}", labels::ROLE, labels::SANDBOX));
-    let sandbox = pods.list(&selector).await?.items.pop().and_then(|pod| pod.spec).ok_or("there is no sandbox pod")?;
+    let sandbox =
+        namespace.pods(labels::SANDBOX).await?.pop().and_then(|pod| pod.spec).ok_or("there is no sandbox pod")?;
     let image = sandbox.containers.first().and_then(|container| container.image.clone()).ok_or("no image")?;
     let (head, tail) = key.split_at(key.len() / 2);
     let command = ["bash", "-c", SWEEP, head, tail];

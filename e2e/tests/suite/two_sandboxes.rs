@@ -2,8 +2,6 @@
 
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::Pod;
-use kube::api::ListParams;
 use longhand_crds::labels;
 use longhand_e2e::cluster::log::{assert_sound, text};
 use longhand_e2e::cluster::{Fixture, SessionOptions, in_namespace, session_manifest};
@@ -46,8 +44,7 @@ async fn each_call_runs_in_the_sandbox_that_it_names() {
         assert!(built.contains("built"), "{built}");
         assert!(main.contains("nothing"), "{main}");
         assert!(nowhere.contains("no sandbox `nowhere`") && nowhere.contains("main, build"), "{nowhere}");
-        let pods = ListParams::default().labels(&format!("{}={}", labels::ROLE, labels::SANDBOX));
-        assert_eq!(namespace.api::<Pod>().list(&pods).await?.items.len(), 2);
+        assert_eq!(namespace.pods(labels::SANDBOX).await?.len(), 2);
         let asked = fixture.model.recorded().await?.requests;
         assert!(
             asked[0].body["tools"].to_string().contains(r#""enum":["main","build"]"#),

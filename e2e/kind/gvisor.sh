@@ -31,8 +31,9 @@ gvisor_install() {
     docker cp "$1/runsc" "$node:/usr/local/bin/runsc"
     docker cp "$1/containerd-shim-runsc-v1" "$node:/usr/local/bin/containerd-shim-runsc-v1"
     if cgroup_v1; then
-      # kind binds them to themselves for a kubelet with systemd slices; runsc finds no cgroup below such a mount.
-      docker exec "$node" bash -c 'findmnt -rno TARGET | grep -E "^/sys/fs/cgroup/[^/]+/kubelet(\.slice)?$" | sort -r | xargs -r -n 1 umount'
+      # kind binds them to themselves for a kubelet with systemd slices; runsc finds no cgroup below such a mount. Lazily, since
+      # the kubelet may be reading there.
+      docker exec "$node" bash -c 'findmnt -rno TARGET | grep -E "^/sys/fs/cgroup/[^/]+/kubelet(\.slice)?$" | sort -r | xargs -r -n 1 umount --lazy'
     fi
   done
 }

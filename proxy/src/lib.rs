@@ -8,7 +8,8 @@
 //! - [`address`] (pure): which network addresses an upstream may have;
 //! - [`headers`] (pure): what is taken out of requests and responses;
 //! - [`secret`]: values that are never shown, read from files that rotate;
-//! - [`upstream`]: connections whose address was judged, with deadlines; [`body`]: bodies passed on as they come;
+//! - [`upstream`]: connections whose address was judged, with deadlines; [`body`]: bodies passed on as they come; [`linger`]: the rest of one
+//!   whose request is answered already;
 //! - [`config`], [`error`], [`health`], [`harden`]: the process around them.
 
 pub mod address;
@@ -24,6 +25,7 @@ pub mod headers;
 pub mod health;
 pub mod hosts;
 pub mod intercept;
+pub mod linger;
 pub mod policy;
 pub mod secret;
 pub mod upstream;

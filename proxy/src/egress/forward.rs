@@ -26,6 +26,7 @@ use crate::{
     body::Relayed,
     headers::{framing_conflict, remove_hop_by_hop},
     intercept::placeholder::{find, is_hidden_in},
+    linger::Lingering,
     upstream::IDLE_TIMEOUT,
 };
 
@@ -36,7 +37,11 @@ const REQUEST_IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 ///
 /// # Errors
 /// [`Refusal`] when the request holds a placeholder, and when the target does not answer.
-pub async fn forward(request: Request<Incoming>, target: &Target, context: &SessionContext) -> Result<Answer, Refusal> {
+pub async fn forward(
+    request: Request<Lingering<Incoming>>,
+    target: &Target,
+    context: &SessionContext,
+) -> Result<Answer, Refusal> {
     let host = || target.host.to_string();
     let (mut parts, body) = request.into_parts();
     if holds_placeholder(&parts) {

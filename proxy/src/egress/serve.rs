@@ -37,6 +37,7 @@ use super::{
 use crate::{
     config::{Egress, Network},
     intercept::{Interceptor, authority::AuthorityError},
+    linger::Lingering,
     policy::{Host, Scheme},
     secret::FileCondition,
     upstream::IDLE_TIMEOUT,
@@ -92,6 +93,7 @@ pub struct EgressProxy {
     audit: Audit,
     interceptor: Interceptor,
     slots: Arc<Semaphore>,
+    /// With the rests of bodies.
     tunnels: TaskTracker,
     /// The proxy closes: what is idle ends.
     closing: CancellationToken,
@@ -161,6 +163,7 @@ impl EgressProxy {
     /// Answers a request. A CONNECT that is answered with success goes on as a tunnel.
     pub async fn handle(self: &Arc<Self>, request: Request<Incoming>) -> Answer {
         let (mut parts, body) = request.into_parts();
+        let body = Lingering::new(body, &parts.headers, &self.tunnels);
         let ask = head::read(&parts);
         let caller = self.caller(&mut parts.headers, matches!(ask, Ok(Ask::Certificate)));
         let caller = match caller {
@@ -258,7 +261,7 @@ impl EgressProxy {
 
     async fn plain(
         &self,
-        request: Request<Incoming>,
+        request: Request<Lingering<Incoming>>,
         host: &Host,
         port: u16,
         caller: &Caller<'_>,
@@ -274,7 +277,7 @@ impl EgressProxy {
     /// Opens a tunnel. The connection to a host that nothing is bound to is made first, so that its failure can be told.
     async fn tunnel(
         self: &Arc<Self>,
-        request: Request<Incoming>,
+        request: Request<Lingering<Incoming>>,
         host: Host,
         port: u16,
         caller: &Caller<'_>,
@@ -297,7 +300,7 @@ impl EgressProxy {
     /// A tunnel, from the answer to its CONNECT to its end.
     async fn opened(
         &self,
-        request: Request<Incoming>,
+        request: Request<Lingering<Incoming>>,
         target: Target,
         context: Arc<SessionContext>,
         open: Option<TcpStream>,

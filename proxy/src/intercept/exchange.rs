@@ -29,6 +29,7 @@ use crate::{
     body::Relayed,
     egress::{Answer, SessionContext, Target, audit::Subject},
     headers::{framing_conflict, prepare_intercepted_request, prepare_intercepted_response},
+    linger::Lingering,
     secret::Secret,
     upstream::IDLE_TIMEOUT,
 };
@@ -77,7 +78,7 @@ impl Exchange {
     }
 
     /// Answers a request. Every request is answered, logged and counted, and every refusal is put on record.
-    pub async fn handle(&self, request: Request<Incoming>) -> Answer {
+    pub async fn handle(&self, request: Request<Lingering<Incoming>>) -> Answer {
         let (parts, body) = request.into_parts();
         let host = self.target.host.to_string();
         let sandbox = self.context.sandbox.clone();
@@ -96,7 +97,7 @@ impl Exchange {
         answer
     }
 
-    async fn exchange(&self, parts: Parts, body: Incoming, subject: &Subject) -> Result<Answer, Refused> {
+    async fn exchange(&self, parts: Parts, body: Lingering<Incoming>, subject: &Subject) -> Result<Answer, Refused> {
         head::check(&parts, &self.target, self.form)?;
         let mut parts = parts;
         let client = parts.extensions.remove::<OnUpgrade>();
@@ -153,7 +154,7 @@ impl Exchange {
     }
 
     /// Judges a request, puts what it uses on record, and gives it its credentials.
-    async fn prepare(&self, parts: Parts, body: Incoming, subject: &Subject) -> Result<Ready, Refused> {
+    async fn prepare(&self, parts: Parts, body: Lingering<Incoming>, subject: &Subject) -> Result<Ready, Refused> {
         let Parts { method, uri, mut headers, version, .. } = parts;
         let now = Instant::now();
         // Another part of the proxy knows the handle, and the judge must not take it for a foreign credential.
@@ -282,7 +283,7 @@ impl Exchange {
     /// The body as it goes out, with the numbers of the bindings that are used in it.
     async fn body(
         &self,
-        body: Incoming,
+        body: Lingering<Incoming>,
         headers: &HeaderMap,
         allowed: &Allowed,
         shown: Shown,

@@ -39,6 +39,7 @@ use self::{
 use crate::{
     config::Binding,
     egress::{Answer, SessionContext, Target, audit::Subject},
+    linger::Lingering,
     policy::Host,
     upstream::IDLE_TIMEOUT,
 };
@@ -165,8 +166,9 @@ impl Interceptor {
         let closing = context.closing.clone();
         let exchange = Exchange::new(self.shared.clone(), target, context, tasks.clone(), Form::Tunnel);
         let exchange = Arc::new(exchange);
-        let service = service_fn(move |request| {
-            let exchange = exchange.clone();
+        let rests = tasks.clone();
+        let service = service_fn(move |request: Request<Incoming>| {
+            let (exchange, request) = (exchange.clone(), rests.lingering(request));
             async move { Ok::<_, std::convert::Infallible>(exchange.handle(request).await) }
         });
         let io = TokioIo::new(stream);
@@ -217,7 +219,12 @@ impl Interceptor {
 
     /// Judges, forwards and answers a request in absolute form to a plain HTTP host with a binding. Its head is as the client
     /// sent it, without `proxy-authorization`.
-    pub async fn plain(&self, request: Request<Incoming>, target: Target, context: Arc<SessionContext>) -> Answer {
+    pub async fn plain(
+        &self,
+        request: Request<Lingering<Incoming>>,
+        target: Target,
+        context: Arc<SessionContext>,
+    ) -> Answer {
         let (tasks, ended_with_the_answer) = Tasks::new();
         let exchange = Exchange::new(self.shared.clone(), target, context, tasks, Form::Absolute);
         let answer = exchange.handle(request).await;

@@ -34,6 +34,7 @@ use tower::Service;
 use super::{bodies::BoxError, still::Still};
 use crate::{
     egress::{SessionContext, Target},
+    linger::Lingering,
     policy::Scheme,
     upstream::{CONNECT_TIMEOUT, IDLE_TIMEOUT},
 };
@@ -64,6 +65,13 @@ impl Tasks {
     pub fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
         let ended = self.ended.clone();
         self.tracker.spawn(async move { ended.run_until_cancelled(task).await });
+    }
+
+    /// Has the rest of a request's body read once nobody wants it any more.
+    pub fn lingering(&self, request: Request<Incoming>) -> Request<Lingering<Incoming>> {
+        let (parts, body) = request.into_parts();
+        let body = Lingering::new(body, &parts.headers, &self.tracker);
+        Request::from_parts(parts, body)
     }
 
     /// Waits until every task has ended by itself.

@@ -89,6 +89,28 @@ async fn a_placeholder_goes_nowhere(#[case] line: &str, #[case] headers: &str) {
     assert_eq!(proxy.service.at_least(1).await[0].host, "api.example");
 }
 
+#[tokio::test]
+async fn a_client_may_send_its_body_after_the_answer() {
+    let (proxy, upstream) = start().await;
+    let mut client = proxy.client().await;
+    for host in ["evil.test", "api.example"] {
+        let early = host == "api.example";
+        let post = request(&proxy, &format!("POST http://{host}/"), "content-length: 4\r\n");
+        client.send(post.replace("host: api.example", &format!("host: {host}"))).await;
+        if early {
+            let mut server = accept(&upstream).await;
+            server.until("\r\n\r\n").await;
+            server.send("HTTP/1.1 413 Content Too Large\r\nconnection: close\r\ncontent-length: 0\r\n\r\n").await;
+        }
+        let answer = client.message().await;
+        assert!(answer.starts_with(if early { "HTTP/1.1 413 " } else { "HTTP/1.1 403 " }), "{answer}");
+        client.send("body").await;
+    }
+    // What was answered early has ended, so that the connection serves the next request.
+    client.send(request(&proxy, "GET http://evil.test/", "").replace("host: api.example", "host: evil.test")).await;
+    assert!(client.message().await.starts_with("HTTP/1.1 403 "));
+}
+
 #[rstest]
 #[case::lengths("HTTP/1.1 200 OK\r\ncontent-length: 2\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n")]
 #[case::switch("HTTP/1.1 101 Switching Protocols\r\nupgrade: x\r\nconnection: upgrade\r\n\r\n")]

@@ -26,6 +26,7 @@ use crate::{
         refused::Refused,
         upstream::Outgoing,
     },
+    linger::Lingering,
     secret::Secret,
 };
 
@@ -54,7 +55,7 @@ impl AsRef<[u8]> for Held {
 /// # Errors
 /// [`Refused`], when the body has to be read and is too large, has a placeholder, or ends early.
 pub async fn body(
-    body: Relayed<Incoming>,
+    body: Relayed<Lingering<Incoming>>,
     claim: &Claim,
     shown: Shown,
     turns: &Arc<Semaphore>,

@@ -2,6 +2,7 @@
 
 mod aws;
 mod clients;
+mod early;
 mod git;
 mod packages;
 mod smuggling;

@@ -158,6 +158,16 @@ impl World {
 
     /// A TLS connection through the proxy, for a host that TLS is asked for by another name.
     pub(super) async fn tls(&self, connect: &str, sni: &str) -> std::io::Result<TlsStream<TcpStream>> {
+        self.tls_for(connect, sni, b"http/1.1").await
+    }
+
+    /// The same, for one protocol.
+    pub(super) async fn tls_for(
+        &self,
+        connect: &str,
+        sni: &str,
+        protocol: &[u8],
+    ) -> std::io::Result<TlsStream<TcpStream>> {
         let mut tcp = TcpStream::connect(self.relay).await?;
         tcp.write_all(format!("CONNECT {connect}:443 HTTP/1.1\r\nHost: {connect}:443\r\n\r\n").as_bytes()).await?;
         let head = read_head(&mut tcp).await;
@@ -165,7 +175,8 @@ impl World {
         let mut roots = RootCertStore::empty();
         let pem = pem_body(&self.ca_pem);
         roots.add(pem.into()).unwrap();
-        let config: ClientConfig = tls_config_with(roots).unwrap();
+        let mut config: ClientConfig = tls_config_with(roots).unwrap();
+        config.alpn_protocols = vec![protocol.to_vec()];
         within(TlsConnector::from(Arc::new(config)).connect(ServerName::try_from(sni.to_owned()).unwrap(), tcp)).await
     }
 

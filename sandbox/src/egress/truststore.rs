@@ -67,7 +67,8 @@ mod tests {
 
     #[test]
     fn what_is_no_certificate_is_left_out() {
-        let nothing = jks(b"-----BEGIN CERTIFICATE-----\n????\n-----END CERTIFICATE-----\n-----BEGIN CERTIFICATE-----\nQUJD");
+        let nothing =
+            jks(b"-----BEGIN CERTIFICATE-----\n????\n-----END CERTIFICATE-----\n-----BEGIN CERTIFICATE-----\nQUJD");
         assert_eq!(nothing.len(), 12 + 20);
         let one = jks(b"text\n-----BEGIN CERTIFICATE-----\nQU\r\nJD\n-----END CERTIFICATE-----\n");
         assert_eq!(one[..12], [0xFE, 0xED, 0xFE, 0xED, 0, 0, 0, 2, 0, 0, 0, 1]);
@@ -80,12 +81,14 @@ mod tests {
         if Command::new("keytool").arg("-help").output().is_err() {
             return;
         }
-        let rcgen::CertifiedKey { cert, .. } = rcgen::generate_simple_self_signed(["authority.example".to_owned()]).unwrap();
+        let rcgen::CertifiedKey { cert, .. } =
+            rcgen::generate_simple_self_signed(["authority.example".to_owned()]).unwrap();
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("store");
         std::fs::write(&path, jks(format!("{0}\n{0}", cert.pem()).as_bytes())).unwrap();
         let mut keytool = Command::new("keytool");
-        let listed = keytool.args(["-list", "-rfc", "-storepass", "changeit", "-keystore"]).arg(&path).output().unwrap();
+        let listed =
+            keytool.args(["-list", "-rfc", "-storepass", "changeit", "-keystore"]).arg(&path).output().unwrap();
         let text = String::from_utf8_lossy(&listed.stdout);
         assert!(listed.status.success(), "{text} {}", String::from_utf8_lossy(&listed.stderr));
         assert_eq!(text.matches("Entry type: trustedCertEntry").count(), 2, "{text}");

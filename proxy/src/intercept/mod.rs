@@ -3,7 +3,7 @@
 //! Pure: [`judge`] says which credentials a request may have, with what [`placeholder`] finds, [`foreign`] recognises and
 //! [`mint`] knows; [`head`] refuses what could be read in two ways; [`place`] puts values in; [`scrub`] takes them out, in the
 //! forms of [`encodings`]. Around them: [`authority`] makes certificates, [`exchange`] carries one request, [`sealed`] keeps what
-//! Git LFS hands out, [`aws`] signs for AWS, [`bodies`], [`upgrade`], [`upstream`] and [`still`] move bytes, and [`refused`] says why not.
+//! Git LFS hands out, [`aws`] signs for AWS, [`bodies`], [`upgrade`], [`upstream`], [`ahead`] and [`still`] move bytes, and [`refused`] says why not.
 
 use std::{
     fmt,
@@ -28,6 +28,7 @@ use tokio::{
 use tokio_rustls::{LazyConfigAcceptor, server::TlsStream};
 
 use self::{
+    ahead::Ahead,
     authority::{Authority, AuthorityError},
     exchange::Exchange,
     head::Form,
@@ -44,6 +45,7 @@ use crate::{
     upstream::IDLE_TIMEOUT,
 };
 
+pub mod ahead;
 pub mod authority;
 pub mod aws;
 pub mod bodies;
@@ -69,8 +71,15 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 const HEAD_TIMEOUT: Duration = Duration::from_secs(120);
 /// Requests at the same time on one connection.
 const MAX_STREAMS: u32 = 64;
-/// The head of a request, in bytes.
-const MAX_HEAD: u32 = 64 * 1024;
+/// Of what is encrypted already and not yet taken by the other end, in bytes.
+const TLS_BUFFER: usize = 16 * 1024;
+/// The head of a request, in bytes; also what is held of an answer that the client is slow to take.
+const MAX_HEAD: u32 = 32 * 1024;
+/// What may come of a request's body in HTTP/2 before its upstream takes it: of one request, and of all of a connection.
+const STREAM_WINDOW: u32 = 256 * 1024;
+const CONNECTION_WINDOW: u32 = 512 * 1024;
+/// Of an answer in HTTP/2 that the client is slow to take.
+const STREAM_SEND_BUFFER: usize = 64 * 1024;
 
 /// What terminates TLS for the hosts with a binding. It lives as long as the process.
 #[derive(Debug)]
@@ -177,6 +186,9 @@ impl Interceptor {
                 .timer(TokioTimer::new())
                 .max_concurrent_streams(MAX_STREAMS)
                 .max_header_list_size(MAX_HEAD)
+                .initial_stream_window_size(STREAM_WINDOW)
+                .initial_connection_window_size(CONNECTION_WINDOW)
+                .max_send_buf_size(STREAM_SEND_BUFFER)
                 .serve_connection(io, service);
             until_closing!(connection, closing)
         } else {
@@ -195,12 +207,12 @@ impl Interceptor {
         tasks.finished().await;
     }
 
-    async fn accept<I>(&self, client: I, host: &Host) -> Result<TlsStream<Still<I>>, NoTls>
+    async fn accept<I>(&self, client: I, host: &Host) -> Result<TlsStream<Still<Ahead<I>>>, NoTls>
     where
         I: AsyncRead + AsyncWrite + Unpin,
     {
         let shaken = timeout(HANDSHAKE_TIMEOUT, async {
-            let client = Still::new(client, IDLE_TIMEOUT);
+            let client = Still::new(Ahead::new(client), IDLE_TIMEOUT);
             let start = LazyConfigAcceptor::new(Acceptor::default(), client).await.map_err(NoTls::Hello)?;
             let asked = start.client_hello().server_name().map(Host::parse);
             let same = match asked {
@@ -212,7 +224,9 @@ impl Interceptor {
                 return Err(NoTls::OtherName);
             }
             let config = self.shared.authority.config(host, SystemTime::now())?;
-            start.into_stream(config).await.map_err(NoTls::Handshake)
+            let mut stream = start.into_stream(config).await.map_err(NoTls::Handshake)?;
+            stream.get_mut().1.set_buffer_limit(Some(TLS_BUFFER));
+            Ok(stream)
         });
         shaken.await.unwrap_or(Err(NoTls::TimedOut))
     }

@@ -31,7 +31,7 @@ use tokio_rustls::TlsConnector;
 use tokio_util::{sync::CancellationToken, sync::DropGuard, task::TaskTracker};
 use tower::Service;
 
-use super::{bodies::BoxError, still::Still};
+use super::{TLS_BUFFER, ahead::Ahead, bodies::BoxError, still::Still};
 use crate::{
     egress::{SessionContext, Target},
     linger::Lingering,
@@ -42,6 +42,13 @@ use crate::{
 /// Shorter than servers usually keep connections, so that the proxy lets go first.
 const POOL_IDLE_TIMEOUT: Duration = Duration::from_secs(50);
 const MAX_POOLED_CONNECTIONS: usize = 8;
+/// The head of an answer, in bytes.
+const MAX_HEAD: usize = 32 * 1024;
+/// What may come of an answer in HTTP/2 before the client takes it, which is 10 MB/s at 100 ms from the upstream.
+const STREAM_WINDOW: u32 = 1024 * 1024;
+const CONNECTION_WINDOW: u32 = 1024 * 1024;
+/// Of a request's body in HTTP/2 that the upstream is slow to take.
+const STREAM_SEND_BUFFER: usize = 64 * 1024;
 
 /// The body of a request on its way.
 pub type Outgoing = UnsyncBoxBody<Bytes, BoxError>;
@@ -133,6 +140,10 @@ impl Upstream {
                 .pool_timer(TokioTimer::new())
                 .pool_idle_timeout(POOL_IDLE_TIMEOUT)
                 .pool_max_idle_per_host(MAX_POOLED_CONNECTIONS)
+                .http1_max_buf_size(MAX_HEAD)
+                .http2_initial_stream_window_size(STREAM_WINDOW)
+                .http2_initial_connection_window_size(CONNECTION_WINDOW)
+                .http2_max_send_buf_size(STREAM_SEND_BUFFER)
                 .build(connect)
         };
         Self { any: client(&[b"h2", b"http/1.1"]), upgradable: client(&[b"http/1.1"]), target }
@@ -169,12 +180,13 @@ struct Connect {
 
 impl Connect {
     async fn connect(self) -> Result<Stream, BoxError> {
-        let tcp = Still::new(self.context.dialer.connect(&self.target).await?, IDLE_TIMEOUT);
+        let tcp = Still::new(Ahead::new(self.context.dialer.connect(&self.target).await?), IDLE_TIMEOUT);
         if self.target.scheme == Scheme::Http {
             return Ok(Stream { io: TokioIo::new(Box::new(tcp)), h2: false });
         }
         let name = ServerName::try_from(self.target.host.as_str().to_owned())?;
-        let tls = TlsConnector::from(self.tls).connect(name, tcp).await?;
+        let mut tls = TlsConnector::from(self.tls).connect(name, tcp).await?;
+        tls.get_mut().1.set_buffer_limit(Some(TLS_BUFFER));
         let h2 = tls.get_ref().1.alpn_protocol() == Some(b"h2");
         Ok(Stream { io: TokioIo::new(Box::new(tls)), h2 })
     }

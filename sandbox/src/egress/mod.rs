@@ -7,6 +7,7 @@
 mod authority;
 mod bundle;
 mod relay;
+mod truststore;
 mod variables;
 
 use std::ffi::OsString;
@@ -62,11 +63,11 @@ fn way(current: &Mutex<Option<Way>>) -> Option<Way> {
 
 /// The relay, the bundle and the variables of one sandbox.
 pub(crate) struct Egress {
-    address: SocketAddr,
     listener: Mutex<Option<TcpListener>>,
     current: Current,
     bundle: Arc<Bundle>,
     variables: Variables,
+    told: Vec<(OsString, OsString)>,
     /// One binding at a time.
     binding: tokio::sync::Mutex<()>,
     stop: CancellationToken,
@@ -89,11 +90,13 @@ impl Egress {
         variables: Variables,
     ) -> io::Result<Self> {
         let listener = TcpListener::bind(address).await?;
+        let bundle = Bundle::new(bundle::roots(environment))?;
+        let (bundled, truststore) = (bundle.path(), bundle.truststore());
         Ok(Self {
-            address: listener.local_addr()?,
+            told: variables::of_the_relay(listener.local_addr()?, bundled, truststore, environment),
             listener: Mutex::new(Some(listener)),
             current: Current::default(),
-            bundle: Arc::new(Bundle::new(bundle::roots(environment))?),
+            bundle: Arc::new(bundle),
             variables,
             binding: tokio::sync::Mutex::default(),
             stop: CancellationToken::new(),
@@ -102,7 +105,7 @@ impl Egress {
 
     /// What tools are told of the relay and the bundle from the start.
     pub(crate) fn environment(&self) -> Vec<(OsString, OsString)> {
-        variables::of_the_relay(self.address, self.bundle.path())
+        self.told.clone()
     }
 
     /// Relays until `close`. Does nothing when called again.

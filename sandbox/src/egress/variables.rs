@@ -21,8 +21,17 @@ const AUTHORITIES: [&str; 8] = [
     "DENO_CERT",
 ];
 
-/// The variables by which programs find the relay at `address` and the authorities in `bundle`.
-pub(super) fn of_the_relay(address: SocketAddr, bundle: &Path) -> Vec<(OsString, OsString)> {
+/// What every Java virtual machine looks at, and says so in a line on its standard error.
+const JAVA: &str = "JAVA_TOOL_OPTIONS";
+
+/// The variables by which programs find the relay at `address`, the authorities in `bundle` and, for Java, in `truststore`. What the
+/// `image` tells Java goes on to be told.
+pub(super) fn of_the_relay(
+    address: SocketAddr,
+    bundle: &Path,
+    truststore: &Path,
+    image: &[(OsString, OsString)],
+) -> Vec<(OsString, OsString)> {
     let url = OsString::from(format!("http://{address}"));
     let pair = |name: &str, value: &OsStr| (OsString::from(name), value.to_owned());
     let proxy = PROXY.iter().map(|name| pair(name, &url));
@@ -30,7 +39,24 @@ pub(super) fn of_the_relay(address: SocketAddr, bundle: &Path) -> Vec<(OsString,
     let authorities = AUTHORITIES.iter().map(|name| pair(name, bundle.as_os_str()));
     // Node looks at the variables above only if it is told to.
     let node = std::iter::once(pair("NODE_USE_ENV_PROXY", OsStr::new("1")));
-    proxy.chain(local).chain(authorities).chain(node).collect()
+    let of_image = image.iter().find(|(name, _)| name == JAVA).map(|(_, value)| value.as_os_str());
+    let java = std::iter::once(pair(JAVA, &java_options(address, truststore, of_image)));
+    proxy.chain(local).chain(authorities).chain(node).chain(java).collect()
+}
+
+/// Java takes neither a URL of a proxy nor PEM. What goes to loopback goes there directly by its own default.
+fn java_options(address: SocketAddr, truststore: &Path, image: Option<&OsStr>) -> OsString {
+    let (host, port) = (address.ip(), address.port());
+    let mut options = image.map(ToOwned::to_owned).unwrap_or_default();
+    if !options.is_empty() {
+        options.push(" ");
+    }
+    for scheme in ["http", "https"] {
+        options.push(format!("-D{scheme}.proxyHost={host} -D{scheme}.proxyPort={port} "));
+    }
+    options.push("-Djavax.net.ssl.trustStore=");
+    options.push(truststore);
+    options
 }
 
 /// Whether a process can be given this variable.
@@ -107,10 +133,15 @@ mod tests {
 
     #[test]
     fn programs_are_told_of_the_relay_and_of_the_bundle() {
-        let all = of_the_relay("127.0.0.1:3129".parse().unwrap(), Path::new("/proc/1/fd/9"));
+        let image = pairs(&[("JAVA_TOOL_OPTIONS", "-Xmx1g")]);
+        let relay = "127.0.0.1:3129".parse().unwrap();
+        let all = of_the_relay(relay, Path::new("/proc/1/fd/9"), Path::new("/proc/1/fd/8"), &image);
         let of = |wanted: &str| all.iter().find(|(name, _)| name == wanted).unwrap().1.clone();
         assert_eq!(of("https_proxy"), "http://127.0.0.1:3129");
         assert_eq!(of("CURL_CA_BUNDLE"), "/proc/1/fd/9");
         assert_eq!(of("NO_PROXY"), "localhost,127.0.0.1,::1");
+        let java = "-Xmx1g -Dhttp.proxyHost=127.0.0.1 -Dhttp.proxyPort=3129 -Dhttps.proxyHost=127.0.0.1 \
+            -Dhttps.proxyPort=3129 -Djavax.net.ssl.trustStore=/proc/1/fd/8";
+        assert_eq!(of("JAVA_TOOL_OPTIONS"), java);
     }
 }

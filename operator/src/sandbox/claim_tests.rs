@@ -17,7 +17,9 @@ use kube::{Client, ResourceExt as _};
 use longhand_crds::{Sandbox, SandboxStatus};
 use serde_json::{Value, json};
 
+use super::fence::Fence;
 use super::fence::tests::Told;
+use super::written::Written;
 use super::{Reservations, Sandboxes, network_policy, pod, reconcile};
 use crate::events::Events;
 use crate::fixtures;
@@ -202,7 +204,8 @@ fn operator(client: &Client, pods: Vec<Pod>, reservations: Reservations) -> Sand
         claims: store(Vec::<PersistentVolumeClaim>::new()),
         policies: store([network_policy::build("team", "longhand-system")]),
         reservations,
-        fences: Arc::new(Told::default()),
+        written: Written::default(),
+        fence: Fence::new(Arc::new(Told::default())),
     }
 }
 

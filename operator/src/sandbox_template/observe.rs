@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use kube::ResourceExt as _;
 use kube::runtime::reflector::ObjectRef;
@@ -23,6 +24,8 @@ pub(super) struct Observed {
     pub(super) names: BTreeSet<String>,
     /// Whether the namespace's fence is as it should be.
     pub(super) fenced: bool,
+    /// When to look again, while pods are being taken one after the other.
+    pub(super) burst: Option<Duration>,
 }
 
 /// A pod that waits.
@@ -53,6 +56,7 @@ pub(super) fn observe(template: Arc<SandboxTemplate>, pools: &Pools) -> Observed
         pods: pods.collect(),
         names: found.iter().map(|found| found.name_any()).collect(),
         fenced: network_policy::holds(fence.as_deref(), &fence_wanted),
+        burst: None,
         template,
     }
 }

@@ -63,7 +63,7 @@ fn pool(warm: i32, pods: Vec<PoolPod>, taken: &[usize]) -> Observed {
     template.spec.warm = warm;
     let names: BTreeSet<String> =
         pods.iter().map(|found| found.pod.name.clone()).chain(taken.iter().map(|slot| name(*slot))).collect();
-    Observed { template: Arc::new(template), hash: "now".into(), pods, names, fenced: true }
+    Observed { template: Arc::new(template), hash: "now".into(), pods, names, fenced: true, burst: None }
 }
 
 fn names(slots: &[usize]) -> Vec<String> {
@@ -145,4 +145,17 @@ fn a_pod_of_a_pool_on_a_lost_node_is_forgotten() {
     let plan = plan(&pool(0, vec![pod(0, ending(NOW - 30)), pod(1, ending(NOW))], &[]), at(NOW));
     assert_eq!(plan.forget, [(name(0), "pod-0".to_owned())]);
     assert_eq!(plan.requeue, Some(Duration::from_secs(30)));
+}
+
+#[rstest]
+#[case::plenty(3, 0)]
+#[case::a_quarter(2, 0)]
+#[case::less(1, 1)]
+#[case::nothing(0, 2)]
+fn while_pods_are_being_taken_a_quarter_is_kept(#[case] waiting: usize, #[case] made: usize) {
+    let mut pool = pool(8, (0..waiting).map(|slot| pod(slot, ready())).collect(), &[]);
+    let again = Duration::from_millis(500);
+    pool.burst = Some(again);
+    let plan = plan(&pool, at(NOW));
+    assert_eq!((plan.make.len(), plan.remove.len(), plan.requeue), (made, 0, Some(again)));
 }

@@ -23,6 +23,7 @@ use super::written::Written;
 use super::{Reservations, Sandboxes, network_policy, pod, reconcile};
 use crate::events::Events;
 use crate::fixtures;
+use crate::nodes::Nodes;
 use crate::owned_pods::listed;
 use crate::pods::is_controlled_by;
 use crate::testing::{context, fencing, images, store};
@@ -194,6 +195,7 @@ fn operator(client: &Client, pods: Vec<Pod>, reservations: Reservations) -> Sand
     let context = Arc::into_inner(context).unwrap();
     let context = crate::context::Context {
         events: Events::new(client.clone(), "operator-0"),
+        nodes: Nodes::new(client.clone()),
         client: client.clone(),
         ..context
     };

@@ -1,7 +1,6 @@
 //! What there is of a template's pool.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
 use std::time::Duration;
 
 use kube::ResourceExt as _;
@@ -9,13 +8,17 @@ use kube::runtime::reflector::ObjectRef;
 use longhand_crds::{SandboxTemplate, labels};
 
 use super::Pools;
+use crate::conditions::Observation;
 use crate::pods::{PodView, is_controlled_by};
 use crate::sandbox::{network_policy, pod};
 
 /// What there is.
 #[derive(Clone, Debug)]
 pub(super) struct Observed {
-    pub(super) template: Arc<SandboxTemplate>,
+    /// The template, with what it leaves to its nodes decided.
+    pub(super) template: SandboxTemplate,
+    /// What is to be said of that, if it leaves something to them.
+    pub(super) user_namespaces: Option<Observation>,
     /// What the pods of the pool are made of now.
     pub(super) hash: String,
     /// The pods that wait.
@@ -39,7 +42,7 @@ pub(super) struct PoolPod {
 }
 
 /// Looks at the stores.
-pub(super) fn observe(template: Arc<SandboxTemplate>, pools: &Pools) -> Observed {
+pub(super) fn observe((template, user_namespaces): (SandboxTemplate, Option<Observation>), pools: &Pools) -> Observed {
     let namespace = template.namespace().unwrap_or_default();
     let uid = template.uid().unwrap_or_default();
     let mut found = pools.pods.of_pool(&uid);
@@ -57,6 +60,7 @@ pub(super) fn observe(template: Arc<SandboxTemplate>, pools: &Pools) -> Observed
         names: found.iter().map(|found| found.name_any()).collect(),
         fenced: network_policy::holds(fence.as_deref(), &fence_wanted),
         burst: None,
+        user_namespaces,
         template,
     }
 }

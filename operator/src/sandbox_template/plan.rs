@@ -6,6 +6,7 @@ use jiff::Timestamp;
 use kube::ResourceExt as _;
 
 use super::observe::{Observed, PoolPod};
+use crate::nodes::KNOWN_FOR;
 use crate::pods::{self, Cause, Pending, PodView, Stage, elapsed};
 use crate::sandbox::pod;
 
@@ -45,7 +46,9 @@ pub(super) fn wanted(observed: &Observed) -> usize {
 /// What shall be done.
 pub(super) fn plan(observed: &Observed, now: Timestamp) -> Plan {
     let (forget, requeue) = pods::overdue(observed.pods.iter().map(|found| &found.pod), now);
-    let requeue = requeue.into_iter().chain(observed.burst).min();
+    // What nodes say changes, and nothing tells of it.
+    let nodes = observed.user_namespaces.as_ref().map(|_| KNOWN_FOR);
+    let requeue = requeue.into_iter().chain(observed.burst).chain(nodes).min();
     let mut plan = Plan { forget, requeue, ..Plan::default() };
     let mut kept: Vec<&PodView> = Vec::new();
     for PoolPod { pod, hash, .. } in &observed.pods {

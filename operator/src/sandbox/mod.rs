@@ -197,7 +197,7 @@ async fn see_fence(observed: &Observed, pod: Option<&PodView>, sandboxes: &Sandb
         policies: &policies,
         said: status.and_then(|status| find(&status.conditions, EGRESS_FENCED)),
         of_this_pod,
-        awaited: ready && !(of_this_pod && status.is_some_and(|status| status.ready_at.is_some())),
+        awaited: ready && !(of_this_pod && status.is_some_and(|status| status.address.is_some())),
     };
     sandboxes.fence.see(&subject, &sandboxes.context.fencing).await
 }

@@ -56,8 +56,8 @@ impl EtcdStore {
         let plan = |view: &_| capped::appended(caps, id, append.events, append.plan(view, Timestamp::now())?);
         let (extended, removed) = self.inner.etcd.carry_out_with(self, &append.looks(), assumed, plan).await?;
         let Extended { mut appended, head } = extended;
-        let head = head.map(|(head, bytes)| {
-            self.inner.heads.put(id, head.seq, bytes);
+        let head = head.map(|(head, stored)| {
+            self.inner.heads.put(id, head.seq, stored);
             head
         });
         self.revoke_leases(&removed).await;
@@ -146,7 +146,7 @@ impl SessionStore for EtcdStore {
         let parcel = self.pack(id, &events).await?;
         let (place, caps) = (self.place(id), &self.inner.options.caps);
         let enqueue = Enqueue { place, events: &parcel.events, limit: self.inner.inbox_limit };
-        let looks = [enqueue.looks(), capped::queue_looks(caps, place.keys, id)].concat();
+        let looks = [enqueue.looks(), capped::queue_looks(caps, &place)].concat();
         let plan = |view: &_| capped::queued(caps, &place, view, &parcel.events, enqueue.plan(view)?);
         let (mut items, _) = self.inner.etcd.carry_out_with(self, &looks, None, plan).await?;
         self.confirm(id, &parcel).await;

@@ -8,7 +8,7 @@ use longhand_protocol::{EventId, SessionId};
 use crate::etcd::keys::Keys;
 use crate::etcd::plan::{
     Append, Archive, Author, Claim, Close, Create, Deliver, Dispatch, Effect, Enqueue, Fork, Import, Importing, Leap,
-    Part, Place, Plan, Undispatch,
+    Part, Place, Plan, StoredHead, Undispatch,
 };
 use crate::etcd::view::{Look, View};
 use crate::etcd::write::Write;
@@ -284,8 +284,8 @@ impl Wish {
         }
     }
 
-    /// What is assumed in place of a first look, when the replica knows the head's bytes.
-    pub(super) fn assume(&self, session: &Session, head: impl Fn(u64) -> Option<Vec<u8>>) -> Option<View> {
+    /// What is assumed in place of a first look, when the replica knows the head as it is stored.
+    pub(super) fn assume(&self, session: &Session, head: impl Fn(u64) -> Option<StoredHead>) -> Option<View> {
         let wish = self;
         with_append!(
             session,

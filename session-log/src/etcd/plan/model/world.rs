@@ -236,7 +236,7 @@ impl World {
         let job = Job { wish: wish.clone(), ready: None, in_doubt: false };
         self.actors[number].job = Some(job);
         let heads = &self.past.heads;
-        let assumed = wish.assume(&self.session, |seq| heads.get(&seq).map(|head| head.to_vec()));
+        let assumed = wish.assume(&self.session, |seq| heads.get(&seq).map(|head| (**head).clone()));
         let view = assumed.unwrap_or_else(|| self.etcd.look(&wish.looks(&self.session)));
         self.consider(number, view, scope)
     }

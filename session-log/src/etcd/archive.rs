@@ -99,7 +99,8 @@ impl EtcdStore {
 
     async fn before(&self, id: &SessionId) -> Result<Option<Before>> {
         let keys = &self.inner.keys;
-        let looks = [keys.meta(id), keys.head(id), keys.archived(id)].map(Look::Key);
+        let looks = [keys.meta(id), keys.archived(id)].map(Look::Key);
+        let looks = looks.into_iter().chain(self.place(id).head_looks()).collect::<Vec<_>>();
         let view = self.inner.etcd.look(&looks).await?;
         let Some(meta) = view.get(&keys.meta(id)) else { return Ok(None) };
         // Of no key at all, etcd compares revision 0.

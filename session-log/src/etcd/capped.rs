@@ -4,7 +4,6 @@ use longhand_protocol::SessionId;
 use longhand_protocol::event::NewEvent;
 
 use super::EtcdStore;
-use super::keys::Keys;
 use super::plan::{Extended, Place, Plan};
 use super::view::{Look, View};
 use crate::caps::Caps;
@@ -25,8 +24,9 @@ pub(super) fn appended(
 }
 
 /// What [`queued`] needs to know besides what its plan does.
-pub(super) fn queue_looks(caps: &Caps, keys: &Keys, id: &SessionId) -> Vec<Look> {
-    if caps.are_none() { Vec::new() } else { vec![Look::Key(keys.head(id)), Look::Key(keys.wake(id))] }
+pub(super) fn queue_looks(caps: &Caps, place: &Place<'_>) -> Vec<Look> {
+    let wake = Look::Key(place.keys.wake(place.id));
+    if caps.are_none() { Vec::new() } else { place.head_looks().into_iter().chain([wake]).collect() }
 }
 
 /// The plan that queues these events, if the log has room for them.

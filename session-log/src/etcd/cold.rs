@@ -83,7 +83,8 @@ impl EtcdStore {
         let keys = &self.inner.keys;
         let count = i64::try_from(last.saturating_sub(due).saturating_add(1)).unwrap_or(i64::MAX);
         let range = Look::Range(keys.log(id, due), keys.log_end(id), count);
-        let view = self.inner.etcd.look(&[Look::Key(keys.head(id)), Look::Key(keys.archived(id)), range]).await?;
+        let [head, summary] = self.place(id).head_looks();
+        let view = self.inner.etcd.look(&[head, summary, Look::Key(keys.archived(id)), range]).await?;
         // A log that was deleted meanwhile has lost its head first.
         self.place(id).head(&view)?;
         let manifest = manifest(&view, &keys.archived(id))?;

@@ -203,7 +203,8 @@ impl EtcdStore {
             Err(error) => return Err(error),
         };
         let mut all = queued.items.iter().any(|item| take(&item.event.body));
-        let view = self.inner.etcd.look(&[Look::Key(keys.head(id)), Look::Key(keys.meta(id))]).await?;
+        let [head, summary] = place.head_looks();
+        let view = self.inner.etcd.look(&[head, summary, Look::Key(keys.meta(id))]).await?;
         let Some(meta) = view.get(&keys.meta(id)) else { return Ok(None) };
         let mut next = base(&meta.decode::<SessionMeta>()?).saturating_add(1);
         let head = place.head(&view)?.seq;

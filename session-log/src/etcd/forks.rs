@@ -26,8 +26,9 @@ pub(super) struct Whole {
 
 impl EtcdStore {
     /// What [`EtcdStore::whole`] is known by.
-    pub(super) fn whole_looks(&self, id: &SessionId) -> [Look; 2] {
-        [self.inner.keys.head(id), self.inner.keys.lineage(id)].map(Look::Key)
+    pub(super) fn whole_looks(&self, id: &SessionId) -> [Look; 3] {
+        let [head, summary] = self.place(id).head_looks();
+        [head, summary, Look::Key(self.inner.keys.lineage(id))]
     }
 
     pub(super) fn whole_of(&self, id: &SessionId, view: &View) -> Result<Whole> {

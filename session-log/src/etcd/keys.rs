@@ -9,7 +9,8 @@
 //! | `importing/{session}` | the same, and the mark of an import, from its first to its last step |
 //! | `s/{session}/epoch` | the epoch of the last claim, a decimal number, for changes that leave the head as it is |
 //! | `s/{session}/owner` | who claimed it, under a lease |
-//! | `s/{session}/head` | the end of the log, with the epoch, the last record's hash, status and usage |
+//! | `s/{session}/head` | the end of the log: epoch, number of the last record, bytes of all, time and hash of the last |
+//! | `s/{session}/summary` | status, usage, and what else of the head seldom changes; never without the head |
 //! | `s/{session}/lineage` | which part of a fork's history stands in which other log; it never changes |
 //! | `s/{session}/forks/{fork}` | another session shares this one's history |
 //! | `s/{session}/ended` | the session takes no new events of clients |
@@ -79,6 +80,10 @@ impl Keys {
 
     pub(crate) fn head(&self, id: &SessionId) -> String {
         format!("{}s/{id}/head", self.prefix)
+    }
+
+    pub(crate) fn summary(&self, id: &SessionId) -> String {
+        format!("{}s/{id}/summary", self.prefix)
     }
 
     pub(crate) fn lineage(&self, id: &SessionId) -> String {

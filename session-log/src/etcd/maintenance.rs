@@ -14,7 +14,6 @@ use super::plan::Plan;
 use super::view::{Kv, Look, View};
 use super::write::{Change, Guard, Write};
 use super::{EtcdOptions, EtcdStore};
-use crate::record::Head;
 use crate::store::{Result, SessionMeta, Size, StoreError};
 
 /// How long a member may take to write its data again.
@@ -273,12 +272,15 @@ impl EtcdStore {
         for some in metas.chunks(TOGETHER) {
             let looks = some.iter().flat_map(|meta| {
                 let id = &meta.id;
-                [Look::Key(keys.head(id)), Look::Key(keys.wake(id)), Look::Count(keys.logs(id))]
+                let [head, summary] = self.place(id).head_looks();
+                [head, summary, Look::Key(keys.wake(id)), Look::Count(keys.logs(id))]
             });
             let view = self.inner.etcd.look(&looks.collect::<Vec<_>>()).await?;
             for meta in some {
-                let Some(head) = view.get(&keys.head(&meta.id)) else { continue };
-                let head: Head = head.decode()?;
+                let head = match self.place(&meta.id).head(&view) {
+                    Err(StoreError::NotFound(_)) => continue,
+                    head => head?,
+                };
                 all.push(Activity {
                     meta: meta.clone(),
                     hot_events: u64::try_from(view.count(&keys.logs(&meta.id))).unwrap_or(u64::MAX),

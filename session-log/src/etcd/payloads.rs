@@ -4,6 +4,7 @@
 //! ever collected: a payload can be doomed only while nobody holds it, and held only while it is not doomed. A hold is
 //! confirmed when the log refers to the payload; one that stays unconfirmed was left by a crash.
 
+use std::borrow::Cow;
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
@@ -44,8 +45,8 @@ pub(super) struct Hold {
 
 /// Events as they are stored, and what their large ones were.
 #[derive(Debug, Default)]
-pub(super) struct Parcel {
-    pub(super) events: Vec<NewEvent>,
+pub(super) struct Parcel<'a> {
+    pub(super) events: Cow<'a, [NewEvent]>,
     namespace: String,
     large: Vec<Large>,
 }
@@ -65,27 +66,23 @@ pub(super) fn object_name(store: &str, namespace: &str, sha256: &str) -> String 
 impl EtcdStore {
     /// Puts the bodies of large events into the object store, held by the session. Without an object store every event
     /// stays as it is.
-    pub(super) async fn pack(&self, id: &SessionId, events: &[NewEvent]) -> Result<Parcel> {
+    pub(super) async fn pack<'a>(&self, id: &SessionId, events: &'a [NewEvent]) -> Result<Parcel<'a>> {
         let Some(objects) = &self.inner.objects else {
             return match events.iter().find(|event| payload::reference(&event.body).is_some()) {
                 Some(event) => {
                     Err(StoreError::TooLarge(format!("event {} refers to a payload that is not its own", event.id)))
                 }
-                None => Ok(Parcel { events: events.to_vec(), ..Parcel::default() }),
+                None => Ok(Parcel { events: Cow::Borrowed(events), ..Parcel::default() }),
             };
         };
-        let mut parcel = Parcel::default();
+        let mut parcel = Parcel { events: Cow::Borrowed(events), ..Parcel::default() };
         let mut payloads = Vec::new();
-        for event in events {
-            match payload::pack(event)? {
-                None => parcel.events.push(event.clone()),
-                Some(Packed { event: stored, reference, payload }) => {
-                    parcel.events.push(stored);
-                    let (id, sha256, body) = (event.id.clone(), reference.sha256, event.body.clone());
-                    payloads.push((sha256.clone(), payload));
-                    parcel.large.push(Large { id, sha256, body });
-                }
-            }
+        for (number, event) in events.iter().enumerate() {
+            let Some(Packed { event: stored, reference, payload }) = payload::pack(event)? else { continue };
+            parcel.events.to_mut()[number] = stored;
+            let (id, sha256, body) = (event.id.clone(), reference.sha256, event.body.clone());
+            payloads.push((sha256.clone(), payload));
+            parcel.large.push(Large { id, sha256, body });
         }
         if payloads.is_empty() {
             return Ok(parcel);
@@ -102,7 +99,7 @@ impl EtcdStore {
     }
 
     /// Holds the payloads, as soon as none of them is doomed.
-    async fn hold(&self, id: &SessionId, parcel: &Parcel) -> Result<()> {
+    async fn hold(&self, id: &SessionId, parcel: &Parcel<'_>) -> Result<()> {
         let keys = &self.inner.keys;
         let pair = |large: &Large| {
             let (namespace, sha256) = (&parcel.namespace, &large.sha256);
@@ -149,7 +146,7 @@ impl EtcdStore {
     }
 
     /// Says that the log refers to the payloads. If that fails, the collection finds it out from the log.
-    pub(super) async fn confirm(&self, id: &SessionId, parcel: &Parcel) {
+    pub(super) async fn confirm(&self, id: &SessionId, parcel: &Parcel<'_>) {
         if parcel.large.is_empty() {
             return;
         }
@@ -174,14 +171,19 @@ impl EtcdStore {
     }
 
     /// Puts the bodies back that are stored by reference, those of `known` without reading them.
-    pub(super) async fn unpack(&self, id: &SessionId, records: &mut [Record], known: &Parcel) -> Result<()> {
+    pub(super) async fn unpack(&self, id: &SessionId, records: &mut [Record], known: &Parcel<'_>) -> Result<()> {
         let bodies: Vec<(&EventId, &mut EventBody)> =
             records.iter_mut().map(|record| (&record.event.id, &mut record.event.body)).collect();
         self.unpack_bodies(id, bodies, known).await
     }
 
     /// The same for queued events. As many of the first ones as one answer should hold.
-    pub(super) async fn unpack_items(&self, id: &SessionId, items: &mut Vec<InboxItem>, known: &Parcel) -> Result<()> {
+    pub(super) async fn unpack_items(
+        &self,
+        id: &SessionId,
+        items: &mut Vec<InboxItem>,
+        known: &Parcel<'_>,
+    ) -> Result<()> {
         let mut bytes = 0_u64;
         let fitting = items.iter().take_while(|item| {
             let fits = bytes < INBOX_BYTES;
@@ -197,7 +199,7 @@ impl EtcdStore {
         &self,
         id: &SessionId,
         bodies: Vec<(&EventId, &mut EventBody)>,
-        known: &Parcel,
+        known: &Parcel<'_>,
     ) -> Result<()> {
         let originals: HashMap<&EventId, &EventBody> =
             known.large.iter().map(|large| (&large.id, &large.body)).collect();

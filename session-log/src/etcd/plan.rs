@@ -7,6 +7,7 @@ mod append;
 mod call;
 mod claim;
 mod fork;
+mod head;
 mod import;
 mod inbox;
 #[cfg(test)]
@@ -22,6 +23,7 @@ pub(crate) use self::append::{Append, Author, Effect, Extended};
 pub(crate) use self::call::{Dispatch, Undispatch, state_of};
 pub(crate) use self::claim::Claim;
 pub(crate) use self::fork::Fork;
+pub(crate) use self::head::StoredHead;
 pub(crate) use self::import::{Held, Import, Importing, Part};
 pub(crate) use self::inbox::{Deliver, Enqueue, inbox};
 pub(crate) use self::session::{Archive, Close, Create, Leap, list, state, state_looks};
@@ -56,11 +58,6 @@ impl Place<'_> {
 
     fn look_idem<'a>(&self, ids: impl Iterator<Item = &'a EventId>) -> Vec<Look> {
         ids.map(|event| Look::Key(self.keys.idem(self.id, event))).collect()
-    }
-
-    /// The head, which every live session has.
-    pub(crate) fn head(&self, view: &View) -> Result<Head> {
-        view.get(&self.keys.head(self.id)).ok_or_else(|| self.not_found())?.decode()
     }
 
     fn epoch(&self, view: &View) -> Result<u64> {

@@ -8,7 +8,7 @@ use longhand_protocol::internal::Wake;
 use longhand_protocol::{EventId, SessionId};
 use tokio::time::Instant;
 
-use super::plan::Place;
+use super::plan::{Place, StoredHead};
 use super::view::View;
 use crate::record::encode;
 use crate::store::SessionState;
@@ -26,7 +26,7 @@ const RESTS_FOR: Duration = Duration::from_secs(1);
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Seen {
     /// The head as it is stored.
-    pub(crate) head: Vec<u8>,
+    pub(crate) head: StoredHead,
     /// Of the metadata, what never changes.
     pub(crate) meta: Option<Vec<u8>>,
     /// Queued events as they are stored, which never change either.
@@ -36,7 +36,7 @@ pub(crate) struct Seen {
 struct Session {
     meta: Vec<u8>,
     /// When it was seen to rest, and its head then.
-    rested: Option<(Instant, Vec<u8>)>,
+    rested: Option<(Instant, StoredHead)>,
 }
 
 /// What was seen of all sessions.
@@ -49,14 +49,13 @@ pub(super) struct Recent {
 impl Recent {
     /// A session was looked at.
     pub(super) fn saw(&self, place: &Place<'_>, view: &View, state: &SessionState) {
-        let Place { keys, id } = *place;
         let meta = &state.meta;
         let wake = Wake { namespace: meta.namespace.clone(), name: meta.name.clone(), uid: meta.uid.clone() };
         let Ok(meta) = encode(&wake) else { return };
         let rests = state.wake_revision.is_none() && state.archived_at.is_none();
-        let head = view.get(&keys.head(id)).filter(|_| rests);
-        let rested = head.map(|head| (Instant::now(), head.value.clone()));
-        put(&self.sessions, SESSIONS, id, Session { meta, rested });
+        let head = place.stored_head(view).filter(|_| rests);
+        let rested = head.map(|head| (Instant::now(), head));
+        put(&self.sessions, SESSIONS, place.id, Session { meta, rested });
     }
 
     /// What is queued was looked at.

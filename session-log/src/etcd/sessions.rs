@@ -15,12 +15,12 @@ const REMOVED_AT_ONCE: i64 = 512;
 impl EtcdStore {
     pub(super) async fn deliver(&self, id: &SessionId, from: u64, events: &[NewEvent]) -> Result<u64> {
         let parcel = self.pack(id, events).await?;
-        let (mut from, mut rest) = (from, parcel.events.as_slice());
+        let (mut from, mut rest) = (from, &parcel.events[..]);
         loop {
             let (now, later) = rest.split_at(Deliver::fitting(rest)?);
             let (place, caps) = (self.place(id), &self.inner.options.caps);
             let deliver = Deliver { place, from, events: now, limit: self.inner.inbox_limit };
-            let looks = [deliver.looks(), capped::queue_looks(caps, place.keys, id)].concat();
+            let looks = [deliver.looks(), capped::queue_looks(caps, &place)].concat();
             let plan = |view: &_| capped::queued(caps, &place, view, now, deliver.plan(view)?);
             let (count, _) = self.inner.etcd.carry_out(&looks, None, plan).await?;
             let due = from.saturating_add(u64::try_from(now.len()).unwrap_or(u64::MAX));

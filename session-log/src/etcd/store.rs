@@ -53,8 +53,8 @@ impl EtcdStore {
         let plan = |view: &_| capped::appended(caps, id, append.events, append.plan(view, Timestamp::now())?);
         let (extended, removed) = self.inner.etcd.carry_out_with(self, &append.looks(), assumed, plan).await?;
         let Extended { mut appended, head } = extended;
-        let head = head.map(|(head, bytes)| {
-            self.inner.heads.put(id, head.seq, bytes);
+        let head = head.map(|(head, stored)| {
+            self.inner.heads.put(id, head.seq, stored);
             head
         });
         self.revoke_leases(&removed).await;
@@ -98,8 +98,8 @@ impl SessionStore for EtcdStore {
         let place = self.place(id);
         let view = self.inner.etcd.look(&state_looks(&place)).await?;
         let state = plan::state(&place, &view)?;
-        if let Some(head) = view.get(&place.keys.head(id)) {
-            self.inner.heads.saw(id, state.head, &head.value);
+        if let Some(stored) = place.stored_head(&view) {
+            self.inner.heads.saw(id, state.head, stored);
         }
         self.inner.recent.saw(&place, &view, &state);
         Ok(state)
@@ -164,7 +164,7 @@ impl SessionStore for EtcdStore {
         let parcel = self.pack(id, &events).await?;
         let (place, caps) = (self.place(id), &self.inner.options.caps);
         let enqueue = Enqueue { place, events: &parcel.events, limit: self.inner.inbox_limit };
-        let looks = [enqueue.looks(), capped::queue_looks(caps, place.keys, id)].concat();
+        let looks = [enqueue.looks(), capped::queue_looks(caps, &place)].concat();
         let plan = |view: &_| capped::queued(caps, &place, view, &parcel.events, enqueue.plan(view)?);
         let assumed = self.inner.recent.take_rest(id).and_then(|seen| enqueue.assume(seen));
         let (mut items, _) = self.inner.etcd.carry_out_with(self, &looks, assumed, plan).await?;

@@ -7,6 +7,7 @@ use super::{Answer, Class, Commit, Member, cost};
 use crate::etcd::client::{Attempt, Removed, to_kv};
 use crate::etcd::failure::Failure;
 use crate::etcd::link::Link;
+use crate::etcd::write::{Change, Write};
 use crate::store::StoreError;
 
 /// Sends batches to etcd.
@@ -49,7 +50,7 @@ impl Committer {
 impl Commit for Committer {
     async fn commit(&self, class: Class, batch: &[Member]) -> Result<Vec<Answer>, Failure> {
         if let ([only], Class::Takes) = (batch, class) {
-            return Ok(vec![outcome(&self.txn(only.write.to_txn()).await?)]);
+            return Ok(vec![outcome(&only.write, &self.txn(only.write.to_txn()).await?)]);
         }
         let answer = self.txn(self.outer(class, batch)).await?;
         let mut nested = answer.op_responses();
@@ -63,8 +64,8 @@ impl Commit for Committer {
         if nested.len() != batch.len() {
             return Err(Failure::unknown(format!("etcd gave {} answers to {}", nested.len(), batch.len())));
         }
-        let each = nested.iter().map(|response| match response {
-            TxnOpResponse::Txn(answer) => outcome(answer),
+        let each = batch.iter().zip(&nested).map(|(member, response)| match response {
+            TxnOpResponse::Txn(answer) => outcome(&member.write, answer),
             _ => Err(Failure::unknown("etcd gave another answer than was asked for")),
         });
         Ok(each.collect())
@@ -77,11 +78,14 @@ fn size_of_groups(batch: &[Member]) -> Option<usize> {
 }
 
 /// What one transaction did.
-fn outcome(answer: &TxnResponse) -> Answer {
+fn outcome(write: &Write, answer: &TxnResponse) -> Answer {
     if !answer.succeeded() {
         return Ok(Attempt::Refused);
     }
     let mut removed = Removed::new();
+    if !write.changes.iter().any(|change| matches!(change, Change::Delete(_))) {
+        return Ok(Attempt::Done(removed));
+    }
     for response in answer.op_responses() {
         if let TxnOpResponse::Delete(deleted) = response {
             let kvs = deleted.prev_kvs().iter().map(to_kv).collect::<Result<Vec<_>, StoreError>>();

@@ -8,7 +8,7 @@ use longhand_protocol::wire::SessionStatus;
 
 use super::call::{state_of, wanted};
 use super::inbox::{Queued, wake_value};
-use super::{Place, Plan, Repeated, check_epoch};
+use super::{Place, Plan, Repeated, StoredHead, check_epoch};
 use crate::etcd::recent::Seen;
 use crate::etcd::view::{Kv, Look, View};
 use crate::etcd::write::{Guard, Write};
@@ -53,14 +53,14 @@ pub(crate) struct Append<'a> {
 pub(crate) struct Extended {
     pub(crate) appended: Appended,
     /// The head, and as it is stored, if this plan wrote it.
-    pub(crate) head: Option<(Head, Vec<u8>)>,
+    pub(crate) head: Option<(Head, StoredHead)>,
 }
 
 impl Append<'_> {
     /// What has to be known.
     pub(crate) fn looks(&self) -> Vec<Look> {
         let Place { keys, id } = self.place;
-        let mut looks = vec![Look::Key(keys.head(id))];
+        let mut looks = self.place.head_looks().to_vec();
         match self.effect {
             Effect::Nothing => {}
             Effect::Idle { .. } => looks.extend([Look::Key(keys.wake(id)), Look::Count(keys.inboxes(id))]),
@@ -104,16 +104,16 @@ impl Append<'_> {
         for event in self.promoted {
             view.insert(found(keys.inbox(id, event), seen.queued.get(event)?.clone()));
         }
-        view.insert(found(keys.head(id), seen.head));
+        self.place.assume_head(seen.head, &mut view);
         Some(view)
     }
 
     pub(crate) fn plan(&self, view: &View, now: Timestamp) -> Result<Plan<Extended>> {
         let Place { keys, id } = self.place;
-        let mut head = self.place.head(view)?;
+        let before = self.place.head(view)?;
         let repeated = match self.author {
             Author::Brain { epoch, expected_head } => {
-                self.place.repeated_after(view, &head, epoch, expected_head, &self.given())
+                self.place.repeated_after(view, &before, epoch, expected_head, &self.given())
             }
             Author::Service => self.place.repeated(view, self.epoch(), &self.given()),
         };
@@ -123,11 +123,13 @@ impl Append<'_> {
             Repeated::No => {}
         }
         let mut write = Write::default();
-        self.fence(view, &head, &mut write)?;
-        let promoted = self.take_promoted(view, &mut write)?;
-        self.take_effect(view, &head, &mut write)?;
+        self.fence(view, &before, &mut write)?;
+        let mut events = self.take_promoted(view, &mut write)?;
+        self.take_effect(view, &before, &mut write)?;
 
-        let stored = head.extend(self.epoch(), [promoted, self.events.to_vec()].concat(), now)?;
+        events.extend_from_slice(self.events);
+        let mut head = before.clone();
+        let stored = head.extend(self.epoch(), events, now)?;
         limits::check_bytes(stored.iter().map(|stored| stored.bytes.len()).sum())?;
         let records: Vec<Record> = self.put_records(stored, &mut write)?;
         if let Effect::Finish { call, .. } = self.effect {
@@ -137,10 +139,9 @@ impl Append<'_> {
         if head.status == Some(SessionStatus::Terminated) {
             write.put(keys.ended(id), "");
         }
-        let bytes = encode(&head)?;
-        write.put(keys.head(id), bytes.clone());
+        let stored = self.place.put_head(view, &before, &head, &mut write)?;
         let appended = Appended { records, head: head.seq };
-        Ok(Plan::Write(write, Extended { appended, head: Some((head, bytes)) }))
+        Ok(Plan::Write(write, Extended { appended, head: Some((head, stored)) }))
     }
 
     fn epoch(&self) -> u64 {
@@ -166,8 +167,7 @@ impl Append<'_> {
             }
         }
         self.place.check_new(view, self.remembered())?;
-        let stored = view.get(&keys.head(id)).ok_or_else(|| self.place.not_found())?;
-        write.guard(Guard::Holds(stored.key.clone(), stored.value.clone()));
+        self.place.guard_head(view, write)?;
         for event in self.remembered() {
             write.guard(Guard::Absent(keys.idem(id, event)));
         }

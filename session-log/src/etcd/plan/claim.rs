@@ -4,10 +4,10 @@ use jiff::Timestamp;
 use longhand_protocol::EventId;
 use longhand_protocol::event::{EventBody, NewEvent, Record};
 
-use super::{Place, Plan};
+use super::{Place, Plan, StoredHead};
 use crate::etcd::view::{Look, View};
-use crate::etcd::write::{Change, Guard, Write};
-use crate::record::encode;
+use crate::etcd::write::{Change, Write};
+use crate::record::{Head, encode};
 use crate::store::{Claimant, Owner, Result, StoreError, Takeover};
 
 /// A wish to own a session.
@@ -27,7 +27,7 @@ pub(crate) struct Claimed {
     pub(crate) epoch: u64,
     pub(crate) record: Record,
     /// The head as it is stored, if this plan wrote it.
-    pub(crate) head: Option<Vec<u8>>,
+    pub(crate) head: Option<StoredHead>,
     /// The lease of the owner before.
     pub(crate) old_lease: Option<i64>,
 }
@@ -35,12 +35,13 @@ pub(crate) struct Claimed {
 impl Claim<'_> {
     pub(crate) fn looks(&self) -> Vec<Look> {
         let Place { keys, id } = self.place;
-        [keys.head(id), keys.owner(id), keys.idem(id, self.woken)].map(Look::Key).to_vec()
+        let looks = [keys.owner(id), keys.idem(id, self.woken)].map(Look::Key);
+        self.place.head_looks().into_iter().chain(looks).collect()
     }
 
     pub(crate) fn plan(&self, view: &View, now: Timestamp) -> Result<Plan<Claimed>> {
         let Place { keys, id } = self.place;
-        let mut head = self.place.head(view)?;
+        let before = self.place.head(view)?;
         if let Some(seq) = self.place.seq(view, self.woken)? {
             return Ok(match self.place.records(view, &[seq])? {
                 Ok(records) => match records.into_iter().next() {
@@ -50,7 +51,7 @@ impl Claim<'_> {
                 Err(looks) => Plan::Read(looks),
             });
         }
-        if head.archived_at.is_some() {
+        if before.archived_at.is_some() {
             return Err(StoreError::Ended(id.clone()));
         }
         let owner = view.get(&keys.owner(id));
@@ -60,11 +61,10 @@ impl Claim<'_> {
                 return Err(StoreError::Owned { pod_uid });
             }
         }
-        let epoch = head.epoch.saturating_add(1);
-        head.epoch = epoch;
+        let epoch = before.epoch.saturating_add(1);
+        let mut head = Head { epoch, ..before.clone() };
         let mut write = Write::default();
-        let stored = view.get(&keys.head(id)).ok_or_else(|| self.place.not_found())?;
-        write.guard(Guard::Holds(stored.key.clone(), stored.value.clone()));
+        self.place.guard_head(view, &mut write)?;
 
         let body = EventBody::SessionWoken { epoch, harness: self.claimant.pod_name.clone() };
         let woken = NewEvent { id: self.woken.clone(), body };
@@ -75,11 +75,11 @@ impl Claim<'_> {
             record = Some(stored.record);
         }
         let record = record.ok_or_else(|| self.place.not_found())?;
-        let bytes = encode(&head)?;
-        write.put(keys.epoch(id), epoch.to_string()).put(keys.head(id), bytes.clone());
+        write.put(keys.epoch(id), epoch.to_string());
+        let stored = self.place.put_head(view, &before, &head, &mut write)?;
         let owner_value = encode(&Owner { claimant: self.claimant.clone(), epoch })?;
         write.changes.push(Change::PutLeased(keys.owner(id), owner_value, self.lease));
         let old_lease = owner.map(|owner| owner.lease).filter(|lease| *lease != 0);
-        Ok(Plan::Write(write, Claimed { epoch, record, head: Some(bytes), old_lease }))
+        Ok(Plan::Write(write, Claimed { epoch, record, head: Some(stored), old_lease }))
     }
 }

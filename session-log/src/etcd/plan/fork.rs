@@ -56,7 +56,7 @@ impl Fork<'_> {
             write.put(keys.idem(id, &stored.record.event.id), stored.record.seq.to_string());
             write.put(keys.log(id, stored.record.seq), stored.bytes);
         }
-        write.put(keys.head(id), encode(&head)?);
+        self.place.put_first_head(&head, &mut write)?;
         Ok(Plan::Write(write, ()))
     }
 }

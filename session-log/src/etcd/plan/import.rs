@@ -109,7 +109,8 @@ impl Import<'_> {
                 if head.status == Some(SessionStatus::Terminated) || head.archived_at.is_some() {
                     write.put(keys.ended(id), "");
                 }
-                write.put(keys.epoch(id), epoch.to_string()).put(keys.head(id), encode(&head)?);
+                write.put(keys.epoch(id), epoch.to_string());
+                self.place.put_first_head(&head, &mut write)?;
                 write.put(keys.meta(id), encode(&self.importing.meta)?).delete(keys.importing(id));
             }
         }

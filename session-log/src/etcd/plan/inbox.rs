@@ -72,7 +72,7 @@ impl Enqueue<'_> {
         let Place { keys, id } = self.place;
         let mut view = View::default();
         view.insert(Kv { key: keys.meta(id), value: seen.meta?, ..Kv::default() });
-        view.insert(Kv { key: keys.head(id), value: seen.head, ..Kv::default() });
+        self.place.assume_head(seen.head, &mut view);
         Some(view)
     }
 

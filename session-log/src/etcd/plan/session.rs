@@ -38,7 +38,7 @@ impl Create<'_> {
         write.guard(Guard::Absent(keys.importing(id)));
         write.put(keys.meta(id), encode(self.meta)?);
         write.put(keys.epoch(id), "0");
-        write.put(keys.head(id), encode(&Head::empty(self.meta.created_at))?);
+        self.place.put_first_head(&Head::empty(self.meta.created_at), &mut write)?;
         Ok(Plan::Write(write, ()))
     }
 }
@@ -46,7 +46,8 @@ impl Create<'_> {
 /// What [`state`] needs to know.
 pub(crate) fn state_looks(place: &Place<'_>) -> Vec<Look> {
     let Place { keys, id } = *place;
-    let mut looks = [keys.meta(id), keys.head(id), keys.owner(id), keys.wake(id)].map(Look::Key).to_vec();
+    let mut looks = [keys.meta(id), keys.owner(id), keys.wake(id)].map(Look::Key).to_vec();
+    looks.extend(place.head_looks());
     looks.push(Look::Range(keys.forks(id), keys.forks_end(id), 1));
     looks
 }
@@ -129,25 +130,24 @@ pub(crate) struct Archive<'a> {
 
 impl Archive<'_> {
     pub(crate) fn looks(&self) -> Vec<Look> {
-        let Place { keys, id } = self.place;
-        vec![Look::Key(keys.head(id))]
+        self.place.head_looks().to_vec()
     }
 
     pub(crate) fn plan(&self, view: &View, now: Timestamp) -> Result<Plan<Timestamp>> {
         let Place { keys, id } = self.place;
-        let mut head = self.place.head(view)?;
-        if let Some(archived_at) = head.archived_at {
+        let before = self.place.head(view)?;
+        if let Some(archived_at) = before.archived_at {
             return Ok(Plan::Done(archived_at));
         }
-        head.epoch = head.epoch.saturating_add(1);
+        let mut head = Head { epoch: before.epoch.saturating_add(1), ..before.clone() };
         let mut write = Write::default();
-        let stored = view.get(&keys.head(id)).ok_or_else(|| self.place.not_found())?;
-        write.guard(Guard::Holds(stored.key.clone(), stored.value.clone()));
+        self.place.guard_head(view, &mut write)?;
         for stored in head.archive(self.terminated, now)? {
             write.put(keys.idem(id, &stored.record.event.id), stored.record.seq.to_string());
             write.put(keys.log(id, stored.record.seq), stored.bytes);
         }
-        write.put(keys.epoch(id), head.epoch.to_string()).put(keys.head(id), encode(&head)?);
+        write.put(keys.epoch(id), head.epoch.to_string());
+        self.place.put_head(view, &before, &head, &mut write)?;
         write.put(keys.ended(id), "").delete(keys.wake(id)).delete(keys.owner(id));
         Ok(Plan::Write(write, head.archived_at.unwrap_or(now)))
     }
@@ -160,18 +160,17 @@ pub(crate) struct Leap<'a> {
 
 impl Leap<'_> {
     pub(crate) fn looks(&self) -> Vec<Look> {
-        let Place { keys, id } = self.place;
-        vec![Look::Key(keys.head(id))]
+        self.place.head_looks().to_vec()
     }
 
     pub(crate) fn plan(&self, view: &View) -> Result<Plan<u64>> {
         let Place { keys, id } = self.place;
-        let mut head = self.place.head(view)?;
-        let stored = view.get(&keys.head(id)).ok_or_else(|| self.place.not_found())?;
-        head.epoch = head.epoch.saturating_add(EPOCH_LEAP);
+        let before = self.place.head(view)?;
+        let head = Head { epoch: before.epoch.saturating_add(EPOCH_LEAP), ..before.clone() };
         let mut write = Write::default();
-        write.guard(Guard::Holds(stored.key.clone(), stored.value.clone()));
-        write.put(keys.epoch(id), head.epoch.to_string()).put(keys.head(id), encode(&head)?).delete(keys.owner(id));
+        self.place.guard_head(view, &mut write)?;
+        write.put(keys.epoch(id), head.epoch.to_string()).delete(keys.owner(id));
+        self.place.put_head(view, &before, &head, &mut write)?;
         Ok(Plan::Write(write, head.epoch))
     }
 }

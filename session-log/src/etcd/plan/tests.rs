@@ -6,7 +6,7 @@ use longhand_protocol::harness::{AgentSnapshot, Model};
 use longhand_protocol::{EventId, SessionId};
 use rstest::rstest;
 
-use super::{Append, Author, Claim, Create, Deliver, Dispatch, Effect, Enqueue, Place, Plan, Undispatch};
+use super::{Append, Author, Claim, Create, Deliver, Dispatch, Effect, Enqueue, Place, Plan, StoredHead, Undispatch};
 use crate::etcd::keys::Keys;
 use crate::etcd::recent::Seen;
 use crate::etcd::view::{Kv, Look, View};
@@ -159,7 +159,7 @@ impl World {
     }
 
     fn append(&self, promoted: &[EventId], events: &[NewEvent], effect: Effect<'_>) -> Result<Write> {
-        let head = self.place().head(&self.view(&[Look::Key(self.keys.head(&self.id))])).unwrap().seq;
+        let head = self.place().head(&self.view(&self.place().head_looks())).unwrap().seq;
         self.append_as(Author::Brain { epoch: 1, expected_head: head }, promoted, events, effect)
     }
 
@@ -207,8 +207,9 @@ fn an_append_relies_on_the_head_and_on_new_identifiers_that_are_remembered() {
     let put = |write: &Write| -> Vec<String> { write.keys().skip(write.guards.len()).map(str::to_owned).collect() };
     let remembered = keys.idem(id, &"sevt_2".parse().unwrap());
     let opened = keys.call(id, &"sevt_2".parse().unwrap());
-    assert_eq!(put(&write), [keys.log(id, 3), keys.log(id, 4), remembered, opened, keys.head(id)]);
-    let write = world.append(&[], &[running("sevt_1")], Effect::Nothing).unwrap();
+    assert_eq!(put(&write), [keys.log(id, 3), keys.log(id, 4), remembered, opened, keys.summary(id), keys.head(id)]);
+    let message = event("sevt_1", EventBody::AgentMessage { content: vec![] });
+    let write = world.append(&[], &[message], Effect::Nothing).unwrap();
     assert_eq!(
         (write.guards.as_slice(), put(&write)),
         ([world.head()].as_slice(), vec![keys.log(id, 3), keys.head(id)])
@@ -408,7 +409,8 @@ fn what_is_assumed_is_what_an_up_to_date_brain_finds() {
     let world = World::new();
     let (place, events) = (world.place(), [running("sevt_1")]);
     let author = |epoch| Author::Brain { epoch, expected_head: 2 };
-    let head = world.kv(&world.keys.head(&world.id)).value.clone();
+    let value = |key: &str| world.kv(key).value.clone();
+    let head = StoredHead { head: value(&world.keys.head(&world.id)), summary: value(&world.keys.summary(&world.id)) };
     let append = |author, effect| Append { place, author, promoted: &[], events: &events, effect };
     let known = append(author(1), Effect::Nothing);
     let meta = world.kv(&world.keys.meta(&world.id)).value.clone();

@@ -2,10 +2,11 @@
 
 use longhand_protocol::event::Record;
 
-use super::etcd::{Part, part};
+use super::etcd::{Etcd, Part, part};
 use super::past::{Entry, Past};
 use super::wish::{Kind, Wish};
 use super::world::{Sent, World};
+use crate::etcd::plan::StoredHead;
 use crate::etcd::write::Change;
 use crate::record;
 use crate::store::{Owner, SessionMeta};
@@ -117,13 +118,28 @@ pub(super) fn check_write(world: &World, past: &mut Past, sent: &Sent) -> Result
                 past.push(&record, record::hash(value));
             }
             Part::Inbox | Part::Idem | Part::Done if etcd.get(key).is_some() => return Err(Law::Rewritten),
+            // Who compares the head compares the summary.
+            Part::Summary if !write.changes.iter().any(|change| moves_head(etcd, change)) => {
+                return Err(Law::Rewritten);
+            }
             Part::Head => {
-                past.heads.insert(past.head(), value.clone().into());
+                let key = world.session.keys.summary(&world.session.id);
+                let put = |change: &Change| matches!(change, Change::Put(put, _) if *put == key);
+                let summary = match write.changes.iter().find(|change| put(change)) {
+                    Some(Change::Put(_, summary)) => summary.clone(),
+                    _ => etcd.get(&key).unwrap().value.clone(),
+                };
+                past.heads.insert(past.head(), StoredHead { head: value.clone(), summary }.into());
             }
             _ => {}
         }
     }
     Ok(())
+}
+
+fn moves_head(etcd: &Etcd, change: &Change) -> bool {
+    let Change::Put(key, value) = change else { return false };
+    part(key) == Part::Head && etcd.get(key).is_none_or(|stored| stored.value != *value)
 }
 
 /// Checks a state.

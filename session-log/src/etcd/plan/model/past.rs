@@ -5,6 +5,8 @@ use std::sync::Arc;
 
 use longhand_protocol::event::{EventBody, Record};
 
+use crate::etcd::plan::StoredHead;
+
 /// What an entry of the log is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Entry {
@@ -24,7 +26,7 @@ pub(super) struct Past {
     /// Hash of the last entry.
     pub(super) hash: String,
     /// Each head as it was stored, which a replica may still know.
-    pub(super) heads: BTreeMap<u64, Arc<Vec<u8>>>,
+    pub(super) heads: BTreeMap<u64, Arc<StoredHead>>,
     /// Events that somebody was told are safe.
     pub(super) acknowledged: BTreeSet<String>,
     /// Who was told that an epoch is its own.

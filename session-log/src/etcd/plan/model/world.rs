@@ -251,7 +251,7 @@ impl World {
         let queued = self.etcd.under(&inboxes);
         let queued = queued.map(|kv| (last_segment(&kv.key).parse().unwrap(), kv.value.clone())).collect();
         let meta = self.etcd.get(&keys.meta(id)).map(|kv| kv.value.clone());
-        Some(Seen { head: head.to_vec(), meta, queued })
+        Some(Seen { head: (**head).clone(), meta, queued })
     }
 
     fn commit(&mut self, number: usize, scope: &Scope) -> Result<(), Law> {

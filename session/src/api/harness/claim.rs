@@ -47,6 +47,9 @@ pub async fn claim(
     tracing::info!(epoch, harness = pod.name, "session claimed");
     let head = woken.seq;
     let since = page.zip(inbox).map(|(page, inbox)| Since { records: with(page, woken), inbox });
+    // The page may have been read after the claim, and what came then is told with it.
+    let last = since.as_ref().and_then(|since| since.records.last());
+    let head = last.map_or(head, |last| last.seq.max(head));
     let meta = state.meta;
     // Limits may change while the session lives, unlike the agent: they are as they are now.
     let Allowance { limits, budget } = resource.map(|resource| Allowance::of(&resource.spec)).unwrap_or_default();

@@ -112,7 +112,7 @@ async fn a_claim_brings_what_was_not_read_yet() {
 }
 
 /// What the API server says of a session whose harness waits in its grace is asked for once, while the message is queued.
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_session_in_its_grace_is_looked_up_while_its_message_is_queued() {
     let world = World::new();
     let id = world.session("one", "pod-1").await;

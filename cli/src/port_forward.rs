@@ -98,6 +98,8 @@ async fn accept(listener: TcpListener, route: Arc<Route>) {
         let Ok(slot) = Arc::clone(&slots).acquire_owned().await else { return };
         match listener.accept().await {
             Ok((stream, _)) => {
+                // Pieces do not wait for one another; a connection that is gone says so when it is used.
+                let _ = stream.set_nodelay(true);
                 let route = Arc::clone(&route);
                 connections.spawn(stop.clone().run_until_cancelled_owned(async move {
                     if let Err(error) = relay(stream, &route).await {

@@ -43,6 +43,8 @@ use crate::{LocalRef, patterns};
         .message("provision belongs to sandboxes that Longhand makes"),
     validation = Rule::new("self.runAsUser > 0 || self.podSecurity == 'Baseline'")
         .message("runAsUser 0 is root, which needs podSecurity Baseline"),
+    validation = Rule::new("self.userNamespace != 'Auto' || !has(self.runtimeClassName)")
+        .message("userNamespace Auto knows of default runtimes only; with runtimeClassName say Host or Pod"),
     validation = Rule::new("self.warm == 0 || ((!has(self.selfHosted) || !self.selfHosted) && self.workspace.persistence == 'Ephemeral')")
         .message("warm belongs to sandboxes that Longhand makes and whose workspace is Ephemeral: a pod that runs gains no volume"),
 )]
@@ -114,7 +116,7 @@ pub struct SandboxTemplateSpec {
     /// The Pod Security Standard that the pods meet.
     #[serde(default)]
     pub pod_security: PodSecurity,
-    /// Whose user IDs the pods' are. `Pod` needs nodes that support user namespaces.
+    /// Whose user IDs the pods' are. `Pod` needs nodes that support user namespaces; `Auto` is `Pod` if all that fit `nodeSelector` do.
     #[serde(default)]
     pub user_namespace: UserNamespace,
     /// The folder that the tools work in.
@@ -221,6 +223,8 @@ pub enum UserNamespace {
     Host,
     /// Its own: whoever breaks out of the container, even as root, is nobody on the node.
     Pod,
+    /// Its own if every node that it may go to supports that, else the node's.
+    Auto,
 }
 
 /// What background processes mean for whether a sandbox is idle.
@@ -430,7 +434,7 @@ pub struct SandboxTemplateStatus {
     /// Selects the pods that were started to wait for a sandbox.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub selector: Option<String>,
-    /// `Ready`, and `WarmReady` of a template with `warm`.
+    /// `Ready`; `WarmReady` of a template with `warm`; `UserNamespaces` of one with `userNamespace: Auto`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "crate::conditions_schema")]
     pub conditions: Vec<Condition>,

@@ -1,9 +1,11 @@
 """What lies about in the container, and what of it can be changed."""
 
 import ctypes
+import fcntl
 import glob
 import os
 import re
+import struct
 import subprocess
 
 from table import errno_of, memory_of_sandboxd, outcome, row
@@ -40,8 +42,22 @@ absent("kubelet-and-etcd", "/var/lib/kubelet/*", "/var/lib/etcd/*", "/etc/kubern
 absent("runtime-sockets", "/run/containerd/*", "/run/docker.sock", "/var/run/docker.sock", "/run/crio/*", "/run/k3s/*")
 absent("host-folders", "/host*", "/rootfs/*", "/mnt/*", "/proc/1/root/var/lib/kubelet/*")
 absent("block-devices", "/dev/sd*", "/dev/vd*", "/dev/nvme*", "/dev/xvd*", "/dev/dm-*", "/dev/loop*")
-absent("memory-devices", "/dev/mem", "/dev/kmem", "/dev/port", "/dev/kvm", "/dev/vhost*", "/dev/net/tun")
+absent("memory-devices", "/dev/mem", "/dev/kmem", "/dev/port", "/dev/kvm", "/dev/vhost*")
 absent("keys-of-users", "/root/.ssh/*", "/home/*/.ssh/*", "/root/.kube/*", "/home/*/.kube/*", "/tmp/.kube/*")
+
+
+# gVisor has the file, of its own network.
+@row("files/tunnel-device", "ENOENT|EPERM|EACCES")
+def _():
+    def act():
+        device = os.open("/dev/net/tun", os.O_RDWR)
+        # TUNSETIFF, a TUN interface.
+        fcntl.ioctl(device, 0x400454CA, struct.pack("16sH22x", b"planted", 1))
+        return "an interface"
+
+    return outcome(act)
+
+
 read_only("program-of-sandboxd", "/usr/local/bin/sandboxd")
 read_only("root-file-system", "/usr/local/bin/planted")
 read_only("accounts", "/etc/passwd")

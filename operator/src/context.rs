@@ -13,6 +13,7 @@ use crate::config::{Fencing, Images, WayOut};
 use crate::error::Error;
 use crate::events::Events;
 use crate::log_service::LogService;
+use crate::nodes::Nodes;
 
 /// A first list takes no longer than this, or something is wrong.
 const SYNC_DEADLINE: Duration = Duration::from_secs(30);
@@ -41,6 +42,8 @@ pub struct Context {
     pub way_out: WayOut,
     /// What agents without a credential of their own are run with.
     pub default_model: Option<DefaultModel>,
+    /// What nodes are able to.
+    pub nodes: Nodes,
 }
 
 impl Context {

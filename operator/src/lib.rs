@@ -19,6 +19,7 @@ pub mod health;
 pub mod leader;
 pub mod log_service;
 pub mod metrics;
+pub mod nodes;
 mod owned_pods;
 mod pod_reports;
 pub mod pods;
@@ -50,6 +51,7 @@ use crate::context::Context;
 use crate::events::Events;
 use crate::health::Health;
 use crate::leader::Elector;
+use crate::nodes::Nodes;
 
 /// Under this name the operator owns fields of what it writes.
 pub const MANAGER: &str = "longhand-operator";
@@ -113,6 +115,7 @@ pub async fn run(config: Config, metrics: PrometheusHandle, token: CancellationT
         fencing: fencing(&config).await,
         way_out: config.way_out.clone(),
         default_model: config.default_model.model(),
+        nodes: Nodes::new(client.clone()),
         client: client.clone(),
     });
     let health = Health::default();

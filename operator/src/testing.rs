@@ -25,6 +25,7 @@ use crate::config::{Fencing, Images, WayOut};
 use crate::context::Context;
 use crate::events::Events;
 use crate::log_service::LogService;
+use crate::nodes::Nodes;
 
 const DEADLINE: Duration = Duration::from_secs(5);
 
@@ -53,6 +54,7 @@ pub(crate) fn context_with(log: Arc<FakeLog>) -> (Arc<Context>, Server) {
     let client = Client::new(service, "default");
     let context = Context {
         events: Events::new(client.clone(), "operator-0"),
+        nodes: Nodes::new(client.clone()),
         client,
         log,
         scope: WatchScope::default(),

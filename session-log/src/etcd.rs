@@ -29,6 +29,7 @@ mod payloads;
 mod plan;
 mod position;
 mod read;
+mod recent;
 mod sessions;
 mod sharded;
 mod store;
@@ -52,6 +53,7 @@ use self::heads::Heads;
 use self::hub::Hub;
 use self::keys::Keys;
 use self::plan::Place;
+use self::recent::Recent;
 use self::turns::Turns;
 use self::watch::PrefixWatch;
 use crate::caps::Caps;
@@ -126,6 +128,7 @@ struct Inner {
     object_prefix: OnceCell<Arc<str>>,
     segments: Segments,
     heads: Heads,
+    recent: Recent,
     turns: Turns,
     /// Who looks through logs for an event.
     looking: Semaphore,
@@ -164,6 +167,7 @@ impl EtcdStore {
                 object_prefix: OnceCell::new(),
                 segments: Segments::default(),
                 heads: Heads::default(),
+                recent: Recent::default(),
                 turns: Turns::default(),
                 looking: Semaphore::new(position::LOOKING),
                 logs,

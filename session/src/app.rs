@@ -22,6 +22,7 @@ use crate::auth::Auth;
 use crate::cache::TtlCache;
 use crate::config::Accounts;
 use crate::execute::Executor;
+use crate::expected::Expected;
 use crate::jobs::config::KeepDeleted;
 use crate::limits::{Limits, Rates};
 use crate::openapi;
@@ -176,6 +177,8 @@ pub struct Shared {
     pub claims: TtlCache<SessionId, (u64, String)>,
     /// The resources of sessions that were just offered to a harness that waits.
     pub offered: TtlCache<SessionId, Arc<AgentSession>>,
+    /// The resources of sessions that a harness in its grace is about to claim.
+    pub expected: Expected,
     /// Which environments say what their sandboxes may reach, by namespace and name.
     pub networks: TtlCache<(String, String), bool>,
     /// When queued events were accepted.
@@ -234,6 +237,7 @@ impl App {
             warm: Warm::default(),
             claims: TtlCache::new(REMEMBERED),
             offered: TtlCache::new(OFFERED),
+            expected: Expected::default(),
             networks: TtlCache::new(REMEMBERED),
             accepted: TtlCache::new(REMEMBERED),
             streams: Arc::new(Semaphore::new(OPEN_STREAMS)),

@@ -11,6 +11,7 @@ pub mod auth;
 pub mod cache;
 pub mod config;
 pub mod execute;
+pub mod expected;
 mod health;
 pub mod jobs;
 pub mod limits;

@@ -88,6 +88,8 @@ async fn accept(listener: TcpListener, port: u16, accepted: mpsc::Sender<(TcpStr
     loop {
         match listener.accept().await {
             Ok((stream, _)) => {
+                // Pieces do not wait for one another; a connection that is gone says so when it is used.
+                let _ = stream.set_nodelay(true);
                 if accepted.send((stream, port)).await.is_err() {
                     return;
                 }

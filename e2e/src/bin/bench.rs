@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use longhand_e2e::bench::{Report, fleet, log, proxy, report, sandbox, sizes, soak, streams, ttft};
-use longhand_e2e::cluster::{TestNamespace, TestResult};
+use longhand_e2e::cluster::{TestNamespace, TestResult, client};
 use longhand_process::signals::Stop;
 
 /// Runs benchmarks on the cluster of the current kubeconfig.
@@ -62,7 +62,7 @@ async fn run(arguments: &Arguments) -> TestResult {
 }
 
 async fn on_cluster(name: &str) -> TestResult<Report> {
-    let client = kube::Client::try_default().await?;
+    let client = client().await?;
     let namespace = TestNamespace::create(client, &format!("bench-{name}")).await?;
     let outcome = bench(name, &namespace).await;
     namespace.delete().await;

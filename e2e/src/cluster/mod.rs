@@ -49,6 +49,14 @@ pub fn skipped(test: &str, why: &str) {
     eprintln!("{test} skipped: {why}");
 }
 
+/// A client of the cluster that the environment names.
+///
+/// # Errors
+/// When it names none, or its credentials cannot be used.
+pub async fn client() -> TestResult<Client> {
+    Ok(longhand_cli::cluster::client(kube::Config::infer().await?)?)
+}
+
 /// Runs `test` in a namespace of its own, which is removed afterwards; on failure it is dumped first.
 ///
 /// # Panics
@@ -61,7 +69,7 @@ where
 {
     // The outcome of an earlier install does not matter: all tests of a process share one provider.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    let client = match Client::try_default().await {
+    let client = match client().await {
         Ok(client) => client,
         Err(error) => panic!("no cluster: {error}; run `make cluster` and set KUBECONFIG=target/cluster/kubeconfig"),
     };

@@ -16,7 +16,8 @@ use tokio::process::Command;
 use super::audit::{self, Write};
 use super::free_port;
 use super::kubeconfig::Files;
-use super::program::Program;
+use super::program::{Program, Usage};
+use super::sandboxds::Sandboxds;
 use crate::cluster::{SYSTEM_NAMESPACE, TestResult, eventually};
 
 const STAGES: &str = include_str!("../../fixtures/kwok.yaml");
@@ -64,6 +65,7 @@ pub struct ControlPlane {
     /// A client of the API server, as [`User::Claimant`].
     pub client: Client,
     programs: Vec<Program>,
+    sandboxds: Sandboxds,
     pub(super) files: Files,
     pub(super) url: String,
     pub(super) etcd: String,
@@ -86,7 +88,8 @@ impl ControlPlane {
         let url = format!("https://127.0.0.1:{port}");
         let client = connect(&files, &url, &mut programs).await?;
         programs.extend(start_controllers(&files, &url)?);
-        let mut plane = Self { client, programs, files, url, etcd };
+        let sandboxds = Sandboxds::start().await?;
+        let mut plane = Self { client, programs, sandboxds, files, url, etcd };
         plane.populate(nodes).await?;
         plane.check()?;
         Ok(plane)
@@ -170,6 +173,20 @@ impl ControlPlane {
         Ok(audit::parse(&std::fs::read_to_string(self.files.path("audit.log"))?))
     }
 
+    /// What each program has used.
+    ///
+    /// # Errors
+    /// When one has ended.
+    pub fn usage(&self) -> TestResult<Vec<(&'static str, Usage)>> {
+        self.programs.iter().map(|program| Ok((program.name, program.usage()?))).collect()
+    }
+
+    /// How often sandboxes were asked for their fence.
+    #[must_use]
+    pub fn fence_asks(&self) -> u64 {
+        self.sandboxds.asked()
+    }
+
     /// An error when one of the programs has ended.
     ///
     /// # Errors
@@ -245,7 +262,11 @@ fn start_controllers(files: &Files, url: &str) -> TestResult<Vec<Program>> {
     let mut scheduler = Command::new("kube-scheduler");
     scheduler.arg(kubeconfig(User::Scheduler)?).args(QPS).args(["--leader-elect=false", "--secure-port=0"]);
     let mut kwok = Command::new("kwok");
-    kwok.arg(kubeconfig(User::Kubelets)?).args(["--manage-all-nodes=true", "--cidr=10.0.0.0/8", "--node-ip=127.0.0.1"]);
+    kwok.arg(kubeconfig(User::Kubelets)?).args([
+        "--manage-all-nodes=true",
+        "--cidr=127.64.0.0/10",
+        "--node-ip=127.0.0.1",
+    ]);
     // Nodes are ready and stay so: nothing here looks at their leases.
     kwok.args(["--node-lease-duration-seconds=0", "--server-address="]);
     let stages = files.path("kwok.yaml");

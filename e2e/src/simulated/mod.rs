@@ -8,6 +8,7 @@ mod kubeconfig;
 mod operator;
 mod program;
 mod roll;
+mod sandboxds;
 mod team;
 
 use std::net::TcpListener;

@@ -9,6 +9,7 @@ use super::control_plane::{ControlPlane, User};
 use super::faults::Faults;
 use super::free_port;
 use super::program::{Program, Usage};
+use super::sandboxds::CANARY;
 use crate::cluster::{SYSTEM_NAMESPACE, TestResult, eventually};
 
 /// Names the program.
@@ -42,6 +43,9 @@ impl Operator {
         command.args(["--session-url", NOWHERE, "--etcd-endpoints", &plane.etcd, "--listen", &listen]);
         command.args(["--harness-image", "harness", "--proxy-image", "proxy", "--sandbox-image", "sandbox"]);
         command.arg("--token-file").arg(token);
+        // What answers the operator, and no sandbox.
+        let api_server = plane.url.trim_start_matches("https://");
+        command.args(["--canaries", &format!("{CANARY}=tcp://{api_server}")]);
         let program = Program::start("operator", &mut command, folder)?;
         let client = reqwest::Client::builder().timeout(Duration::from_secs(10)).build()?;
         let mut operator = Self { program, metrics: format!("http://{listen}/metrics"), client };

@@ -18,7 +18,7 @@ const FAREWELL: Duration = Duration::from_secs(20);
 
 /// A process with its output in a file. It is killed when dropped.
 pub(super) struct Program {
-    name: &'static str,
+    pub(super) name: &'static str,
     child: Child,
     log: PathBuf,
 }

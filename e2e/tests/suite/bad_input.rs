@@ -42,6 +42,7 @@ async fn the_api_server_refuses_what_cannot_work_and_names_the_field() {
             ("SandboxTemplate", "spec: {lifetimeSeconds: 1}", "spec.lifetimeSeconds"),
             ("SandboxTemplate", "spec: {warm: 2, workspace: {persistence: Persistent}}", "gains no volume"),
             ("SandboxTemplate", "spec: {runAsUser: 0}", "needs podSecurity Baseline"),
+            ("SandboxTemplate", "spec: {userNamespace: Auto, runtimeClassName: gvisor}", "default runtimes only"),
             ("SandboxTemplate", "spec: {podSecurity: Privileged}", "spec.podSecurity"),
             ("SandboxTemplate", "spec: {workspace: {storageClassName: fast}}", "a workspace that is Persistent"),
             ("Sandbox", "spec: {}", "spec.templateRef"),

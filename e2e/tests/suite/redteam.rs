@@ -96,6 +96,7 @@ async fn facts(namespace: &TestNamespace, mine: &str, other: &str) -> TestResult
         "api_endpoint": endpoint,
         "api_endpoint_port": port,
         "resolver": dns.items.into_iter().find_map(cluster_ip),
+        "runtime_class": sandbox.spec.as_ref().and_then(|spec| spec.runtime_class_name.as_deref()).unwrap_or_default(),
         "node": sandbox.status.as_ref().and_then(|status| status.host_ip.clone()),
         "model_pod": ip(&model_pod),
         "model_service": cluster_ip(namespace.api::<Service>().get("scripted-model").await?),

@@ -143,3 +143,27 @@ async fn nothing_is_reached_without_rights_and_a_sandbox_of_its_own_is_woken() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn a_sandbox_of_its_own_is_given_the_files_of_its_template_and_says_what_it_is_not_given() {
+    in_namespace("sandbox-given", |namespace| async move {
+        let fixture = Fixture::install(&namespace, SCRIPT, 300).await?;
+        let provision = serde_json::json!([
+            { "name": "notes", "mountPath": "/workspace/NOTES", "file": { "content": "Be kind." } },
+            { "name": "app", "mountPath": "/workspace/app", "gitRepository": { "url": "https://github.com/o/app.git" } },
+        ]);
+        let patch = kube::api::Patch::Merge(serde_json::json!({ "spec": { "provision": provision } }));
+        let templates = namespace.api::<longhand_crds::SandboxTemplate>();
+        templates.patch("small", &kube::api::PatchParams::default(), &patch).await?;
+        namespace.apply(STANDALONE).await?;
+        let of = SandboxOf::Object { name: "bench".to_owned() };
+        let (said, _) = says(&fixture.service.wire, &of, "cat NOTES; ls", b"").await?;
+        assert_eq!(said, "Be kind.NOTES\n");
+        let sandbox = namespace.api::<longhand_crds::Sandbox>().get("bench").await?;
+        let conditions = sandbox.status.map(|status| status.conditions).unwrap_or_default();
+        let given = conditions.iter().find(|one| one.type_ == "ResourcesReady").ok_or("nothing is said of it")?;
+        assert!(given.reason == "Unsupported" && given.message.starts_with("app: "), "{given:?}");
+        Ok(())
+    })
+    .await;
+}

@@ -65,16 +65,35 @@ async fn baseline_is_refused_where_restricted_is_enforced_and_is_root_where_it_i
     .await;
 }
 
+/// Whether a node says that its default runtime gives pods user IDs of their own.
+fn able(node: &Node) -> bool {
+    let handlers = node.status.as_ref().and_then(|status| status.runtime_handlers.as_ref());
+    handlers.is_some_and(|handlers| {
+        let default = handlers.iter().find(|handler| handler.name.as_deref().unwrap_or_default().is_empty());
+        default.and_then(|handler| handler.features.as_ref()?.user_namespaces) == Some(true)
+    })
+}
+
+#[tokio::test]
+async fn pods_have_user_ids_of_their_own_where_the_nodes_say_that_they_can() {
+    in_namespace("sandbox-userns-auto", |namespace| async move {
+        let supported = nodes(&namespace.client).await?.iter().all(able);
+        let said = says(&namespace, json!({ "userNamespace": "Auto" }), "cat /proc/self/uid_map").await?;
+        let own = said.split_whitespace().skip(1).step_by(3).all(|id| id != "0");
+        assert_eq!(own, supported, "{said}");
+        let template = namespace.api::<SandboxTemplate>().get("small").await?;
+        let conditions = template.status.map(|status| status.conditions).unwrap_or_default();
+        let condition = conditions.iter().find(|one| one.type_ == "UserNamespaces").ok_or("nothing is said of it")?;
+        let expected = if supported { ("True", "Supported") } else { ("False", "NodeWithoutSupport") };
+        assert_eq!((condition.status.as_str(), condition.reason.as_str()), expected, "{}", condition.message);
+        Ok(())
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn a_user_namespace_gives_a_pod_user_ids_of_its_own() {
     in_namespace("sandbox-userns", |namespace| async move {
-        let able = |node: &Node| {
-            let handlers = node.status.as_ref().and_then(|status| status.runtime_handlers.as_ref());
-            handlers.is_some_and(|handlers| {
-                let default = handlers.iter().find(|handler| handler.name.as_deref().unwrap_or_default().is_empty());
-                default.and_then(|handler| handler.features.as_ref()?.user_namespaces) == Some(true)
-            })
-        };
         if !nodes(&namespace.client).await?.iter().all(able) {
             skipped("user namespaces", "not every node supports them");
             return Ok(());

@@ -12,6 +12,8 @@ use crate::core::has_interrupt;
 
 /// One long poll.
 const POLL: Duration = Duration::from_secs(25);
+/// A poll that brings something leaves its connection to the claim that follows: others may have been idle for too long.
+const AFTER_NEWS: Duration = Duration::from_millis(5);
 /// A server that answers long polls at once is not asked faster than this.
 const MIN_PERIOD: Duration = Duration::from_secs(1);
 
@@ -76,6 +78,7 @@ async fn poll_on(client: HarnessClient, mut after: i64, sender: watch::Sender<Se
                 after = inbox.wake_revision.unwrap_or(after).max(after);
                 backoff = self::backoff();
                 sender.send_replace(Seen { inbox: Some(inbox), closed: false });
+                tokio::time::sleep(AFTER_NEWS).await;
             }
             // Whether the claim is over is found out by the lease.
             Err(error) => {

@@ -17,10 +17,13 @@ use kube::{Client, ResourceExt as _};
 use longhand_crds::{Sandbox, SandboxStatus};
 use serde_json::{Value, json};
 
+use super::fence::Fence;
 use super::fence::tests::Told;
+use super::written::Written;
 use super::{Reservations, Sandboxes, network_policy, pod, reconcile};
 use crate::events::Events;
 use crate::fixtures;
+use crate::nodes::Nodes;
 use crate::owned_pods::listed;
 use crate::pods::is_controlled_by;
 use crate::testing::{context, fencing, images, store};
@@ -192,6 +195,7 @@ fn operator(client: &Client, pods: Vec<Pod>, reservations: Reservations) -> Sand
     let context = Arc::into_inner(context).unwrap();
     let context = crate::context::Context {
         events: Events::new(client.clone(), "operator-0"),
+        nodes: Nodes::new(client.clone()),
         client: client.clone(),
         ..context
     };
@@ -202,7 +206,8 @@ fn operator(client: &Client, pods: Vec<Pod>, reservations: Reservations) -> Sand
         claims: store(Vec::<PersistentVolumeClaim>::new()),
         policies: store([network_policy::build("team", "longhand-system")]),
         reservations,
-        fences: Arc::new(Told::default()),
+        written: Written::default(),
+        fence: Fence::new(Arc::new(Told::default())),
     }
 }
 

@@ -15,7 +15,9 @@ use longhand_protocol::internal::Drained;
 use rstest::rstest;
 use serde_json::{Value, json};
 
+use super::fence::Fence;
 use super::fence::tests::Told;
+use super::written::Written;
 use super::{Sandboxes, network_policy, pod, reconcile};
 use crate::fixtures;
 use crate::owned_pods::listed;
@@ -43,10 +45,24 @@ pub(super) fn sandboxes(log: Arc<FakeLog>, pods: Vec<Pod>, policies: Vec<Network
             claims,
             policies,
             reservations,
-            fences: Arc::new(Told::default()),
+            written: Written::default(),
+            fence: Fence::new(Arc::new(Told::default())),
         }),
         server,
     )
+}
+
+/// The same, of which each pod says that it is fenced in.
+fn fenced(pods: Vec<Pod>) -> (Arc<Sandboxes>, Server) {
+    let (mut sandboxes, server) = sandboxes(Arc::default(), pods, vec![fence()]);
+    Arc::get_mut(&mut sandboxes).unwrap().fence = Fence::new(Arc::new(Told::fenced()));
+    (sandboxes, server)
+}
+
+/// Each condition of a status that was sent, and its value.
+fn conditions(sent: &Value) -> Vec<(&str, &str)> {
+    let all = sent["status"]["conditions"].as_array().unwrap();
+    all.iter().map(|one| (one["type"].as_str().unwrap(), one["status"].as_str().unwrap())).collect()
 }
 
 pub(super) fn fence() -> NetworkPolicy {
@@ -68,7 +84,7 @@ pub(super) fn pod(status: &Value) -> Pod {
 
 pub(super) fn running(ready_since: &str) -> Value {
     json!({
-        "phase": "Running", "podIP": "10.0.0.7",
+        "phase": "Running", "podIP": "10.0.0.7", "hostIP": "10.0.0.1",
         "conditions": [{ "type": "Ready", "status": "True", "lastTransitionTime": ready_since }],
         "containerStatuses": [{ "name": "sandbox", "image": "i", "imageID": "", "ready": true, "restartCount": 0, "state": { "running": { "startedAt": ready_since } } }],
     })
@@ -183,7 +199,8 @@ async fn a_loss_is_written_before_the_next_pod_is_made() {
 async fn only_a_drained_sandbox_is_removed(#[case] drained: Drained, #[case] gone: bool, #[case] expected: Action) {
     let log = Arc::new(FakeLog { drained: Some(drained), ..FakeLog::default() });
     let idle = pod(&running("2020-01-01T00:00:00Z"));
-    let (sandboxes, server) = sandboxes(log.clone(), vec![idle.clone()], vec![fence()]);
+    let (mut sandboxes, server) = sandboxes(log.clone(), vec![idle.clone()], vec![fence()]);
+    Arc::get_mut(&mut sandboxes).unwrap().fence = Fence::new(Arc::new(Told::fenced()));
     let mut calls = vec![status()];
     if gone {
         let deleted = json!({ "kind": "Status", "apiVersion": "v1", "status": "Success" });
@@ -237,17 +254,40 @@ async fn a_pod_of_the_pool_is_taken_by_one_write_and_is_ready_at_once() {
 }
 
 #[tokio::test]
-async fn what_a_taken_pod_is_said_to_be_is_written_once() {
+async fn a_warm_claim_is_two_writes_of_the_operator_the_fence_is_in_the_second() {
     let ours = taken("shell-0");
-    let (before, server) = sandboxes(Arc::default(), vec![warm("shell-0", "7")], vec![fence()]);
+    let (before, server) = fenced(vec![warm("shell-0", "7")]);
     let server = server.expect([("PATCH", SHELL, 200, answer(&ours)), status()]);
     reconcile(sandbox(None), before.clone()).await.unwrap();
     let sent = server.nothing_else(before).await;
+    assert_eq!(conditions(&sent[1]), [("EgressFenced", "True"), ("Ready", "True")]);
     let mut seen = Sandbox::clone(&sandbox(None));
     seen.status = serde_json::from_value(sent[1]["status"].clone()).unwrap();
-    let (after, server) = sandboxes(Arc::default(), vec![ours], vec![fence()]);
+    let (after, server) = fenced(vec![ours]);
     reconcile(Arc::new(seen), after.clone()).await.unwrap();
     server.expect([]).nothing_else(after).await;
+}
+
+#[tokio::test]
+async fn what_no_watch_has_shown_yet_is_not_written_again() {
+    let (sandboxes, server) = fenced(vec![pod(&running(&Timestamp::now().to_string()))]);
+    let mut seen = Sandbox::clone(&sandbox(Some("pod-0")));
+    seen.metadata.resource_version = Some("7".into());
+    let server = server.expect([status()]);
+    for _ in 0..2 {
+        reconcile(Arc::new(seen.clone()), sandboxes.clone()).await.unwrap();
+    }
+    server.nothing_else(sandboxes).await;
+}
+
+#[tokio::test]
+async fn a_cold_sandbox_is_ready_and_fenced_in_one_write() {
+    let ready = pod(&running(&Timestamp::now().to_string()));
+    let (sandboxes, server) = fenced(vec![ready]);
+    let server = server.expect([status()]);
+    reconcile(sandbox(Some("pod-0")), sandboxes.clone()).await.unwrap();
+    let sent = server.nothing_else(sandboxes).await;
+    assert_eq!(conditions(&sent[0]), [("EgressFenced", "True"), ("Ready", "True")]);
 }
 
 #[tokio::test]

@@ -15,9 +15,9 @@ mod security;
 mod status;
 mod take;
 mod volume;
+mod written;
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use futures::{StreamExt as _, stream};
 use jiff::Timestamp;
@@ -27,14 +27,15 @@ use kube::runtime::controller::{Action, Controller};
 use kube::runtime::reflector::{ObjectRef, Store};
 use kube::runtime::{PredicateConfig, WatchStreamExt as _, predicates, watcher};
 use kube::{Resource as _, ResourceExt as _};
-use longhand_crds::{Sandbox, SandboxStatus, SandboxTemplate, labels};
+use longhand_crds::{Sandbox, SandboxTemplate, labels};
 use tokio_util::sync::CancellationToken;
 
 use self::apply::{Applied, Reclaimed};
-use self::fence::{EGRESS_FENCED, Fences};
+use self::fence::{EGRESS_FENCED, Fence, Sight, Subject};
 use self::observe::Observed;
 use self::plan::{Plan, View};
 use self::reservations::Reservations;
+use self::written::Written;
 use crate::conditions::{FINISHED, Truth, find, merge};
 use crate::context::{Context, Guarded, GuardedStore, first_list, synced};
 use crate::error::Error;
@@ -51,7 +52,8 @@ struct Sandboxes {
     claims: Store<PersistentVolumeClaim>,
     policies: Store<NetworkPolicy>,
     reservations: Reservations,
-    fences: Arc<dyn Fences>,
+    written: Written,
+    fence: Fence,
 }
 
 /// Reconciles every `Sandbox` until `token` is cancelled.
@@ -81,14 +83,15 @@ pub async fn run(context: Arc<Context>, token: CancellationToken) {
         .reconcile_on(by_template)
         .reconcile_on(by_policy);
     let reservations = Reservations::default();
-    let fences = match fence::Network::new() {
-        Ok(network) => Arc::new(network),
+    let fence = match fence::Network::new() {
+        Ok(network) => Fence::new(Arc::new(network)),
         Err(error) => {
             tracing::error!(%error, "the client that asks sandboxes for their fence cannot be set up");
             return;
         }
     };
-    let sandboxes = Sandboxes { context, templates, pods, claims, policies, reservations, fences };
+    let sandboxes =
+        Sandboxes { context, templates, pods, claims, policies, reservations, written: Written::default(), fence };
     drive::run(controller, Arc::new(sandboxes), token, reconcile).await;
 }
 
@@ -108,7 +111,7 @@ async fn reconcile(sandbox: Arc<Sandbox>, sandboxes: Arc<Sandboxes>) -> Result<A
     }
     let Sandboxes { templates, pods, claims, policies, .. } = &*sandboxes;
     synced(vec![first_list(templates), first_list(pods.store()), first_list(claims), first_list(policies)]).await?;
-    let observed = observe::observe(sandbox, &sandboxes).await?;
+    let observed = observe::observe(sandboxes.written.latest(sandbox), &sandboxes).await?;
     proceed(&observed, &sandboxes, Timestamp::now()).await
 }
 
@@ -132,17 +135,26 @@ async fn proceed(observed: &Observed, sandboxes: &Sandboxes, now: Timestamp) -> 
         sandboxes.reservations.has(&sandbox.uid().unwrap_or_default(), plan.incarnation, &pod.name);
     }
     let pod = applied.as_ref().ok().and_then(|applied| applied.pod.clone()).or_else(|| plan.pod.clone());
-    let status = status::status(observed, &plan, pod.as_ref(), applied.as_ref().err(), now);
+    let fence = match plan.handoff {
+        true => Sight::default(),
+        false => see_fence(observed, pod.as_ref(), sandboxes, now).await,
+    };
+    let mut status = status::status(observed, &plan, pod.as_ref(), applied.as_ref().err(), now);
+    status.conditions = merge(&status.conditions, fence.seen.as_slice(), status.observed_generation, now);
     crate::status::write(client, &**sandbox, written.as_ref(), &status).await?;
+    if written.as_ref() != Some(&status) {
+        sandboxes.written.note(sandbox, &status);
+    }
     tell(observed, &plan, applied.as_ref().ok(), now, sandboxes).await;
+    tell_fence(sandbox, &fence, sandboxes).await;
     if let Err(error) = applied {
         return failed(error, &plan);
     }
     if plan.handoff {
         return handoff::go_on(observed, &plan, sandboxes, now).await;
     }
-    let fence_due = see_fence(observed, pod.as_ref(), &status, sandboxes, now).await?;
-    let requeue = plan.requeue.into_iter().chain(fence_due).min();
+    sandboxes.fence.refresh(&fence).await;
+    let requeue = plan.requeue.into_iter().chain(fence.again).min();
     let Some(drain) = &plan.drain else { return Ok(drive::action(requeue)) };
     match apply::reclaim(sandbox, drain, sandboxes).await? {
         Reclaimed::NotBefore(delay) => Ok(Action::requeue(requeue.map_or(delay, |other| other.min(delay)))),
@@ -159,41 +171,45 @@ async fn proceed(observed: &Observed, sandboxes: &Sandboxes, now: Timestamp) -> 
     }
 }
 
-/// Says whether the pod is fenced in, after all that somebody waits for; when to look again.
-async fn see_fence(
-    observed: &Observed,
-    pod: Option<&PodView>,
-    status: &SandboxStatus,
-    sandboxes: &Sandboxes,
-    now: Timestamp,
-) -> Result<Option<Duration>, Error> {
+/// Whether the pod is fenced in, and when to look again.
+async fn see_fence(observed: &Observed, pod: Option<&PodView>, sandboxes: &Sandboxes, now: Timestamp) -> Sight {
     let sandbox = &observed.sandbox;
     let namespace = sandbox.namespace().unwrap_or_default();
-    let Some(view) = pod.filter(|pod| matches!(pod.stage, Stage::Running { .. })) else { return Ok(None) };
-    // What waits for it to be ready is not held up; one that stays as it is has something to say.
-    let ready = matches!(view.stage, Stage::Running { ready_since: Some(_), .. });
+    let Some((view, Stage::Running { ready_since, .. })) = pod.map(|view| (view, &view.stage)) else {
+        return Sight::default();
+    };
+    let ready = ready_since.is_some();
+    // One that has just started is not asked; one that stays as it is has something to say.
     if !ready && pods::elapsed(view.created, now) < fence::SOON {
-        return Ok(Some(fence::SOON));
+        return Sight { again: Some(fence::SOON), ..Sight::default() };
     }
     // The store has it, since it runs.
-    let Some(pod) = sandboxes.pods.store().get(&ObjectRef::new(&view.name).within(&namespace)) else { return Ok(None) };
+    let Some(pod) = sandboxes.pods.store().get(&ObjectRef::new(&view.name).within(&namespace)) else {
+        return Sight { again: Some(fence::SOON), ..Sight::default() };
+    };
     let in_namespace = |policy: &NetworkPolicy| policy.metadata.namespace.as_ref() == Some(&namespace);
     let policies = sandboxes.policies.state_filter(in_namespace);
-    let before = find(&status.conditions, EGRESS_FENCED).map(|condition| condition.status.clone());
-    let (fencing, fences) = (&sandboxes.context.fencing, &*sandboxes.fences);
-    let Some(seen) = fence::look(&pod, &policies, fencing, fences, before.is_some()).await else {
-        return Ok(Some(if ready { fence::AGAIN } else { fence::SOON }));
+    let status = sandbox.status.as_ref();
+    let of_this_pod = status.is_some_and(|status| status.pod_uid.as_ref() == Some(&view.uid));
+    let subject = Subject {
+        pod: &pod,
+        ready,
+        policies: &policies,
+        said: status.and_then(|status| find(&status.conditions, EGRESS_FENCED)),
+        of_this_pod,
+        awaited: ready && !(of_this_pod && status.is_some_and(|status| status.address.is_some())),
     };
-    let truth = seen.truth;
-    let conditions = merge(&status.conditions, std::slice::from_ref(&seen), status.observed_generation, now);
-    let with_fence = SandboxStatus { conditions, ..status.clone() };
-    crate::status::write(&sandboxes.context.client, &**sandbox, Some(status), &with_fence).await?;
-    if truth == Truth::False && before.as_deref() != Some(Truth::False.as_str()) {
+    sandboxes.fence.see(&subject, &sandboxes.context.fencing).await
+}
+
+async fn tell_fence(sandbox: &Sandbox, fence: &Sight, sandboxes: &Sandboxes) {
+    let before = sandbox.status.as_ref().and_then(|status| find(&status.conditions, EGRESS_FENCED));
+    let known = before.is_some_and(|before| before.status == Truth::False.as_str());
+    if let Some(seen) = fence.seen.as_ref().filter(|seen| seen.truth == Truth::False && !known) {
         metrics::not_fenced(seen.reason == fence::POLICY_OPENS);
         let note = format!("{}: {}", seen.reason, seen.message);
         sandboxes.context.events.publish(Happened::SandboxNotFenced, &sandbox.object_ref(&()), &note).await;
     }
-    Ok(Some(if truth == Truth::True { fence::AGAIN } else { fence::SOON }))
 }
 
 /// An error is tried again, but not beyond the time at which something else is due.

@@ -66,7 +66,10 @@ pub(super) async fn observe(sandbox: Arc<Sandbox>, sandboxes: &Sandboxes) -> Res
         pods.extend(pod);
     }
     pods.sort_by(|a, b| (a.created, &a.name).cmp(&(b.created, &b.name)));
-    let template = lookup(&sandboxes.templates, &namespace, &sandbox.spec.template_ref.name);
+    let template = match lookup(&sandboxes.templates, &namespace, &sandbox.spec.template_ref.name) {
+        Some(template) => Some(sandboxes.context.nodes.decide(template).await.0),
+        None => None,
+    };
     let wanted = sandbox.spec.desired_state == DesiredState::Running && current.is_none();
     // A pod that runs gains no volume.
     let ephemeral = |template: &&SandboxTemplate| template.spec.workspace.persistence == Persistence::Ephemeral;

@@ -583,3 +583,25 @@ fn what_the_workspace_lacks_is_said_until_it_is_there() {
     assert_eq!(why.unwrap(), ("False".to_owned(), "repo: not found".to_owned()));
     assert_eq!(said(None, Some(failed)).1.unwrap().0, "True");
 }
+
+#[test]
+fn a_sandbox_without_a_session_says_what_it_is_not_given() {
+    let mut observed = observed(Some(0), 0, vec![pod(0, ready(NOW))]);
+    let provision = serde_json::json!([
+        { "name": "app", "mountPath": "/workspace/app", "gitRepository": { "url": "https://g.test/o/app.git" } },
+        { "name": "notes", "mountPath": "/workspace/notes", "file": { "content": "" } },
+    ]);
+    let template = observed.template.as_mut().unwrap();
+    template.spec.provision = serde_json::from_value(provision).unwrap();
+    let said = |observed: &Observed| {
+        let plan = plan(observed, at(NOW));
+        let written = status(observed, &plan, plan.pod.as_ref(), None, at(NOW));
+        find(&written.conditions, RESOURCES_READY).map(|found| (found.reason.clone(), found.message.clone()))
+    };
+    assert_eq!(said(&observed), None, "a session's calls have it filled");
+    Arc::make_mut(&mut observed.sandbox).spec.session_ref = None;
+    let (reason, message) = said(&observed).unwrap();
+    assert!(reason == "Unsupported" && message.starts_with("app: "), "{reason} {message}");
+    observed.template.as_mut().unwrap().spec.provision.truncate(0);
+    assert_eq!(said(&observed), None);
+}

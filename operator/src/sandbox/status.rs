@@ -66,9 +66,23 @@ fn resources(observed: &Observed) -> Option<Observation> {
     if let Some(why) = failed {
         return Some(Observation::no(RESOURCES_READY, "ResourceFailed", why));
     }
+    if let Some(names) = unreachable(observed) {
+        let text = format!(
+            "{names}: a sandbox without a session has no way out, and is given the files of its template alone"
+        );
+        return Some(Observation::no(RESOURCES_READY, "Unsupported", text));
+    }
     let said =
         find(sandbox.status.as_ref().map(|status| status.conditions.as_slice()).unwrap_or_default(), RESOURCES_READY);
     said.map(|_| Observation::yes(RESOURCES_READY, "Provisioned", "the workspace holds what it shall"))
+}
+
+/// What a sandbox without a session cannot be given: what its template names that comes from the network.
+fn unreachable(observed: &Observed) -> Option<String> {
+    let template = observed.template.as_ref().filter(|_| observed.sandbox.spec.session_ref.is_none())?;
+    let remote = template.spec.provision.iter().filter(|resource| resource.file.is_none());
+    let names: Vec<&str> = remote.map(|resource| resource.name.as_str()).collect();
+    (!names.is_empty()).then(|| names.join(", "))
 }
 
 fn base(observed: &Observed, plan: &Plan, pod: Option<&PodView>) -> SandboxStatus {

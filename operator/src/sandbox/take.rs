@@ -2,6 +2,7 @@
 
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::{Patch, PatchParams};
+use kube::runtime::reflector::ObjectRef;
 use kube::{Api, Resource as _, ResourceExt as _};
 use longhand_crds::{Sandbox, labels};
 
@@ -11,7 +12,7 @@ use super::pod::{self, SANDBOX};
 use crate::calls::call;
 use crate::error::Error;
 use crate::metrics;
-use crate::pods::{PodView, is_controlled_by};
+use crate::pods::{PodView, Stage, is_controlled_by};
 
 /// Who loses so many races makes a pod of its own.
 const MOST_TRIES: usize = 16;
@@ -73,7 +74,9 @@ async fn try_take(
     } });
     let params = PatchParams { field_manager: Some(crate::MANAGER.to_owned()), ..PatchParams::default() };
     let what = || format!("take pod {namespace}/{}", pod.name);
-    let error = match call(what, api.patch(&pod.name, &params, &Patch::Merge(&patch))).await {
+    let patch = Patch::Merge(&patch);
+    let taking = call(what, api.patch(&pod.name, &params, &patch));
+    let error = match tokio::join!(taking, ask_ahead(pod, &namespace, sandboxes)).0 {
         Ok(taken) => {
             metrics::warm_taken();
             return Ok(Tried::Ours(PodView::of(&taken, SANDBOX)));
@@ -93,6 +96,16 @@ async fn try_take(
         Some(found) if waits(&found) => Tried::Changed(found.resource_version().unwrap_or_default()),
         Some(_) | None => Tried::Gone,
     })
+}
+
+/// What the pod says of its fence is in the write that makes the sandbox ready.
+async fn ask_ahead(pod: &PodView, namespace: &str, sandboxes: &Sandboxes) {
+    if !matches!(pod.stage, Stage::Running { ready_since: Some(_), .. }) {
+        return;
+    }
+    if let Some(found) = sandboxes.pods.store().get(&ObjectRef::new(&pod.name).within(namespace)) {
+        sandboxes.fence.ask_ahead(&found, &sandboxes.context.fencing).await;
+    }
 }
 
 fn waits(pod: &Pod) -> bool {

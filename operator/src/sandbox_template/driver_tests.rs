@@ -5,7 +5,7 @@ use k8s_openapi::api::networking::v1::NetworkPolicy;
 use longhand_crds::SandboxTemplate;
 use serde_json::{Value, json};
 
-use super::refill::Refills;
+use super::refill::{Refill, Refills};
 use super::{Pools, reconcile};
 use crate::fixtures;
 use crate::owned_pods::listed;
@@ -152,7 +152,7 @@ async fn claims_come_before_the_pods_that_take_their_place() {
     let mut taken = waiting(0, "key=");
     taken.metadata.owner_references = None;
     let (pools, server) = pools(vec![taken, waiting(1, "key=")], vec![fence()]);
-    assert_eq!(pools.refills.wait("3e8f1a2b-shell", 0), None);
+    assert_eq!(pools.refills.next("3e8f1a2b-shell", 0), Refill::Fill);
     let held = reconcile(template(2), pools.clone()).await.unwrap();
     assert_ne!(held, kube::runtime::controller::Action::await_change());
     server.expect([]).nothing_else(pools).await;

@@ -24,7 +24,7 @@ use longhand_crds::{SandboxTemplate, labels};
 use tokio_util::sync::CancellationToken;
 
 use self::observe::Observed;
-use self::refill::Refills;
+use self::refill::{Refill, Refills};
 use crate::context::{Context, Guarded, GuardedStore, first_list, synced};
 use crate::drive;
 use crate::error::Error;
@@ -71,10 +71,13 @@ async fn reconcile(template: Arc<SandboxTemplate>, pools: Arc<Pools>) -> Result<
         return Ok(Action::await_change());
     }
     synced(vec![first_list(pools.pods.store()), first_list(&pools.policies)]).await?;
-    let observed = observe::observe(template, &pools);
+    let decided = pools.context.nodes.decide(SandboxTemplate::clone(&template)).await;
+    let mut observed = observe::observe(decided, &pools);
     let taken = observed.names.len().saturating_sub(observed.pods.len());
-    if let Some(wait) = pools.refills.wait(&observed.template.uid().unwrap_or_default(), taken) {
-        return Ok(Action::requeue(wait));
+    match pools.refills.next(&observed.template.uid().unwrap_or_default(), taken) {
+        Refill::Wait(left) => return Ok(Action::requeue(left)),
+        Refill::Hold(again) => observed.burst = Some(again),
+        Refill::Fill => {}
     }
     proceed(&observed, &pools, Timestamp::now()).await
 }
@@ -85,7 +88,7 @@ async fn proceed(observed: &Observed, pools: &Pools, now: Timestamp) -> Result<A
     let applied = apply::apply(observed, &plan, pools).await;
     let template = &observed.template;
     let status = status::status(observed, &plan, applied.as_ref().err(), now);
-    crate::status::write(&pools.context.client, &**template, template.status.as_ref(), &status).await?;
+    crate::status::write(&pools.context.client, template, template.status.as_ref(), &status).await?;
     applied?;
     Ok(drive::action(plan.requeue))
 }

@@ -1,20 +1,24 @@
 //! What there is of a template's pool.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
+use std::time::Duration;
 
 use kube::ResourceExt as _;
 use kube::runtime::reflector::ObjectRef;
 use longhand_crds::{SandboxTemplate, labels};
 
 use super::Pools;
+use crate::conditions::Observation;
 use crate::pods::{PodView, is_controlled_by};
 use crate::sandbox::{network_policy, pod};
 
 /// What there is.
 #[derive(Clone, Debug)]
 pub(super) struct Observed {
-    pub(super) template: Arc<SandboxTemplate>,
+    /// The template, with what it leaves to its nodes decided.
+    pub(super) template: SandboxTemplate,
+    /// What is to be said of that, if it leaves something to them.
+    pub(super) user_namespaces: Option<Observation>,
     /// What the pods of the pool are made of now.
     pub(super) hash: String,
     /// The pods that wait.
@@ -23,6 +27,8 @@ pub(super) struct Observed {
     pub(super) names: BTreeSet<String>,
     /// Whether the namespace's fence is as it should be.
     pub(super) fenced: bool,
+    /// When to look again, while pods are being taken one after the other.
+    pub(super) burst: Option<Duration>,
 }
 
 /// A pod that waits.
@@ -36,7 +42,7 @@ pub(super) struct PoolPod {
 }
 
 /// Looks at the stores.
-pub(super) fn observe(template: Arc<SandboxTemplate>, pools: &Pools) -> Observed {
+pub(super) fn observe((template, user_namespaces): (SandboxTemplate, Option<Observation>), pools: &Pools) -> Observed {
     let namespace = template.namespace().unwrap_or_default();
     let uid = template.uid().unwrap_or_default();
     let mut found = pools.pods.of_pool(&uid);
@@ -53,6 +59,8 @@ pub(super) fn observe(template: Arc<SandboxTemplate>, pools: &Pools) -> Observed
         pods: pods.collect(),
         names: found.iter().map(|found| found.name_any()).collect(),
         fenced: network_policy::holds(fence.as_deref(), &fence_wanted),
+        burst: None,
+        user_namespaces,
         template,
     }
 }

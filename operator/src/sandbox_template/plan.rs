@@ -6,6 +6,7 @@ use jiff::Timestamp;
 use kube::ResourceExt as _;
 
 use super::observe::{Observed, PoolPod};
+use crate::nodes::KNOWN_FOR;
 use crate::pods::{self, Cause, Pending, PodView, Stage, elapsed};
 use crate::sandbox::pod;
 
@@ -15,6 +16,8 @@ const BACKOFF: Duration = Duration::from_secs(60);
 const UNREADY: Duration = Duration::from_secs(60);
 /// So many pods are made at once; then the pool looks again.
 const AT_ONCE: usize = 32;
+/// While pods are being taken, the pool is kept at one of so many that shall wait.
+const BURST_SHARE: usize = 4;
 
 /// What shall be done.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -43,6 +46,9 @@ pub(super) fn wanted(observed: &Observed) -> usize {
 /// What shall be done.
 pub(super) fn plan(observed: &Observed, now: Timestamp) -> Plan {
     let (forget, requeue) = pods::overdue(observed.pods.iter().map(|found| &found.pod), now);
+    // What nodes say changes, and nothing tells of it.
+    let nodes = observed.user_namespaces.as_ref().map(|_| KNOWN_FOR);
+    let requeue = requeue.into_iter().chain(observed.burst).chain(nodes).min();
     let mut plan = Plan { forget, requeue, ..Plan::default() };
     let mut kept: Vec<&PodView> = Vec::new();
     for PoolPod { pod, hash, .. } in &observed.pods {
@@ -82,7 +88,8 @@ pub(super) fn plan(observed: &Observed, now: Timestamp) -> Plan {
     // A pool whose pods find no place or no image asks for no more of them; those that there are show what is missing, to
     // autoscalers too.
     if plan.stuck.is_none() {
-        let missing = wanted.saturating_sub(kept.len());
+        let least = if observed.burst.is_some() { wanted.div_ceil(BURST_SHARE) } else { wanted };
+        let missing = least.saturating_sub(kept.len());
         plan.make = free(observed).take(missing.min(AT_ONCE)).collect();
     }
     plan

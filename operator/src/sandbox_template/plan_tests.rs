@@ -1,13 +1,13 @@
 use std::collections::BTreeSet;
-use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
 use rstest::rstest;
 
 use super::{Plan, plan};
-use crate::conditions::{WARM_READY, find};
+use crate::conditions::{Observation, WARM_READY, find};
 use crate::fixtures;
+use crate::nodes::{KNOWN_FOR, USER_NAMESPACES};
 use crate::pods::{Cause, Pending, PodView, Stage};
 use crate::sandbox_template::observe::{Observed, PoolPod};
 use crate::sandbox_template::status::status;
@@ -63,7 +63,7 @@ fn pool(warm: i32, pods: Vec<PoolPod>, taken: &[usize]) -> Observed {
     template.spec.warm = warm;
     let names: BTreeSet<String> =
         pods.iter().map(|found| found.pod.name.clone()).chain(taken.iter().map(|slot| name(*slot))).collect();
-    Observed { template: Arc::new(template), hash: "now".into(), pods, names, fenced: true }
+    Observed { template, user_namespaces: None, hash: "now".into(), pods, names, fenced: true, burst: None }
 }
 
 fn names(slots: &[usize]) -> Vec<String> {
@@ -135,7 +135,7 @@ fn a_template_without_a_pool_does_not_speak_of_one_and_its_status_is_written_onc
     let first = status(&observed, &plan(&observed, at(1)), None, at(1));
     assert_eq!((first.observed_generation, first.conditions.len()), (Some(1), 1));
     assert_eq!(first.conditions[0].reason, "Accepted");
-    Arc::make_mut(&mut observed.template).status = Some(first.clone());
+    observed.template.status = Some(first.clone());
     assert_eq!(status(&observed, &plan(&observed, at(2)), None, at(2)), first);
 }
 
@@ -145,4 +145,31 @@ fn a_pod_of_a_pool_on_a_lost_node_is_forgotten() {
     let plan = plan(&pool(0, vec![pod(0, ending(NOW - 30)), pod(1, ending(NOW))], &[]), at(NOW));
     assert_eq!(plan.forget, [(name(0), "pod-0".to_owned())]);
     assert_eq!(plan.requeue, Some(Duration::from_secs(30)));
+}
+
+#[test]
+fn what_is_left_to_nodes_is_said_as_long_as_it_is_and_looked_at_again() {
+    let mut pool = pool(0, vec![], &[]);
+    pool.user_namespaces = Some(Observation::no(USER_NAMESPACES, "NodeWithoutSupport", "node old does not"));
+    let planned = plan(&pool, at(NOW));
+    assert_eq!(planned.requeue, Some(KNOWN_FOR));
+    let written = status(&pool, &planned, None, at(NOW));
+    assert_eq!(find(&written.conditions, USER_NAMESPACES).unwrap().reason, "NodeWithoutSupport");
+    (pool.template.status, pool.user_namespaces) = (Some(written), None);
+    let planned = plan(&pool, at(NOW));
+    assert_eq!(planned.requeue, None);
+    assert_eq!(find(&status(&pool, &planned, None, at(NOW)).conditions, USER_NAMESPACES), None);
+}
+
+#[rstest]
+#[case::plenty(3, 0)]
+#[case::a_quarter(2, 0)]
+#[case::less(1, 1)]
+#[case::nothing(0, 2)]
+fn while_pods_are_being_taken_a_quarter_is_kept(#[case] waiting: usize, #[case] made: usize) {
+    let mut pool = pool(8, (0..waiting).map(|slot| pod(slot, ready())).collect(), &[]);
+    let again = Duration::from_millis(500);
+    pool.burst = Some(again);
+    let plan = plan(&pool, at(NOW));
+    assert_eq!((plan.make.len(), plan.remove.len(), plan.requeue), (made, 0, Some(again)));
 }

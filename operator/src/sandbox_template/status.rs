@@ -8,6 +8,7 @@ use super::observe::Observed;
 use super::plan::{Plan, wanted};
 use crate::conditions::{Observation, READY, WARM_READY, find, merge};
 use crate::error::Error;
+use crate::nodes::USER_NAMESPACES;
 
 /// The status after a reconcile.
 pub(super) fn status(observed: &Observed, plan: &Plan, error: Option<&Error>, now: Timestamp) -> SandboxTemplateStatus {
@@ -18,11 +19,16 @@ pub(super) fn status(observed: &Observed, plan: &Plan, error: Option<&Error>, no
     if wanted(observed) > 0 || find(&old.conditions, WARM_READY).is_some() || error.is_some() {
         seen.push(warm(observed, plan, error));
     }
+    seen.extend(observed.user_namespaces.clone());
+    let mut conditions = merge(&old.conditions, &seen, generation, now);
+    if observed.user_namespaces.is_none() {
+        conditions.retain(|condition| condition.type_ != USER_NAMESPACES);
+    }
     SandboxTemplateStatus {
         observed_generation: generation,
         warm_ready: i32::try_from(plan.ready).unwrap_or(i32::MAX),
         selector: template.uid().map(|uid| format!("{}={uid}", labels::POOL_UID)),
-        conditions: merge(&old.conditions, &seen, generation, now),
+        conditions,
     }
 }
 

@@ -103,7 +103,7 @@ impl Calls {
         self.record(&call_id, &output).await;
         self.journal().finish(&call_id, &output, Instant::now());
         info!(
-            duration_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
+            duration_ms = started.elapsed().as_secs_f64() * 1_000.0,
             bytes = output.content.len(),
             is_error = output.is_error,
             "call finished"

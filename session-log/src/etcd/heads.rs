@@ -19,12 +19,25 @@ impl Heads {
         heads.get(id).filter(|(known, _)| *known == seq).map(|(_, bytes)| bytes.clone())
     }
 
+    /// The last one that was stored here or seen, whatever is there by now.
+    pub(super) fn latest(&self, id: &SessionId) -> Option<Vec<u8>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(id).map(|(_, bytes)| bytes.clone())
+    }
+
     pub(super) fn put(&self, id: &SessionId, seq: u64, bytes: Vec<u8>) {
         let mut heads = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if heads.len() >= CAPACITY && !heads.contains_key(id) {
             heads.clear();
         }
         heads.insert(id.clone(), (seq, bytes));
+    }
+
+    /// This one was read, perhaps before others that are known.
+    pub(super) fn saw(&self, id: &SessionId, seq: u64, bytes: &[u8]) {
+        let known = self.0.lock().unwrap_or_else(PoisonError::into_inner).get(id).map(|(seq, _)| *seq);
+        if known.is_none_or(|known| known <= seq) {
+            self.put(id, seq, bytes.to_vec());
+        }
     }
 
     pub(super) fn forget(&self, id: &SessionId) {
@@ -42,6 +55,10 @@ mod tests {
         heads.put(&id, 3, b"head".to_vec());
         assert_eq!(heads.get(&id, 3), Some(b"head".to_vec()));
         assert_eq!(heads.get(&id, 4), None);
+        heads.saw(&id, 2, b"older");
+        assert_eq!(heads.latest(&id), Some(b"head".to_vec()));
+        heads.saw(&id, 4, b"newer");
+        assert_eq!((heads.latest(&id), heads.get(&id, 3)), (Some(b"newer".to_vec()), None));
         heads.forget(&id);
         assert_eq!(heads.get(&id, 3), None);
     }

@@ -38,6 +38,7 @@ impl EtcdStore {
         let close = Close { place: self.place(id) };
         let (begun, removed) = self.inner.etcd.carry_out(&close.looks(), None, |view| close.plan(view)).await?;
         self.inner.heads.forget(id);
+        self.inner.recent.forget(id);
         if !begun {
             return Ok(());
         }

@@ -1,5 +1,6 @@
 //! The contract, kept on etcd.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -16,6 +17,7 @@ use super::plan::{
     self, Append, Archive, Author, Claim, Create, Dispatch, Effect, Enqueue, Extended, Leap, Undispatch, state_looks,
     state_of,
 };
+use super::recent::Seen;
 use super::tail::Tail;
 use super::view::{Kv, Look};
 use super::{EtcdStore, capped};
@@ -42,16 +44,11 @@ impl EtcdStore {
         limits::check_append(append.promoted, append.events)?;
         let parcel = self.pack(id, append.events).await?;
         let append = Append { events: &parcel.events, ..append };
-        let assumed = match append.author {
-            Author::Brain { expected_head, .. } => {
-                self.inner.heads.get(id, expected_head).and_then(|head| append.assume(head))
-            }
-            Author::Service => None,
-        };
         let _turn = match append.author {
             Author::Brain { .. } => None,
             Author::Service => Some(self.inner.turns.wait(id, self.inner.etcd.timeout()).await?),
         };
+        let assumed = self.seen(&append).and_then(|seen| append.assume(seen));
         let caps = &self.inner.options.caps;
         let plan = |view: &_| capped::appended(caps, id, append.events, append.plan(view, Timestamp::now())?);
         let (extended, removed) = self.inner.etcd.carry_out_with(self, &append.looks(), assumed, plan).await?;
@@ -64,6 +61,21 @@ impl EtcdStore {
         self.confirm(id, &parcel).await;
         self.unpack(id, &mut appended.records, &parcel).await?;
         Ok((appended, head))
+    }
+
+    /// What this replica knows of the log that is to grow.
+    fn seen(&self, append: &Append<'_>) -> Option<Seen> {
+        let id = append.place.id;
+        let recent = &self.inner.recent;
+        Some(match append.author {
+            Author::Brain { expected_head, .. } => {
+                let queued = if append.promoted.is_empty() { BTreeMap::new() } else { recent.take_queue(id) };
+                Seen { head: self.inner.heads.get(id, expected_head)?, meta: None, queued }
+            }
+            Author::Service => {
+                Seen { head: self.inner.heads.latest(id)?, meta: recent.meta(id), queued: BTreeMap::new() }
+            }
+        })
     }
 
     /// Ends the leases of keys that are gone.
@@ -84,7 +96,13 @@ impl SessionStore for EtcdStore {
 
     async fn state(&self, id: &SessionId) -> Result<SessionState> {
         let place = self.place(id);
-        plan::state(&place, &self.inner.etcd.look(&state_looks(&place)).await?)
+        let view = self.inner.etcd.look(&state_looks(&place)).await?;
+        let state = plan::state(&place, &view)?;
+        if let Some(head) = view.get(&place.keys.head(id)) {
+            self.inner.heads.saw(id, state.head, &head.value);
+        }
+        self.inner.recent.saw(&place, &view, &state);
+        Ok(state)
     }
 
     async fn list(&self, after: Option<&SessionId>, limit: usize) -> Result<Vec<SessionMeta>> {
@@ -148,7 +166,8 @@ impl SessionStore for EtcdStore {
         let enqueue = Enqueue { place, events: &parcel.events, limit: self.inner.inbox_limit };
         let looks = [enqueue.looks(), capped::queue_looks(caps, place.keys, id)].concat();
         let plan = |view: &_| capped::queued(caps, &place, view, &parcel.events, enqueue.plan(view)?);
-        let (mut items, _) = self.inner.etcd.carry_out_with(self, &looks, None, plan).await?;
+        let assumed = self.inner.recent.take_rest(id).and_then(|seen| enqueue.assume(seen));
+        let (mut items, _) = self.inner.etcd.carry_out_with(self, &looks, assumed, plan).await?;
         self.confirm(id, &parcel).await;
         self.unpack_items(id, &mut items, &parcel).await?;
         Ok(items)
@@ -157,7 +176,9 @@ impl SessionStore for EtcdStore {
     async fn inbox(&self, id: &SessionId) -> Result<Inbox> {
         let keys = &self.inner.keys;
         let looks = [Look::Key(keys.meta(id)), Look::Key(keys.wake(id)), Look::Prefix(keys.inboxes(id))];
-        let mut inbox = plan::inbox(&self.place(id), &self.inner.etcd.look(&looks).await?)?;
+        let (place, view) = (self.place(id), self.inner.etcd.look(&looks).await?);
+        let mut inbox = plan::inbox(&place, &view)?;
+        self.inner.recent.saw_queue(&place, &view, inbox.items.iter().map(|item| item.event.id.clone()));
         self.unpack_items(id, &mut inbox.items, &Parcel::default()).await?;
         Ok(inbox)
     }

@@ -77,7 +77,8 @@ impl Executor {
         &self.client
     }
 
-    /// Where a sandbox takes requests, which is woken if it is suspended and waited for if it is on its way.
+    /// Where a sandbox takes requests, which is woken if it is suspended and waited for if it is on its way. One without a session
+    /// has been given the files of its template by then, or says that it has not.
     ///
     /// # Errors
     /// See [`ReachError`]. It never takes longer than a tool call would wait for it.
@@ -93,7 +94,12 @@ impl Executor {
                 .map(SandboxView::of)
                 .ok_or_else(|| ReachError::NoSandbox { namespace: key.namespace.clone(), name: key.name.clone() })?;
             match next(&view) {
-                Step::Go(target) => return Ok(target),
+                Step::Go(target) => {
+                    if let Some(alone) = found.as_ref().filter(|sandbox| sandbox.spec.session_ref.is_none()) {
+                        self.fill_alone(key, alone, &view, &target).await;
+                    }
+                    return Ok(target);
+                }
                 Step::Ended(why) => return Err(ReachError::Ended { name: key.name.clone(), why }),
                 Step::Wake => self.resources.wake_sandbox(&key.namespace, &key.name, &view.uid).await?,
                 Step::Wait => {}

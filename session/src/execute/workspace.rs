@@ -2,17 +2,17 @@
 
 use std::time::Duration;
 
-use longhand_crds::AgentSession;
 use longhand_crds::session_resource::{GithubRepository, SessionResource};
 use longhand_crds::template_resource::{GitRepository, TemplateResource};
+use longhand_crds::{AgentSession, Sandbox};
 use longhand_sandbox::client::{NotStarted, SandboxError, Target};
 use longhand_sandbox::provision::{ProvisionRequest, Provisioned, Resource, Source};
 use longhand_session_log::store::{Claimant, SessionMeta};
 use tokio::time::{Instant, sleep};
 
 use super::run::{Call, Course, gone};
+use super::sandboxes::{SandboxKey, SandboxView};
 use super::{ExecuteError, Executor};
-use crate::resources::ResourceError;
 use crate::resources::templates::Template;
 
 /// What a session's workspace shall hold is looked up again after this long: another replica may have changed it.
@@ -170,6 +170,55 @@ impl Executor {
         self.filled.put(key, filled, KNOWN_FOR);
         Ok(Outcome::Whole)
     }
+
+    /// Gives a sandbox without a session the files of its template before somebody reaches in; the rest comes from the network, to which
+    /// it has no way. What it could not be given holds nobody up: the Sandbox says so.
+    pub(super) async fn fill_alone(&self, key: &SandboxKey, sandbox: &Sandbox, view: &SandboxView, target: &Target) {
+        let known = (view.uid.clone(), String::new());
+        let before = self.filled.get(&known).filter(|filled| filled.pod_uid == target.pod_uid);
+        if before.as_ref().is_some_and(|filled| filled.looked.elapsed() < FRESH) {
+            return;
+        }
+        let template = match self.hosted.templates.template(&key.namespace, &sandbox.spec.template_ref.name).await {
+            Ok(Some(template)) => template,
+            Ok(None) => return,
+            Err(error) => {
+                tracing::warn!(%error, sandbox = key.name, "it is not known what a workspace shall hold");
+                return;
+            }
+        };
+        let files = template.provision.iter().filter(|resource| resource.file.is_some());
+        let resources: Vec<Resource> = files.filter_map(|file| of_template(file).ok()).collect();
+        let marks: String = resources.iter().map(Resource::mark).collect();
+        if before.is_none_or(|filled| filled.marks != marks) {
+            let request = ProvisionRequest { deadline_seconds: template.provisioning.as_secs(), resources };
+            let outcome = match request.resources.is_empty() {
+                true => Outcome::Whole,
+                false => judge(self.client.provision(target, &request).await, &request.resources),
+            };
+            let lacks = match outcome {
+                Outcome::Whole => None,
+                Outcome::Lacks(what) => Some(what),
+                // Whoever reaches in will see that.
+                Outcome::NotNow { .. } => return,
+            };
+            self.say_lacks(key, view, lacks.as_deref()).await;
+            if lacks.is_some() {
+                return;
+            }
+        }
+        self.filled.put(known, Filled { pod_uid: target.pod_uid.clone(), marks, looked: Instant::now() }, KNOWN_FOR);
+    }
+
+    /// Has the Sandbox say what its workspace lacks, unless it says so.
+    async fn say_lacks(&self, key: &SandboxKey, view: &SandboxView, lacks: Option<&str>) {
+        if view.lacks.as_deref() == lacks {
+            return;
+        }
+        if let Err(error) = self.resources.say_lacks(&key.namespace, &key.name, &view.uid, lacks).await {
+            tracing::warn!(%error, "the Sandbox does not say what its workspace lacks");
+        }
+    }
 }
 
 impl Call<'_> {
@@ -207,11 +256,8 @@ impl Call<'_> {
     /// The Sandbox says what its workspace lacks, for who looks at it from outside.
     async fn say(&self, course: &Course, lacks: Option<&str>) {
         let seen = course.seen.borrow().clone();
-        let Some(seen) = seen.filter(|seen| seen.lacks.as_deref() != lacks) else { return };
-        let (resources, key) = (&self.executor.resources, &course.key);
-        let said: Result<(), ResourceError> = resources.say_lacks(&key.namespace, &key.name, &seen.uid, lacks).await;
-        if let Err(error) = said {
-            tracing::warn!(%error, "the Sandbox does not say what its workspace lacks");
+        if let Some(seen) = seen {
+            self.executor.say_lacks(&course.key, &seen, lacks).await;
         }
     }
 }

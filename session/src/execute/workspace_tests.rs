@@ -7,6 +7,7 @@ use rstest::rstest;
 use serde_json::{Value, json};
 
 use super::{of_session, of_template};
+use crate::execute::sandboxes::SandboxKey;
 use crate::execute::tests::{execute, made, result, said};
 use crate::resources::Resources as _;
 use crate::testing::World;
@@ -104,6 +105,57 @@ async fn a_repository_of_the_session_is_in_the_workspace_of_the_next_call() {
     world.cluster.change_session("team-a", "one", |session| session.spec.resources.clear());
     assert_eq!(run(&world, &id, epoch, "cat repo/file").await.0, "in the repository\n");
     server.1.abort();
+}
+
+/// A Sandbox of the template `tools` that the operator has made ready, of this session or of none.
+async fn alone(world: &World, hands: &Hands, session: Option<&str>, provision: Value) -> SandboxKey {
+    let provision: Vec<TemplateResource> = serde_json::from_value(provision).unwrap();
+    world.cluster.environments.edit("team-a", "tools", |template| template.spec.provision = provision);
+    let session = session.map(|name| json!({"name": name, "uid": "uid-one", "sandbox": "main"}));
+    let sandbox = json!({
+        "apiVersion": "longhand.dev/v1alpha1", "kind": "Sandbox", "metadata": {"name": "free", "namespace": "team-a"},
+        "spec": {"templateRef": {"name": "tools"}, "sessionRef": session},
+    });
+    world.cluster.ensure_sandbox(serde_json::from_value(sandbox).unwrap()).await.unwrap();
+    world.cluster.sandbox_ready("free", "hands-1", &hands.address);
+    SandboxKey { namespace: "team-a".to_owned(), name: "free".to_owned() }
+}
+
+#[tokio::test]
+async fn a_sandbox_without_a_session_is_given_the_files_of_its_template_before_somebody_reaches_in() {
+    let world = World::new();
+    let hands = hands(&world.signer, "hands-1").await;
+    let place = hands.file("data").to_str().unwrap().to_owned();
+    let archive = json!({"name": "data", "mountPath": place, "archive": {"url": "http://127.0.0.1:9/data.tar"}});
+    let key = alone(&world, &hands, None, json!([archive, file(&hands, "notes", "from the template")])).await;
+    world.executor.reach(&key).await.unwrap();
+    let notes = || std::fs::read_to_string(hands.file("notes")).unwrap();
+    assert_eq!(notes(), "from the template");
+    assert!(!hands.file("data").exists());
+    assert_eq!(lacks(&world, "free").await, None, "the operator says that it is not given the archive");
+    std::fs::write(hands.file("notes"), "mine").unwrap();
+    world.executor.reach(&key).await.unwrap();
+    assert_eq!(notes(), "mine");
+}
+
+#[tokio::test]
+async fn who_reaches_into_a_sandbox_that_lacks_a_file_is_not_held_up_and_the_sandbox_says_so() {
+    let world = World::new();
+    let hands = hands(&world.signer, "hands-1").await;
+    let outside = json!([{"name": "notes", "mountPath": "/nowhere/notes", "file": {"content": ""}}]);
+    let key = alone(&world, &hands, None, outside).await;
+    world.executor.reach(&key).await.unwrap();
+    let why = lacks(&world, "free").await.expect("the Sandbox says so");
+    assert!(why.contains("`notes` at /nowhere/notes"), "{why}");
+}
+
+#[tokio::test]
+async fn who_reaches_into_a_session_s_sandbox_before_its_first_call_finds_it_empty() {
+    let world = World::new();
+    let hands = hands(&world.signer, "hands-1").await;
+    let key = alone(&world, &hands, Some("one"), json!([file(&hands, "notes", "")])).await;
+    world.executor.reach(&key).await.unwrap();
+    assert!(!hands.file("notes").exists());
 }
 
 /// A server of the files below a folder of its own, in which is the repository `repo.git`.

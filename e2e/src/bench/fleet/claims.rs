@@ -6,9 +6,10 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior};
 
+use super::writes;
 use crate::bench::{Figure, Goal, Samples};
 use crate::cluster::TestResult;
-use crate::simulated::{ControlPlane, Operator, Team};
+use crate::simulated::{ControlPlane, Operator, Team, Usage};
 
 const PER_SECOND: usize = 75;
 const SECONDS: usize = 10;
@@ -20,12 +21,14 @@ const P50_MS: f64 = 100.0;
 const P99_MS: f64 = 300.0;
 const TAKEN: &str = "longhand_operator_warm_sandboxes_taken_total";
 
-pub(super) async fn run(plane: &ControlPlane, operator: &Operator) -> TestResult<Vec<Figure>> {
+pub(super) async fn run(plane: &ControlPlane, operator: &mut Operator) -> TestResult<Vec<Figure>> {
     let team = Arc::new(Team::create(plane, "claims").await?);
     for pool in 0..POOLS {
         team.template(&format!("pool-{pool}"), POOL).await?;
     }
+    let written = writes::settled(plane).await?;
     let before = operator.counter(TAKEN).await?;
+    let (used, used_by_operator) = (plane.usage()?, operator.usage()?);
     let mut ticks = tokio::time::interval(Duration::from_secs(1) / u32::try_from(PER_SECOND)?);
     // A claim that is late counts from when it was due.
     ticks.set_missed_tick_behavior(MissedTickBehavior::Burst);
@@ -39,7 +42,10 @@ pub(super) async fn run(plane: &ControlPlane, operator: &Operator) -> TestResult
         });
     }
     let mut samples = Samples::default();
-    for claim in claims.join_all().await {
+    let all = claims.join_all().await;
+    tell(plane, written, &used)?;
+    tracing::info!(operator = operator.usage()?.cpu_seconds - used_by_operator.cpu_seconds, "processor time, s");
+    for claim in all {
         let (number, due) = claim?;
         let name = format!("claim-{number}");
         let bound = team.roll.until(&name, "it is bound", DEADLINE, |seen| seen?.ready).await?;
@@ -62,4 +68,14 @@ pub(super) async fn run(plane: &ControlPlane, operator: &Operator) -> TestResult
         figure(99.0, Goal::Below(P99_MS)),
         Figure::single("of them from a pool", "%", warm, Goal::None),
     ])
+}
+
+/// What the programs did meanwhile, for whoever looks for what takes the time.
+fn tell(plane: &ControlPlane, written: usize, used: &[(&'static str, Usage)]) -> TestResult {
+    let kinds = writes::kinds(&plane.writes()?.split_off(written));
+    tracing::info!(?kinds, "writes by the last claim");
+    for ((name, before), (_, after)) in used.iter().zip(plane.usage()?) {
+        tracing::info!(name, seconds = after.cpu_seconds - before.cpu_seconds, "processor time");
+    }
+    Ok(())
 }

@@ -16,9 +16,9 @@ const FOLDER: &str = "target/bench/simulated";
 
 const METHOD: &str = "At the level of objects: etcd with its disk syncs, kube-apiserver, kube-scheduler, kube-controller-manager (garbage \
     collector), kwok with 100 nodes in place of kubelets and the operator are processes on one machine, without other limits of their \
-    requests; no container runs. A claim is bound when the condition Ready of the new Sandbox is in a watch that was open before, from \
+    requests; no container runs, and one server answers for every sandbox that it is fenced in. A claim is bound when the condition Ready of the new Sandbox is in a watch that was open before, from \
     before the request that creates it. Claims: 750 in 10 s, at fixed times whatever becomes of the others, from ten pools of 75 pods, \
-    which are filled again meanwhile. Writes: from the API server's audit log, without leases; a claim is what is asked for the \
+    which are kept at a quarter meanwhile. Writes: from the API server's audit log, without leases; a claim is what is asked for the \
     sandbox and its pod by whoever makes it and by the operator; a life is that of a sandbox that is made, is ready and is deleted, with \
     what the garbage collector asks for; nodes' own writes are not in it. Memory is the resident set of the operator's process, \
     processor time that of 30 s in which nothing happens.";

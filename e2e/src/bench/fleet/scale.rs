@@ -34,10 +34,10 @@ pub(super) async fn run(plane: &ControlPlane, operator: &mut Operator) -> TestRe
         let deadline = Duration::from_secs(u64::try_from(60 + size / SLOWEST)?);
         team.roll.until_ready(size, deadline).await?;
         let (made, took) = ((size - there) as f64, begun.elapsed());
-        let after = operator.usage()?;
+        let (after, asks) = (operator.usage()?, plane.fence_asks());
         tracing::info!(size, ?took, resident = after.resident_mib, "sandboxes are ready");
         tokio::time::sleep(REST).await;
-        let rested = operator.usage()?;
+        let (rested, asked) = (operator.usage()?, plane.fence_asks() - asks);
         let processor = |seconds: f64, per: f64| seconds * 1_000.0 / per;
         let figure = |metric: &str, unit: &str, value| Figure::single(metric, unit, value, Goal::None);
         let shown = format!("{size} sandboxes");
@@ -48,6 +48,7 @@ pub(super) async fn run(plane: &ControlPlane, operator: &mut Operator) -> TestRe
                 "ms/s",
                 processor(rested.cpu_seconds - after.cpu_seconds, REST.as_secs_f64()),
             ),
+            figure(&format!("questions for the fence at rest with {shown}"), "1/s", asked as f64 / REST.as_secs_f64()),
             figure(
                 &format!("processor time of the operator for each of up to {shown}"),
                 "ms",

@@ -32,6 +32,8 @@ pub(super) async fn run(plane: &ControlPlane) -> TestResult<Vec<Figure>> {
         let name = format!("warm-{number}");
         team.claim(&name, "pool").await?;
         ready(&team, &name).await?;
+        // That the pool is full again is said for a moment before it says that a pod was taken.
+        team.until_pods(POOL + number + 1).await?;
         team.pool_is("pool", POOL).await?;
     }
     let warm = since(plane, before).await?;
@@ -77,7 +79,7 @@ async fn lives(plane: &ControlPlane, team: &Team, suspension: bool) -> TestResul
 }
 
 /// How many writes there have been when no more come for a while.
-async fn settled(plane: &ControlPlane) -> TestResult<usize> {
+pub(super) async fn settled(plane: &ControlPlane) -> TestResult<usize> {
     let mut last = usize::MAX;
     let mut quiet = 0;
     eventually("nothing is written any more", DEADLINE, || {
@@ -96,12 +98,17 @@ async fn since(plane: &ControlPlane, before: usize) -> TestResult<Vec<Write>> {
     settled(plane).await?;
     let writes = plane.writes()?.split_off(before);
     let writes: Vec<Write> = writes.into_iter().filter(|write| write.resource != "leases").collect();
-    let mut kinds: BTreeMap<String, usize> = BTreeMap::new();
-    for Write { user, verb, resource, .. } in &writes {
+    tracing::info!(kinds = ?kinds(&writes), "writes of {TIMES}");
+    Ok(writes)
+}
+
+/// How many there are of each kind.
+pub(super) fn kinds(writes: &[Write]) -> BTreeMap<String, usize> {
+    let mut kinds = BTreeMap::new();
+    for Write { user, verb, resource, .. } in writes {
         *kinds.entry(format!("{user} {verb} {resource}")).or_default() += 1;
     }
-    tracing::info!(?kinds, "writes of {TIMES}");
-    Ok(writes)
+    kinds
 }
 
 /// What concerns the sandbox and the pod that it takes, and not the pool.

@@ -37,6 +37,8 @@ pub(crate) async fn overhead(fixture: &Fixture, session: &SessionId, after: u64,
     let send = async {
         // Previews are not kept: the client is connected before there are any.
         tokio::time::sleep(CONNECTED).await;
+        // The stream may have taken the only connection that there was: the message has one, too.
+        fixture.service.wire.session(session).await?;
         let sent = Instant::now();
         fixture.service.send(session, text).await?;
         TestResult::Ok(sent)

@@ -6,9 +6,10 @@ use longhand_protocol::event::{EventBody, NewEvent, Record};
 use longhand_protocol::harness::AgentSnapshot;
 use longhand_protocol::wire::SessionStatus;
 
-use super::call::{self, wanted};
+use super::call::{state_of, wanted};
 use super::inbox::{Queued, wake_value};
 use super::{Place, Plan, Repeated, check_epoch};
+use crate::etcd::recent::Seen;
 use crate::etcd::view::{Kv, Look, View};
 use crate::etcd::write::{Guard, Write};
 use crate::limits;
@@ -80,25 +81,30 @@ impl Append<'_> {
         self.events.iter().filter(move |event| all || is_remembered(&event.body)).map(|event| &event.id)
     }
 
-    /// What a brain that is up to date would find, so that the transaction can be tried at once. Only without promotion
-    /// and results, whose contents have to be read first.
-    pub(crate) fn assume(&self, head: Vec<u8>) -> Option<View> {
+    /// What one who is up to date would find, so that the transaction can be tried at once: it compares all of it. Nothing where
+    /// something is needed that was not seen.
+    pub(crate) fn assume(&self, seen: Seen) -> Option<View> {
         let Place { keys, id } = self.place;
-        let Author::Brain { epoch, .. } = self.author else { return None };
-        if !self.promoted.is_empty() || epoch == 0 {
-            return None;
-        }
         let mut view = View::default();
-        match self.effect {
-            Effect::Nothing => {}
+        let found = |key, value| Kv { key, value, ..Kv::default() };
+        match (self.author, self.effect) {
+            (Author::Brain { epoch: 0, .. }, _) | (_, Effect::Agent { .. }) => return None,
             // Absent keys have revision 0, so a key has to be seen before its revision is relied on.
-            Effect::Idle { wake_revision } if wake_revision < 1 => return None,
-            Effect::Idle { wake_revision } => {
+            (_, Effect::Idle { wake_revision }) if wake_revision < 1 => return None,
+            (Author::Brain { .. }, Effect::Idle { wake_revision }) => {
                 view.insert(Kv { key: keys.wake(id), mod_revision: wake_revision, ..Kv::default() });
             }
-            Effect::Finish { .. } | Effect::Agent { .. } => return None,
+            (Author::Brain { .. }, Effect::Nothing) => {}
+            (Author::Service, Effect::Finish { call, from }) => {
+                view.insert(found(keys.meta(id), seen.meta?));
+                view.insert(found(keys.call(id, call), encode(&wanted(from)).ok()?));
+            }
+            (Author::Brain { .. }, Effect::Finish { .. }) | (Author::Service, _) => return None,
         }
-        view.insert(Kv { key: keys.head(id), value: head, ..Kv::default() });
+        for event in self.promoted {
+            view.insert(found(keys.inbox(id, event), seen.queued.get(event)?.clone()));
+        }
+        view.insert(found(keys.head(id), seen.head));
         Some(view)
     }
 
@@ -194,12 +200,11 @@ impl Append<'_> {
                 write.delete(wake.key.clone()).delete(keys.owner(id));
             }
             Effect::Finish { call, from } => {
-                let (state, revision) = call::state_and_revision(&self.place, view, call)?;
-                if state != wanted(from) {
-                    return Err(StoreError::CallState { call: call.clone(), state });
-                }
-                let key = keys.call(id, call);
-                write.guard(Guard::Unchanged(key.clone(), revision)).delete(key);
+                let state = state_of(&self.place, view, call)?;
+                let open = view.get(&keys.call(id, call)).filter(|_| state == wanted(from));
+                let Some(open) = open else { return Err(StoreError::CallState { call: call.clone(), state }) };
+                // One open call is like another, and each attempt has a name of its own: the state says all that counts.
+                write.guard(Guard::Holds(open.key.clone(), open.value.clone())).delete(open.key.clone());
                 if head.archived_at.is_none() {
                     write.put(keys.wake(id), wake_value(&self.place, view)?);
                 }

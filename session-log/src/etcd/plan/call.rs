@@ -31,13 +31,6 @@ pub(crate) fn state_of(place: &Place<'_>, view: &View, call: &EventId) -> Result
     }
 }
 
-/// The call's state, and the revision at which it was set; 0 when it is finished.
-pub(super) fn state_and_revision(place: &Place<'_>, view: &View, call: &EventId) -> Result<(CallState, i64)> {
-    let state = state_of(place, view, call)?;
-    let revision = view.get(&place.keys.call(place.id, call)).map_or(0, |kv| kv.mod_revision);
-    Ok((state, revision))
-}
-
 /// A wish to give a call to a sandbox.
 pub(crate) struct Dispatch<'a> {
     pub(crate) place: Place<'a>,

@@ -6,7 +6,8 @@ use longhand_protocol::internal::Wake;
 use serde::{Deserialize, Serialize};
 
 use super::{Place, Plan};
-use crate::etcd::view::{Look, View};
+use crate::etcd::recent::Seen;
+use crate::etcd::view::{Kv, Look, View};
 use crate::etcd::write::{Guard, Write};
 use crate::limits;
 use crate::record::{encode, same_body};
@@ -25,14 +26,13 @@ fn queued_item(event: NewEvent) -> InboxItem {
     InboxItem { event: Event { id: event.id, body: event.body, processed_at: None } }
 }
 
-/// The value of the session's wake key.
+/// The value of the session's wake key: what never changes of its metadata.
 pub(super) fn wake_value(place: &Place<'_>, view: &View) -> Result<Vec<u8>> {
-    let meta: SessionMeta = meta(place, view)?;
-    encode(&Wake { namespace: meta.namespace, name: meta.name, uid: meta.uid })
+    encode(&meta(place, view)?.decode::<Wake>()?)
 }
 
-fn meta(place: &Place<'_>, view: &View) -> Result<SessionMeta> {
-    view.get(&place.keys.meta(place.id)).ok_or_else(|| place.not_found())?.decode()
+fn meta<'a>(place: &Place<'_>, view: &'a View) -> Result<&'a Kv> {
+    view.get(&place.keys.meta(place.id)).ok_or_else(|| place.not_found())
 }
 
 /// The inbox in order: by the revision of the transaction that queued an event, then by its place in it.
@@ -65,6 +65,15 @@ impl Enqueue<'_> {
         looks.extend(self.events.iter().map(|event| Look::Key(keys.inbox(id, &event.id))));
         looks.extend(self.place.look_idem(self.events.iter().map(|event| &event.id)));
         looks
+    }
+
+    /// What is found of a session that was seen to rest: nothing is queued in it.
+    pub(crate) fn assume(&self, seen: Seen) -> Option<View> {
+        let Place { keys, id } = self.place;
+        let mut view = View::default();
+        view.insert(Kv { key: keys.meta(id), value: seen.meta?, ..Kv::default() });
+        view.insert(Kv { key: keys.head(id), value: seen.head, ..Kv::default() });
+        Some(view)
     }
 
     pub(crate) fn plan(&self, view: &View) -> Result<Plan<Vec<InboxItem>>> {
@@ -160,12 +169,11 @@ impl<'a> Deliver<'a> {
 
     /// The count of delivered inputs after it, and whether it was this delivery that raised it.
     pub(crate) fn plan(&self, view: &View) -> Result<Plan<u64>> {
-        let Place { keys, id } = self.place;
-        let mut meta = meta(&self.place, view)?;
+        let stored = meta(&self.place, view)?;
+        let mut meta: SessionMeta = stored.decode()?;
         if meta.delivered_inputs != self.from || self.events.is_empty() {
             return Ok(Plan::Done(meta.delivered_inputs));
         }
-        let stored = view.get(&keys.meta(id)).ok_or_else(|| self.place.not_found())?;
         let mut write = Write::default();
         write.guard(Guard::Unchanged(stored.key.clone(), stored.mod_revision));
         put_queued(&self.place, view, self.events, self.limit, &mut write)?;

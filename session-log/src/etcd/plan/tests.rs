@@ -8,6 +8,7 @@ use rstest::rstest;
 
 use super::{Append, Author, Claim, Create, Deliver, Dispatch, Effect, Enqueue, Place, Plan, Undispatch};
 use crate::etcd::keys::Keys;
+use crate::etcd::recent::Seen;
 use crate::etcd::view::{Kv, Look, View};
 use crate::etcd::write::{Change, Guard, Write};
 use crate::limits;
@@ -250,7 +251,7 @@ fn a_result_relies_on_the_call() {
     let effect = Effect::Finish { call: &call, from: &FinishFrom::Open };
     let write = world.append_as(Author::Service, &[], &[running("sevt_1")], effect).unwrap();
     let open = world.keys.call(&world.id, &call);
-    assert_eq!(write.guards, [world.head(), world.new_event("sevt_1"), world.unchanged(&open)]);
+    assert_eq!(write.guards, [world.head(), world.new_event("sevt_1"), world.holds(&open)]);
     let wake = world.keys.wake(&world.id);
     assert!(write.changes.iter().any(|change| matches!(change, Change::Put(key, _) if *key == wake)));
     assert!(write.changes.contains(&Change::Put(world.keys.done(&world.id, &call), b"3".to_vec())));
@@ -410,7 +411,9 @@ fn what_is_assumed_is_what_an_up_to_date_brain_finds() {
     let head = world.kv(&world.keys.head(&world.id)).value.clone();
     let append = |author, effect| Append { place, author, promoted: &[], events: &events, effect };
     let known = append(author(1), Effect::Nothing);
-    let assumed = known.assume(head.clone()).unwrap();
+    let meta = world.kv(&world.keys.meta(&world.id)).value.clone();
+    let seen = || Seen { head: head.clone(), meta: Some(meta.clone()), ..Seen::default() };
+    let assumed = known.assume(seen()).unwrap();
     let planned = |view: &View| written(known.plan(view, Timestamp::UNIX_EPOCH).unwrap());
     assert_eq!(planned(&assumed), planned(&world.view(&known.looks())));
 
@@ -421,9 +424,13 @@ fn what_is_assumed_is_what_an_up_to_date_brain_finds() {
         append(Author::Service, Effect::Nothing),
         append(author(1), Effect::Idle { wake_revision: 0 }),
         append(author(1), finish),
+        Append { promoted: &["sevt_unseen".parse().unwrap()], ..append(author(1), Effect::Nothing) },
     ] {
-        assert!(unknown.assume(head.clone()).is_none());
+        assert!(unknown.assume(seen()).is_none());
     }
+    let result = append(Author::Service, finish);
+    assert!(result.assume(Seen { meta: None, ..seen() }).is_none());
+    assert!(result.assume(seen()).is_some());
 }
 
 #[rstest]

@@ -6,8 +6,8 @@ use std::time::Duration;
 use axum::Json;
 use axum::extract::State;
 use longhand_crds::AgentSession;
-use longhand_protocol::Record;
-use longhand_protocol::harness::{ClaimRequest, ClaimResponse, HarnessSession, Since};
+use longhand_protocol::harness::{ClaimRequest, ClaimResponse, HarnessSession, Inbox, Since};
+use longhand_protocol::{Record, SessionId};
 use longhand_session_log::StoreError;
 use longhand_session_log::store::{Claimant, Query, SessionState, Slice, Takeover};
 use tokio::time::{Instant, sleep};
@@ -36,15 +36,12 @@ pub async fn claim(
 ) -> Result<Json<ClaimResponse>> {
     let session = path.session()?;
     let pod = pod_of(&identity)?;
-    let wants = request.after.is_some();
-    let inbox = async { if wants { app.store.inbox(session).await.map(Some) } else { Ok(None) } };
-    let (state, inbox) = tokio::try_join!(app.store.state(session), inbox)?;
-    if state.meta.namespace != pod.namespace {
-        return Err(denied(&pod, session));
-    }
-    let page = page(&app, &state, request.after);
-    let (page, taken) = tokio::join!(page, take(&app, &pod, &state));
-    let Taken { epoch, woken, resource, is_ready } = taken?;
+    let (seen, taken) = match again(&app, &pod, session, request.after).await? {
+        Some(both) => both,
+        None => first(&app, &pod, session, request.after).await?,
+    };
+    let Seen { state, inbox, page } = seen;
+    let Taken { epoch, woken, resource, is_ready } = taken;
     app.claims.put(session.clone(), (epoch, pod.uid), REMEMBERED);
     metrics::claim(if is_ready { "granted_to_ready" } else { "granted" });
     tracing::info!(epoch, harness = pod.name, "session claimed");
@@ -63,6 +60,60 @@ pub async fn claim(
     };
     let tools = session.offered_tools();
     Ok(Json(ClaimResponse { epoch, head, lease_ttl_seconds: LEASE.as_secs(), session, tools, since }))
+}
+
+/// What a harness is told of its session.
+struct Seen {
+    state: SessionState,
+    inbox: Option<Inbox>,
+    page: Option<Slice>,
+}
+
+async fn look(app: &App, session: &SessionId, after: Option<u64>) -> Result<(SessionState, Option<Inbox>)> {
+    let inbox = async { if after.is_some() { app.store.inbox(session).await.map(Some) } else { Ok(None) } };
+    Ok(tokio::try_join!(app.store.state(session), inbox)?)
+}
+
+/// A pod that has had the session takes it again, as long as nobody has it: like other calls of this pod it need not wait for
+/// the API server, which may name another pod by now. That one takes the session from whoever has it.
+///
+/// Nothing is waited for that can be asked for at the same time. `None` where it is not that simple.
+async fn again(app: &App, pod: &Pod, session: &SessionId, after: Option<u64>) -> Result<Option<(Seen, Taken)>> {
+    let had_it = app.claims.get(session).is_some_and(|(_, owner)| owner == pod.uid);
+    if !had_it || app.warm.pool_of(pod).is_some() {
+        return Ok(None);
+    }
+    let claimant = Claimant { pod_uid: pod.uid.clone(), pod_name: pod.name.clone() };
+    let claim = app.store.claim(session, &claimant, Takeover::IfFree, LEASE);
+    let seen = async {
+        let (state, inbox) = look(app, session, after).await?;
+        let resource = async {
+            match app.expected.take(session).await {
+                Some(resource) => Ok(Some(resource)),
+                None => Ok::<_, ApiError>(resource_of(app, &state.meta).await?.map(Arc::new)),
+            }
+        };
+        let (page, resource) = tokio::join!(page(app, &state, after), resource);
+        Ok::<_, ApiError>((Seen { state, inbox, page }, resource?))
+    };
+    let (claimed, seen) = tokio::join!(claim, seen);
+    let (epoch, woken) = match claimed {
+        Err(StoreError::Owned { .. }) => return Ok(None),
+        claimed => claimed?,
+    };
+    let (seen, resource) = seen?;
+    let resource = resource.filter(|resource| is_named_by(resource, pod)).ok_or_else(|| denied(pod, session))?;
+    Ok(Some((seen, Taken { epoch, woken, resource: Some(resource), is_ready: false })))
+}
+
+/// Any other pod takes the session when it is known that it may.
+async fn first(app: &App, pod: &Pod, session: &SessionId, after: Option<u64>) -> Result<(Seen, Taken)> {
+    let (state, inbox) = look(app, session, after).await?;
+    if state.meta.namespace != pod.namespace {
+        return Err(denied(pod, session));
+    }
+    let (page, taken) = tokio::join!(page(app, &state, after), take(app, pod, &state));
+    Ok((Seen { state, inbox, page }, taken?))
 }
 
 /// What follows the record that the harness has read, if it is one page. Without it the harness asks for it.
@@ -92,26 +143,9 @@ struct Taken {
 
 /// Takes the session if the pod may have it.
 async fn take(app: &App, pod: &Pod, state: &SessionState) -> Result<Taken> {
-    let session = &state.meta.id;
     let claimant = Claimant { pod_uid: pod.uid.clone(), pod_name: pod.name.clone() };
-    let had_it = app.claims.get(session).is_some_and(|(_, owner)| owner == pod.uid);
-    if had_it && app.warm.pool_of(pod).is_none() {
-        // As other calls of this pod it need not wait for the API server, which may name another pod by now: that one takes
-        // the session from whoever has it, and this one only while nobody has.
-        let claim = app.store.claim(session, &claimant, Takeover::IfFree, LEASE);
-        let (claimed, resource) = tokio::join!(claim, resource_of(app, &state.meta));
-        match claimed {
-            Err(StoreError::Owned { .. }) => {}
-            claimed => {
-                let (epoch, woken) = claimed?;
-                let resource = resource?.filter(|resource| is_named_by(resource, pod));
-                let resource = resource.ok_or_else(|| denied(pod, session))?;
-                return Ok(Taken { epoch, woken, resource: Some(Arc::new(resource)), is_ready: false });
-            }
-        }
-    }
     let (takeover, resource) = right(app, pod, state).await?;
-    let (epoch, woken) = app.store.claim(session, &claimant, takeover, LEASE).await?;
+    let (epoch, woken) = app.store.claim(&state.meta.id, &claimant, takeover, LEASE).await?;
     Ok(Taken { epoch, woken, resource, is_ready: takeover == Takeover::IfFree })
 }
 

@@ -1,5 +1,5 @@
 use longhand_protocol::EventId;
-use longhand_protocol::event::EventBody;
+use longhand_protocol::event::{EventBody, NewEvent, StopReason};
 use longhand_session_log::SessionStore as _;
 use rstest::rstest;
 use serde_json::{Value, json};
@@ -109,6 +109,37 @@ async fn a_claim_brings_what_was_not_read_yet() {
     }
     assert_eq!(claim(json!({"after": 0})).await["since"], Value::Null);
     assert_eq!(seqs(&claim(json!({"after": head})).await).len(), 2);
+}
+
+/// What the API server says of a session whose harness waits in its grace is asked for once, while the message is queued.
+#[tokio::test]
+async fn a_session_in_its_grace_is_looked_up_while_its_message_is_queued() {
+    let world = World::new();
+    let id = world.session("one", "pod-1").await;
+    let claim = async |pod: &str| world.call("POST", &path(&id, "claim"), pod, &json!({"after": 0})).await;
+    let send = async || {
+        let sent = json!({"events": [say("hi")]});
+        assert_eq!(world.call("POST", &format!("/v1/sessions/{id}/events"), "alice", &sent).await.status, 200);
+    };
+    let give_up = async || {
+        let (state, inbox) = (world.store.state(&id).await.unwrap(), world.store.inbox(&id).await.unwrap());
+        let queued: Vec<EventId> = inbox.items.into_iter().map(|item| item.event.id).collect();
+        let head = world.store.promote(&id, state.epoch, state.head, &queued, Vec::new()).await.unwrap().head;
+        let idle = NewEvent::new(EventBody::SessionStatusIdle { stop_reason: StopReason::EndTurn });
+        world.store.idle(&id, state.epoch, head, inbox.wake_revision.unwrap(), vec![idle]).await.unwrap();
+    };
+    send().await;
+    assert_eq!(claim("pod-1").await.status, 200);
+    give_up().await;
+    world.cluster.take_reads();
+    send().await;
+    assert_eq!(claim("pod-1").await.status, 200);
+    assert_eq!(world.cluster.take_reads(), ["AgentSession team-a/one"]);
+    // It is good for one claim: the next one finds what has changed.
+    give_up().await;
+    world.cluster.name_harness("team-a", "one", Some("pod-2"));
+    assert_eq!(claim("pod-1").await.status, 403);
+    assert_eq!(world.cluster.take_reads(), ["AgentSession team-a/one"]);
 }
 
 /// The pod that has had the session takes it again without waiting for what the API server says, and only while nobody

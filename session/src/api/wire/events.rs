@@ -23,6 +23,7 @@ use crate::api::place::Span;
 use crate::api::query::Params;
 use crate::app::App;
 use crate::auth::Access;
+use crate::expected::Expected;
 use crate::warm::Offering;
 
 /// How long a queued event's acceptance is remembered, to tell how long it was queued.
@@ -188,6 +189,7 @@ pub async fn send(
     let state = app.store.state(path.session()?).await?;
     // What the API server says of the session is asked for while it is asked about the caller.
     let offering = Offering::begin(&app, &state);
+    Expected::begin(&app, &state);
     permitted(&app, &identity, &path, Access::SendEvents, &state.meta).await?;
     let events = read(body)?;
     app.limits.events(&state.meta.namespace, &state.meta.id, events.len())?;

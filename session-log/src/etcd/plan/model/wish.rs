@@ -10,6 +10,7 @@ use crate::etcd::plan::{
     Append, Archive, Author, Claim, Close, Create, Deliver, Dispatch, Effect, Enqueue, Fork, Import, Importing, Leap,
     Part, Place, Plan, Undispatch,
 };
+use crate::etcd::recent::Seen;
 use crate::etcd::view::{Look, View};
 use crate::etcd::write::Write;
 use crate::lineage::Lineage;
@@ -284,17 +285,28 @@ impl Wish {
         }
     }
 
-    /// What is assumed in place of a first look, when the replica knows the head's bytes.
-    pub(super) fn assume(&self, session: &Session, head: impl Fn(u64) -> Option<Vec<u8>>) -> Option<View> {
+    /// What is assumed in place of a first look, of what the replica has seen: with the head of this number, or the last one.
+    pub(super) fn assume(
+        &self,
+        session: &Session,
+        rests: bool,
+        seen: impl Fn(Option<u64>) -> Option<Seen>,
+    ) -> Option<View> {
         let wish = self;
         with_append!(
             session,
             wish,
             |append| match append.author {
-                Author::Brain { expected_head, .. } => append.assume(head(expected_head)?),
-                Author::Service => None,
+                Author::Brain { expected_head, .. } => append.assume(seen(Some(expected_head))?),
+                Author::Service => append.assume(seen(None)?),
             },
-            None
+            match wish {
+                Wish::Enqueue { event: name } if rests => {
+                    let events = [event(name, Says::Message, None)];
+                    Enqueue { place: session.place(), events: &events, limit: INBOX_LIMIT }.assume(seen(None)?)
+                }
+                _ => None,
+            }
         )
     }
 

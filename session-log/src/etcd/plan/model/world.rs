@@ -11,7 +11,9 @@ use super::laws::{Law, check, check_write};
 use super::past::Past;
 use super::search::Model;
 use super::wish::{Outcome, Session, Step, Wish};
+use crate::etcd::keys::last_segment;
 use crate::etcd::plan::inbox;
+use crate::etcd::recent::Seen;
 use crate::etcd::view::{Look, View};
 use crate::etcd::write::{Guard, Write};
 use crate::store::StoreError;
@@ -235,10 +237,21 @@ impl World {
         }
         let job = Job { wish: wish.clone(), ready: None, in_doubt: false };
         self.actors[number].job = Some(job);
-        let heads = &self.past.heads;
-        let assumed = wish.assume(&self.session, |seq| heads.get(&seq).map(|head| head.to_vec()));
+        let rests = self.etcd.get(&self.session.keys.wake(&self.session.id)).is_none();
+        let assumed = wish.assume(&self.session, rests, |seq| self.seen(seq));
         let view = assumed.unwrap_or_else(|| self.etcd.look(&wish.looks(&self.session)));
         self.consider(number, view, scope)
+    }
+
+    /// What a replica may have seen: the head of this number, or the last one, and what is queued.
+    fn seen(&self, seq: Option<u64>) -> Option<Seen> {
+        let (keys, id, heads) = (&self.session.keys, &self.session.id, &self.past.heads);
+        let head = seq.map_or_else(|| heads.values().next_back(), |seq| heads.get(&seq))?;
+        let inboxes = keys.inboxes(id);
+        let queued = self.etcd.under(&inboxes);
+        let queued = queued.map(|kv| (last_segment(&kv.key).parse().unwrap(), kv.value.clone())).collect();
+        let meta = self.etcd.get(&keys.meta(id)).map(|kv| kv.value.clone());
+        Some(Seen { head: head.to_vec(), meta, queued })
     }
 
     fn commit(&mut self, number: usize, scope: &Scope) -> Result<(), Law> {

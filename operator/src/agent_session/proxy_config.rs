@@ -59,11 +59,10 @@ pub(super) fn set_refresh(config: &mut Value, servers: &[McpAccess], context: &C
     for route in routes {
         let named = |server: &&McpAccess| route["name"] == json!(mcp_volume(server));
         if let Some(server) = servers.iter().find(named)
-            && let Some((vault, _, refresh)) = server.refresh()
+            && let Some((vault, credential, refresh)) = server.refresh()
         {
-            let expires_at =
-                server.credential.iter().filter_map(|credential| credential.oauth.as_ref()?.expires_at.as_ref());
-            route["credential"]["oauth"] = oauth(vault, refresh, expires_at.last(), &refresh_folder(server));
+            let expires_at = credential.oauth.as_ref().and_then(|oauth| oauth.expires_at.as_ref());
+            route["credential"]["oauth"] = oauth(vault, refresh, expires_at, &refresh_folder(server));
         }
     }
 }

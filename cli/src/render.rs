@@ -87,6 +87,10 @@ fn text(body: &EventBody) -> String {
         EventBody::CredentialDenied { host, port, reason, count, .. } => {
             short(&format!("{host}:{port}: {reason}, {count} x"))
         }
+        EventBody::CredentialRefreshed { credential, expires_at, .. } => {
+            let until = expires_at.map(|at| format!(", expires at {at}")).unwrap_or_default();
+            short(&format!("{credential}{until}"))
+        }
         EventBody::SandboxLost { sandbox, cause } => short(&format!("{sandbox}: {cause}")),
         EventBody::ToolOutcomeUnknown { cause, .. }
         | EventBody::ToolOutcomeAsked { cause, .. }

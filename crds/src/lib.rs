@@ -17,6 +17,7 @@ pub mod egress;
 mod environment_wire;
 pub mod model;
 pub mod patterns;
+pub mod refresh;
 pub mod sandbox;
 pub mod sandbox_template;
 pub mod session_resource;

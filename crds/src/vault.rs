@@ -101,7 +101,7 @@ pub struct CredentialSpec {
     pub archived_at: Option<Time>,
 }
 
-/// What is known of an OAuth access token besides its value. It is not refreshed yet: when it has expired, write a new one.
+/// What is known of an OAuth access token besides its value. Without `refresh`, write a new one when it has expired.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct OAuth {
@@ -113,7 +113,8 @@ pub struct OAuth {
     pub refresh: Option<Refresh>,
 }
 
-/// How to get another access token.
+/// How to get another access token. The credential proxies do, for calls of MCP servers; new tokens become a new Secret, which the
+/// vault then names.
 #[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[x_kube(
     validation = Rule::new("(self.tokenEndpointAuth == 'none') == !has(self.clientSecretRef)")
@@ -400,8 +401,8 @@ pub struct VaultStatus {
     /// The generation that this status speaks of.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
-    /// `Ready`: the vault is well-formed. `Placed`: every credential is of a kind that a proxy can place today. `TokensValid`:
-    /// no access token is known to have expired. Whether a Secret is there is seen by the sessions that use it.
+    /// `Ready`: the vault is well-formed. `TokensValid`: no access token is known to have expired that nothing refreshes, or to
+    /// be refused a refresh by its provider. Whether a Secret is there is seen by the sessions that use it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "crate::conditions_schema")]
     pub conditions: Vec<Condition>,

@@ -42,7 +42,7 @@ pub struct Config {
     /// What keeps sandboxes in, and how it is seen.
     #[command(flatten)]
     pub fencing: Fencing,
-    /// How the egress of sandboxes leaves the cluster.
+    /// How what goes through the credential proxies leaves the cluster.
     #[command(flatten)]
     pub way_out: WayOut,
     /// What agents without a credential of their own are run with.
@@ -93,7 +93,7 @@ pub struct Fencing {
     pub canaries: String,
 }
 
-/// How the egress of sandboxes leaves the cluster.
+/// How what goes through the credential proxies leaves the cluster.
 #[derive(Clone, Debug, Default, clap::Args)]
 pub struct WayOut {
     /// A proxy that every connection is asked of, as `http://host:port`.

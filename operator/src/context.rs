@@ -38,7 +38,7 @@ pub struct Context {
     pub images: Images,
     /// What sandboxes are told of the fence around them.
     pub fencing: Fencing,
-    /// How the egress of sandboxes leaves the cluster.
+    /// How what goes through the credential proxies leaves the cluster.
     pub way_out: WayOut,
     /// What agents without a credential of their own are run with.
     pub default_model: Option<DefaultModel>,

@@ -14,6 +14,7 @@ pub mod id;
 pub mod internal;
 pub mod model;
 pub mod provision;
+pub mod refresh;
 pub mod sandbox_tools;
 mod schema;
 pub mod secret;

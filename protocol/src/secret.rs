@@ -5,6 +5,7 @@ use std::fmt;
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{Deserialize, Deserializer, Error, Unexpected, Visitor};
+use serde::ser::{Error as _, Serialize, Serializer};
 use zeroize::Zeroizing;
 
 /// The longest value that is taken, in bytes.
@@ -24,6 +25,37 @@ impl SecretValue {
 impl From<&str> for SecretValue {
     fn from(value: &str) -> Self {
         Self(Zeroizing::new(value.as_bytes().to_vec()))
+    }
+}
+
+/// A secret value on its way to where it is stored: the one form in which it is serialised. It is not shown either.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct SentValue<'a>(&'a [u8]);
+
+impl<'a> SentValue<'a> {
+    /// Borrows a value, which has to be text.
+    #[must_use]
+    pub const fn new(value: &'a [u8]) -> Self {
+        Self(value)
+    }
+
+    /// How many bytes it has at the most when it is escaped.
+    #[must_use]
+    pub const fn escaped_length(&self) -> usize {
+        self.0.len() * 6
+    }
+}
+
+impl fmt::Debug for SentValue<'_> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("[redacted]")
+    }
+}
+
+impl Serialize for SentValue<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let text = std::str::from_utf8(self.0).map_err(|_| S::Error::custom("a secret value is not text"))?;
+        serializer.serialize_str(text)
     }
 }
 

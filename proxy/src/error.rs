@@ -6,7 +6,7 @@ use std::time::Duration;
 use http::{Response, StatusCode, header};
 use http_body_util::Full;
 
-use crate::{address::AddressRefused, policy::Mismatch, secret::FileCondition};
+use crate::{address::AddressRefused, oauth::Problem, policy::Mismatch, secret::FileCondition};
 
 /// Why a request was not answered by its upstream.
 #[derive(Debug, thiserror::Error)]
@@ -68,6 +68,14 @@ pub enum Refusal {
         /// Why not.
         condition: FileCondition,
     },
+    /// There is no access token to send.
+    #[error("credential \"{credential}\" is not available: {problem}")]
+    TokenNotRenewed {
+        /// The credential's name.
+        credential: String,
+        /// Why not.
+        problem: Problem,
+    },
     /// The upstream's address may not be reached.
     #[error("{0}")]
     Address(AddressRefused),
@@ -127,6 +135,9 @@ pub enum Malformed {
     /// More than one host.
     #[error("it has more than one host header")]
     Hosts,
+    /// A body that does not come.
+    #[error("its body did not come as a whole")]
+    Body,
     /// A URL that cannot be built.
     #[error("its path and query make no URL for the upstream")]
     Url,
@@ -142,7 +153,7 @@ impl Refusal {
             Self::NotAllowed { .. } | Self::OffRoute { .. } | Self::TokenWouldLeak { .. } | Self::Address(_) => {
                 (StatusCode::FORBIDDEN, "permission_error")
             }
-            Self::TokenUnavailable { .. } | Self::CredentialUnavailable { .. } => {
+            Self::TokenUnavailable { .. } | Self::CredentialUnavailable { .. } | Self::TokenNotRenewed { .. } => {
                 (StatusCode::SERVICE_UNAVAILABLE, "api_error")
             }
             Self::Connect { .. } | Self::NoAnswer { .. } | Self::Redirect { .. } | Self::BadAnswer { .. } => {
@@ -161,7 +172,9 @@ impl Refusal {
             Self::UnknownRoute { .. } => "unknown_route",
             Self::NotAllowed { .. } | Self::OffRoute { .. } | Self::TokenWouldLeak { .. } => "denied",
             Self::Address(_) => "address_refused",
-            Self::TokenUnavailable { .. } | Self::CredentialUnavailable { .. } => "no_credential",
+            Self::TokenUnavailable { .. } | Self::CredentialUnavailable { .. } | Self::TokenNotRenewed { .. } => {
+                "no_credential"
+            }
             Self::Connect { .. } | Self::NoAnswer { .. } | Self::TimedOut { .. } | Self::BadAnswer { .. } => {
                 "upstream_failed"
             }

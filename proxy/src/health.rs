@@ -8,7 +8,10 @@ use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    base_url::{Proxy, forward::CredentialState},
+    base_url::{
+        Proxy,
+        forward::{CredentialState, Unusable},
+    },
     egress::EgressProxy,
     secret::FileCondition,
 };
@@ -89,7 +92,7 @@ impl Report {
             route: EGRESS.to_owned(),
             credential,
             required: false,
-            file: condition.into(),
+            file: condition.map(Unusable::File).into(),
         };
         let bindings = egress.iter().flat_map(|egress| egress.credentials(now)).map(binding);
         let credential = |state: CredentialState| CredentialReport {
@@ -100,7 +103,7 @@ impl Report {
         };
         Self {
             ready: !shutdown.is_cancelled(),
-            session_token: proxy.token_condition(now).into(),
+            session_token: proxy.token_condition(now).map(Unusable::File).into(),
             credentials: proxy.credentials(now).into_iter().map(credential).chain(bindings).collect(),
         }
     }
@@ -111,11 +114,11 @@ impl Report {
     }
 }
 
-impl From<Option<FileCondition>> for FileReport {
-    fn from(condition: Option<FileCondition>) -> Self {
+impl From<Option<Unusable>> for FileReport {
+    fn from(condition: Option<Unusable>) -> Self {
         Self {
             usable: condition.is_none(),
-            missing: condition == Some(FileCondition::Missing),
+            missing: condition.as_ref().is_some_and(Unusable::is_missing),
             detail: condition.map(|condition| condition.to_string()),
         }
     }

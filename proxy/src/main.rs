@@ -17,10 +17,10 @@ use longhand_protocol::{
 };
 use longhand_proxy::{
     base_url::{self, Proxy, serve::BindError},
-    config::{Config, ConfigError, Egress},
+    config::{Config, ConfigError, Egress, Service},
     egress::{self, EgressProxy, dial::SystemSockets, serve::StartError},
     harden::harden,
-    health,
+    health, oauth,
     upstream::{TlsError, tls_config},
 };
 use metrics_exporter_prometheus::{BuildError, PrometheusBuilder};
@@ -34,6 +34,8 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 const GRACE: Duration = Duration::from_secs(30);
 /// How long a client of the probes may take to go after that.
 const PROBES_GRACE: Duration = Duration::from_secs(1);
+/// How long what a provider gave may take to get into the vault after that.
+const HAND_OVER: Duration = Duration::from_secs(8);
 const METRICS_UPKEEP: Duration = Duration::from_secs(5);
 const BUCKETS: &[f64] = &[0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0];
 
@@ -86,8 +88,8 @@ enum Failure {
     Egress(#[from] StartError),
     #[error(transparent)]
     EgressBind(#[from] egress::serve::BindError),
-    #[error("egress.audit: {0}")]
-    Audit(#[from] client::Error),
+    #[error("the session service: {0}")]
+    Service(#[from] client::Error),
     #[error("cannot wait for signals: {0}")]
     Signal(#[source] io::Error),
 }
@@ -118,7 +120,9 @@ async fn run(args: Args) -> Result<(), Failure> {
         Some(egress) => Some(Sandboxes::new(egress, &args).await?),
         None => None,
     };
-    let proxy = Arc::new(Proxy::new(config, args.session_token_file, &Arc::new(tls_config(None)?)));
+    let tls = Arc::new(tls_config(config.ca.as_deref())?);
+    let service = config.service.as_ref().map(service).transpose()?;
+    let proxy = Arc::new(Proxy::new(config, args.session_token_file, &tls, service.as_ref()));
     let metrics = PrometheusBuilder::new().set_buckets(BUCKETS)?.install_recorder()?;
     let listener = base_url::serve::bind(args.listen).await?;
     let health_listener = TcpListener::bind(args.health_listen)
@@ -140,6 +144,7 @@ async fn run(args: Args) -> Result<(), Failure> {
     let router = health::router(proxy.clone(), egress, metrics, shutdown.clone());
     let probes = axum::serve(health_listener, router).with_graceful_shutdown(done.clone().cancelled_owned());
     let mut probes = tasks.spawn(probes.into_future());
+    let harness_proxy = proxy.clone();
     let harness = base_url::serve(listener, proxy, shutdown.clone(), GRACE);
     let mut serving = match sandboxes {
         None => tasks.spawn(harness),
@@ -165,6 +170,9 @@ async fn run(args: Args) -> Result<(), Failure> {
     if !serving.is_finished() && serving.await.is_err() {
         tracing::error!("a listener failed");
     }
+    if timeout(HAND_OVER, harness_proxy.settled()).await.is_err() {
+        tracing::error!("renewed access tokens are lost: the session service did not take them");
+    }
     done.cancel();
     tasks.close();
     if !probes.is_finished() && timeout(PROBES_GRACE, &mut probes).await.is_err() {
@@ -173,6 +181,21 @@ async fn run(args: Args) -> Result<(), Failure> {
     // The rest ends by itself.
     tasks.wait().await;
     outcome
+}
+
+/// The session service, which keeps refreshed tokens.
+fn service(service: &Service) -> Result<Arc<dyn oauth::service::Service>, client::Error> {
+    let server = trusting(&service.url, service.ca.as_deref());
+    let client = HarnessClient::new(server, service.session.clone(), TokenSource::file(&service.token_file))?;
+    Ok(Arc::new(client))
+}
+
+fn trusting(url: &str, ca: Option<&str>) -> Server {
+    let server = Server::new(url);
+    match ca {
+        Some(authorities) => server.trusting(authorities),
+        None => server,
+    }
 }
 
 /// What the sandboxes of the session are served with.
@@ -187,11 +210,7 @@ impl Sandboxes {
         let pod_uid = args.pod_uid.as_deref().ok_or(Failure::NoPodField("POD_UID"))?;
         let pod_ip = args.pod_ip.ok_or(Failure::NoPodField("POD_IP"))?;
         let tls = Arc::new(tls_config(egress.ca.as_deref())?);
-        let server = Server::new(egress.audit.url.as_str());
-        let server = match &egress.audit.ca {
-            Some(authorities) => server.trusting(authorities.as_str()),
-            None => server,
-        };
+        let server = trusting(&egress.audit.url, egress.audit.ca.as_deref());
         let token = TokenSource::file(&egress.audit.token_file);
         let service = HarnessClient::new(server, egress.session.clone(), token)?;
         let proxy = Arc::new(EgressProxy::new(egress, pod_uid, Arc::new(SystemSockets), tls)?);

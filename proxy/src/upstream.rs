@@ -11,7 +11,9 @@ use std::{
     vec,
 };
 
+use bytes::Bytes;
 use http::{Request, Response, Uri};
+use http_body_util::{Either, Full};
 use hyper::body::Incoming;
 use hyper_rustls::HttpsConnector;
 use hyper_util::{
@@ -19,18 +21,26 @@ use hyper_util::{
         Client,
         connect::{HttpConnector, dns::Name},
     },
-    rt::{TokioExecutor, TokioTimer},
+    rt::{TokioExecutor, TokioIo, TokioTimer},
 };
 use rustls::{
     ClientConfig, RootCertStore,
     pki_types::{CertificateDer, pem::PemObject as _},
 };
+use tokio::net::TcpStream;
 use tower::Service;
 
 use crate::{
     address::{AddressRefused, admit},
     body::Relayed,
+    config::UpstreamProxy,
+    egress::{
+        Target,
+        dial::{Dialer, SystemSockets},
+        target::Route,
+    },
     error::Refusal,
+    policy::{Host, Scheme},
 };
 
 /// From a name to a connection, TLS included.
@@ -49,7 +59,7 @@ pub enum TlsError {
     #[error("cannot set up TLS: {0}")]
     Library(#[from] rustls::Error),
     /// Authorities that cannot be used.
-    #[error("cannot read the authorities of egress.ca: {0}")]
+    #[error("cannot read the authorities of `ca`: {0}")]
     Authorities(String),
 }
 
@@ -93,21 +103,37 @@ pub fn tls_config_with(roots: RootCertStore) -> Result<ClientConfig, TlsError> {
     Ok(config)
 }
 
+/// How upstreams are reached and known.
+#[derive(Clone)]
+pub struct Way {
+    /// By which certificates.
+    pub tls: Arc<ClientConfig>,
+    /// Through which proxy, if not directly.
+    pub proxy: Option<UpstreamProxy>,
+}
+
+/// The body of a request: a client's on its way, or one that is kept.
+pub type Outgoing = Either<Relayed<Incoming>, Full<Bytes>>;
+
 /// A pool of connections for one route. HTTP/1.1, so that streams do not share a connection or its flow control.
 #[derive(Clone)]
 pub struct Upstream {
-    client: Client<Guarded, Relayed<Incoming>>,
+    client: Client<Guarded, Outgoing>,
 }
 
 impl Upstream {
     /// A pool without connections yet.
     #[must_use]
-    pub fn new(tls: Arc<ClientConfig>, allow_private: bool) -> Self {
+    pub fn new(way: &Way, allow_private: bool) -> Self {
         let mut http = HttpConnector::new_with_resolver(Resolver { allow_private });
         http.enforce_http(false);
         http.set_nodelay(true);
         http.set_keepalive(Some(KEEP_ALIVE));
-        let connector = Guarded { inner: HttpsConnector::from((http, tls)), allow_private };
+        let through = way.proxy.clone().map(|proxy| {
+            let tunnels = Tunnels { dialer: Dialer::new(Arc::new(SystemSockets), Some(proxy.clone())) };
+            Through { proxy, connector: HttpsConnector::from((tunnels, way.tls.clone())) }
+        });
+        let connector = Guarded { direct: HttpsConnector::from((http, way.tls.clone())), through, allow_private };
         let client = Client::builder(TokioExecutor::new())
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(POOL_IDLE_TIMEOUT)
@@ -120,7 +146,7 @@ impl Upstream {
     ///
     /// # Errors
     /// [`Refusal`] says what went wrong, without anything of the request but its host.
-    pub async fn send(&self, host: &str, request: Request<Relayed<Incoming>>) -> Result<Response<Incoming>, Refusal> {
+    pub async fn send(&self, host: &str, request: Request<Outgoing>) -> Result<Response<Incoming>, Refusal> {
         let host = host.to_owned();
         match tokio::time::timeout(IDLE_TIMEOUT, self.client.request(request)).await {
             Err(_) => Err(Refusal::TimedOut { host, waited: IDLE_TIMEOUT }),
@@ -141,8 +167,16 @@ impl Upstream {
 /// A connector with a deadline for the whole way, which also judges addresses that are written as such and never resolved.
 #[derive(Clone)]
 struct Guarded {
-    inner: HttpsConnector<HttpConnector<Resolver>>,
+    direct: HttpsConnector<HttpConnector<Resolver>>,
+    through: Option<Through>,
     allow_private: bool,
+}
+
+/// The way through the proxy of the cluster's owner.
+#[derive(Clone)]
+struct Through {
+    proxy: UpstreamProxy,
+    connector: HttpsConnector<Tunnels>,
 }
 
 type Connecting<T> = Pin<Box<dyn Future<Output = Result<T, Box<dyn Error + Send + Sync>>> + Send>>;
@@ -153,7 +187,8 @@ impl Service<Uri> for Guarded {
     type Future = Connecting<Self::Response>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
-        self.inner.poll_ready(cx)
+        // A tunnel is always ready to be asked for.
+        self.direct.poll_ready(cx)
     }
 
     fn call(&mut self, uri: Uri) -> Self::Future {
@@ -162,13 +197,45 @@ impl Service<Uri> for Guarded {
             Ok(address) => admit(host, [address], self.allow_private),
             Err(_) => Ok(()),
         };
-        let connecting = self.inner.call(uri);
+        let through =
+            self.through.as_mut().filter(|through| Host::parse(host).is_ok_and(|host| through.proxy.is_for(&host)));
+        let connecting: Self::Future = match through {
+            Some(through) => Box::pin(through.connector.call(uri)),
+            None => Box::pin(self.direct.call(uri)),
+        };
         Box::pin(async move {
             judged?;
             match tokio::time::timeout(CONNECT_TIMEOUT, connecting).await {
                 Ok(connected) => connected,
                 Err(_) => Err(io::Error::from(io::ErrorKind::TimedOut).into()),
             }
+        })
+    }
+}
+
+/// Asks the proxy of the cluster's owner for a tunnel. It resolves the name, so that the addresses are that proxy's to judge.
+#[derive(Debug, Clone)]
+struct Tunnels {
+    dialer: Dialer,
+}
+
+impl Service<Uri> for Tunnels {
+    type Response = TokioIo<TcpStream>;
+    type Error = Box<dyn Error + Send + Sync>;
+    type Future = Connecting<Self::Response>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, uri: Uri) -> Self::Future {
+        let dialer = self.dialer.clone();
+        Box::pin(async move {
+            let scheme = if uri.scheme_str() == Some("https") { Scheme::Https } else { Scheme::Http };
+            let host = Host::parse(uri.host().unwrap_or_default())?;
+            let port = uri.port_u16().unwrap_or_else(|| scheme.default_port());
+            let stream = dialer.connect(&Target { scheme, host, port, route: Route::Proxied }).await?;
+            Ok(TokioIo::new(stream))
         })
     }
 }

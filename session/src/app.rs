@@ -311,7 +311,9 @@ impl App {
         let admit = from_fn_with_state(self.clone(), layer::admit);
         let (wire, harness) = (wire.route_layer(admit.clone()), harness.route_layer(admit.clone()));
         // The proxy has a token of its own.
-        let harness = harness.route("/credential_events", post(harness::credentials::report));
+        let harness = harness
+            .route("/credential_events", post(harness::credentials::report))
+            .route("/credential_refresh", post(harness::refresh::refresh));
         let parked = post(harness::parked::park).route_layer(admit);
         Router::new()
             .nest("/v1", wire.clone())

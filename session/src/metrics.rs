@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use http::StatusCode;
 use longhand_protocol::event::EventBody;
+use longhand_protocol::refresh::RefreshAnswer;
 use longhand_session_log::etcd::{Archived, Collected, Space};
 use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
@@ -31,6 +32,7 @@ const OFFERS: &str = "longhand_session_offers_total";
 const DRAINS: &str = "longhand_drains_total";
 const EGRESS_BINDINGS: &str = "longhand_egress_bindings_total";
 const CREDENTIAL_EVENTS: &str = "longhand_credential_events_total";
+const CREDENTIAL_REFRESHES: &str = "longhand_credential_refreshes_total";
 
 const LOG_DB: &str = "longhand_log_etcd_db_bytes";
 const LOG_USED: &str = "longhand_log_etcd_used_bytes";
@@ -79,6 +81,7 @@ pub fn install() -> Result<PrometheusHandle, BuildError> {
     describe_counter!(OFFERS, "Sessions with new work that were offered to harnesses that wait, by what became of it");
     describe_counter!(EGRESS_BINDINGS, "Sandboxes that were to be bound to their session's proxy, by outcome");
     describe_counter!(CREDENTIAL_EVENTS, "Uses and refusals of credentials that proxies reported, by event");
+    describe_counter!(CREDENTIAL_REFRESHES, "What proxies that refresh access tokens were answered");
     describe_counter!(DRAINS, "Drains of sandboxes, by outcome");
     describe_gauge!(LOG_DB, Unit::Bytes, "The largest database file of a member of etcd");
     describe_gauge!(LOG_USED, Unit::Bytes, "How much of that file is in use");
@@ -272,6 +275,19 @@ pub(crate) fn egress_bound(bound: bool) {
 pub(crate) fn credential(event: &EventBody) {
     let outcome = if matches!(event, EventBody::CredentialUsed { .. }) { "used" } else { "denied" };
     counter!(CREDENTIAL_EVENTS, "outcome" => outcome).increment(1);
+}
+
+/// A proxy was answered about the refresh of an access token.
+pub(crate) fn refresh(answer: &RefreshAnswer) {
+    let outcome = match answer {
+        RefreshAnswer::Go {} => "go",
+        RefreshAnswer::Busy {} => "busy",
+        RefreshAnswer::Failed { .. } => "failed",
+        RefreshAnswer::Superseded {} => "superseded",
+        RefreshAnswer::Stored { .. } => "stored",
+        RefreshAnswer::Noted {} => "noted",
+    };
+    counter!(CREDENTIAL_REFRESHES, "outcome" => outcome).increment(1);
 }
 
 /// The operator asked to drain a sandbox.

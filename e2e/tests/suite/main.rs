@@ -13,6 +13,7 @@ mod idle;
 mod killed_harness;
 mod lost_sandbox;
 mod models;
+mod oauth;
 mod online;
 mod quickstart;
 mod redteam;

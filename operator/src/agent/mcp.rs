@@ -1,8 +1,9 @@
 //! The MCP servers of an agent: where they are, and the credentials that they are called with.
 
+use kube::ResourceExt as _;
 use longhand_crds::Vault;
 use longhand_crds::agent::McpServerSpec;
-use longhand_crds::vault::{CredentialSpec, PrivateAddresses};
+use longhand_crds::vault::{CredentialSpec, PrivateAddresses, Refresh};
 use reqwest::Url;
 
 use super::references::{Missing, find, may_go_to};
@@ -20,6 +21,17 @@ pub struct McpAccess {
     pub private_addresses: PrivateAddresses,
     /// The credential.
     pub credential: Option<CredentialSpec>,
+    /// The name of the vault that it is in.
+    pub vault: Option<String>,
+}
+
+impl McpAccess {
+    /// The vault and the credential whose access token is refreshed, and how, if it is.
+    #[must_use]
+    pub fn refresh(&self) -> Option<(&str, &CredentialSpec, &Refresh)> {
+        let credential = self.credential.as_ref()?;
+        Some((self.vault.as_deref()?, credential, credential.refresh()?))
+    }
 }
 
 /// How the servers are called; `vault` gives those of the namespace. A credential of `session_vaults` that is meant for the
@@ -34,10 +46,13 @@ pub fn access(
 ) -> Result<Vec<McpAccess>, Missing> {
     let one = |server: &McpServerSpec| {
         let upstream = upstream(&server.url).ok_or_else(|| Missing::McpUrl(server.name.clone()))?;
-        let of_session = session_vaults.iter().flat_map(|vault| &vault.spec.credentials);
-        let of_session = of_session.filter(|credential| is_meant_for(credential, &upstream));
-        let credential = match (of_session.into_iter().next(), &server.credential) {
-            (Some(credential), _) => Some(credential.clone()),
+        let in_vault = |vault: &Vault| {
+            let mut credentials = vault.spec.credentials.iter();
+            let credential = credentials.find(|credential| is_meant_for(credential, &upstream))?;
+            Some((vault.name_any(), credential.clone()))
+        };
+        let credential = match (session_vaults.iter().find_map(in_vault), &server.credential) {
+            (Some(found), _) => Some(found),
             (None, None) => None,
             (None, Some(wanted)) => {
                 let found = find(wanted, vault(&wanted.vault).as_ref())?.clone();
@@ -48,11 +63,12 @@ pub fn access(
                 if !may_go_to(&found, &upstream) {
                     return Err(Missing::NotAllowed { vault, name, url: upstream });
                 }
-                Some(found)
+                Some((vault, found))
             }
         };
+        let (vault, credential) = credential.unzip();
         let (name, url, private_addresses) = (server.name.clone(), server.url.clone(), server.private_addresses);
-        Ok(McpAccess { name, url, upstream, private_addresses, credential })
+        Ok(McpAccess { name, url, upstream, private_addresses, credential, vault })
     };
     servers.iter().map(one).collect()
 }
@@ -162,7 +178,8 @@ mod tests {
     fn a_credential_of_the_session_is_for_one_url(#[case] meant: Option<&str>, #[case] taken: bool) {
         let mut vault = fixtures::vault();
         vault.spec.credentials[0].mcp_server_url = meant.map(ToOwned::to_owned);
-        assert_eq!(look(server(None), &[vault], None).unwrap().credential.is_some(), taken);
+        let found = look(server(None), &[vault], None).unwrap();
+        assert_eq!((found.credential.is_some(), found.vault.as_deref()), (taken, taken.then_some("models")));
     }
 
     #[rstest]

@@ -82,21 +82,13 @@ impl Egress {
         if let Some(authorities) = &context.session_ca {
             audit["ca"] = json!(authorities);
         }
-        let mut config = json!({
+        json!({
             "session": session,
             "verifyKey": verify_key,
             "sandboxes": sandboxes,
             "bindings": bindings,
             "audit": audit,
-        });
-        let way_out = &context.way_out;
-        if let Some(url) = &way_out.upstream_proxy {
-            config["upstreamProxy"] = json!({ "url": url, "noProxy": way_out.upstream_no_proxy });
-        }
-        if let Some(authorities) = &way_out.upstream_ca {
-            config["ca"] = json!(authorities);
-        }
-        config
+        })
     }
 
     /// The volumes with the credentials, for the proxy alone.
@@ -167,8 +159,6 @@ fn placement(placement: &Placement, folder: &str) -> Value {
 
 #[cfg(test)]
 pub(super) mod tests {
-    use std::sync::Arc;
-
     use longhand_crds::vault::{CredentialSpec, PrivateAddresses};
     use longhand_crds::{AgentSession, SandboxTemplate, Vault};
     use longhand_proxy::config::BindingPlacement;
@@ -176,7 +166,6 @@ pub(super) mod tests {
 
     use super::{Egress, of};
     use crate::agent::mcp::McpAccess;
-    use crate::config::WayOut;
     use crate::fixtures;
     use crate::testing::context;
 
@@ -214,6 +203,7 @@ pub(super) mod tests {
             upstream: "https://mcp.test/x".to_owned(),
             private_addresses: PrivateAddresses::Refuse,
             credential: None,
+            vault: None,
         };
         of(&session(json!(null)), &[server], |_| Some(template(network.clone())), |_| Some(vault())).unwrap().unwrap()
     }
@@ -249,21 +239,6 @@ pub(super) mod tests {
         let read = read(egress.config(&context, "sesn_1", "key="));
         let BindingPlacement::Aws(aws) = &read.bindings[0].placement else { panic!("{read:?}") };
         assert!(aws.access_key_id_file.ends_with("id") && aws.regions == ["eu-west-1"]);
-    }
-
-    #[tokio::test]
-    async fn the_way_out_of_the_cluster_is_the_installation_s() {
-        let (context, _server) = context();
-        let mut context = Arc::into_inner(context).unwrap();
-        context.way_out = WayOut {
-            upstream_proxy: Some("http://proxy.corp.test:3128".to_owned()),
-            upstream_no_proxy: vec![".corp.test".to_owned()],
-            upstream_ca: Some("PEM".to_owned()),
-        };
-        let read = read(egress().config(&context, "sesn_1", "key="));
-        let proxy = read.upstream_proxy.unwrap();
-        assert_eq!((proxy.host.as_str(), proxy.port, proxy.no_proxy.len()), ("proxy.corp.test", 3128, 1));
-        assert_eq!(read.ca.as_deref(), Some("PEM"));
     }
 
     #[tokio::test]

@@ -4,13 +4,14 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{
     Container, ContainerPort, EnvVar, HTTPGetAction, KeyToPath, Pod, PodDNSConfig, PodDNSConfigOption, PodSpec, Probe,
-    ProjectedVolumeSource, SecretVolumeSource, ServiceAccountTokenProjection, Volume, VolumeProjection,
+    ProjectedVolumeSource, SecretProjection, SecretVolumeSource, ServiceAccountTokenProjection, Volume,
+    VolumeProjection,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::{Resource as _, ResourceExt as _};
-use longhand_crds::vault::CredentialSpec;
+use longhand_crds::vault::{CredentialSpec, SecretRef};
 use longhand_crds::{AgentSession, annotations, labels, session_id};
 use longhand_protocol::egress::PORT as EGRESS_PORT;
 use serde_json::Value;
@@ -20,6 +21,7 @@ use super::egress::{self, Egress};
 use super::observe::References;
 use super::proxy_config::{self, MCP_PREFIX, MODEL_PREFIX};
 use crate::agent::fallbacks::FallbackAccess;
+use crate::agent::mcp::McpAccess;
 use crate::context::Context;
 use crate::hardening::{self, env, env_of_field, mount};
 
@@ -89,15 +91,17 @@ pub(super) fn build(
     let tools = env("MCP_URL", format!("{url}/harness/v1/sessions/{id}/mcp"));
     let egress = references.egress.as_ref().zip(verify_key);
     let egress = egress.map(|(egress, key)| (egress, egress.config(context, id.as_str(), key)));
-    let own = vec![env("SESSION_ID", id), tools];
-    Pod { metadata, spec: Some(spec(context, references, own, egress)), status: None }
+    let own = vec![env("SESSION_ID", id.clone()), tools];
+    // A token is handed over for a session.
+    let refreshes = Some(id.as_str()).filter(|_| references.refreshes());
+    Pod { metadata, spec: Some(spec(context, references, own, egress, refreshes)), status: None }
 }
 
 /// The pod of this name for no session yet. It is like one that is made for a session of the agent.
 pub(crate) fn build_warm(context: &Context, references: &References, name: &str) -> Pod {
     let agent = &references.agent;
     let sessions = agent.spec.harness.as_ref().map_or(1, |harness| harness.sessions_per_pod);
-    let spec = spec(context, references, vec![env("SESSIONS_PER_POD", sessions.to_string())], None);
+    let spec = spec(context, references, vec![env("SESSIONS_PER_POD", sessions.to_string())], None, None);
     let metadata = ObjectMeta {
         name: Some(name.to_owned()),
         namespace: agent.namespace(),
@@ -135,13 +139,24 @@ fn labels(key: &str, uid: Option<String>) -> BTreeMap<String, String> {
 /// What sandboxes may reach, and how the proxy is told.
 type Way<'a> = (&'a Egress, Value);
 
-/// The same but for `own`, the variables by which a harness knows whom it serves, and the way out of the sandboxes of one
-/// session.
-fn spec(context: &Context, references: &References, own: Vec<EnvVar>, egress: Option<Way<'_>>) -> PodSpec {
+/// The same but for `own`, the variables by which a harness knows whom it serves, the way out of the sandboxes of one session,
+/// and the session for which access tokens are refreshed, if any are.
+fn spec(
+    context: &Context,
+    references: &References,
+    own: Vec<EnvVar>,
+    egress: Option<Way<'_>>,
+    refreshes: Option<&str>,
+) -> PodSpec {
     let mut volumes = volumes(references);
-    if let Some((egress, _)) = &egress {
+    if egress.is_some() || refreshes.is_some() {
         volumes.push(token_volume(PROXY_TOKEN, PROXY_AUDIENCE));
+    }
+    if let Some((egress, _)) = &egress {
         volumes.extend(egress.volumes());
+    }
+    if refreshes.is_some() {
+        volumes.extend(references.mcp.iter().filter_map(refresh_volume));
     }
     PodSpec {
         service_account_name: Some("default".to_owned()),
@@ -152,7 +167,7 @@ fn spec(context: &Context, references: &References, own: Vec<EnvVar>, egress: Op
         termination_grace_period_seconds: Some(10),
         tolerations: Some(hardening::tolerations(&[])),
         dns_config: Some(full_names_first()),
-        init_containers: Some(vec![proxy(context, references, egress)]),
+        init_containers: Some(vec![proxy(context, references, egress, refreshes)]),
         containers: vec![harness(context, own, references)],
         volumes: Some(volumes),
         ..PodSpec::default()
@@ -198,9 +213,10 @@ fn environment(context: &Context, own: Vec<EnvVar>) -> Vec<EnvVar> {
     variables
 }
 
-fn proxy(context: &Context, references: &References, egress: Option<Way<'_>>) -> Container {
+fn proxy(context: &Context, references: &References, egress: Option<Way<'_>>, refreshes: Option<&str>) -> Container {
     let credential = &references.credential;
     let mut config = proxy_config::config(&references.base_url, credential, &references.fallbacks, &references.mcp);
+    proxy_config::set_way_out(&mut config, &context.way_out);
     let mut volume_mounts =
         vec![mount("token", TOKEN_FOLDER, true), mount("credential", proxy_config::folder(&credential.name), true)];
     volume_mounts.extend(
@@ -213,6 +229,17 @@ fn proxy(context: &Context, references: &References, egress: Option<Way<'_>>) ->
     volume_mounts.extend(
         with_credential.map(|server| mount(&proxy_config::mcp_volume(server), proxy_config::mcp_folder(server), true)),
     );
+    if egress.is_some() || refreshes.is_some() {
+        volume_mounts.push(mount(PROXY_TOKEN, egress::TOKEN_FOLDER, true));
+    }
+    if let Some(session) = refreshes {
+        proxy_config::set_refresh(&mut config, &references.mcp, context, session);
+        let refreshed = references.mcp.iter().filter(|server| server.refresh().is_some());
+        volume_mounts
+            .extend(refreshed.map(|server| {
+                mount(&proxy_config::refresh_volume(server), proxy_config::refresh_folder(server), true)
+            }));
+    }
     let mut variables = Vec::new();
     let mut ports = vec![port("health", PROXY_HEALTH_PORT)];
     if let Some((egress, section)) = egress {
@@ -220,7 +247,6 @@ fn proxy(context: &Context, references: &References, egress: Option<Way<'_>>) ->
         // A sandbox is served on the pod's address only, and its token names the pod.
         variables.extend([env_of_field("POD_UID", "metadata.uid"), env_of_field("POD_IP", "status.podIP")]);
         ports.push(port("egress", EGRESS_PORT));
-        volume_mounts.push(mount(PROXY_TOKEN, egress::TOKEN_FOLDER, true));
         volume_mounts.extend(egress.mounts());
     }
     variables.extend([env("PROXY_CONFIG", config.to_string()), env("SESSION_TOKEN_FILE", TOKEN_FILE)]);
@@ -294,6 +320,37 @@ fn volumes(references: &References) -> Vec<Volume> {
     volumes
 }
 
+/// What a server's access token is refreshed with: keys of two Secrets.
+fn refresh_volume(server: &McpAccess) -> Option<Volume> {
+    let (_, _, refresh) = server.refresh()?;
+    let source = |secret: &SecretRef, path: &str| VolumeProjection {
+        secret: Some(SecretProjection {
+            name: secret.name.clone(),
+            items: Some(vec![KeyToPath { key: secret.key.clone(), path: path.to_owned(), mode: None }]),
+            optional: Some(true),
+        }),
+        ..VolumeProjection::default()
+    };
+    let client_secret = refresh.client_secret_ref.as_ref().map(|secret| source(secret, proxy_config::CLIENT_SECRET));
+    let sources = std::iter::once(source(&refresh.refresh_token_ref, proxy_config::REFRESH_TOKEN)).chain(client_secret);
+    Some(Volume {
+        name: proxy_config::refresh_volume(server),
+        projected: Some(ProjectedVolumeSource { sources: Some(sources.collect()), default_mode: Some(0o440) }),
+        ..Volume::default()
+    })
+}
+
+/// The Secrets with the refresh tokens that a pod mounts, by volume.
+pub(super) fn refresh_tokens(pod: &Pod) -> BTreeMap<String, String> {
+    let volumes = pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
+    volumes
+        .filter_map(|volume| {
+            let mut secrets = volume.projected.as_ref()?.sources.iter().flatten().filter_map(|one| one.secret.as_ref());
+            Some((volume.name.clone(), secrets.next()?.name.clone()))
+        })
+        .collect()
+}
+
 fn fallback_volume(fallback: &FallbackAccess) -> String {
     format!("fallback-{}", fallback.route)
 }
@@ -359,6 +416,7 @@ mod tests {
             upstream: format!("http://model.test:8080/{name}"),
             private_addresses: PrivateAddresses::Refuse,
             credential,
+            vault: Some("models".to_owned()),
         };
         let credential = Some(References::fixture().credential);
         References { mcp: vec![server("open", None), server("bound", credential)], ..References::fixture() }
@@ -425,6 +483,34 @@ mod tests {
         assert_eq!(paths.len(), 6, "each in a folder of its own: {paths:?}");
         let variables: Vec<_> = proxy.env.iter().flatten().map(|variable| variable.name.as_str()).collect();
         assert_eq!(variables, ["POD_UID", "POD_IP", "PROXY_CONFIG", "SESSION_TOKEN_FILE"]);
+    }
+
+    #[tokio::test]
+    async fn what_a_token_is_refreshed_with_is_the_proxy_s_and_of_a_session_s_own_pod() {
+        let (context, _server) = context();
+        let mut references = with_servers();
+        let credential = references.mcp[1].credential.as_mut().unwrap();
+        credential.placement = longhand_crds::vault::Placement::of(longhand_crds::vault::PlacementKind::Bearer);
+        credential.oauth = serde_json::from_value(serde_json::json!({"refresh": {"clientID": "me",
+            "tokenEndpoint": "https://auth.test/token", "tokenEndpointAuth": "client_secret_basic",
+            "clientSecretRef": {"name": "client", "key": "c"}, "refreshTokenRef": {"name": "second", "key": "r"}}}))
+        .unwrap();
+        let pod = build(&context, &fixtures::session(), &references, None, "x");
+        let tokens = super::refresh_tokens(&pod);
+        let expected = references.refresh_tokens();
+        assert_eq!((tokens.values().next().map(String::as_str), &tokens), (Some("second"), &expected));
+        let spec = pod.spec.unwrap();
+        let volume = spec.volumes.as_ref().unwrap().iter().find(|volume| tokens.contains_key(&volume.name)).unwrap();
+        insta::assert_yaml_snapshot!(volume.projected);
+        let mounted = |container: &Container, name: &str| {
+            container.volume_mounts.iter().flatten().any(|mount| mount.name == name && mount.read_only == Some(true))
+        };
+        let proxy = &spec.init_containers.as_ref().unwrap()[0];
+        for name in [volume.name.as_str(), "proxy-token"] {
+            assert!(mounted(proxy, name) && !mounted(&spec.containers[0], name), "{name}");
+        }
+        let warm = build_warm(&context, &references, "x");
+        assert!(super::refresh_tokens(&warm).is_empty() && !serde_json::to_string(&warm).unwrap().contains("oauth"));
     }
 
     #[rstest]

@@ -1,5 +1,6 @@
 //! What there is, as far as a session is concerned.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,6 +14,7 @@ use longhand_crds::{Agent, AgentSession, Vault, labels, session_id};
 use super::Sessions;
 use super::egress::{self, Egress};
 use super::harness_pod::{self, HARNESS};
+use super::proxy_config;
 use super::proxy_health::Credentials;
 use super::warm::{self, Warm};
 use crate::agent::fallbacks::{self, FallbackAccess};
@@ -92,6 +94,20 @@ impl References {
         Ok(Self { credential, vault, base_url, fallbacks, mcp, egress: None, agent })
     }
 
+    /// Whether an access token of a server is refreshed.
+    pub(crate) fn refreshes(&self) -> bool {
+        self.mcp.iter().any(|server| server.refresh().is_some())
+    }
+
+    /// The Secrets with the refresh tokens of the servers, by the volume that they are mounted as.
+    pub(super) fn refresh_tokens(&self) -> BTreeMap<String, String> {
+        let token = |server: &McpAccess| {
+            let (_, _, refresh) = server.refresh()?;
+            Some((proxy_config::refresh_volume(server), refresh.refresh_token_ref.name.clone()))
+        };
+        self.mcp.iter().filter_map(token).collect()
+    }
+
     /// Every credential with its vault, once.
     pub(super) fn credentials(&self) -> Vec<(&str, &CredentialSpec)> {
         let mut all = vec![(self.vault.as_str(), &self.credential)];
@@ -150,12 +166,15 @@ pub(super) struct HarnessPod {
     pub(super) pod: PodView,
     /// Which of the session's pods it is.
     pub(super) generation: i64,
+    /// The Secrets with refresh tokens that it mounts, by volume.
+    pub(super) refresh_tokens: BTreeMap<String, String>,
 }
 
 impl HarnessPod {
     pub(super) fn of(pod: &Pod) -> Self {
+        let refresh_tokens = harness_pod::refresh_tokens(pod);
         let pod = PodView::of(pod, HARNESS);
-        Self { generation: harness_pod::generation(&pod.name).unwrap_or(0), pod }
+        Self { generation: harness_pod::generation(&pod.name).unwrap_or(0), pod, refresh_tokens }
     }
 }
 

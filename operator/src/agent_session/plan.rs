@@ -229,6 +229,7 @@ fn judge(
     let known_idle = !work && log.is_some();
     plan.view = match &current.pod.stage {
         Stage::Running { since, .. } if work => running(observed, current, log, *since, now),
+        Stage::Running { .. } if known_idle && is_superseded(observed, current) => return drop_unneeded(plan, current),
         Stage::Running { .. } => View::Parked,
         _ if known_idle => return drop_unneeded(plan, current),
         Stage::Restarting(cause) => View::Crashing(cause.clone()),
@@ -268,6 +269,12 @@ fn running(
     }
     let begun = observed.wake_since.map_or(since, |wake| wake.max(since));
     if elapsed(begun, now) < CLAIM { View::Claiming } else { View::NotClaimed }
+}
+
+/// Whether the pod has a refresh token that is not its vault's any more: it must not use that, and a mount does not change.
+fn is_superseded(observed: &Observed, current: &HarnessPod) -> bool {
+    let Ok(references) = &observed.references else { return false };
+    references.refresh_tokens().iter().any(|(volume, secret)| current.refresh_tokens.get(volume) != Some(secret))
 }
 
 /// For how long a pod that should have claimed the session has not.

@@ -1,3 +1,4 @@
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -7,6 +8,7 @@ use longhand_protocol::internal::SessionSummary;
 use rstest::rstest;
 
 use super::{HARNESS_READY, INPUT_AGAIN, LogCall, NewPod, Plan, View, backoff, is_urgent, log_call, plan};
+use crate::agent::mcp::McpAccess;
 use crate::agent_session::observe::{HarnessPod, Observed, References, Unresolved};
 use crate::agent_session::proxy_health::Credentials;
 use crate::agent_session::warm::Warm;
@@ -28,7 +30,7 @@ fn pod(generation: i64, stage: Stage) -> HarnessPod {
         created: at(900),
         stage,
     };
-    HarnessPod { pod, generation }
+    HarnessPod { pod, generation, refresh_tokens: BTreeMap::new() }
 }
 
 fn running(since: i64) -> Stage {
@@ -248,6 +250,41 @@ fn without_work_only_a_running_pod_stays(#[case] stage: Stage, #[case] remove: &
     let case = Case { generation: 1, named: Some(1), failures: 1, pods: vec![pod(1, stage)], ..Case::default() };
     let plan = case.plan(Some(&summary(None, false)));
     assert_eq!((plan.remove, plan.view, plan.requeue), (removed(remove), view, None));
+}
+
+/// A session whose vault says that its refresh token is in the Secret `second`.
+fn refreshing() -> References {
+    let mut credential = fixtures::vault().spec.credentials.remove(0);
+    credential.oauth = serde_json::from_value(serde_json::json!({"refresh": {"clientID": "me",
+        "tokenEndpoint": "https://auth.test/token", "tokenEndpointAuth": "none", "refreshTokenRef": {"name": "second", "key": "r"}}}))
+    .unwrap();
+    let server = McpAccess {
+        name: "tickets".into(),
+        url: "https://mcp.test/".into(),
+        upstream: "https://mcp.test/".into(),
+        private_addresses: longhand_crds::vault::PrivateAddresses::Refuse,
+        credential: Some(credential),
+        vault: Some("models".into()),
+    };
+    References { mcp: vec![server], ..References::fixture() }
+}
+
+#[rstest]
+#[case::the_vault_s(Some("second"), false, false)]
+#[case::superseded(Some("first"), false, true)]
+#[case::superseded_at_work(Some("first"), true, false)]
+#[case::made_before_there_was_one(None, false, true)]
+fn an_idle_pod_with_an_old_refresh_token_goes(#[case] mounted: Option<&str>, #[case] work: bool, #[case] goes: bool) {
+    let references = refreshing();
+    let volume = references.refresh_tokens().into_keys().next().unwrap();
+    let mut only = pod(1, running(500));
+    only.refresh_tokens = mounted.map(|secret| (volume, secret.to_owned())).into_iter().collect();
+    let mut observed = Case { generation: 1, named: Some(1), pods: vec![only], ..Case::default() }.observed();
+    observed.references = Ok(references);
+    let log = summary(work.then_some("pod-1"), work);
+    let plan = plan(&observed, Some(&log), at(NOW));
+    assert_eq!(plan.remove, if goes { removed(&[1]) } else { Vec::new() });
+    assert_eq!((plan.harness.pod_uid.is_none(), plan.lost, plan.make), (goes, None, None));
 }
 
 #[test]

@@ -1,17 +1,25 @@
 //! The configuration of the credential proxy beside a harness.
 
-use longhand_crds::vault::{CredentialSpec, PrivateAddresses};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use longhand_crds::vault::{CredentialSpec, PrivateAddresses, Refresh, TokenEndpointAuth};
 use longhand_protocol::harness::mcp_route;
 use longhand_protocol::model::FALLBACK_ROUTES;
 use serde_json::{Value, json};
 
+use super::egress;
 use crate::agent::fallbacks::FallbackAccess;
 use crate::agent::mcp::McpAccess;
+use crate::config::WayOut;
+use crate::context::Context;
 
 /// Where the proxy finds credentials: a folder for each, with one file.
 pub(super) const CREDENTIALS: &str = "/var/run/longhand/credentials";
 /// The path under which the proxy serves the model API.
 pub(super) const MODEL_PREFIX: &str = "/model";
+
+/// Files in the folder of what an access token is refreshed with.
+pub(super) const REFRESH_TOKEN: &str = "refresh-token";
+pub(super) const CLIENT_SECRET: &str = "client-secret";
 
 /// The path under which it serves MCP servers.
 pub(super) const MCP_PREFIX: &str = "/mcp";
@@ -36,6 +44,57 @@ pub(super) fn config(
     });
     let routes: Vec<Value> = std::iter::once(model).chain(fallbacks).chain(servers.iter().map(server)).collect();
     json!({ "routes": routes })
+}
+
+/// Says how access tokens are refreshed, and to whom they are handed over: the session service, for one session.
+pub(super) fn set_refresh(config: &mut Value, servers: &[McpAccess], context: &Context, session: &str) {
+    let mut service = json!({
+        "session": session, "url": context.session_url, "tokenFile": format!("{}/token", egress::TOKEN_FOLDER),
+    });
+    if let Some(authorities) = &context.session_ca {
+        service["ca"] = json!(authorities);
+    }
+    config["service"] = service;
+    let routes = config["routes"].as_array_mut().into_iter().flatten();
+    for route in routes {
+        let named = |server: &&McpAccess| route["name"] == json!(mcp_volume(server));
+        if let Some(server) = servers.iter().find(named)
+            && let Some((vault, credential, refresh)) = server.refresh()
+        {
+            let expires_at = credential.oauth.as_ref().and_then(|oauth| oauth.expires_at.as_ref());
+            route["credential"]["oauth"] = oauth(vault, refresh, expires_at, &refresh_folder(server));
+        }
+    }
+}
+
+fn oauth(vault: &str, refresh: &Refresh, expires_at: Option<&Time>, folder: &str) -> Value {
+    let auth = match refresh.token_endpoint_auth {
+        TokenEndpointAuth::None => "none",
+        TokenEndpointAuth::ClientSecretBasic => "client_secret_basic",
+        TokenEndpointAuth::ClientSecretPost => "client_secret_post",
+    };
+    json!({
+        "vault": vault,
+        "secret": refresh.refresh_token_ref.name,
+        "tokenEndpoint": refresh.token_endpoint,
+        "clientID": refresh.client_id,
+        "auth": auth,
+        "scope": refresh.scope,
+        "resource": refresh.resource,
+        "expiresAt": expires_at.map(|time| time.0),
+        "refreshTokenFile": format!("{folder}/{REFRESH_TOKEN}"),
+        "clientSecretFile": refresh.client_secret_ref.as_ref().map(|_| format!("{folder}/{CLIENT_SECRET}")),
+    })
+}
+
+/// Says how what goes through the proxy leaves the cluster, in both modes.
+pub(super) fn set_way_out(config: &mut Value, way_out: &WayOut) {
+    if let Some(url) = &way_out.upstream_proxy {
+        config["upstreamProxy"] = json!({ "url": url, "noProxy": way_out.upstream_no_proxy });
+    }
+    if let Some(authorities) = &way_out.upstream_ca {
+        config["ca"] = json!(authorities);
+    }
 }
 
 fn route(name: &str, prefix: &str, base_url: &str, credential: &CredentialSpec, folder: &str) -> Value {
@@ -76,6 +135,16 @@ pub(super) fn mcp_volume(server: &McpAccess) -> String {
     format!("mcp-{}", mcp_route(&server.name, &server.url))
 }
 
+/// The volume with what a server's access token is refreshed with.
+pub(super) fn refresh_volume(server: &McpAccess) -> String {
+    format!("{}-refresh", mcp_volume(server))
+}
+
+/// Its folder.
+pub(super) fn refresh_folder(server: &McpAccess) -> String {
+    format!("{CREDENTIALS}/{}", refresh_volume(server))
+}
+
 fn placed(credential: &CredentialSpec, folder: &str) -> Value {
     let allow = &credential.allow;
     let port = allow.port.unwrap_or_else(|| i32::from(allow.scheme.default_port()));
@@ -106,11 +175,14 @@ mod tests {
     use longhand_crds::vault::{CredentialSpec, Placement, PlacementKind, PrivateAddresses, Scheme};
     use proptest::prelude::*;
     use proptest::string::string_regex;
+    use serde_json::json;
 
-    use super::config;
+    use super::{config, set_refresh, set_way_out};
     use crate::agent::fallbacks::FallbackAccess;
     use crate::agent::mcp::{McpAccess, upstream};
+    use crate::config::WayOut;
     use crate::fixtures;
+    use crate::testing::context;
 
     /// Texts that a pattern of the API server takes; labels are short, so that hosts stay within their 253 characters.
     fn taken_by(pattern: &str) -> impl Strategy<Value = String> + use<> {
@@ -138,7 +210,8 @@ mod tests {
     fn server(url: &str, credential: Option<CredentialSpec>) -> Option<McpAccess> {
         let (name, url) = ("a server".to_owned(), url.to_owned());
         let upstream = upstream(&url)?;
-        Some(McpAccess { name, url, upstream, private_addresses: PrivateAddresses::Refuse, credential })
+        let vault = credential.as_ref().map(|_| "models".to_owned());
+        Some(McpAccess { name, url, upstream, private_addresses: PrivateAddresses::Refuse, credential, vault })
     }
 
     proptest! {
@@ -169,6 +242,50 @@ mod tests {
         let config = config("http://model.test:8080", &fixtures::vault().spec.credentials[0], &[], &[]);
         insta::assert_yaml_snapshot!(config);
         assert!(longhand_proxy::config::Config::parse(&config.to_string()).is_ok());
+    }
+
+    #[tokio::test]
+    async fn an_access_token_is_refreshed_for_one_session() {
+        let (context, _server) = context();
+        let mut credential = fixtures::vault().spec.credentials.remove(0);
+        credential.placement = Placement::of(PlacementKind::Bearer);
+        credential.oauth = serde_json::from_value(json!({"expiresAt": "2030-01-01T00:00:00Z", "refresh": {
+            "clientID": "me", "tokenEndpoint": "https://auth.test/token", "tokenEndpointAuth": "client_secret_post",
+            "clientSecretRef": {"name": "client", "key": "c"}, "refreshTokenRef": {"name": "second", "key": "r"}}}))
+        .unwrap();
+        let servers = [
+            server("http://model.test:8080/v1/messages/mcp", Some(credential.clone())).unwrap(),
+            server("https://open.test/mcp", None).unwrap(),
+        ];
+        let mut config = config("http://model.test:8080", &fixtures::vault().spec.credentials[0], &[], &servers);
+        assert!(!config.to_string().contains("oauth"), "a pod of no session refreshes nothing");
+        set_refresh(&mut config, &servers, &context, "sesn_1");
+        insta::assert_yaml_snapshot!(config["routes"][1]["credential"]["oauth"]);
+        let read = longhand_proxy::config::Config::parse(&config.to_string()).unwrap();
+        assert_eq!(read.service.unwrap().session.as_str(), "sesn_1");
+        let oauth = read.routes[1].credential.as_ref().unwrap().oauth.as_ref().unwrap();
+        assert_eq!((oauth.vault.as_str(), oauth.secret.as_str()), ("models", "second"));
+        assert!(read.routes[0].credential.as_ref().unwrap().oauth.is_none() && read.routes[2].credential.is_none());
+    }
+
+    #[test]
+    fn the_way_out_of_the_cluster_is_the_installation_s() {
+        let mut config = config("http://model.test:8080", &fixtures::vault().spec.credentials[0], &[], &[]);
+        config["egress"] = json!({"session": "sesn_1", "verifyKey": "key=", "sandboxes": {},
+            "audit": {"url": "http://session.test", "tokenFile": "/token"}});
+        let way_out = WayOut {
+            upstream_proxy: Some("http://proxy.corp.test:3128".to_owned()),
+            upstream_no_proxy: vec![".corp.test".to_owned()],
+            upstream_ca: Some("PEM".to_owned()),
+        };
+        set_way_out(&mut config, &way_out);
+        let read = longhand_proxy::config::Config::parse(&config.to_string()).unwrap();
+        let egress = read.egress.unwrap();
+        for (proxy, ca) in [(read.upstream_proxy, read.ca), (egress.upstream_proxy, egress.ca)] {
+            let proxy = proxy.unwrap();
+            assert_eq!((proxy.host.as_str(), proxy.port, proxy.no_proxy.len()), ("proxy.corp.test", 3128, 1));
+            assert_eq!(ca.as_deref(), Some("PEM"));
+        }
     }
 
     #[test]

@@ -1,3 +1,4 @@
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -55,7 +56,8 @@ fn summary(status: SessionStatus) -> SessionSummary {
 
 fn with_pod(stage: Stage) -> Observed {
     let pod = PodView { name: "h-1".into(), uid: "pod-1".into(), ip: None, created: at(1), stage };
-    let mut observed = Observed { pods: vec![HarnessPod { pod, generation: 1 }], ..observed() };
+    let mut observed =
+        Observed { pods: vec![HarnessPod { pod, generation: 1, refresh_tokens: BTreeMap::new() }], ..observed() };
     let harness = HarnessStatus {
         generation: 1,
         pod_name: Some("h-1".into()),

@@ -39,9 +39,10 @@ pub(super) async fn observe(
     references: Option<&References>,
     sessions: &Sessions,
 ) -> Result<Warm, Error> {
-    let Some(References { agent, egress, .. }) = references else { return Ok(Warm::default()) };
-    // The proxy beside a harness is the way out of one session's sandboxes.
-    if !session.spec.takes_any_harness() || egress.is_some() {
+    let Some(references) = references else { return Ok(Warm::default()) };
+    let agent = &references.agent;
+    // The proxy beside a harness is the way out of one session's sandboxes, and refreshes tokens for one session.
+    if !session.spec.takes_any_harness() || references.egress.is_some() || references.refreshes() {
         return Ok(Warm::default());
     }
     let (namespace, uid) = (session.namespace().unwrap_or_default(), agent.uid().unwrap_or_default());

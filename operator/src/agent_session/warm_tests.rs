@@ -1,3 +1,4 @@
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -92,7 +93,11 @@ fn who_claimed_it_is_its_harness() {
     };
     assert_eq!(first.harness, expected);
     // A pod that was made at the same moment is not needed.
-    taken.pods = vec![HarnessPod { pod: pod("own", Stage::Pending(Pending::Starting)), generation: 3 }];
+    taken.pods = vec![HarnessPod {
+        pod: pod("own", Stage::Pending(Pending::Starting)),
+        generation: 3,
+        refresh_tokens: BTreeMap::new(),
+    }];
     let second = plan(&taken, Some(&summary(Some("w"), true)), now());
     assert_eq!(second.remove, [("pod-own".to_owned(), "own".to_owned())]);
     assert_eq!((second.harness.generation, second.harness.warm), (3, true));
@@ -101,7 +106,7 @@ fn who_claimed_it_is_its_harness() {
 #[test]
 fn a_pod_of_its_own_that_owns_the_session_stays() {
     let mut own = observed(None);
-    own.pods = vec![HarnessPod { pod: pod("own", running()), generation: 3 }];
+    own.pods = vec![HarnessPod { pod: pod("own", running()), generation: 3, refresh_tokens: BTreeMap::new() }];
     let plan = plan(&own, Some(&summary(Some("own"), true)), now());
     assert_eq!((plan.view, plan.remove.len(), plan.harness.warm), (View::Working, 0, false));
     assert_eq!(held(&own, now()), None);

@@ -7,6 +7,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use kube::runtime::controller::{Action, Controller};
 use kube::runtime::watcher;
+use longhand_crds::refresh::{RefreshRecord, RefreshState};
 use longhand_crds::vault::CredentialSpec;
 use longhand_crds::{Vault, VaultStatus};
 use tokio_util::sync::CancellationToken;
@@ -16,9 +17,7 @@ use crate::context::{Context, Guarded};
 use crate::error::Error;
 use crate::{drive, status};
 
-/// The condition that says whether the proxies of today can place what the vault holds.
-const PLACED: &str = "Placed";
-/// The condition that says whether access tokens have expired.
+/// The condition that says whether access tokens are good, or can be made so.
 const TOKENS_VALID: &str = "TokensValid";
 
 /// Reconciles every `Vault` until `token` is cancelled.
@@ -39,8 +38,11 @@ fn in_use(vault: &Vault) -> impl Iterator<Item = &CredentialSpec> {
     vault.spec.credentials.iter().filter(|credential| credential.archived_at.is_none())
 }
 
-/// When the access token expires, if that is known.
+/// When the access token expires, if that is known and nothing refreshes it.
 fn expires_at(credential: &CredentialSpec) -> Option<Timestamp> {
+    if credential.refresh().is_some() {
+        return None;
+    }
     credential.oauth.as_ref()?.expires_at.as_ref().map(|time| time.0)
 }
 
@@ -51,30 +53,37 @@ fn next_expiry(vault: &Vault, now: Timestamp) -> Option<Duration> {
     Duration::try_from(now.duration_until(next)).ok().map(|left| left.max(Duration::from_secs(1)))
 }
 
-/// Whether an access token has expired: the server will refuse it. Names are bounded, so that the message is.
-fn tokens_valid(vault: &Vault, now: Timestamp) -> Observation {
-    let expired = in_use(vault).filter(|credential| expires_at(credential).is_some_and(|at| at <= now));
-    let expired: Vec<&str> = expired.map(|credential| credential.name.as_str()).collect();
-    if expired.is_empty() {
-        return Observation::yes(TOKENS_VALID, "NotExpired", "no access token is known to have expired");
+/// Whether a provider has refused the refresh token that the vault has now.
+fn refused(vault: &Vault, credential: &CredentialSpec) -> Option<String> {
+    let record = RefreshRecord::of(&vault.metadata, &credential.name, credential.refresh()?)?;
+    match record.state {
+        RefreshState::Failed { reason, .. } => Some(format!("{} ({})", credential.name, reason.as_str())),
+        RefreshState::Claimed { .. } => None,
     }
-    let message = format!("the access tokens of {} have expired: write new ones", expired.join(", "));
-    Observation::no(TOKENS_VALID, "Expired", message)
 }
 
-/// Whether a proxy can place every credential. Names are bounded, so that the message is.
-fn placed(vault: &Vault) -> Observation {
-    let refreshed =
-        in_use(vault).filter(|credential| credential.oauth.as_ref().is_some_and(|oauth| oauth.refresh.is_some()));
-    let refreshed: Vec<&str> = refreshed.map(|credential| credential.name.as_str()).collect();
-    if !refreshed.is_empty() {
-        let message = format!(
-            "access tokens are not refreshed yet: write new ones when those of {} expire",
-            refreshed.join(", ")
-        );
-        return Observation::no(PLACED, "NotRefreshedYet", message);
+/// Whether an access token has expired, or cannot be refreshed: the server will refuse it. Names are bounded, so that the
+/// message is.
+fn tokens_valid(vault: &Vault, now: Timestamp) -> Observation {
+    let refused: Vec<String> = in_use(vault).filter_map(|credential| refused(vault, credential)).collect();
+    let expired = in_use(vault).filter(|credential| expires_at(credential).is_some_and(|at| at <= now));
+    let expired: Vec<&str> = expired.map(|credential| credential.name.as_str()).collect();
+    let (mut reasons, mut said) = (Vec::new(), Vec::new());
+    if !refused.is_empty() {
+        reasons.push("RefreshRefused");
+        said.push(format!(
+            "the provider refused to refresh the access tokens of {}: give consent anew and write new refresh tokens",
+            refused.join(", ")
+        ));
     }
-    Observation::yes(PLACED, "Placeable", "every credential is of a kind that a proxy places")
+    if !expired.is_empty() {
+        reasons.push("Expired");
+        said.push(format!("the access tokens of {} have expired: write new ones", expired.join(", ")));
+    }
+    match reasons.first() {
+        Some(reason) => Observation::no(TOKENS_VALID, *reason, said.join("; ")),
+        None => Observation::yes(TOKENS_VALID, "NotExpired", "no access token is known to have expired for good"),
+    }
 }
 
 fn plan(vault: &Vault, now: Timestamp) -> VaultStatus {
@@ -84,7 +93,7 @@ fn plan(vault: &Vault, now: Timestamp) -> VaultStatus {
         "{} credentials; sessions that use them show whether their Secrets exist",
         vault.spec.credentials.len()
     );
-    let observed = [Observation::yes(READY, "Accepted", message), placed(vault), tokens_valid(vault, now)];
+    let observed = [Observation::yes(READY, "Accepted", message), tokens_valid(vault, now)];
     VaultStatus { observed_generation: generation, conditions: merge(&old.conditions, &observed, generation, now) }
 }
 
@@ -95,31 +104,55 @@ mod tests {
     use jiff::Timestamp;
     use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
     use longhand_crds::Vault;
+    use longhand_crds::refresh::{RefreshRecord, RefreshState};
     use longhand_crds::vault::OAuth;
+    use longhand_protocol::refresh::RefreshFailure;
     use rstest::rstest;
     use serde_json::json;
 
     use super::{next_expiry, plan};
     use crate::fixtures;
 
-    #[rstest]
-    #[case(json!({}), "Placeable")]
-    #[case(json!({"placement": {"type": "environmentVariable", "variable": {"name": "A", "locations": ["header"]}}}), "Placeable")]
-    #[case(json!({"placement": {"type": "environmentVariable", "variable": {"name": "A", "locations": ["header"]}},
-        "archivedAt": "2026-01-01T00:00:00Z"}), "Placeable")]
-    #[case(json!({"oauth": {"expiresAt": "2026-01-01T00:00:00Z"}}), "Placeable")]
-    #[case(json!({"oauth": {"refresh": {"clientID": "c", "tokenEndpoint": "https://t", "tokenEndpointAuth": "none",
-        "refreshTokenRef": {"name": "s", "key": "k"}}}}), "NotRefreshedYet")]
-    fn what_no_proxy_places_is_said(#[case] changes: serde_json::Value, #[case] reason: &str) {
+    /// A vault with one credential that is refreshed, whose access token has expired.
+    fn refreshing() -> Vault {
         let mut vault = fixtures::vault();
-        let mut credential = serde_json::to_value(&vault.spec.credentials[0]).unwrap();
-        for (key, value) in changes.as_object().unwrap() {
-            credential[key] = value.clone();
+        vault.spec.credentials[0].name = "tickets".to_owned();
+        vault.spec.credentials[0].oauth =
+            serde_json::from_value(json!({"expiresAt": "1970-01-01T00:00:01Z", "refresh": {
+            "clientID": "c", "tokenEndpoint": "https://t", "tokenEndpointAuth": "none",
+            "refreshTokenRef": {"name": "first", "key": "k"}}}))
+            .unwrap();
+        vault
+    }
+
+    #[rstest]
+    #[case::never_tried(None, "first", false, "NotExpired")]
+    #[case::at_work(Some(RefreshState::Claimed { by: "u".to_owned(), until: Timestamp::MAX }), "first", false, "NotExpired")]
+    #[case::refused(Some(failed()), "first", false, "RefreshRefused")]
+    #[case::another_since(Some(failed()), "second", false, "NotExpired")]
+    #[case::archived(Some(failed()), "first", true, "NotExpired")]
+    fn a_refusal_to_refresh_is_said(
+        #[case] state: Option<RefreshState>,
+        #[case] now: &str,
+        #[case] archived: bool,
+        #[case] reason: &str,
+    ) {
+        let mut vault = refreshing();
+        if let Some(state) = state {
+            RefreshRecord { secret: "first".to_owned(), state }.put(&mut vault.metadata, "tickets");
         }
-        vault.spec.credentials = vec![serde_json::from_value(credential).unwrap()];
-        let status = plan(&vault, Timestamp::from_second(1).unwrap());
-        let placed = status.conditions.iter().find(|condition| condition.type_ == "Placed").unwrap();
-        assert_eq!(placed.reason, reason);
+        let credential = &mut vault.spec.credentials[0];
+        credential.oauth.as_mut().unwrap().refresh.as_mut().unwrap().refresh_token_ref.name = now.to_owned();
+        credential.archived_at = archived.then_some(Time(Timestamp::UNIX_EPOCH));
+        let status = plan(&vault, Timestamp::from_second(100).unwrap());
+        let valid = status.conditions.iter().find(|condition| condition.type_ == "TokensValid").unwrap();
+        assert_eq!(valid.reason, reason);
+        assert_eq!(valid.message.contains("tickets (invalid_grant)"), reason == "RefreshRefused", "{}", valid.message);
+        assert_eq!(next_expiry(&vault, Timestamp::UNIX_EPOCH), None, "it is refreshed when it is used");
+    }
+
+    fn failed() -> RefreshState {
+        RefreshState::Failed { reason: RefreshFailure::InvalidGrant, at: Timestamp::UNIX_EPOCH }
     }
 
     /// A vault whose credentials have these expiries, in seconds; a negative one is of an archived credential.

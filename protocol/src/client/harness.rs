@@ -16,6 +16,8 @@ use crate::harness::{
 };
 use crate::id::SessionId;
 use crate::provision::{ProvisionRequest, ProvisionResponse};
+use crate::refresh::{RefreshAnswer, SentRefresh};
+use crate::secret::SentValue;
 
 /// A claim waits for the operator to name the pod.
 const CLAIM_DEADLINE: Duration = Duration::from_secs(30);
@@ -23,6 +25,8 @@ const CLAIM_DEADLINE: Duration = Duration::from_secs(30);
 const EXECUTE_POLL: Duration = Duration::from_secs(90);
 /// A search for the newest record of a type ends after so many pages, of 8,192 records each.
 const NEWEST_PAGES: usize = 8;
+/// More than everything but the values takes in a request about a refresh.
+const REFRESH_NAMES: usize = 4 * 1024;
 /// A late preview helps nobody.
 const DELTAS_DEADLINE: Duration = Duration::from_secs(2);
 
@@ -95,6 +99,17 @@ impl HarnessClient {
     pub async fn credential_events(&self, events: &CredentialEvents, deadline: Duration) -> Result<()> {
         let path = self.path("credential_events");
         self.transport.post_only(Call::post(&path).deadline(deadline), events).await
+    }
+
+    /// Asks or tells about a refresh of an OAuth access token; may be repeated.
+    ///
+    /// # Errors
+    /// 403 when the credential is none of the session's, and 400 when the namespace does not let the service store tokens.
+    pub async fn credential_refresh(&self, request: &SentRefresh<'_>, deadline: Duration) -> Result<RefreshAnswer> {
+        let path = self.path("credential_refresh");
+        let values = [request.access_token, request.refresh_token];
+        let length = values.iter().flatten().map(SentValue::escaped_length).sum::<usize>() + REFRESH_NAMES;
+        self.transport.send_secret(Call::post(&path).deadline(deadline), request, length).await
     }
 
     /// Keeps the claim alive.

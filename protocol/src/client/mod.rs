@@ -71,6 +71,14 @@ pub enum Error {
         /// What is wrong with it.
         reason: String,
     },
+    /// What shall be sent is not what JSON can say.
+    #[error("the body of {call} cannot be written: {reason}")]
+    Encode {
+        /// Method and path.
+        call: String,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// The token file cannot be read.
     #[error("cannot read the token {}: {source}", path.display())]
     Token {
@@ -123,6 +131,7 @@ impl Error {
             Self::Token { .. } => true,
             Self::Conflict(_)
             | Self::Decode { .. }
+            | Self::Encode { .. }
             | Self::MalformedToken
             | Self::BaseUrl { .. }
             | Self::NoAuthority

@@ -11,6 +11,7 @@ use jiff::fmt::rfc2822;
 use reqwest::{Client, RequestBuilder, Response, Url};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize as _, Serialize};
+use zeroize::Zeroizing;
 
 use super::{ApiError, Error, Result, Server, TokenSource};
 use crate::error::{ErrorBody, ErrorEnvelope, ErrorType};
@@ -111,6 +112,22 @@ impl Transport {
     ) -> Result<T> {
         let request = self.request(&call).await?.json(body);
         let body = exchange(request, &call).await?;
+        decode(&body, &call)
+    }
+
+    /// Sends a body with secret values, whose copy here is cleared; it has `length` bytes at the most.
+    pub(super) async fn send_secret<T: DeserializeOwned>(
+        &self,
+        call: Call<'_>,
+        body: &(impl Serialize + Sync),
+        length: usize,
+    ) -> Result<T> {
+        // Space for all of it, so that no copy is left behind by growing.
+        let mut bytes = Zeroizing::new(Vec::with_capacity(length));
+        serde_json::to_writer(&mut *bytes, body)
+            .map_err(|error| Error::Encode { call: call.name(), reason: error.to_string() })?;
+        let request = self.request(&call).await?.header(header::CONTENT_TYPE, "application/json");
+        let body = exchange(request.body(Bytes::from_owner(bytes)), &call).await?;
         decode(&body, &call)
     }
 

@@ -433,6 +433,17 @@ bodies! {
         #[schemars(with = "DateTime")]
         at: Timestamp,
     },
+    /// An OAuth access token was refreshed, and is in the vault.
+    CredentialRefreshed "x.credential.refreshed" {
+        /// `<vault>/<credential>`.
+        credential: String,
+        /// Whether there is another refresh token too.
+        rotated: bool,
+        /// When the access token expires, if that is known.
+        #[serde(default)]
+        #[schemars(with = "Option<DateTime>")]
+        expires_at: Option<Timestamp>,
+    },
     /// The sandbox died under a tool call, which is run again as its policy says.
     ToolRetried "x.tool.retried" {
         /// The tool call.

@@ -8,9 +8,11 @@ use std::{
 
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header, request::Parts};
-use http_body_util::{Either, Full};
+use http_body::Body as _;
+use http_body_util::{BodyExt as _, Either, Full};
 use hyper::body::Incoming;
 use rustls::ClientConfig;
+use tokio::time::timeout;
 
 use super::token::SessionToken;
 use crate::{
@@ -18,13 +20,17 @@ use crate::{
     config::{Config, Credential, Placement, Route},
     error::{Malformed, Refusal},
     headers::{framing_conflict, prepare_request, prepare_response},
+    oauth::{self, Refresher, refresher::Timing},
     policy::{Destination, Mismatch, PlainPath},
     secret::{FileCondition, Secret, SecretFile},
-    upstream::{IDLE_TIMEOUT, Upstream},
+    upstream::{IDLE_TIMEOUT, Outgoing, Upstream, Way},
 };
 
 /// How long a client may be silent in the middle of its request.
 const REQUEST_IDLE_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// A body up to this size is kept where a request may have to be sent once more, with another token.
+const MAX_KEPT: u64 = 256 * 1024;
 
 /// The body of an answer: the upstream's, or the proxy's own.
 pub type AnswerBody = Either<Relayed<Incoming>, Full<Bytes>>;
@@ -38,9 +44,27 @@ pub struct Proxy {
 /// A route with its credential's file and its connections.
 struct BoundRoute {
     route: Route,
-    /// The credential's.
-    file: Option<SecretFile>,
+    source: Option<Source>,
     upstream: Upstream,
+}
+
+/// Where a credential's value comes from.
+enum Source {
+    /// From its file, as it is.
+    File(SecretFile),
+    /// From its file at first, and then from its provider.
+    OAuth(Arc<Refresher>),
+}
+
+impl Source {
+    fn of(credential: &Credential, way: &Way, service: Option<&Arc<dyn oauth::service::Service>>) -> Self {
+        match (&credential.oauth, service) {
+            (Some(oauth), Some(service)) => {
+                Self::OAuth(Refresher::new(credential, oauth.clone(), way, service.clone(), Timing::default()))
+            }
+            _ => Self::File(SecretFile::new(credential.file.clone())),
+        }
+    }
 }
 
 /// Whether a credential can be used, for `/readyz`.
@@ -51,18 +75,44 @@ pub struct CredentialState {
     /// The credential's name.
     pub credential: String,
     /// Why it cannot be used, if it cannot.
-    pub condition: Option<FileCondition>,
+    pub condition: Option<Unusable>,
     /// Whether the harness can do nothing without it.
     pub required: bool,
 }
 
-impl Proxy {
-    /// A proxy with these routes.
+/// Why a credential cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Unusable {
+    /// Its file gives no value.
+    #[error("{0}")]
+    File(FileCondition),
+    /// It has expired, and is not renewed.
+    #[error("{0}")]
+    Token(oauth::Problem),
+}
+
+impl Unusable {
+    /// Whether there is no file at all.
     #[must_use]
-    pub fn new(config: Config, token_file: PathBuf, tls: &Arc<ClientConfig>) -> Self {
+    pub fn is_missing(&self) -> bool {
+        let (Self::File(condition) | Self::Token(oauth::Problem::File { condition, .. })) = self else { return false };
+        *condition == FileCondition::Missing
+    }
+}
+
+impl Proxy {
+    /// A proxy with these routes, whose refreshed tokens go to `service`.
+    #[must_use]
+    pub fn new(
+        config: Config,
+        token_file: PathBuf,
+        tls: &Arc<ClientConfig>,
+        service: Option<&Arc<dyn oauth::service::Service>>,
+    ) -> Self {
+        let way = Way { tls: tls.clone(), proxy: config.upstream_proxy };
         let bind = |route: Route| BoundRoute {
-            file: route.credential.as_ref().map(|credential| SecretFile::new(credential.file.clone())),
-            upstream: Upstream::new(tls.clone(), route.allow_private),
+            source: route.credential.as_ref().map(|credential| Source::of(credential, &way, service)),
+            upstream: Upstream::new(&way, route.allow_private),
             route,
         };
         Self { token: SessionToken::new(token_file), routes: config.routes.into_iter().map(bind).collect() }
@@ -75,7 +125,10 @@ impl Proxy {
             Some(CredentialState {
                 route: bound.route.name.clone(),
                 credential: bound.route.credential.as_ref()?.name.clone(),
-                condition: bound.file.as_ref()?.current(now).err(),
+                condition: match bound.source.as_ref()? {
+                    Source::File(file) => file.current(now).err().map(Unusable::File),
+                    Source::OAuth(refresher) => refresher.condition().map(Unusable::Token),
+                },
                 required: bound.route.required,
             })
         };
@@ -86,6 +139,15 @@ impl Proxy {
     #[must_use]
     pub fn token_condition(&self, now: Instant) -> Option<FileCondition> {
         self.token.usable(now).err()
+    }
+
+    /// Returns when every token that a provider gave is in its vault.
+    pub async fn settled(&self) {
+        for bound in &self.routes {
+            if let Some(Source::OAuth(refresher)) = &bound.source {
+                refresher.settled().await;
+            }
+        }
     }
 
     /// Answers a request. Every request is answered, logged and counted.
@@ -154,17 +216,45 @@ impl BoundRoute {
         token: &Secret,
         now: Instant,
     ) -> Result<Response<AnswerBody>, Refusal> {
-        let host = self.route.upstream.host.as_str();
         let uri = self.target(&parts)?;
-        let secret = self.secret(now)?;
-        let placed = match (&self.route.credential, &secret) {
+        let mut secret = self.secret(now).await?;
+        let Some(Source::OAuth(refresher)) = &self.source else {
+            let body = Either::Left(Relayed::new(body, REQUEST_IDLE_TIMEOUT));
+            let response = self.send(parts, uri, body, token, secret.as_deref()).await?;
+            return self.answer(response, secret.as_deref());
+        };
+        let (body, kept) = keep(body).await?;
+        let again = kept.map(|body| (parts.clone(), body));
+        let mut response = self.send(parts, uri.clone(), body, token, secret.as_deref()).await?;
+        if response.status() == StatusCode::UNAUTHORIZED
+            && let Some(used) = &secret
+            && let Some(renewed) = refresher.rejected(used).await
+            && let Some((parts, body)) = again
+        {
+            response = self.send(parts, uri, Either::Right(Full::new(body)), token, Some(&renewed)).await?;
+            secret = Some(renewed);
+        }
+        self.answer(response, secret.as_deref())
+    }
+
+    /// Sends a request with this credential, and nothing that was meant for the proxy.
+    async fn send(
+        &self,
+        parts: Parts,
+        uri: Uri,
+        body: Outgoing,
+        token: &Secret,
+        secret: Option<&Secret>,
+    ) -> Result<Response<Incoming>, Refusal> {
+        let host = self.route.upstream.host.as_str();
+        let placed = match (&self.route.credential, secret) {
             (Some(credential), Some(secret)) => {
                 let (name, value) = match &credential.placement {
                     Placement::Header(name) => (name.clone(), secret.header("")),
                     Placement::Bearer => (header::AUTHORIZATION, secret.header("Bearer ")),
                     Placement::Basic(username) => (header::AUTHORIZATION, secret.basic(username)),
                 };
-                Some((name, value.map_err(|_| self.unavailable(credential, FileCondition::NotPrintable))?))
+                Some((name, value.map_err(|_| unavailable(credential, FileCondition::NotPrintable))?))
             }
             _ => None,
         };
@@ -178,13 +268,17 @@ impl BoundRoute {
         if headers.iter().any(leaks) || token.occurs_in(uri.to_string().as_bytes()) {
             return Err(Refusal::TokenWouldLeak { host: host.to_owned() });
         }
-        let mut outgoing = Request::new(Relayed::new(body, REQUEST_IDLE_TIMEOUT));
+        let mut outgoing = Request::new(body);
         *outgoing.method_mut() = parts.method;
         *outgoing.uri_mut() = uri;
         *outgoing.version_mut() = Version::HTTP_11;
         *outgoing.headers_mut() = headers;
+        self.upstream.send(host, outgoing).await
+    }
 
-        let response = self.upstream.send(host, outgoing).await?;
+    /// What of an answer is passed on.
+    fn answer(&self, response: Response<Incoming>, secret: Option<&Secret>) -> Result<Response<AnswerBody>, Refusal> {
+        let host = self.route.upstream.host.as_str();
         let status = response.status();
         if status.is_redirection() && status != StatusCode::NOT_MODIFIED {
             return Err(Refusal::Redirect { host: host.to_owned(), status: status.as_u16() });
@@ -199,8 +293,8 @@ impl BoundRoute {
             return Err(Refusal::BadAnswer { host: host.to_owned(), what: "two lengths for one body" });
         }
         let (mut head, body) = response.into_parts();
-        prepare_response(&mut head.headers, secret.as_deref());
-        if let (Some(credential), Some(secret)) = (&self.route.credential, &secret)
+        prepare_response(&mut head.headers, secret);
+        if let (Some(credential), Some(secret)) = (&self.route.credential, secret)
             && let Placement::Basic(username) = &credential.placement
         {
             prepare_response(&mut head.headers, Some(&secret.encoded(username)));
@@ -212,9 +306,15 @@ impl BoundRoute {
     }
 
     /// The credential's value, if the route has a credential.
-    fn secret(&self, now: Instant) -> Result<Option<Arc<Secret>>, Refusal> {
-        let (Some(credential), Some(file)) = (&self.route.credential, &self.file) else { return Ok(None) };
-        file.current(now).map(Some).map_err(|condition| self.unavailable(credential, condition))
+    async fn secret(&self, now: Instant) -> Result<Option<Arc<Secret>>, Refusal> {
+        let (Some(credential), Some(source)) = (&self.route.credential, &self.source) else { return Ok(None) };
+        match source {
+            Source::File(file) => file.current(now).map(Some).map_err(|condition| unavailable(credential, condition)),
+            Source::OAuth(refresher) => match refresher.token().await {
+                Ok(token) => Ok(Some(token)),
+                Err(problem) => Err(Refusal::TokenNotRenewed { credential: credential.name.clone(), problem }),
+            },
+        }
     }
 
     /// The upstream's URL for a request, once the route and the credential's rule allow it.
@@ -277,13 +377,29 @@ impl BoundRoute {
             None => Refusal::OffRoute { host, what: "the path can be read in two ways" },
         }
     }
+}
 
-    fn unavailable(&self, credential: &Credential, condition: FileCondition) -> Refusal {
-        Refusal::CredentialUnavailable {
-            credential: credential.name.clone(),
-            path: credential.file.display().to_string(),
-            condition,
+fn unavailable(credential: &Credential, condition: FileCondition) -> Refusal {
+    Refusal::CredentialUnavailable {
+        credential: credential.name.clone(),
+        path: credential.file.display().to_string(),
+        condition,
+    }
+}
+
+/// A small body of known length as a whole, and a copy of it; any other as it comes.
+async fn keep(body: Incoming) -> Result<(Outgoing, Option<Bytes>), Refusal> {
+    let small = body.size_hint().exact().is_some_and(|length| length <= MAX_KEPT);
+    let body = Relayed::new(body, REQUEST_IDLE_TIMEOUT);
+    if !small {
+        return Ok((Either::Left(body), None));
+    }
+    match timeout(REQUEST_IDLE_TIMEOUT, body.collect()).await {
+        Ok(Ok(whole)) => {
+            let whole = whole.to_bytes();
+            Ok((Either::Right(Full::new(whole.clone())), Some(whole)))
         }
+        Ok(Err(_)) | Err(_) => Err(Refusal::Malformed(Malformed::Body)),
     }
 }
 

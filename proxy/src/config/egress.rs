@@ -5,11 +5,13 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use http::Uri;
 use longhand_protocol::SessionId;
 use serde::Deserialize;
 
-use super::{RawAllow, RouteProblem, checked_name};
+use super::{
+    RawAllow, RouteProblem, checked_name,
+    way_out::{RawUpstreamProxy, UpstreamProxy, UpstreamProxyProblem},
+};
 use crate::{
     hosts::HostPattern,
     policy::{Host, InvalidHost, Rule},
@@ -32,9 +34,11 @@ pub struct Egress {
     pub bindings: Vec<Binding>,
     /// Where uses and refusals are put on record.
     pub audit: Audit,
-    /// Through which proxy of the cluster's owner the internet is reached, if not directly.
+    /// Through which proxy of the cluster's owner the internet is reached, if not directly; that of the whole configuration if
+    /// the section names none.
     pub upstream_proxy: Option<UpstreamProxy>,
-    /// Certificates in PEM that upstreams are known by, besides those of the system.
+    /// Certificates in PEM that upstreams are known by, besides those of the system; those of the whole configuration if the
+    /// section has none.
     pub ca: Option<String>,
 }
 
@@ -136,17 +140,6 @@ pub struct Audit {
     pub token_file: PathBuf,
 }
 
-/// A proxy on the way to the internet, spoken to by CONNECT.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct UpstreamProxy {
-    /// Its host.
-    pub host: Host,
-    /// Its port.
-    pub port: u16,
-    /// Hosts that are reached without it.
-    pub no_proxy: Vec<HostPattern>,
-}
-
 /// What is wrong with the egress section.
 #[derive(Debug, thiserror::Error)]
 pub enum EgressProblem {
@@ -183,13 +176,8 @@ pub enum EgressProblem {
     #[error("binding {0:?}: placement.locations is empty: the credential could go nowhere")]
     NoLocation(String),
     /// An upstream proxy that cannot be used.
-    #[error(
-        "upstreamProxy.url {0:?} must be http://host:port, without user, path or query: a proxy over TLS or with a password is not supported"
-    )]
-    UpstreamProxy(String),
-    /// A host of `noProxy` that is none.
-    #[error("upstreamProxy.noProxy: {0}")]
-    NoProxy(InvalidHost),
+    #[error(transparent)]
+    UpstreamProxy(#[from] UpstreamProxyProblem),
     /// A file that is not named in full.
     #[error("{what} {path} is not an absolute path")]
     File {
@@ -232,14 +220,6 @@ struct RawBinding {
     file: PathBuf,
     placement: BindingPlacement,
     allow: RawAllow,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-struct RawUpstreamProxy {
-    url: String,
-    #[serde(default)]
-    no_proxy: Vec<String>,
 }
 
 impl TryFrom<RawEgress> for Egress {
@@ -303,32 +283,6 @@ fn binding(raw: RawBinding) -> Result<Binding, EgressProblem> {
     match checked() {
         Ok((vault, name, rule)) => Ok(Binding { vault, name, file, placement, rule }),
         Err(problem) => Err(EgressProblem::Binding { binding: label, problem }),
-    }
-}
-
-impl TryFrom<RawUpstreamProxy> for UpstreamProxy {
-    type Error = EgressProblem;
-
-    fn try_from(raw: RawUpstreamProxy) -> Result<Self, EgressProblem> {
-        let RawUpstreamProxy { url, no_proxy } = raw;
-        let refuse = || EgressProblem::UpstreamProxy(url.clone());
-        let uri: Uri = url.parse().map_err(|_| refuse())?;
-        let authority = uri.authority().ok_or_else(refuse)?;
-        let plain = uri.scheme_str() == Some("http")
-            && !authority.as_str().contains('@')
-            && uri.path_and_query().is_none_or(|path| path == "/");
-        if !plain {
-            return Err(refuse());
-        }
-        let host = Host::parse(authority.host()).map_err(|_| refuse())?;
-        let port = authority.port_u16().ok_or_else(refuse)?;
-        // The usual form of a domain in such lists has no star.
-        let pattern = |text: String| match text.strip_prefix('.') {
-            Some(domain) => HostPattern::parse(&format!("*.{domain}")),
-            None => HostPattern::parse(&text),
-        };
-        let no_proxy = no_proxy.into_iter().map(pattern).collect::<Result<_, _>>().map_err(EgressProblem::NoProxy)?;
-        Ok(Self { host, port, no_proxy })
     }
 }
 

@@ -5,14 +5,22 @@ use std::{collections::HashSet, path::PathBuf};
 use http::{HeaderName, Method, Uri};
 use serde::Deserialize;
 
-pub use self::egress::{Audit, AwsKeys, Binding, BindingPlacement, Egress, Location, Network, UpstreamProxy};
-use self::egress::{EgressProblem, RawEgress};
+pub use self::egress::{Audit, AwsKeys, Binding, BindingPlacement, Egress, Location, Network};
+pub use self::oauth::{ClientAuth, OAuth, OAuthClient, Service};
+pub use self::way_out::{UpstreamProxy, UpstreamProxyProblem};
+use self::{
+    egress::{EgressProblem, RawEgress},
+    oauth::RawOAuth,
+    way_out::RawUpstreamProxy,
+};
 use crate::{
     hosts::HostPattern,
     policy::{AmbiguousPath, Host, InvalidHost, PlainPath, Rule, Scheme},
 };
 
 mod egress;
+mod oauth;
+mod way_out;
 
 const MAX_ROUTES: usize = 64;
 const MAX_NAME_LENGTH: usize = 253;
@@ -24,6 +32,12 @@ pub struct Config {
     pub routes: Vec<Route>,
     /// The egress mode, if the session's sandboxes may reach anything.
     pub egress: Option<Egress>,
+    /// Through which proxy of the cluster's owner upstreams are reached, if not directly.
+    pub upstream_proxy: Option<UpstreamProxy>,
+    /// Certificates in PEM that upstreams are known by, besides those of the system.
+    pub ca: Option<String>,
+    /// Whom refreshed access tokens are handed over to, if there are any.
+    pub service: Option<Service>,
 }
 
 /// One upstream and the credential for it.
@@ -71,6 +85,8 @@ pub struct Credential {
     pub placement: Placement,
     /// Where it may go.
     pub rule: Rule,
+    /// How it is refreshed, if it is an access token that can be.
+    pub oauth: Option<OAuth>,
 }
 
 /// How a credential is placed into a request.
@@ -101,9 +117,18 @@ pub enum ConfigError {
         /// What is wrong.
         problem: RouteProblem,
     },
+    /// A token that is refreshed, and nobody to hand it over to.
+    #[error("route {0:?} has credential.oauth, and there is no service: a refreshed token could not be kept")]
+    NoService(String),
+    /// A file that is not named in full.
+    #[error("service.tokenFile {0} is not an absolute path")]
+    ServiceToken(PathBuf),
     /// An egress section that cannot be used.
     #[error("egress: {0}")]
     Egress(#[from] EgressProblem),
+    /// An upstream proxy that cannot be used.
+    #[error(transparent)]
+    UpstreamProxy(#[from] UpstreamProxyProblem),
 }
 
 /// What is wrong with a route.
@@ -154,6 +179,18 @@ pub enum RouteProblem {
     /// A file that is not named in full.
     #[error("credential file {0} is not an absolute path")]
     File(PathBuf),
+    /// A token endpoint without TLS.
+    #[error("credential.oauth.tokenEndpoint {0:?} must be https://: the refresh token goes there")]
+    TokenEndpoint(String),
+    /// A text that is empty or too long.
+    #[error("credential.oauth: clientID is empty, or clientID, scope or resource is too long")]
+    OAuthText,
+    /// A secret for no client, or a client without its secret.
+    #[error("credential.oauth.clientSecretFile belongs to every auth but none")]
+    ClientSecret,
+    /// An access token that is no bearer.
+    #[error("credential.oauth belongs to the placement bearer")]
+    NotABearer,
 }
 
 #[derive(Deserialize)]
@@ -162,6 +199,12 @@ struct RawConfig {
     routes: Vec<RawRoute>,
     #[serde(default)]
     egress: Option<RawEgress>,
+    #[serde(default)]
+    upstream_proxy: Option<RawUpstreamProxy>,
+    #[serde(default)]
+    ca: Option<String>,
+    #[serde(default)]
+    service: Option<Service>,
 }
 
 #[derive(Deserialize)]
@@ -193,6 +236,8 @@ struct RawCredential {
     file: PathBuf,
     placement: RawPlacement,
     allow: RawAllow,
+    #[serde(default)]
+    oauth: Option<RawOAuth>,
 }
 
 #[derive(Deserialize)]
@@ -242,7 +287,21 @@ impl Config {
             }
             routes.push(route);
         }
-        Ok(Self { routes, egress: raw.egress.map(Egress::try_from).transpose()? })
+        let upstream_proxy = raw.upstream_proxy.map(UpstreamProxy::try_from).transpose()?;
+        let mut egress = raw.egress.map(Egress::try_from).transpose()?;
+        if let Some(egress) = &mut egress {
+            egress.upstream_proxy = egress.upstream_proxy.take().or_else(|| upstream_proxy.clone());
+            egress.ca = egress.ca.take().or_else(|| raw.ca.clone());
+        }
+        let refreshed = |route: &&Route| route.credential.as_ref().is_some_and(|credential| credential.oauth.is_some());
+        match (&raw.service, routes.iter().find(refreshed)) {
+            (None, Some(route)) => return Err(ConfigError::NoService(route.name.clone())),
+            (Some(service), _) if !service.token_file.is_absolute() => {
+                return Err(ConfigError::ServiceToken(service.token_file.clone()));
+            }
+            _ => {}
+        }
+        Ok(Self { routes, egress, upstream_proxy, ca: raw.ca, service: raw.service })
     }
 }
 
@@ -277,7 +336,7 @@ impl TryFrom<RawCredential> for Credential {
     type Error = RouteProblem;
 
     fn try_from(raw: RawCredential) -> Result<Self, RouteProblem> {
-        let RawCredential { name, file, placement, allow } = raw;
+        let RawCredential { name, file, placement, allow, oauth } = raw;
         if !file.is_absolute() {
             return Err(RouteProblem::File(file));
         }
@@ -294,10 +353,14 @@ impl TryFrom<RawCredential> for Credential {
                 _ => return Err(RouteProblem::Header(name)),
             },
         };
+        if oauth.is_some() && placement != Placement::Bearer {
+            return Err(RouteProblem::NotABearer);
+        }
         Ok(Self {
             name: checked_name(name)?,
             file,
             placement,
+            oauth: oauth.map(OAuth::try_from).transpose()?,
             rule: allow.rule(|text| Host::parse(text).map(HostPattern::Exact))?,
         })
     }
@@ -360,118 +423,5 @@ fn parse_upstream(text: &str, exact: bool) -> Result<(Origin, String), RouteProb
 }
 
 #[cfg(test)]
-mod tests {
-    use rstest::rstest;
-    use serde_json::{Value, json};
-
-    use super::*;
-
-    fn route() -> Value {
-        json!({
-            "name": "model", "prefix": "/model", "upstream": "https://api.anthropic.com",
-            "credential": {
-                "name": "anthropic", "file": "/var/run/longhand/credentials/anthropic/key",
-                "placement": {"type": "header", "name": "x-api-key"},
-                "allow": {
-                    "scheme": "https", "hosts": ["api.anthropic.com"], "port": 443,
-                    "methods": ["POST"], "pathPrefixes": ["/v1/messages"],
-                },
-            },
-        })
-    }
-
-    fn parse(routes: &Value) -> Result<Config, ConfigError> {
-        Config::parse(&json!({"routes": routes}).to_string())
-    }
-
-    #[test]
-    fn what_the_operator_writes_is_read() {
-        let config = parse(&json!([route()])).unwrap();
-        let route = &config.routes[0];
-        let host = Host::parse("api.anthropic.com").unwrap();
-        assert_eq!(route.upstream, Origin { scheme: Scheme::Https, host, port: 443 });
-        let credential = route.credential.as_ref().unwrap();
-        assert_eq!(credential.placement, Placement::Header("x-api-key".parse().unwrap()));
-        assert!(!credential.rule.allow_private && !route.allow_private && route.required);
-        assert_eq!((&route.exact, route.methods.len()), (&None, 0));
-    }
-
-    #[rstest]
-    #[case("http://model.tests.svc:8080", "model.tests.svc", 8080, "")]
-    #[case("https://gateway.example/anthropic/", "gateway.example", 443, "/anthropic")]
-    #[case("https://GATEWAY.example./a/b", "gateway.example", 443, "/a/b")]
-    #[case("http://[::1]:80", "::1", 80, "")]
-    fn upstreams(#[case] url: &str, #[case] host: &str, #[case] port: u16, #[case] base_path: &str) {
-        let (origin, path) = parse_upstream(url, false).unwrap();
-        assert_eq!((origin.host.as_str(), origin.port, path.as_str()), (host, port, base_path));
-    }
-
-    #[rstest]
-    #[case("https://a.example", "/")]
-    #[case("https://a.example/mcp/", "/mcp/")]
-    #[case("https://a.example/mcp?key=%2F&b", "/mcp?key=%2F&b")]
-    fn an_exact_upstream_keeps_its_path_and_query(#[case] url: &str, #[case] expected: &str) {
-        assert_eq!(parse_upstream(url, true).unwrap().1, expected);
-    }
-
-    #[test]
-    fn a_route_may_have_no_credential() {
-        let route = json!({"name": "mcp", "prefix": "/mcp/0", "upstream": "http://m.svc/mcp", "exact": true,
-            "methods": ["GET", "POST"], "allowPrivate": true, "required": false});
-        let config = parse(&json!([route])).unwrap();
-        let route = &config.routes[0];
-        assert!(route.credential.is_none() && route.allow_private && !route.required);
-        assert_eq!((route.exact.as_deref(), route.methods.len()), (Some("/mcp"), 2));
-    }
-
-    #[rstest]
-    #[case("/name", json!("Model"), "is not a name")]
-    #[case("/prefix", json!("/"), "must not end with a slash")]
-    #[case("/prefix", json!("model"), "must begin with")]
-    #[case("/prefix", json!("/a/../b"), "dot segment")]
-    #[case("/upstream", json!("ftp://a.example"), "must be http://")]
-    #[case("/upstream", json!("https://user:pw@a.example"), "must be http://")]
-    #[case("/upstream", json!("https://a.example/?x=1"), "must be http://")]
-    #[case("/upstream", json!("https://a.example/#x"), "must be http://")]
-    #[case("/upstream", json!("https://a.example/a//b"), "empty segment")]
-    #[case("/upstream", json!("/v1"), "must be http://")]
-    #[case("/allowPrivate", json!(true), "allowPrivate belongs to")]
-    #[case("/methods", json!(["A B"]), "is not a method")]
-    #[case("/credential/name", json!(""), "is not a name")]
-    #[case("/credential/file", json!("key"), "not an absolute path")]
-    #[case("/credential/placement", json!({"type": "header", "name": "Host"}), "cannot be placed")]
-    #[case("/credential/placement", json!({"type": "header", "name": "content-length"}), "cannot be placed")]
-    #[case("/credential/placement", json!({"type": "header", "name": "a b"}), "cannot be placed")]
-    #[case("/credential/placement", json!({"type": "query"}), "unknown variant")]
-    #[case("/credential/placement", json!({"type": "basic"}), "missing field")]
-    #[case("/credential/placement", json!({"type": "basic", "username": "a:b"}), "without a colon")]
-    #[case("/credential/placement", json!({"type": "bearer", "name": "x"}), "unknown field")]
-    #[case("/credential/allow/scheme", json!("gopher"), "unknown variant")]
-    #[case("/credential/allow/hosts", json!([]), "hosts is empty")]
-    #[case("/credential/allow/hosts", json!(["*.example"]), "is not a host")]
-    #[case("/credential/allow/port", json!(70000), "PROXY_CONFIG is not valid")]
-    #[case("/credential/allow/methods", json!(["A B"]), "is not a method")]
-    #[case("/credential/allow/pathPrefixes", json!(["/a/%2e"]), "encoded")]
-    #[case("/credential/allow/extra", json!(1), "unknown field `extra`")]
-    fn what_is_wrong_is_named(#[case] pointer: &str, #[case] value: Value, #[case] expected: &str) {
-        let mut route = route();
-        let (parent, field) = pointer.rsplit_once('/').unwrap();
-        route.pointer_mut(parent).unwrap()[field] = value;
-        let error = parse(&json!([route])).unwrap_err().to_string();
-        assert!(error.contains(expected), "{error}");
-    }
-
-    #[test]
-    fn routes_are_distinct() {
-        let with = |name: &str, prefix: &str| {
-            let mut route = route();
-            route["name"] = json!(name);
-            route["prefix"] = json!(prefix);
-            route
-        };
-        assert!(parse(&json!([with("a", "/a"), with("b", "/ab")])).is_ok());
-        assert!(parse(&json!([with("a", "/a"), with("a", "/b")])).unwrap_err().to_string().contains("same name"));
-        assert!(parse(&json!([with("a", "/a"), with("b", "/a/b")])).unwrap_err().to_string().contains("overlap"));
-        assert!(matches!(parse(&json!([])), Err(ConfigError::RouteCount(0))));
-    }
-}
+#[path = "tests.rs"]
+mod tests;

@@ -39,6 +39,9 @@ pub trait Vaults: Named<Vault> {
 
     /// Makes a Secret.
     async fn create_secret(&self, namespace: &str, secret: NewSecret) -> Result<(), ResourceError>;
+
+    /// Whether a Secret would be made: nothing is.
+    async fn try_secret(&self, namespace: &str, owner: OwnerReference) -> Result<(), ResourceError>;
 }
 
 /// Said of a namespace without a RoleBinding for this.
@@ -53,6 +56,20 @@ fn may_not_create(status: &kube::core::Status) -> bool {
 impl Cluster {
     fn vaults_in(&self, namespace: &str) -> Api<Vault> {
         Api::namespaced(self.client().clone(), namespace)
+    }
+
+    async fn make(&self, what: &str, namespace: &str, secret: &Secret, dry_run: bool) -> Result<(), ResourceError> {
+        let api = Api::<Secret>::namespaced(self.client().clone(), namespace);
+        let params = PostParams { dry_run, ..PostParams::default() };
+        let create = async {
+            match api.create(&params, secret).await {
+                Err(kube::Error::Api(status)) if may_not_create(&status) => Ok(false),
+                created => created.map(wipe).map(|()| true),
+            }
+        };
+        let made = call(what, create).await?;
+        let refused = || ResourceError::Refused { what: what.to_owned(), reason: NOT_LET.to_owned() };
+        if made { Ok(()) } else { Err(refused()) }
     }
 }
 
@@ -87,17 +104,15 @@ impl Vaults for Cluster {
     async fn create_secret(&self, namespace: &str, secret: NewSecret) -> Result<(), ResourceError> {
         let what = format!("Secret {namespace}/{}", secret.name);
         let mut object = secret_object(secret);
-        let api = Api::<Secret>::namespaced(self.client().clone(), namespace);
-        let create = async {
-            match api.create(&PostParams::default(), &object).await {
-                Err(kube::Error::Api(status)) if may_not_create(&status) => Ok(false),
-                created => created.map(wipe).map(|()| true),
-            }
-        };
-        let created = call(&what, create).await;
+        let created = self.make(&what, namespace, &object, false).await;
         wipe_data(&mut object);
-        let made = created?;
-        if made { Ok(()) } else { Err(ResourceError::Refused { what, reason: NOT_LET.to_owned() }) }
+        created
+    }
+
+    async fn try_secret(&self, namespace: &str, owner: OwnerReference) -> Result<(), ResourceError> {
+        let what = format!("a new Secret in {namespace}");
+        let name = format!("longhand-{:016x}", rand::random::<u64>());
+        self.make(&what, namespace, &secret_object(NewSecret { name, owner, values: Vec::new() }), true).await
     }
 }
 

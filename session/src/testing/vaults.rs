@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use async_trait::async_trait;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use longhand_crds::{Vault, labels};
 use serde_json::json;
 
@@ -19,6 +20,9 @@ pub(super) struct Vaulted {
     vaults: BTreeMap<Key, Vault>,
     /// Namespace, name, owner's UID, and the values.
     secrets: Vec<MadeSecret>,
+    secrets_refused: bool,
+    /// Somebody else changes the vault just before it is replaced.
+    overtaken: Vec<Box<dyn FnOnce(&mut Vault) + Send>>,
     made: u32,
 }
 
@@ -39,6 +43,10 @@ fn conflict(what: &str) -> ResourceError {
     ResourceError::Conflict { what: what.to_owned(), reason: "it was changed".to_owned() }
 }
 
+fn not_let() -> ResourceError {
+    ResourceError::Refused { what: "the Secret".to_owned(), reason: "the namespace does not let it".to_owned() }
+}
+
 impl FakeCluster {
     /// Somebody applies a vault.
     #[expect(clippy::needless_pass_by_value, reason = "the tests read better")]
@@ -53,6 +61,16 @@ impl FakeCluster {
 
     pub(crate) fn vault_as_stored(&self, namespace: &str, name: &str) -> Option<Vault> {
         self.vaulted().vaults.get(&key(namespace, name)).cloned()
+    }
+
+    /// The namespaces do not let the service make Secrets any more.
+    pub(crate) fn refuse_secrets(&self) {
+        self.vaulted().secrets_refused = true;
+    }
+
+    /// The next one who replaces a vault finds that it has changed meanwhile.
+    pub(crate) fn overtake(&self, change: impl FnOnce(&mut Vault) + Send + 'static) {
+        self.vaulted().overtaken.push(Box::new(change));
     }
 
     pub(crate) fn secrets(&self) -> Vec<MadeSecret> {
@@ -109,6 +127,11 @@ impl Vaults for FakeCluster {
     async fn replace_vault(&self, mut vault: Vault) -> Result<Vault, ResourceError> {
         let key = key(vault.metadata.namespace.as_deref().unwrap(), vault.metadata.name.as_deref().unwrap());
         let mut vaulted = self.vaulted();
+        if let Some(change) = vaulted.overtaken.pop() {
+            let stored = vaulted.vaults.get_mut(&key).unwrap();
+            change(stored);
+            stored.metadata.resource_version = Some("100".to_owned());
+        }
         let stored = vaulted.vaults.get(&key).ok_or_else(|| conflict("the vault"))?;
         if stored.metadata.resource_version != vault.metadata.resource_version {
             return Err(conflict("the vault"));
@@ -135,10 +158,17 @@ impl Vaults for FakeCluster {
             values: values.collect(),
         };
         let mut vaulted = self.vaulted();
+        if vaulted.secrets_refused {
+            return Err(not_let());
+        }
         if vaulted.secrets.iter().any(|other| other.namespace == made.namespace && other.name == made.name) {
             return Err(conflict("the Secret"));
         }
         vaulted.secrets.push(made);
         Ok(())
+    }
+
+    async fn try_secret(&self, _: &str, _: OwnerReference) -> Result<(), ResourceError> {
+        if self.vaulted().secrets_refused { Err(not_let()) } else { Ok(()) }
     }
 }

@@ -19,7 +19,7 @@ use super::references::Missing;
 use crate::agent_session::harness_pod::{self, HARNESS};
 use crate::agent_session::observe::References;
 use crate::error::Error;
-use crate::pods::{self, PodView, is_controlled_by};
+use crate::pods::{self, Cause, PodView, is_controlled_by};
 
 pub(super) use self::apply::{apply, tell};
 pub(super) use self::plan::{Plan, plan};
@@ -34,8 +34,8 @@ pub(super) struct Observed {
     pub(super) wanted: usize,
     /// How many sessions each serves at once.
     pub(super) sessions_per_pod: usize,
-    /// What a pod is made of now, as a digest.
-    pub(super) digest: Result<String, Missing>,
+    /// What a pod is made of now, as a digest, or why there can be none.
+    pub(super) digest: Result<String, Cause>,
     /// As the status says.
     pub(super) listed: Vec<WarmPod>,
     /// As the status says.
@@ -91,14 +91,22 @@ pub(super) async fn observe(
     Ok(Some(Observed {
         wanted: usize::try_from(agent.spec.warm).unwrap_or(0),
         sessions_per_pod: usize::try_from(sessions).unwrap_or(1).max(1),
-        digest: references
-            .map(|references| harness_pod::digest(&harness_pod::build_warm(&agents.context, references, "")))
-            .map_err(Clone::clone),
+        digest: digest(references, agents),
         listed: status.warm_pods,
         generation: status.warm_generation,
         failures: status.warm_failures,
         pods,
     }))
+}
+
+fn digest(references: Result<&References, &Missing>, agents: &Agents) -> Result<String, Cause> {
+    let references = references.map_err(|missing| Cause::new(missing.reason(), missing.to_string()))?;
+    if references.refreshes() {
+        let message =
+            "the access token of an MCP server is refreshed, which the pod of one session does: none is kept ready";
+        return Err(Cause::new("TokenIsRefreshed", message));
+    }
+    Ok(harness_pod::digest(&harness_pod::build_warm(&agents.context, references, "")))
 }
 
 /// How many sessions each pod serves that was not made for one, by its UID.

@@ -177,7 +177,7 @@ fn refill(observed: &Observed, members: &[Member<'_>], plan: &mut Plan, now: Tim
     }
     let no = |reason: &str, message: String| Observation::no(WARM_READY, reason, message);
     if let Err(missing) = &observed.digest {
-        plan.condition = no(missing.reason(), missing.to_string());
+        plan.condition = no(&missing.reason, missing.message.clone());
         return;
     }
     let room = members.iter().filter(|one| has_room(observed, one)).count();

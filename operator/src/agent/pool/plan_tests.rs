@@ -4,7 +4,6 @@ use rstest::rstest;
 
 use super::{MOST, Plan, STARTING, plan};
 use crate::agent::pool::{Observed, Seen};
-use crate::agent::references::Missing;
 use crate::conditions::Truth;
 use crate::pods::{Cause, Pending, PodView, Stage};
 
@@ -141,7 +140,7 @@ fn pods_of_another_make_are_replaced_at_once() {
 
 #[test]
 fn without_its_credential_no_pod_is_kept_or_made() {
-    let missing = Observed { digest: Err(Missing::Vault("v".into())), ..observed(vec![pod(1, running())]) };
+    let missing = Observed { digest: Err(Cause::new("VaultNotFound", "v")), ..observed(vec![pod(1, running())]) };
     let plan = decide(&missing);
     assert_eq!((plan.make.len(), plan.condition.reason.as_str()), (0, "VaultNotFound"));
     assert_eq!(states(&plan)[0].1, WarmState::Retiring);

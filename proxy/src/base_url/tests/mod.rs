@@ -1,8 +1,10 @@
 //! The whole mode over loopback: [`refusals`] are answered by the proxy itself, [`streams`] pass through it, [`mcp`] is
-//! what routes to MCP servers do differently.
+//! what routes to MCP servers do differently, and [`upstream_proxy`] how they are reached where there is no direct way.
 
 mod forwarding;
 mod mcp;
+mod oauth;
 mod refusals;
 mod streams;
 mod support;
+mod upstream_proxy;

@@ -141,7 +141,7 @@ fn over_tls(route: &mut serde_json::Value, port: u16) {
 #[tokio::test]
 async fn it_streams_over_tls() {
     let (acceptor, client_tls) = tls("localhost", true);
-    let running = Running::with(Options { change: over_tls, tls: client_tls, ..Options::default() }).await;
+    let running = Running::with(Options { change: Box::new(over_tls), tls: client_tls, ..Options::default() }).await;
     let mut client = running.client().await;
     client.send(post("/model/v1/messages")).await;
     let (tcp, _) = within(running.upstream.accept()).await.unwrap();
@@ -157,7 +157,8 @@ async fn it_streams_over_tls() {
 async fn a_server_that_is_not_trusted_gets_nothing() {
     for (name, trusted) in [("localhost", false), ("other.example", true)] {
         let (acceptor, client_tls) = tls(name, trusted);
-        let running = Running::with(Options { change: over_tls, tls: client_tls, ..Options::default() }).await;
+        let running =
+            Running::with(Options { change: Box::new(over_tls), tls: client_tls, ..Options::default() }).await;
         let mut client = running.client().await;
         client.send(post("/model/v1/messages")).await;
         let (tcp, _) = within(running.upstream.accept()).await.unwrap();

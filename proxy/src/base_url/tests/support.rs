@@ -21,6 +21,7 @@ pub(super) use crate::testing::{PATIENCE, SECRET, Wire, within};
 use crate::{
     base_url::{Proxy, serve},
     config::Config,
+    oauth,
     upstream::tls_config_with,
 };
 
@@ -38,14 +39,18 @@ pub(super) struct Running {
 
 pub(super) struct Options {
     /// Changes the only route; gets the upstream's port.
-    pub(super) change: fn(&mut Value, u16),
+    pub(super) change: Box<dyn FnOnce(&mut Value, u16)>,
+    /// What the configuration has besides the route.
+    pub(super) more: Value,
     pub(super) tls: ClientConfig,
+    pub(super) service: Option<Arc<dyn oauth::service::Service>>,
     pub(super) grace: Duration,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { change: |_, _| {}, tls: tls_config_with(RootCertStore::empty()).unwrap(), grace: PATIENCE }
+        let tls = tls_config_with(RootCertStore::empty()).unwrap();
+        Self { change: Box::new(|_, _| {}), more: json!({}), tls, service: None, grace: PATIENCE }
     }
 }
 
@@ -55,7 +60,7 @@ impl Running {
     }
 
     pub(super) async fn changed(change: fn(&mut Value, u16)) -> Self {
-        Self::with(Options { change, ..Options::default() }).await
+        Self::with(Options { change: Box::new(change), ..Options::default() }).await
     }
 
     pub(super) async fn with(options: Options) -> Self {
@@ -76,8 +81,11 @@ impl Running {
             },
         });
         (options.change)(&mut route, port);
-        let config = Config::parse(&json!({"routes": [route]}).to_string()).unwrap();
-        let proxy = Arc::new(Proxy::new(config, files.path().join("token"), &Arc::new(options.tls)));
+        let mut config = options.more;
+        config["routes"] = json!([route]);
+        let config = Config::parse(&config.to_string()).unwrap();
+        let proxy =
+            Arc::new(Proxy::new(config, files.path().join("token"), &Arc::new(options.tls), options.service.as_ref()));
         let listener = serve::bind((Ipv4Addr::LOCALHOST, 0).into()).await.unwrap();
         let address = listener.local_addr().unwrap();
         let shutdown = CancellationToken::new();

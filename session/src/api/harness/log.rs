@@ -229,6 +229,7 @@ fn is_brains(body: &EventBody) -> bool {
         | EventBody::SandboxLost { .. }
         | EventBody::CredentialUsed { .. }
         | EventBody::CredentialDenied { .. }
+        | EventBody::CredentialRefreshed { .. }
         | EventBody::ToolRetried { .. }
         | EventBody::ToolOutcomeAsked { .. }
         | EventBody::ToolOutcomeUnknown { .. } => false,

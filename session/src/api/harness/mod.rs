@@ -6,4 +6,5 @@ pub mod credentials;
 pub mod log;
 pub mod mcp;
 pub mod parked;
+pub mod refresh;
 pub mod tools;

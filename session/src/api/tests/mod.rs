@@ -14,6 +14,7 @@ mod network;
 mod once;
 mod ports;
 mod reach;
+mod refresh;
 mod session_agents;
 mod sessions;
 mod stream;

@@ -70,7 +70,7 @@ impl FromRequest<App> for SecretBody {
 
 impl SecretBody {
     /// Reads JSON, and clears it.
-    pub(super) fn parse<T: DeserializeOwned>(self) -> Result<T> {
+    pub(in crate::api) fn parse<T: DeserializeOwned>(self) -> Result<T> {
         let parsed = serde_json::from_slice(&self.0).map_err(|error| describe(&error));
         // Nobody else has a part of it, so that it can be cleared in place.
         if let Ok(mut bytes) = self.0.try_into_mut() {

@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{OwnerReference, Time};
 use kube::Resource as _;
 use longhand_crds::Vault;
+use longhand_crds::refresh::RefreshRecord;
 use longhand_crds::vault::CredentialSpec;
 use longhand_crds::wire_id::{derived_id, prefix, wire_id};
 use longhand_protocol::wire::vaults::{
@@ -205,6 +206,7 @@ pub async fn delete(
         .change(&app, |vault| {
             let name = credential(vault, reference)?.name.clone();
             vault.spec.credentials.retain(|credential| credential.name != name);
+            RefreshRecord::remove(&mut vault.metadata, &name);
             Ok(())
         })
         .await?;
@@ -251,16 +253,21 @@ async fn store(
         return Ok(());
     }
     change(&mut place.object.clone())?;
-    let owner = OwnerReference {
-        api_version: Vault::api_version(&()).into_owned(),
-        kind: Vault::kind(&()).into_owned(),
-        name: place.name.clone(),
-        uid: place.uid.clone(),
-        ..OwnerReference::default()
-    };
+    let owner = owned_by(&place.object);
     match app.vaults.create_secret(&place.namespace, NewSecret { name, owner, values }).await {
         Err(ResourceError::Conflict { .. }) if again => Ok(()),
         made => made.map_err(|error| ApiError::from(error).of_change()),
+    }
+}
+
+/// That the vault owns something.
+pub(in crate::api) fn owned_by(vault: &Vault) -> OwnerReference {
+    OwnerReference {
+        api_version: Vault::api_version(&()).into_owned(),
+        kind: Vault::kind(&()).into_owned(),
+        name: vault.metadata.name.clone().unwrap_or_default(),
+        uid: vault.metadata.uid.clone().unwrap_or_default(),
+        ..OwnerReference::default()
     }
 }
 
@@ -282,7 +289,8 @@ fn secret_name(vault: &str, credential: &str) -> String {
     secret_name_with(vault, credential, &format!("{:016x}", rand::random::<u64>()))
 }
 
-fn secret_name_with(vault: &str, credential: &str, random: &str) -> String {
+/// The name of a new Secret that ends with `random`.
+pub(in crate::api) fn secret_name_with(vault: &str, credential: &str, random: &str) -> String {
     let stem: String = vault.chars().take(LONGEST_STEM).collect();
     format!("{}-{credential}-{random}", stem.trim_end_matches(['-', '.']))
 }

@@ -1,0 +1,115 @@
+//! An OAuth access token that has expired: who may refresh it is written to its Vault, and a pod with an old refresh token goes.
+//!
+//! The provider is not reachable here: what it gives is tested beside a provider of the proxy's own tests.
+
+use k8s_openapi::api::core::v1::Pod;
+use kube::ResourceExt as _;
+use kube::api::{ListParams, Patch, PatchParams};
+use longhand_crds::{Vault, labels};
+use longhand_e2e::cluster::{Fixture, eventually, in_namespace, wait_for};
+
+use crate::online::{LONG, pod_of};
+use crate::secrets::assert_only_the_proxy_mounts_it;
+
+const TICKETS: &str = r#"
+apiVersion: rbac.authorization.k8s.io/v1
+kind: RoleBinding
+metadata: {name: longhand-session-secrets}
+roleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: longhand-session-secrets}
+subjects: [{kind: ServiceAccount, name: longhand-session, namespace: longhand-system}]
+---
+apiVersion: v1
+kind: Secret
+metadata: {name: tickets}
+stringData: {token: at-e2e-expired, refresh-token: rt-e2e-first}
+---
+apiVersion: v1
+kind: Secret
+metadata: {name: tickets-2}
+stringData: {token: at-e2e-expired, refresh-token: rt-e2e-second}
+---
+apiVersion: longhand.dev/v1alpha1
+kind: Vault
+metadata: {name: tickets}
+spec:
+  credentials:
+    - name: tickets
+      secretRef: {name: tickets, key: token}
+      allow: {scheme: http, hosts: [scripted-model.${NAMESPACE}.svc], privateAddresses: Allow}
+      placement: {type: bearer}
+      mcpServerURL: http://scripted-model.${NAMESPACE}.svc/mcp
+      oauth:
+        expiresAt: "2026-01-01T00:00:00Z"
+        refresh:
+          clientID: e2e
+          tokenEndpoint: https://provider.${NAMESPACE}.svc/token
+          tokenEndpointAuth: none
+          refreshTokenRef: {name: tickets, key: refresh-token}
+---
+apiVersion: longhand.dev/v1alpha1
+kind: Agent
+metadata: {name: tickets}
+spec:
+  model:
+    id: scripted-1
+    baseURL: http://scripted-model.${NAMESPACE}.svc
+    credential: {vault: model, name: api-key}
+  mcpServers: [{name: tickets, url: "http://scripted-model.${NAMESPACE}.svc/mcp"}]
+  tools: [{type: mcp_toolset, mcpServerName: tickets}]
+---
+apiVersion: longhand.dev/v1alpha1
+kind: AgentSession
+metadata: {name: tickets}
+spec:
+  agentRef: {name: tickets}
+  harnessIdleSeconds: 300
+  vaultRefs: [{name: tickets}]
+  input: [{text: go}]
+"#;
+
+const SCRIPT: &str = "rules: [{then: {text: done}}]";
+
+#[tokio::test]
+async fn an_expired_token_is_asked_for_by_one_pod_and_a_pod_with_an_old_refresh_token_goes() {
+    in_namespace("oauth", |namespace| async move {
+        let fixture = Fixture::install(&namespace, SCRIPT, 60).await?;
+        namespace.apply(&TICKETS.replace("${NAMESPACE}", &namespace.name)).await?;
+        let session = fixture.session_id("tickets").await?;
+        fixture.service.until_idle(&session, 0, LONG).await?;
+        let log = serde_json::to_string(&fixture.service.log(&session).await?)?;
+        assert!(log.contains("mcp_connection_failed_error") && log.contains("tickets"), "{log}");
+        assert!(!log.contains("at-e2e") && !log.contains("rt-e2e"), "{log}");
+        assert_only_the_proxy_mounts_it(&namespace).await?;
+
+        let pod = pod_of(&namespace, "tickets", labels::HARNESS).await?;
+        let uid = pod.uid().ok_or("a pod without a UID")?;
+        let vault = namespace.api::<Vault>().get("tickets").await?;
+        let record = vault.annotations().get("oauth.longhand.dev/tickets").cloned().ok_or("nobody asked to refresh")?;
+        assert!(record.contains("claimed") && record.contains(&uid) && !record.contains("rt-e2e"), "{record}");
+        wait_for(namespace.api::<Vault>(), "tickets", "TokensValid", LONG, |vault| {
+            let conditions = &vault?.status.as_ref()?.conditions;
+            conditions.iter().find(|found| found.type_ == "TokensValid" && found.status == "True").map(|_| ())
+        })
+        .await?;
+
+        // Somebody gives consent anew: the pod that waits for the next message has the old refresh token.
+        let mut credential = serde_json::to_value(&vault.spec.credentials[0])?;
+        credential["oauth"]["refresh"]["refreshTokenRef"]["name"] = "tickets-2".into();
+        let patch = serde_json::json!({ "spec": { "credentials": [credential] } });
+        namespace.api::<Vault>().patch("tickets", &PatchParams::default(), &Patch::Merge(patch)).await?;
+        eventually("the pod is gone", LONG, || async {
+            let pods = namespace.api::<Pod>().list(&ListParams::default()).await?;
+            let there = pods.items.iter().any(|pod| pod.metadata.uid.as_ref() == Some(&uid));
+            Ok((!there).then_some(()))
+        })
+        .await?;
+        fixture.service.send(&session, "again").await?;
+        eventually("the next pod has the new one", LONG, || async {
+            let Ok(pod) = pod_of(&namespace, "tickets", labels::HARNESS).await else { return Ok(None) };
+            let spec = serde_json::to_string(&pod.spec)?;
+            Ok((pod.uid().as_ref() != Some(&uid) && spec.contains("tickets-2")).then_some(()))
+        })
+        .await
+    })
+    .await;
+}

@@ -7,8 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::vault::SecretRef;
 
-/// A repository or a file of a session. Workspaces are given repositories; there is nowhere to get a file from, so that tool calls
-/// of a session with one are refused.
+/// A repository or a file of a session, which its workspaces are given.
 #[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[x_kube(
     validation = Rule::new("has(self.githubRepository) != has(self.file)").message("a resource is either a githubRepository or a file"),
@@ -62,7 +61,7 @@ pub struct GithubRepository {
     pub token_ref: Option<SecretRef>,
 }
 
-/// A file.
+/// A file that was uploaded to the session's namespace.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct FileResource {

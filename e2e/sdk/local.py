@@ -264,6 +264,7 @@ class Stack:
             [self.programs["session"], "--etcd-endpoints", f"http://127.0.0.1:{self._log_etcd[0]}",
              "--namespace", NAMESPACE, "--operator-service-account", f"{NAMESPACE}:longhand-operator",
              "--service-account", f"{NAMESPACE}:longhand-session",
+             "--objects-url", (self.folder / "objects").as_uri(),
              "--listen", f"127.0.0.1:{self._port}", "--health-listen", f"127.0.0.1:{self._health_port}",
              *self._certificate()],
             KUBECONFIG=self.kubeconfig("session", token), RUST_LOG=os.environ.get("RUST_LOG", "info"),

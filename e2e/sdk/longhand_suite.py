@@ -19,7 +19,7 @@ import pytest
 from local import Client
 from seeds import Seeds
 
-CASES = 1260
+CASES = 1375
 LEAST_PASSED = 0.95
 FOLDER = "tests/api_resources/beta/"
 # Which families of objects the cases of a file need, the last of which they may change; the longest match counts.
@@ -29,6 +29,7 @@ FILES = {
     "test_environments.py": ("environment",),
     "environments/": ("environment",),
     "environments/test_work.py": ("agent", "environment"),
+    "test_files.py": ("file",),
     "test_vaults.py": ("vault",),
     "vaults/": ("vault",),
     "test_sessions.py": ("agent", "environment", "vault", "session"),
@@ -37,7 +38,7 @@ FILES = {
 # How a case calls a method: `test_raw_response_archive` is the method `archive`.
 CASE = re.compile(r"test_(?:method|raw_response|streaming_response|path_params)_(\w+)")
 # Methods that change nothing.
-READING = ("retrieve", "list", "stream", "stats")
+READING = ("retrieve", "list", "stream", "stats", "download")
 
 world: World | None = None
 

@@ -16,7 +16,8 @@ from local import Stack, manifests
 
 TESTS = "tests/api_resources/beta/"
 FILES = [
-    "test_agents.py", "agents", "test_environments.py", "environments", "test_sessions.py", "sessions", "test_vaults.py", "vaults",
+    "test_agents.py", "agents", "test_environments.py", "environments", "test_files.py", "test_sessions.py", "sessions", "test_vaults.py",
+    "vaults",
 ]  # fmt: skip
 WORKERS = 2
 DEADLINE_SECONDS = 600

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from base64 import b64encode
 from datetime import UTC, datetime, timedelta
+from hashlib import sha256
 
 from local import GROUP, Client
 
@@ -19,6 +20,7 @@ RESOURCE = "sesrsc_011CZkZBJq5dWxk9fVLNcPht"
 VAULT = "vlt_011CZkZDLs7fYzm1hXNPeRjv"
 CREDENTIAL = "vcrd_011CZkZEMt8gZan2iYPQfSkw"
 WORK = "work_id"
+FILE = "file_id"
 ID = "longhand.dev/id"
 
 # What a family is made of besides its own kind; collections are emptied in this order.
@@ -27,6 +29,8 @@ KINDS = {
     "agent": [f"{GROUP}/namespaces/{{}}/agents", "/apis/apps/v1/namespaces/{}/controllerrevisions"],
     "environment": [f"{GROUP}/namespaces/{{}}/sandboxtemplates"],
     "vault": [f"{GROUP}/namespaces/{{}}/vaults", "/api/v1/namespaces/{}/secrets"],
+    # No object of Kubernetes.
+    "file": [],
 }
 
 
@@ -54,6 +58,8 @@ class Seeds:
             self.api.do("DELETE", collection.format(self.namespace))
         if family == "session":
             self._sweep()
+        if family == "file":
+            self._forget(f"/longhand/file/{self.namespace}/")
 
     def _make(self, plural: str, meta: dict, spec: dict) -> dict:
         kind = {"agents": "Agent", "agentsessions": "AgentSession", "sandboxtemplates": "SandboxTemplate", "vaults": "Vault"}[plural]
@@ -109,6 +115,18 @@ class Seeds:
             if log["namespace"] == self.namespace:
                 self.operator.do("DELETE", f"/internal/v1/sessions/{log['sessionId']}")
 
+    def _file(self) -> None:
+        """Put where the service knows it, since no client chooses an identifier. Its content is asked for by no case."""
+        namespace = self.api.do("GET", f"/api/v1/namespaces/{self.namespace}")
+        file = {"id": FILE, "filename": "notes.txt", "mimeType": "text/plain", "bytes": 0, "sha256": sha256().hexdigest(),
+                "createdAt": rfc3339(datetime.now(UTC)), "namespaceUid": namespace["metadata"]["uid"]}  # type: ignore[index]  # fmt: skip
+        key = f"/longhand/file/{self.namespace}/{FILE}"
+        self.etcd.do("POST", "/v3/kv/put", {"key": encoded(key), "value": encoded(json.dumps(file))})
+
+    def _forget(self, prefix: str) -> None:
+        end = prefix[:-1] + chr(ord(prefix[-1]) + 1)
+        self.etcd.do("POST", "/v3/kv/deleterange", {"key": encoded(prefix), "range_end": encoded(end)})
+
     def _put_work(self, state: str) -> None:
         """Work is not an object of Kubernetes: it is put where the service keeps it, as a restore would. Its session is
         one that nobody else has."""
@@ -120,8 +138,7 @@ class Seeds:
         at = {} if state == "queued" else {"acknowledgedAt": rfc3339(now), "leasedUntil": rfc3339(now + timedelta(minutes=5))}
         item = {"id": WORK, "session": log["sessionId"], "state": state, "attempt": 0, "ttlSeconds": 60, "createdAt": rfc3339(now), **at}
         prefix = f"/longhand/work/item/{self.namespace}/hands/"
-        end = prefix[:-1] + chr(ord(prefix[-1]) + 1)
-        self.etcd.do("POST", "/v3/kv/deleterange", {"key": encoded(prefix), "range_end": encoded(end)})
+        self._forget(prefix)
         self.etcd.do("POST", "/v3/kv/put", {"key": encoded(prefix + WORK), "value": encoded(json.dumps(item))})
 
 

@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::fmt;
 
+use jiff::Timestamp;
 use rand::Rng as _;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
@@ -10,6 +11,8 @@ use serde::{Deserialize, Serialize};
 const ALPHABET: &[u8; 58] = b"123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz";
 /// Characters after the prefix: 24 of base58 are 140 bits.
 const LENGTH: usize = 24;
+/// Characters that a time in milliseconds takes until the year 6000.
+const TIME_LENGTH: usize = 8;
 /// The longest identifier that is accepted from a client, in bytes.
 const MAX_LENGTH: usize = 64;
 
@@ -130,6 +133,29 @@ id!(
     "outc_"
 );
 
+id!(
+    /// A file that was uploaded.
+    FileId,
+    "file_"
+);
+
+impl FileId {
+    /// A new identifier: of two files, the one that was made a millisecond later has the greater one.
+    #[must_use]
+    pub fn generate_at(now: Timestamp) -> Self {
+        let base = u64::try_from(ALPHABET.len()).unwrap_or(u64::MAX);
+        let mut left = u64::try_from(now.as_millisecond()).unwrap_or(0);
+        let mut digits = [0_u8; TIME_LENGTH];
+        for digit in digits.iter_mut().rev() {
+            *digit = u8::try_from(left % base).unwrap_or(0);
+            left /= base;
+        }
+        let mut random = [0_u8; LENGTH];
+        rand::rng().fill(&mut random);
+        Self(format!("{}{}{}", Self::PREFIX, encode(&digits), &encode(&random)[TIME_LENGTH..]))
+    }
+}
+
 impl OutcomeId {
     /// The outcome that this event defines.
     #[must_use]
@@ -149,7 +175,18 @@ pub fn request_id() -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{EventId, SessionId};
+    use jiff::Timestamp;
+
+    use super::{EventId, FileId, SessionId};
+
+    #[test]
+    fn a_later_file_has_a_greater_identifier() {
+        let at = |millis| FileId::generate_at(Timestamp::from_millisecond(millis).unwrap());
+        let times = [0, 1, 57, 58, 1_790_000_000_000, 1_790_000_000_001, 1_790_000_003_364, 99_000_000_000_000];
+        let ids = times.map(at);
+        assert!(ids.is_sorted() && ids.iter().all(|id| id.as_str().parse::<FileId>().as_ref() == Ok(id)), "{ids:?}");
+        assert_ne!(at(5), at(5));
+    }
 
     #[test]
     fn generated_identifiers_are_valid_and_differ() {

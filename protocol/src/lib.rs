@@ -22,4 +22,4 @@ pub mod wire;
 
 pub use error::{ErrorBody, ErrorEnvelope, ErrorType};
 pub use event::{ClientEvent, Event, EventBody, NewEvent, Record};
-pub use id::{EventId, OutcomeId, SessionId, ThreadId};
+pub use id::{EventId, FileId, OutcomeId, SessionId, ThreadId};

@@ -45,6 +45,11 @@ pub enum Source {
         /// Its mode, such as 0o644.
         mode: u32,
     },
+    /// A file that whoever asks has: if it is wanted, it comes by [`Content`].
+    Stored {
+        /// What it is called there. Another one is another resource.
+        id: String,
+    },
     /// A tar archive over HTTP, which is unpacked.
     Archive {
         /// Its URL.
@@ -66,6 +71,7 @@ impl Resource {
                 of_file = format!("{mode:o}");
                 ("file", content, of_file.as_str())
             }
+            Source::Stored { id } => ("stored", id, ""),
             Source::Archive { url, sha256 } => ("archive", url, sha256.as_deref().unwrap_or_default()),
         };
         let mut hash = Sha256::new();
@@ -82,9 +88,37 @@ impl Resource {
 pub struct Provisioned {
     /// Names of what was put in place now.
     pub made: Vec<String>,
+    /// Names of stored files that are not there yet, and of which the content is to be sent.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub wanted: Vec<String>,
     /// What could not be, and was the last that was tried.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failed: Option<Failed>,
+}
+
+/// Query of `PUT /v1/provision`, whose body is the content of a stored file. It is put in place whole or not at all, unless it
+/// has been before.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Content {
+    /// See [`Resource::name`].
+    pub name: String,
+    /// See [`Resource::path`].
+    pub path: String,
+    /// See [`Source::Stored`].
+    pub id: String,
+    /// How many bytes it has.
+    pub bytes: u64,
+    /// What it has to be, in hexadecimal digits.
+    pub sha256: String,
+}
+
+impl Content {
+    /// What it is the content of.
+    #[must_use]
+    pub fn resource(&self) -> Resource {
+        let source = Source::Stored { id: self.id.clone() };
+        Resource { name: self.name.clone(), path: self.path.clone(), source }
+    }
 }
 
 /// What could not be put in place.

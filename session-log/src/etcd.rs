@@ -16,6 +16,7 @@ mod client;
 mod cold;
 mod collect;
 mod failure;
+mod files;
 mod flags;
 mod forks;
 mod heads;
@@ -206,6 +207,12 @@ impl EtcdStore {
     #[must_use]
     pub fn requests(&self) -> crate::requests::EtcdRequests {
         crate::requests::EtcdRequests::new(self.inner.etcd.clone(), self.inner.keys.clone())
+    }
+
+    /// Files that clients upload, on the same etcd and in the same object store.
+    #[must_use]
+    pub fn files(&self) -> crate::files::Files {
+        crate::files::Files::new(Arc::new(self.clone()), self.inner.objects.clone())
     }
 
     /// Whether etcd answers.

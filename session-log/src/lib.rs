@@ -8,6 +8,7 @@ pub mod archive;
 pub mod caps;
 mod cut;
 pub mod etcd;
+pub mod files;
 mod import;
 pub mod limits;
 mod lineage;

@@ -1,18 +1,20 @@
 //! Objects: what is too large or too old for etcd, in a folder or a bucket.
 //!
 //! Every call has a deadline and what is read has a bound. Names never repeat with another content: a payload is named
-//! by its hash, a segment by chance, so writing again what is there already does no harm.
+//! by its hash, a segment or a file by chance, so writing again what is there already does no harm.
 //!
 //! Below the place that the URL names:
 //!
 //! | object | content |
 //! |---|---|
 //! | `{store}/payload/{namespace}/{sha256}` | the large fields of an event's body, as JSON |
+//! | `{store}/file/{namespace}/{file}` | a file that a client uploaded |
 //! | `{store}/session/{session}/{first:016x}-{last:016x}-{nonce}.ndjson.zst` | stored records, one a line, compressed |
 //!
 //! `{store}` is an identifier that the log's etcd holds: two logs that share a bucket never collect each other's objects.
 
 mod folder;
+pub(crate) mod large;
 pub(crate) mod payload;
 mod place;
 #[cfg(test)]
@@ -28,6 +30,7 @@ use object_store::path::Path;
 use object_store::{Error, ObjectStore, ObjectStoreExt as _, PutMode, PutOptions};
 use tokio::time::timeout;
 
+pub use self::large::{PutStreamError, Written};
 use crate::record::hash;
 use crate::store::StoreError;
 

@@ -11,6 +11,7 @@ use longhand_crds::default_model::DefaultModel;
 use longhand_crds::{Agent, AgentSession, SandboxTemplate};
 use longhand_protocol::{EventId, SessionId};
 use longhand_session_log::SessionStore;
+use longhand_session_log::files::Files;
 use longhand_session_log::requests::Requests;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
@@ -167,6 +168,8 @@ pub struct Shared {
     pub quota: Quota,
     /// Requests with an `Idempotency-Key`.
     pub requests: Arc<dyn Requests>,
+    /// Files that clients upload.
+    pub files: Files,
     /// How long requests may be held open.
     pub waits: Waits,
     /// Previews of messages.
@@ -208,6 +211,7 @@ impl App {
     pub fn new(
         store: Arc<dyn SessionStore>,
         requests: Arc<dyn Requests>,
+        files: Files,
         kinds: Kinds,
         auth: Auth,
         executor: Arc<Executor>,
@@ -232,6 +236,7 @@ impl App {
             limits: Limits::new(settings.rates),
             quota: Quota::new(settings.sizes),
             requests,
+            files,
             waits: settings.waits,
             previews: Previews::default(),
             warm: Warm::default(),
@@ -285,9 +290,11 @@ impl App {
             .route("/sessions/{session}/events/stream", get(wire::stream::stream))
             .merge(resources())
             .merge(vaults())
-            // An import is known by its session, and work by its worker: neither is remembered by a key.
+            // An import is known by its session, and work by its worker; an upload is not held to be compared: none is
+            // remembered by a key.
             .route_layer(from_fn_with_state(self.clone(), wire::once::once))
             .route("/sessions/import", post(wire::import::import))
+            .merge(files())
             .merge(sandboxes())
             .merge(work());
         let harness = Router::new()
@@ -337,6 +344,15 @@ fn resources() -> Router<App> {
         "/sessions/{session}/resources/{resource}",
         get(resources::retrieve).post(resources::update).delete(resources::delete),
     )
+}
+
+/// The routes of files that clients upload.
+fn files() -> Router<App> {
+    use wire::files;
+    Router::new()
+        .route("/files", get(files::list).post(files::upload))
+        .route("/files/{file}", get(files::retrieve).delete(files::delete))
+        .route("/files/{file}/content", get(files::download))
 }
 
 /// The routes of vaults and their credentials.

@@ -4,6 +4,7 @@
 //! lost its work stops, and another begins. Each job is safe to be broken off anywhere.
 
 pub mod config;
+mod files;
 mod namespaces;
 mod plan;
 mod space;
@@ -21,16 +22,18 @@ use longhand_session_log::requests::{EtcdRequests, Requests as _};
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
+pub(crate) use self::files::FileJobs;
 pub(crate) use self::namespaces::Namespaces;
 pub(crate) use self::space::{Alarm, ShardAlarm, watch};
 use crate::jobs::config::JobsConfig;
 use crate::metrics;
+use crate::resources::Cluster;
 
 /// The right to do the jobs runs out so long after it was last renewed.
 const LEASE: Duration = Duration::from_secs(15);
 /// Members of a full etcd stand still for a defragmentation at most so often.
 const DEFRAGMENT_AGAIN: Duration = Duration::from_secs(600);
-/// How often it is looked for requests whose `Idempotency-Key` is over.
+/// How often it is looked for requests whose `Idempotency-Key` is over, and for files that are over.
 const FORGET: Duration = Duration::from_secs(600);
 /// Sessions that are looked at together.
 const PAGE: usize = 256;
@@ -44,6 +47,8 @@ pub(crate) struct Jobs {
     pub(crate) alarm: ShardAlarm,
     /// Who is told of namespaces that are full, if it is these jobs' to do so.
     pub(crate) namespaces: Option<Namespaces>,
+    /// Files that clients upload, if they are kept here.
+    pub(crate) files: Option<FileJobs<Cluster>>,
     /// Requests with an `Idempotency-Key`, if they are kept here.
     pub(crate) requests: Option<EtcdRequests>,
 }
@@ -102,6 +107,9 @@ impl Jobs {
                 if let Some(count) = self.job("requests", requests.sweep(Timestamp::now())).await {
                     metrics::forgotten(count);
                 }
+                if let Some(files) = &self.files {
+                    self.job("files", files.sweep()).await;
+                }
                 forget = Instant::now() + FORGET;
             }
             if config.objects_url.is_some() && collect <= Instant::now() {
@@ -149,6 +157,9 @@ impl Jobs {
                 }
             }
             if next.is_none() {
+                if let Some(files) = &self.files {
+                    files.count_in(&mut counted, now).await?;
+                }
                 return self.store.put_holdings(&counted).await;
             }
             after = next;

@@ -121,6 +121,8 @@ pub(crate) fn log_collected(collected: &Collected) {
     gauge!(LOG_OBJECTS, "kind" => "payload").set(float(collected.payloads));
     gauge!(LOG_OBJECT_BYTES, "kind" => "segment").set(float(collected.segment_bytes));
     gauge!(LOG_OBJECT_BYTES, "kind" => "payload").set(float(collected.payload_bytes));
+    gauge!(LOG_OBJECTS, "kind" => "file").set(float(collected.files));
+    gauge!(LOG_OBJECT_BYTES, "kind" => "file").set(float(collected.file_bytes));
     counter!(LOG_ORPHANS).increment(collected.removed);
 }
 

@@ -32,7 +32,7 @@ pub struct SizeLimits {
     /// The most sessions of a namespace, those that have ended too; 0 is no limit.
     #[arg(long, env = "NAMESPACE_MAX_SESSIONS", default_value_t = 100_000)]
     pub namespace_max_sessions: u64,
-    /// The most bytes that the logs of a namespace hold together; 0 is no limit.
+    /// The most bytes that the logs and files of a namespace hold together; 0 is no limit.
     #[arg(long, env = "NAMESPACE_MAX_BYTES", default_value_t = 100 << 30)]
     pub namespace_max_bytes: u64,
     /// From which share of these limits on it is said that they come near, in percent; 0 is never.
@@ -86,6 +86,8 @@ struct Known {
     read_at: Instant,
     /// Sessions that this replica has made since it was counted.
     made: u64,
+    /// Bytes of files that it has taken since.
+    grown: u64,
 }
 
 /// What namespaces hold, as far as this replica knows, and may hold.
@@ -113,7 +115,9 @@ impl Quota {
             Some(known) => known,
             None => self.learn(namespace, store.holdings(namespace).await?),
         };
-        Ok(Holdings { sessions: known.counted.sessions.saturating_add(known.made), ..known.counted })
+        let Known { counted, made, grown, .. } = known;
+        let (sessions, bytes) = (counted.sessions.saturating_add(made), counted.bytes.saturating_add(grown));
+        Ok(Holdings { sessions, bytes, ..counted })
     }
 
     fn learn(&self, namespace: &str, counted: Holdings) -> Known {
@@ -122,8 +126,9 @@ impl Quota {
             all.clear();
         }
         // What was made before it was counted was counted.
-        let made = all.get(namespace).filter(|before| before.counted.counted_at == counted.counted_at);
-        let known = Known { counted, read_at: Instant::now(), made: made.map_or(0, |before| before.made) };
+        let before = all.get(namespace).filter(|before| before.counted.counted_at == counted.counted_at);
+        let (made, grown) = before.map_or((0, 0), |before| (before.made, before.grown));
+        let known = Known { counted, read_at: Instant::now(), made, grown };
         all.insert(namespace.to_owned(), known);
         known
     }
@@ -132,6 +137,13 @@ impl Quota {
     pub(crate) fn made(&self, namespace: &str) {
         if let Some(known) = self.known().get_mut(namespace) {
             known.made = known.made.saturating_add(1);
+        }
+    }
+
+    /// A file of so many bytes was taken.
+    pub(crate) fn grown(&self, namespace: &str, bytes: u64) {
+        if let Some(known) = self.known().get_mut(namespace) {
+            known.grown = known.grown.saturating_add(bytes);
         }
     }
 
@@ -164,7 +176,7 @@ impl Quota {
         }
     }
 
-    /// Whether more may be written to the sessions of the namespace.
+    /// Whether more may be written to the sessions of the namespace, or uploaded to it.
     ///
     /// # Errors
     /// 400 when the namespace holds as much as it may; those of the store.
@@ -207,7 +219,9 @@ fn refuse(namespace: &str, reached: Option<LimitNotice>) -> Result<()> {
     let message = match what {
         Limited::Sessions => format!("namespace {namespace} has {limit} sessions, as many as it may: delete some"),
         Limited::Bytes | Limited::Events => {
-            format!("the sessions of namespace {namespace} hold {limit} bytes, as many as they may: delete some")
+            format!(
+                "the sessions and files of namespace {namespace} hold {limit} bytes, as many as they may: delete some"
+            )
         }
     };
     Err(ApiError::limit_reached(LimitOf::Namespace, what, limit, message))
@@ -259,6 +273,11 @@ mod tests {
         assert!(refused.to_string().contains("namespace ns has 4 sessions"), "{refused}");
         quota.check_bytes(&store, "ns").await.unwrap();
         quota.check_session(&store, "other").await.unwrap();
+        quota.grown("ns", 999);
+        quota.check_bytes(&store, "ns").await.unwrap();
+        quota.grown("ns", 1);
+        let refused = quota.check_bytes(&store, "ns").await.unwrap_err();
+        assert!(refused.to_string().contains("sessions and files of namespace ns hold 1000 bytes"), "{refused}");
         // The count knows better: the fourth was never made.
         advance(READ_AGAIN).await;
         quota.check_session(&store, "ns").await.unwrap();

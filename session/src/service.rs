@@ -29,7 +29,7 @@ use crate::config::Config;
 use crate::execute::sandboxes::SandboxIndex;
 use crate::execute::{Egress, Executor, Hosted, Limits as CallLimits};
 use crate::health::{self, Health};
-use crate::jobs::{self, Alarm, Jobs, Namespaces, ShardAlarm};
+use crate::jobs::{self, Alarm, FileJobs, Jobs, Namespaces, ShardAlarm};
 use crate::metrics;
 use crate::ports::Ports;
 use crate::ports::pass::Passes;
@@ -139,7 +139,8 @@ async fn start_and_serve(
         let first = shard == 0;
         let namespaces = first.then(|| Namespaces::new(store.clone(), config.sizes, about));
         let requests = first.then(|| store.requests());
-        let jobs = Jobs { store: shard_store.clone(), config: config.jobs.clone(), alarm, namespaces, requests };
+        let files = first.then(|| FileJobs::new(store.files(), cluster.clone()));
+        let jobs = Jobs { store: shard_store.clone(), config: config.jobs.clone(), alarm, namespaces, files, requests };
         tasks.spawn(jobs.run(end.clone()));
     }
     let watch = cluster.watch_sandboxes();
@@ -169,12 +170,14 @@ async fn start_and_serve(
         SandboxClient::new(signer),
         CallLimits { namespace_sandboxes: config.namespace_max_sandboxes, ..CallLimits::default() },
     );
-    let executor = Arc::new(executor.with_egress(egress));
+    let files = store.files();
+    let executor = Arc::new(executor.with_egress(egress).with_files(files.clone()));
     let (default_model, scope) = (config.default_model.model(), config.accounts.scope());
     let requests = Arc::new(store.requests());
     let app = App::new(
         store,
         requests,
+        files,
         Kinds::of(&cluster),
         Auth::new(cluster, workers).within(scope),
         executor,

@@ -7,6 +7,7 @@ use longhand_crds::{AgentSession, Sandbox, SandboxTemplate};
 use longhand_e2e::cluster::log::{assert_sound, messages};
 use longhand_e2e::cluster::{Fixture, SessionOptions, TestResult, eventually, in_namespace, wait_for};
 use longhand_protocol::SessionId;
+use longhand_protocol::wire::files::FileMetadata;
 use serde_json::{Value, json};
 
 const LONG: Duration = Duration::from_secs(120);
@@ -25,6 +26,8 @@ rules:
               git -c user.name=t -c user.email=t@t.test commit -q -m one; git clone -q --bare . /tmp/served/r.git;
               git -C /tmp/served/r.git update-server-info; cd /tmp/served;
               python3 -m http.server --bind 127.0.0.1 8000 > /dev/null 2>&1 & sleep 1; echo it serves
+  - when: {user_contains: uploaded, turn: 0}
+    then: {tool_uses: [{name: bash, input: {command: "cat /workspace/data/up.txt; echo mine > /workspace/data/up.txt"}}]}
   - when: {user_contains: cloned, turn: 0}
     then: {tool_uses: [{name: bash, input: {command: "cat /workspace/r/file"}}]}
   - then: {text: "It says: {{last_tool_result}}"}
@@ -127,6 +130,48 @@ async fn a_repository_is_cloned_and_one_that_cannot_be_is_an_error_that_names_it
         sessions.patch("git", &PatchParams::default(), &resources(json!([]))).await?;
         let said = asked(&fixture, &session, "cloned").await?;
         assert!(said.contains("of the repository"), "{said}");
+        until_resources_are(&fixture, "True").await
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_uploaded_file_is_in_the_workspace_and_one_that_is_gone_is_an_error_that_names_it() {
+    in_namespace("resources-files", |namespace| async move {
+        let fixture = Fixture::install(&namespace, SCRIPT, 60).await?;
+        change_template(&fixture, json!({ "warm": 1 })).await?;
+        wait_for(namespace.api::<SandboxTemplate>(), "small", "a pod waits", LONG, |template| {
+            (template?.status.as_ref()?.warm_ready == 1).then_some(())
+        })
+        .await?;
+        let wire = &fixture.service.wire;
+        let (kept, gone) = (wire.create_file("up.txt", b"of the client").await?, wire.create_file("gone", b"x").await?);
+        let session = fixture.session("files", &SessionOptions::default()).await?;
+        let sessions = namespace.api::<AgentSession>();
+        let resource = |name: &str, file: &FileMetadata| {
+            let path = format!("/workspace/data/{name}.txt");
+            json!([{ "name": name, "mountPath": path, "file": { "fileID": file.id } }])
+        };
+        let change = |resources: Value| Patch::Merge(json!({ "spec": { "resources": resources } }));
+        sessions.patch("files", &PatchParams::default(), &change(resource("up", &kept))).await?;
+        let said = asked(&fixture, &session, "uploaded").await?;
+        assert!(said.contains("of the client"), "{said}");
+        // It is given once, and what was given is there when the file is gone.
+        wire.delete_file(&kept.id).await?;
+        let said = asked(&fixture, &session, "uploaded").await?;
+        assert!(said.contains("mine") && !said.contains("of the client"), "{said}");
+
+        wire.delete_file(&gone.id).await?;
+        sessions.patch("files", &PatchParams::default(), &change(resource("down", &gone))).await?;
+        eventually("a call is refused", LONG, || async {
+            let said = asked(&fixture, &session, "uploaded").await?;
+            Ok((said.contains("was not run") && said.contains(gone.id.as_str())).then_some(()))
+        })
+        .await?;
+        until_resources_are(&fixture, "False").await?;
+        sessions.patch("files", &PatchParams::default(), &change(json!([]))).await?;
+        let said = asked(&fixture, &session, "uploaded").await?;
+        assert!(said.contains("mine"), "{said}");
         until_resources_are(&fixture, "True").await
     })
     .await;

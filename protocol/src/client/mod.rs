@@ -2,6 +2,7 @@
 //!
 //! Every call has a deadline, and every failure says whether it may be repeated ([`Error::is_retryable`]).
 
+mod files;
 pub mod harness;
 pub mod internal;
 pub mod sandboxes;

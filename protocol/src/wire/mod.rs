@@ -4,6 +4,7 @@ pub mod agents;
 mod change;
 pub mod environments;
 mod events;
+pub mod files;
 mod forks;
 pub mod handoffs;
 mod pages;

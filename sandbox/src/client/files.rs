@@ -12,6 +12,7 @@ use tokio::time::timeout;
 
 use super::error::{Failure, error_body, retry_after};
 use super::{MAX_RESPONSE_BYTES, SandboxClient, SandboxError, Target};
+use crate::provision::{Content, Provisioned};
 use crate::token::Scope;
 use crate::wire::{MODE_HEADER, Stored, Unpacked};
 
@@ -102,6 +103,23 @@ impl SandboxClient {
         B::Error: Into<Box<dyn StdError + Send + Sync>>,
     {
         let request = Request::builder().method(Method::PUT).uri(uri("/v1/files", path, mode));
+        decoded(self.streamed(target, request, content).await?).await
+    }
+
+    /// Sends the content of a stored file that a workspace wants, as [`SandboxClient::provision`] has said.
+    ///
+    /// # Errors
+    /// See [`SandboxError`]. After an error the file is not there or, if only the answer was lost, all of it is.
+    pub async fn provide<B>(&self, target: &Target, file: &Content, content: B) -> Result<Provisioned, SandboxError>
+    where
+        B: Body + Send + 'static,
+        B::Data: Send,
+        B::Error: Into<Box<dyn StdError + Send + Sync>>,
+    {
+        let Content { name, path, id, bytes, sha256 } = file;
+        let [name, path, id] = [name, path, id].map(|value| escaped(value));
+        let query = format!("name={name}&path={path}&id={id}&bytes={bytes}&sha256={sha256}");
+        let request = Request::builder().method(Method::PUT).uri(format!("/v1/provision?{query}"));
         decoded(self.streamed(target, request, content).await?).await
     }
 

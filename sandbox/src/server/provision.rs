@@ -1,16 +1,19 @@
-//! `POST /v1/provision`: what the workspace shall hold.
+//! `POST /v1/provision`: what the workspace shall hold. `PUT /v1/provision`: the content of a stored file of it.
 
 use std::sync::Arc;
 
 use axum::Json;
-use axum::extract::State;
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Query, State};
 use tokio::sync::oneshot;
 
 use super::calls::Calls;
 use super::error::ApiError;
 use super::journal::Use;
 use super::routes::Body;
-use crate::provision::{ProvisionRequest, Provisioned};
+use super::transfer::receive;
+use crate::provision::{Content, ProvisionRequest, Provisioned};
+use crate::tools::Toolbox;
 
 /// It goes on when whoever asked is gone, and ends by its own deadline or with this process.
 pub(super) async fn provision(
@@ -27,4 +30,20 @@ pub(super) async fn provision(
         sender.send(provisioned).ok();
     });
     answer.await.map(Json).map_err(|_| ApiError::Failed)
+}
+
+/// A body that breaks off, or is not what it should be, changes nothing.
+pub(super) async fn content(
+    State(calls): State<Arc<Calls>>,
+    content: Result<Query<Content>, QueryRejection>,
+    body: axum::body::Body,
+) -> Result<Json<Provisioned>, ApiError> {
+    let Query(content) = content?;
+    let open = calls.open(Use::Transfer)?;
+    let toolbox = Arc::clone(calls.toolbox());
+    let _turn = toolbox.provisioning().await;
+    let (workspace, name) = (toolbox.workspace(), content.name.clone());
+    let made = receive(open, body, move |from| Toolbox::put_stored(workspace, &content, from)).await?;
+    let made = if made { vec![name] } else { Vec::new() };
+    Ok(Json(Provisioned { made, ..Provisioned::default() }))
 }

@@ -50,7 +50,7 @@ pub(super) fn router(served: Served, verifier: Arc<Verifier>, own: u16) -> Route
         .route("/v1/activity", get(activity))
         .route("/v1/drain", post(drain))
         .route("/v1/egress", put(bind_egress).delete(unbind_egress))
-        .route("/v1/provision", post(provision::provision))
+        .route("/v1/provision", post(provision::provision).put(provision::content))
         .route("/v1/files", get(transfer::download).put(transfer::upload))
         .route("/v1/archive", get(transfer::download_folder).put(transfer::upload_folder))
         .route("/mcp", post(mcp::message))

@@ -125,7 +125,8 @@ async fn prepare<T: Send + 'static>(
     Ok(opened.map_err(|_| ApiError::Failed)??)
 }
 
-async fn receive<T: Send + 'static>(
+/// Hands a body on to a thread, and gives what that makes of it.
+pub(super) async fn receive<T: Send + 'static>(
     open: Open,
     mut body: Body,
     store: impl FnOnce(&mut Received) -> Result<T, TransferError> + Send + 'static,
@@ -167,7 +168,7 @@ enum Piece {
 }
 
 /// What a body brings, for a thread. A body that is broken off is an error, never an end.
-struct Received {
+pub(super) struct Received {
     pieces: mpsc::Receiver<Piece>,
     rest: Bytes,
     ended: bool,

@@ -4,7 +4,7 @@
 //! given. So a workspace that is kept is given nothing twice, and one that was lost in the middle is begun again.
 
 use std::fs;
-use std::io;
+use std::io::{self, Read};
 use std::path::{Component, Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
@@ -13,12 +13,14 @@ use std::time::Duration;
 use rustix::fs::FileType;
 use sha2::{Digest as _, Sha256};
 use tempfile::TempDir;
+use tokio::sync::MutexGuard;
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use super::place::{Missing, Place};
+use super::transfer::TransferError;
 use super::{ToolError, Toolbox, fail, transfer};
-use crate::provision::{Failed, ProvisionRequest, Provisioned, Resource, Source};
+use crate::provision::{Content, Failed, ProvisionRequest, Provisioned, Resource, Source};
 
 /// What belongs to Longhand in a workspace.
 const OWN: &str = ".longhand";
@@ -29,7 +31,20 @@ const MAX_ARCHIVE: &str = "4294967296";
 /// Nobody else says how to log in, and nothing but HTTP is spoken.
 const OF_GIT: [(&str, &str); 2] = [("GIT_TERMINAL_PROMPT", "0"), ("GIT_ALLOW_PROTOCOL", "http:https")];
 
+/// What every file may be that was not made in the workspace.
+const STORED_MODE: u32 = 0o644;
+
 type Result<T> = std::result::Result<T, ToolError>;
+type Stored = std::result::Result<bool, TransferError>;
+
+/// What became of a resource.
+enum Put {
+    Made,
+    /// It has been put in place before, or something else is there.
+    Before,
+    /// Its content is to be sent.
+    Wanted,
+}
 
 impl Toolbox {
     /// Puts in place what is not there yet, one after the other, until one fails.
@@ -47,8 +62,9 @@ impl Toolbox {
         resources.sort_by(|one, other| one.path.cmp(&other.path));
         for resource in resources {
             match self.put(resource, until, cancel).await {
-                Ok(true) => provisioned.made.push(resource.name.clone()),
-                Ok(false) => {}
+                Ok(Put::Made) => provisioned.made.push(resource.name.clone()),
+                Ok(Put::Wanted) => provisioned.wanted.push(resource.name.clone()),
+                Ok(Put::Before) => {}
                 Err(error) => {
                     let reason = last_of(&error.0);
                     tracing::warn!(resource = resource.name, reason, "a resource could not be put in place");
@@ -60,13 +76,29 @@ impl Toolbox {
         provisioned
     }
 
-    /// Whether it was put in place now.
-    async fn put(&self, resource: &Resource, until: Instant, cancel: &CancellationToken) -> Result<bool> {
+    /// Puts a stored file in place, whose content `from` is, unless it has been before; whether it was put there now. Blocking;
+    /// [`Toolbox::provisioning`] has to be held.
+    pub(crate) fn put_stored(workspace: Arc<Path>, content: &Content, from: &mut impl Read) -> Stored {
+        let resource = content.resource();
+        let Some(spot) = Spot::find(workspace, &resource)? else { return Ok(false) };
+        let mut checked = Checked { from, left: content.bytes, sha256: &content.sha256, hash: Sha256::new() };
+        transfer::store(&spot.workspace, &spot.path, Some(STORED_MODE), &mut checked)?;
+        spot.mark()?;
+        Ok(true)
+    }
+
+    /// One after the other: two that fill a workspace would find each other's halves.
+    pub(crate) async fn provisioning(&self) -> MutexGuard<'_, ()> {
+        self.provisioning.lock().await
+    }
+
+    async fn put(&self, resource: &Resource, until: Instant, cancel: &CancellationToken) -> Result<Put> {
         let (workspace, wanted) = (self.workspace(), resource.clone());
-        let Some(spot) = on_disk(move || Spot::find(workspace, &wanted)).await? else { return Ok(false) };
-        let source = resource.source.clone();
-        if let Source::File { content, mode } = source {
-            return on_disk(move || spot.fill(&content, mode)).await;
+        let Some(spot) = on_disk(move || Spot::find(workspace, &wanted)).await? else { return Ok(Put::Before) };
+        match resource.source.clone() {
+            Source::File { content, mode } => return on_disk(move || spot.fill(&content, mode)).await,
+            Source::Stored { .. } => return Ok(Put::Wanted),
+            Source::Repository { .. } | Source::Archive { .. } => {}
         }
         let (spot, staging) = on_disk(move || spot.stage().map(|staging| (spot, staging))).await?;
         let made = match &resource.source {
@@ -77,7 +109,7 @@ impl Toolbox {
             Source::Archive { url, sha256 } => {
                 self.fetch_archive((url, sha256.as_deref()), staging.path(), until, cancel).await
             }
-            Source::File { .. } => Ok(()),
+            Source::File { .. } | Source::Stored { .. } => Ok(()),
         };
         // Either way a thread has something to move or to remove.
         on_disk(move || made.and_then(|()| spot.settle(&staging))).await
@@ -187,7 +219,7 @@ impl Spot {
             Ok(stat) if FileType::from_raw_mode(stat.st_mode).is_dir() => {
                 let entries = fs::read_dir(place.directory_path().join(place.name()));
                 entries.map_err(|error| failed("look at", path, &error))?.next().is_none()
-                    && !matches!(resource.source, Source::File { .. })
+                    && !matches!(resource.source, Source::File { .. } | Source::Stored { .. })
             }
             Ok(_) => false,
         };
@@ -200,7 +232,7 @@ impl Spot {
         Ok(None)
     }
 
-    fn fill(&self, content: &str, mode: u32) -> Result<bool> {
+    fn fill(&self, content: &str, mode: u32) -> Result<Put> {
         let stored = transfer::store(&self.workspace, &self.path, Some(mode), &mut content.as_bytes());
         stored.map_err(|error| ToolError(error.to_string()))?;
         self.mark()
@@ -212,16 +244,44 @@ impl Spot {
         tempfile::Builder::new().prefix("staging-").tempdir_in(&own).map_err(|error| failed("use", &own, &error))
     }
 
-    fn settle(&self, staging: &TempDir) -> Result<bool> {
+    fn settle(&self, staging: &TempDir) -> Result<Put> {
         let place = self.place.directory_path().join(self.place.name());
         fs::rename(content(staging.path()), place)
             .map_err(|error| failed("put something at", Path::new(&self.path), &error))?;
         self.mark()
     }
 
-    fn mark(&self) -> Result<bool> {
+    fn mark(&self) -> Result<Put> {
         fs::write(&self.mark, &self.path).map_err(|error| failed("write", &self.mark, &error))?;
-        Ok(true)
+        Ok(Put::Made)
+    }
+}
+
+/// A content that ends only if it is the one that was meant.
+struct Checked<'a, R> {
+    from: &'a mut R,
+    left: u64,
+    sha256: &'a str,
+    hash: Sha256,
+}
+
+impl<R: Read> Read for Checked<'_, R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let wrong = |reason: String| Err(io::Error::new(io::ErrorKind::InvalidData, reason));
+        let length = self.from.read(buffer)?;
+        self.hash.update(&buffer[..length]);
+        let Some(left) = self.left.checked_sub(length as u64) else {
+            return wrong("there is too much of it".to_owned());
+        };
+        self.left = left;
+        if length > 0 || buffer.is_empty() {
+            return Ok(length);
+        }
+        if left > 0 {
+            return wrong(format!("{left} bytes of it are missing"));
+        }
+        let found = hex(std::mem::take(&mut self.hash));
+        if found == self.sha256 { Ok(0) } else { wrong(format!("its SHA-256 is {found}, not {}", self.sha256)) }
     }
 }
 
@@ -261,10 +321,13 @@ fn digest(file: &Path) -> Result<String> {
     let read = || {
         let mut hash = Sha256::new();
         io::copy(&mut fs::File::open(file)?, &mut hash)?;
-        io::Result::Ok(hash.finalize())
+        io::Result::Ok(hex(hash))
     };
-    let digest = read().map_err(|error| failed("read", file, &error))?;
-    Ok(digest.iter().map(|byte| format!("{byte:02x}")).collect())
+    read().map_err(|error| failed("read", file, &error))
+}
+
+fn hex(hash: Sha256) -> String {
+    hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// What programs say last is why they failed.

@@ -6,7 +6,7 @@ use std::process::Command;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use longhand_sandbox::provision::{ProvisionRequest, Provisioned, Resource, Source};
+use longhand_sandbox::provision::{Content, ProvisionRequest, Provisioned, Resource, Source};
 use sha2::{Digest as _, Sha256};
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::{TcpListener, TcpStream};
@@ -109,7 +109,7 @@ async fn provision(sandboxd: &Sandboxd, deadline: u64, resources: &[&Resource]) 
 }
 
 fn made(names: &[&str]) -> Provisioned {
-    Provisioned { made: names.iter().map(|name| (*name).to_owned()).collect(), failed: None }
+    Provisioned { made: names.iter().map(|name| (*name).to_owned()).collect(), ..Provisioned::default() }
 }
 
 /// What failed, and why.
@@ -206,4 +206,47 @@ async fn files_and_archives_are_given() {
     let outside = resource(Path::new("/etc/longhand"), Source::File { content: String::new(), mode: 0o644 });
     assert!(failure(provision(&sandboxd, 60, &[&outside]).await).1.contains("not inside of the workspace"));
     assert!(!sandboxd.path("u").exists() && left_over(&sandboxd) == 0);
+}
+
+#[tokio::test]
+async fn a_stored_file_is_wanted_until_all_of_it_has_come() {
+    let (files, sandboxd) = (Files::serve().await, Sandboxd::start("0"));
+    files.repository("r.git");
+    let stored = resource(&sandboxd.path("r/in/data"), Source::Stored { id: "file_1".to_owned() });
+    let repository = files.clone_of(&sandboxd.path("r"), "r.git", None);
+    let asked = provision(&sandboxd, 60, &[&stored, &repository]).await;
+    assert_eq!((asked.made.as_slice(), asked.wanted.as_slice()), (&["r".to_owned()][..], &["data".to_owned()][..]));
+    let content: Vec<u8> = (0..3_000_000_u32).map(|index| u8::try_from(index % 251).unwrap()).collect();
+    let sha256: String = Sha256::digest(&content).iter().map(|byte| format!("{byte:02x}")).collect();
+    let meant = Content {
+        name: "data".to_owned(),
+        path: stored.path.clone(),
+        id: "file_1".to_owned(),
+        bytes: content.len() as u64,
+        sha256,
+    };
+    let provide = async |sent: &[u8], meant: &Content| {
+        let body = http_body_util::Full::new(bytes::Bytes::copy_from_slice(sent));
+        sandboxd.client.provide(&sandboxd.target, meant, body).await.map_err(|error| error.to_string())
+    };
+    // A part of it, more than it, and something else are no such file.
+    let other = Content { sha256: "0".repeat(64), ..meant.clone() };
+    let longer = [&content[..], b"x"].concat();
+    for (sent, meant, said) in
+        [(&content[1..], &meant, "missing"), (&longer[..], &meant, "too much"), (&content[..], &other, "SHA-256")]
+    {
+        let error = provide(sent, meant).await.unwrap_err();
+        assert!(error.contains(said), "{error}");
+        assert_eq!(provision(&sandboxd, 60, &[&stored, &repository]).await.wanted, ["data"]);
+        assert!(!sandboxd.path("r/in/data").exists());
+    }
+    assert_eq!(provide(&content, &meant).await.unwrap(), made(&["data"]));
+    assert!(std::fs::read(sandboxd.path("r/in/data")).unwrap() == content);
+    assert_eq!(sandboxd.run("a", "stat -c %a r/in/data; echo mine > r/in/data").await.content, "644\n");
+    // It is given once, and what is inside of a repository comes after it.
+    assert_eq!(provide(&content, &meant).await.unwrap(), made(&[]));
+    assert_eq!(provision(&sandboxd, 60, &[&stored, &repository]).await, made(&[]));
+    assert_eq!(std::fs::read_to_string(sandboxd.path("r/in/data")).unwrap(), "mine\n");
+    let outside = Content { path: "/etc/longhand".to_owned(), ..meant };
+    assert!(provide(&content, &outside).await.unwrap_err().contains("not inside of the workspace"));
 }

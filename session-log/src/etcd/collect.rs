@@ -41,6 +41,10 @@ pub struct Collected {
     pub payloads: u64,
     /// Their bytes.
     pub payload_bytes: u64,
+    /// Files that clients have uploaded, in the object store.
+    pub files: u64,
+    /// Their bytes.
+    pub file_bytes: u64,
     /// Objects that nothing referred to, and that are gone.
     pub removed: u64,
 }
@@ -58,6 +62,7 @@ impl EtcdStore {
         self.collect_segments(limit, &mut collected).await?;
         self.release_holds(limit).await?;
         self.collect_payloads(limit, &mut collected).await?;
+        self.collect_files(limit, &mut collected).await?;
         Ok(collected)
     }
 

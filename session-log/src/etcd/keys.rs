@@ -22,13 +22,14 @@
 //! | `log/{session}/{seq:016x}` | a record; of all keys only these are watched by every replica, hence a prefix of their own |
 //! | `payload/{namespace}/{sha256}/{session}` | the session holds a payload in the object store |
 //! | `doomed/{namespace}/{sha256}` | a payload that nobody holds is being removed; nobody may begin to hold it |
+//! | `file/{namespace}/{file}` | a file that was uploaded, whose content is in the object store, see [`crate::files`] |
 //! | `wake/{session}` | work is open; the only prefix that the operator may read |
 //! | `holdings/{namespace}` | what the sessions of a namespace held when they were last counted |
 //! | `service/{name}` | what the replicas of the service share |
 //! | `request/{name}`, `answer/{name}` | requests with an `Idempotency-Key`, see [`crate::requests`] |
 //! | `work/...` | the queues of self-hosted environments, see [`crate::work`] |
 
-use longhand_protocol::{EventId, SessionId};
+use longhand_protocol::{EventId, FileId, SessionId};
 
 /// Builds and reads keys.
 #[derive(Clone, Debug)]
@@ -179,6 +180,19 @@ impl Keys {
 
     pub(crate) fn doomed(&self, namespace: &str, sha256: &str) -> String {
         format!("{}{namespace}/{sha256}", self.doomed_prefix())
+    }
+
+    pub(crate) fn file(&self, namespace: &str, id: &FileId) -> String {
+        format!("{}{id}", self.files(namespace))
+    }
+
+    /// The prefix of a namespace's files.
+    pub(crate) fn files(&self, namespace: &str) -> String {
+        format!("{}{namespace}/", self.all_files())
+    }
+
+    pub(crate) fn all_files(&self) -> String {
+        format!("{}file/", self.prefix)
     }
 
     pub(crate) fn wake(&self, id: &SessionId) -> String {

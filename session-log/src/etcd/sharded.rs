@@ -94,6 +94,12 @@ impl ShardedStore {
         self.shards[0].requests()
     }
 
+    /// Files that clients upload, on the first etcd.
+    #[must_use]
+    pub fn files(&self) -> crate::files::Files {
+        self.shards[0].files()
+    }
+
     /// Whether every etcd answers.
     ///
     /// # Errors

@@ -33,6 +33,8 @@ pub(crate) enum Look {
     Prefix(String),
     /// From a key up to, but without, another; at most so many.
     Range(String, String, i64),
+    /// The same, of which it is the last ones.
+    Last(String, String, i64),
     /// How many keys there are with this prefix.
     Count(String),
 }
@@ -81,7 +83,7 @@ impl View {
             Look::Count(prefix) => {
                 self.counts.insert(prefix.clone(), count);
             }
-            Look::Prefix(_) | Look::Range(..) => {}
+            Look::Prefix(_) | Look::Range(..) | Look::Last(..) => {}
         }
         for kv in kvs {
             self.insert(kv);

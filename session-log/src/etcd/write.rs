@@ -1,6 +1,6 @@
 //! A transaction as data, and as etcd takes it.
 
-use etcd_client::{Compare, CompareOp, DeleteOptions, GetOptions, PutOptions, Txn, TxnOp};
+use etcd_client::{Compare, CompareOp, DeleteOptions, GetOptions, PutOptions, SortOrder, SortTarget, Txn, TxnOp};
 
 use super::view::{Look, View};
 
@@ -167,6 +167,10 @@ fn read(look: &Look, freshness: Freshness) -> TxnOp {
         Look::Prefix(prefix) => TxnOp::get(prefix.as_str(), Some(options.with_prefix())),
         Look::Range(from, to, limit) => {
             TxnOp::get(from.as_str(), Some(options.with_range(to.as_str()).with_limit(*limit)))
+        }
+        Look::Last(from, to, limit) => {
+            let options = options.with_range(to.as_str()).with_sort(SortTarget::Key, SortOrder::Descend);
+            TxnOp::get(from.as_str(), Some(options.with_limit(*limit)))
         }
         Look::Count(prefix) => TxnOp::get(prefix.as_str(), Some(options.with_prefix().with_count_only())),
     }

@@ -12,6 +12,7 @@ mod conformance;
 mod crash;
 mod etcd;
 mod faults;
+mod files;
 mod freshness;
 mod maintenance;
 mod memory;

@@ -12,6 +12,7 @@ mod reclaim;
 mod room;
 mod run;
 pub mod sandboxes;
+mod stored;
 mod story;
 mod unknown;
 mod workspace;
@@ -24,6 +25,7 @@ use std::time::Duration;
 use longhand_protocol::event::{NewEvent, Record};
 use longhand_protocol::{EventId, SessionId};
 use longhand_sandbox::client::SandboxClient;
+use longhand_session_log::files::Files;
 use longhand_session_log::work::WorkError;
 use longhand_session_log::{SessionStore, StoreError};
 use tokio::sync::watch;
@@ -144,6 +146,8 @@ pub struct Executor {
     client: SandboxClient,
     /// The way out of sandboxes, where there can be one.
     egress: Option<Egress>,
+    /// Files that clients upload, where they are kept.
+    files: Option<Files>,
     limits: Limits,
     running: Mutex<HashMap<Key, Arc<Running>>>,
     /// Events that are in the log once, and are there.
@@ -172,6 +176,7 @@ impl Executor {
             hosted,
             client,
             egress: None,
+            files: None,
             limits,
             running: Mutex::default(),
             announced: TtlCache::new(ANNOUNCED),
@@ -185,6 +190,12 @@ impl Executor {
     #[must_use]
     pub fn with_egress(self, egress: Egress) -> Self {
         Self { egress: Some(egress), ..self }
+    }
+
+    /// The same, with files that sessions may have in their workspaces.
+    #[must_use]
+    pub fn with_files(self, files: Files) -> Self {
+        Self { files: Some(files), ..self }
     }
 
     /// The result of a call, which is started unless it runs already. Dropping this future does not stop the call.

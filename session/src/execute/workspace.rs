@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
-use longhand_crds::session_resource::{GithubRepository, SessionResource};
+use longhand_crds::session_resource::{FileResource, GithubRepository, SessionResource};
 use longhand_crds::template_resource::{GitRepository, TemplateResource};
 use longhand_crds::{AgentSession, Sandbox};
 use longhand_sandbox::client::{NotStarted, SandboxError, Target};
 use longhand_sandbox::provision::{ProvisionRequest, Provisioned, Resource, Source};
 use longhand_session_log::store::{Claimant, SessionMeta};
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout_at};
 
 use super::run::{Call, Course, gone};
 use super::sandboxes::{SandboxKey, SandboxView};
@@ -30,7 +30,7 @@ pub(super) struct Filled {
 }
 
 /// What became of a workspace.
-enum Outcome {
+pub(super) enum Outcome {
     Whole,
     /// A resource could not be put into it: what the model reads, and what is said of the sandbox.
     Lacks(String),
@@ -76,8 +76,12 @@ fn of_template(resource: &TemplateResource) -> Result<Resource, String> {
 
 fn of_session(resource: &SessionResource, authorization: Option<String>) -> Result<Resource, String> {
     let name = resource.id.as_ref().unwrap_or(&resource.name);
+    if let Some(FileResource { file_id }) = &resource.file {
+        let source = Source::Stored { id: file_id.clone() };
+        return Ok(Resource { name: name.clone(), path: resource.mount_path.clone(), source });
+    }
     let Some(GithubRepository { url, branch, commit, token_ref }) = &resource.github_repository else {
-        return Err(format!("`{name}` is a file, and this service keeps no files; remove it from the session"));
+        return Err(format!("`{name}` of the session is of a kind that is not known here"));
     };
     if token_ref.is_some() && authorization.is_none() {
         return Err(format!("`{name}` has a token, which cannot be bound to its URL {url}"));
@@ -91,14 +95,29 @@ fn refusal(what: &str) -> String {
     format!("The call was not run: its workspace lacks a resource of the session: {what}. The next call tries again.")
 }
 
-/// Sorts what the sandbox said.
-fn judge(answer: Result<Provisioned, SandboxError>, resources: &[Resource]) -> Outcome {
-    let place = |name: &str| resources.iter().find(|resource| resource.name == name).map(|resource| &resource.path);
-    match answer {
-        Ok(Provisioned { failed: None, .. }) => Outcome::Whole,
+/// What is said of a resource that a workspace lacks.
+pub(super) fn not_put(Resource { name, path, .. }: &Resource, why: &str) -> String {
+    format!("`{name}` at {path} could not be put in place: {why}")
+}
+
+/// Sorts what the sandbox said of one content.
+pub(super) fn judge_content(answer: Result<Provisioned, SandboxError>, resource: &Resource) -> Outcome {
+    match judge(answer, std::slice::from_ref(resource)) {
+        (Outcome::Lacks(why), _) => Outcome::Lacks(not_put(resource, &why)),
+        (outcome, _) => outcome,
+    }
+}
+
+/// Sorts what the sandbox said, and gives the names of what it wants.
+fn judge(answer: Result<Provisioned, SandboxError>, resources: &[Resource]) -> (Outcome, Vec<String>) {
+    let outcome = match answer {
+        Ok(Provisioned { failed: None, wanted, .. }) => return (Outcome::Whole, wanted),
         Ok(Provisioned { failed: Some(failed), .. }) => {
-            let at = place(&failed.name).map(|path| format!(" at {path}")).unwrap_or_default();
-            Outcome::Lacks(format!("`{}`{at} could not be put in place: {}", failed.name, failed.reason))
+            let resource = resources.iter().find(|resource| resource.name == failed.name);
+            Outcome::Lacks(match resource {
+                Some(resource) => not_put(resource, &failed.reason),
+                None => format!("`{}` could not be put in place: {}", failed.name, failed.reason),
+            })
         }
         Err(SandboxError::NotStarted(NotStarted::Draining | NotStarted::Terminating)) => {
             Outcome::NotNow { leave: true, wait: Duration::ZERO }
@@ -114,7 +133,8 @@ fn judge(answer: Result<Provisioned, SandboxError>, resources: &[Resource]) -> O
             tracing::info!(%error, "a sandbox could not be asked to fill its workspace");
             Outcome::NotNow { leave: false, wait: SOON }
         }
-    }
+    };
+    (outcome, Vec::new())
 }
 
 impl Executor {
@@ -160,10 +180,22 @@ impl Executor {
                 egress.prepare(&self.client, meta, harness, sandbox, target).await;
             }
             let limit = template.as_ref().map_or(self.limits.provisioning, |template| template.provisioning);
+            let until = Instant::now() + limit;
             let request = ProvisionRequest { deadline_seconds: limit.as_secs(), resources };
-            match judge(self.client.provision(target, &request).await, &request.resources) {
-                Outcome::Whole => {}
-                lacking => return Ok(lacking),
+            let resources = &request.resources;
+            let (outcome, wanted) = judge(self.client.provision(target, &request).await, resources);
+            let outcome = match outcome {
+                Outcome::Whole => {
+                    let sending = self.send_stored(&meta.namespace, target, resources, &wanted);
+                    timeout_at(until, sending).await.unwrap_or_else(|_| {
+                        let seconds = limit.as_secs();
+                        Outcome::Lacks(format!("its files could not be put in place within {seconds} s"))
+                    })
+                }
+                lacking => lacking,
+            };
+            if !matches!(outcome, Outcome::Whole) {
+                return Ok(outcome);
             }
         }
         let filled = Filled { pod_uid: target.pod_uid.clone(), marks, looked: Instant::now() };
@@ -194,7 +226,7 @@ impl Executor {
             let request = ProvisionRequest { deadline_seconds: template.provisioning.as_secs(), resources };
             let outcome = match request.resources.is_empty() {
                 true => Outcome::Whole,
-                false => judge(self.client.provision(target, &request).await, &request.resources),
+                false => judge(self.client.provision(target, &request).await, &request.resources).0,
             };
             let lacks = match outcome {
                 Outcome::Whole => None,

@@ -1,8 +1,11 @@
 //! What workspaces are given, by a real `sandboxd`.
 
+use bytes::Bytes;
+use futures::stream;
 use longhand_crds::annotations::RESOURCES_FAILED;
 use longhand_crds::template_resource::TemplateResource;
-use longhand_protocol::SessionId;
+use longhand_protocol::{FileId, SessionId};
+use longhand_session_log::files::NewFile;
 use rstest::rstest;
 use serde_json::{Value, json};
 
@@ -158,6 +161,65 @@ async fn who_reaches_into_a_session_s_sandbox_before_its_first_call_finds_it_emp
     assert!(!hands.file("notes").exists());
 }
 
+/// A file that was uploaded to the session's namespace.
+async fn uploaded(world: &World, namespace: &str, content: Vec<u8>) -> FileId {
+    let [filename, mime_type, namespace_uid] = ["a", "text/plain", "u"].map(ToOwned::to_owned);
+    let pieces: Vec<Result<Bytes, String>> =
+        content.chunks(1_000_003).map(|piece| Ok(Bytes::copy_from_slice(piece))).collect();
+    let new = NewFile { filename, mime_type, namespace_uid, expires_in: None };
+    world.files.put(namespace, new, stream::iter(pieces)).await.unwrap().id
+}
+
+fn add_file(world: &World, hands: &Hands, name: &str, file: &str) {
+    let path = hands.file(name).to_str().unwrap().to_owned();
+    let resource = json!({"name": "f", "id": "sesrsc_F", "mountPath": path, "file": {"fileID": file}});
+    world.cluster.change_session("team-a", "one", |session| {
+        session.spec.resources = vec![serde_json::from_value(resource).unwrap()];
+    });
+    world.executor.resources_changed(&crate::testing::meta("team-a", "one", "uid-one"));
+}
+
+#[tokio::test]
+async fn an_uploaded_file_is_in_the_workspace_of_the_next_call_and_once() {
+    let (world, id, epoch, hands, name, _) = begun(|_| json!([]), "echo ran").await;
+    let content: Vec<u8> = (0..9_000_000_u32).map(|index| u8::try_from(index % 251).unwrap()).collect();
+    let file = uploaded(&world, "team-a", content.clone()).await;
+    add_file(&world, &hands, "in/here.bin", file.as_str());
+    let (text, is_error) = run(&world, &id, epoch, "wc -c < in/here.bin; stat -c %a in/here.bin").await;
+    assert!(!is_error && text == "9000000\n644\n", "{text}");
+    assert!(std::fs::read(hands.file("in/here.bin")).unwrap() == content);
+    // What the agent makes of it stays, also when the file is gone, and in another pod with the same workspace.
+    assert_eq!(run(&world, &id, epoch, "echo mine > in/here.bin").await, (String::new(), false));
+    assert!(world.files.delete("team-a", &file).await.unwrap());
+    world.cluster.sandbox_lost(&name, "hands-1", "Evicted");
+    let next = hands.successor(&world.signer, "hands-2").await;
+    world.cluster.sandbox_ready(&name, "hands-2", &next.address);
+    assert_eq!(run(&world, &id, epoch, "cat in/here.bin").await, ("mine\n".to_owned(), false));
+    assert_eq!(lacks(&world, &name).await, None);
+}
+
+#[tokio::test]
+async fn a_call_is_refused_until_its_file_is_there() {
+    let (world, id, epoch, hands, name, _) = begun(|_| json!([]), "echo ran").await;
+    // Of another namespace, and of no form at all.
+    let elsewhere = uploaded(&world, "team-b", b"x".to_vec()).await;
+    for missing in [elsewhere.as_str(), "file_none", "something"] {
+        add_file(&world, &hands, "here", missing);
+        let (text, is_error) = run(&world, &id, epoch, "echo ran").await;
+        let said = format!("there is no file {missing} in namespace team-a");
+        assert!(
+            is_error && text.contains("not run") && text.contains("`sesrsc_F` at ") && text.contains(&said),
+            "{text}"
+        );
+        assert!(text.contains(&lacks(&world, &name).await.expect("the Sandbox says so")));
+        assert!(!hands.file("here").exists());
+    }
+    let file = uploaded(&world, "team-a", b"there\n".to_vec()).await;
+    add_file(&world, &hands, "here", file.as_str());
+    assert_eq!(run(&world, &id, epoch, "cat here").await, ("there\n".to_owned(), false));
+    assert_eq!(lacks(&world, &name).await, None);
+}
+
 /// A server of the files below a folder of its own, in which is the repository `repo.git`.
 async fn served() -> (String, tokio::task::JoinHandle<()>) {
     let folder = tempfile::tempdir().unwrap();
@@ -181,7 +243,7 @@ async fn served() -> (String, tokio::task::JoinHandle<()>) {
 }
 
 #[rstest]
-#[case(json!({"file": {"fileID": "file_1"}}), None, "keeps no files")]
+#[case(json!({"file": {"fileID": "file_1"}}), None, "Stored { id: \"file_1\" }")]
 #[case(json!({"githubRepository": {"url": "https://g.test/", "tokenRef": {"name": "s", "key": "k"}}}), None, "cannot be bound")]
 #[case(json!({"githubRepository": {"url": "https://g.test/r", "branch": "main"}}), None, "Some(\"main\")")]
 #[case(json!({"githubRepository": {"url": "https://g.test/r", "commit": "c0", "tokenRef": {"name": "s", "key": "k"}}}), Some("Basic x"), "Some(\"Basic x\")")]

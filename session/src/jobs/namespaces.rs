@@ -38,7 +38,7 @@ fn text(namespace: &str, near: &LimitNotice) -> String {
     let LimitNotice { what, limit, reached, .. } = near;
     let limit = match what {
         Limited::Sessions => format!("{limit} sessions"),
-        Limited::Bytes | Limited::Events => format!("{limit} {} of logs", what.as_str()),
+        Limited::Bytes | Limited::Events => format!("{limit} {} of logs and files", what.as_str()),
     };
     if *reached {
         format!(

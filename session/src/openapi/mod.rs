@@ -161,6 +161,13 @@ fn describe(operation: &Operation, prefix: &str, suffix: &str, shapes: &mut Shap
         Takes::Json(shape) => ("application/json", shape(&mut shapes.read).to_value(), true),
         Takes::PerhapsJson(shape) => ("application/json", shape(&mut shapes.read).to_value(), false),
         Takes::Bytes(kind) => (kind, json!({ "type": "string", "format": "binary" }), true),
+        Takes::File => {
+            let file = json!({ "type": "string", "contentMediaType": "application/octet-stream" });
+            let expiry = json!({ "type": "integer", "minimum": 3_600, "maximum": 7_776_000 });
+            let parts = json!({ "expires_in_seconds": expiry, "file": file });
+            let form = json!({ "type": "object", "required": ["file"], "properties": parts });
+            ("multipart/form-data", form, true)
+        }
         Takes::Lines => ("application/x-ndjson", json!({ "type": "string" }), true),
     };
     described["requestBody"] = json!({ "required": required, "content": { kind: { "schema": schema } } });

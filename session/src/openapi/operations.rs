@@ -1,5 +1,6 @@
 //! What the public API does.
 
+mod files;
 mod sandboxes;
 
 use longhand_protocol::wire::agents::{Agent, CreateAgent, UpdateAgent};
@@ -51,6 +52,8 @@ pub(super) enum Takes {
     Lines,
     /// Bytes of this kind.
     Bytes(&'static str),
+    /// A form with a part `file`.
+    File,
 }
 
 /// A parameter of the query.
@@ -203,6 +206,7 @@ pub(super) fn operations() -> Vec<Operation> {
         threads(),
         resources(),
         events(),
+        files::files(),
         sandboxes::sandboxes(),
         vaults(),
         credentials(),

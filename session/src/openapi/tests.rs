@@ -40,6 +40,7 @@ fn every_path_of_the_public_api_is_documented() {
     let section = |begin: &str, end: &str| source.split_once(begin).unwrap().1.split_once(end).unwrap().0;
     let wire = [
         section("let wire = ", "let harness = "),
+        section("fn files() -> Router<App> {", "\n}\n"),
         section("fn vaults() -> Router<App> {", "\n}\n"),
         section("fn sandboxes() -> Router<App> {", "\n}\n"),
         section("fn work() -> Router<App> {", "\n}\n"),

@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use futures::{Stream, StreamExt as _};
 use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::Deployment;
-use k8s_openapi::api::core::v1::ConfigMap;
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace};
 use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PostParams, Preconditions};
 use kube::runtime::events::{Event, EventType, Recorder, Reporter};
 use kube::runtime::watcher;
@@ -178,6 +178,12 @@ impl Resources for Cluster {
     async fn agent(&self, namespace: &str, name: &str) -> Result<Option<Agent>, ResourceError> {
         let api = Api::<Agent>::namespaced(self.client.clone(), namespace);
         call(&format!("Agent {namespace}/{name}"), api.get_opt(name)).await
+    }
+
+    async fn namespace_uid(&self, namespace: &str) -> Result<Option<String>, ResourceError> {
+        let api = Api::<Namespace>::all(self.client.clone());
+        let found = call(&format!("Namespace {namespace}"), api.get_metadata_opt(namespace)).await?;
+        Ok(found.and_then(|found| found.metadata.uid))
     }
 
     async fn has_template(&self, namespace: &str, name: &str) -> Result<bool, ResourceError> {

@@ -51,6 +51,9 @@ pub trait Resources: Send + Sync + 'static {
     /// The agent, as it is now.
     async fn agent(&self, namespace: &str, name: &str) -> Result<Option<Agent>, ResourceError>;
 
+    /// The UID of a namespace, if there is one of this name.
+    async fn namespace_uid(&self, namespace: &str) -> Result<Option<String>, ResourceError>;
+
     /// Whether there is such a template.
     async fn has_template(&self, namespace: &str, name: &str) -> Result<bool, ResourceError>;
 

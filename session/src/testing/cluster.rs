@@ -41,6 +41,7 @@ struct State {
     sandboxes: BTreeMap<Key, Sandbox>,
     made: Vec<String>,
     sandboxes_refused: Option<String>,
+    namespaces_gone: HashSet<String>,
     /// What the next read of a sandbox finds.
     stale: Option<Sandbox>,
     reviews: usize,
@@ -107,6 +108,9 @@ impl FakeCluster {
                 cluster.allow(ALICE, Access::Kind(kind, verb), "team-a");
             }
         }
+        for verb in ["list", "create", "get", "delete"] {
+            cluster.allow(ALICE, Access::Kind("files", verb), "team-a");
+        }
         cluster.add_user("operator", "longhand-system", "longhand-operator", &[]);
         cluster.add_user("replica", "longhand-system", "longhand-session", &[]);
         for pod in ["pod-1", "pod-2"] {
@@ -155,6 +159,10 @@ impl FakeCluster {
 
     pub(crate) fn allow(&self, username: &str, access: Access<'_>, namespace: &str) {
         self.state().rules.insert((username.to_owned(), access.attributes().to_string(), namespace.to_owned()));
+    }
+
+    pub(crate) fn remove_namespace(&self, namespace: &str) {
+        self.state().namespaces_gone.insert(namespace.to_owned());
     }
 
     /// No token is known any more.
@@ -294,6 +302,11 @@ impl FakeCluster {
 impl Resources for FakeCluster {
     async fn agent(&self, namespace: &str, name: &str) -> Result<Option<Agent>, ResourceError> {
         self.agents.named(namespace, name).await
+    }
+
+    async fn namespace_uid(&self, namespace: &str) -> Result<Option<String>, ResourceError> {
+        let gone = self.state().namespaces_gone.contains(namespace);
+        Ok((!gone).then(|| format!("uid-{namespace}")))
     }
 
     async fn has_template(&self, namespace: &str, name: &str) -> Result<bool, ResourceError> {

@@ -24,6 +24,7 @@ use longhand_protocol::{EventId, SessionId};
 use longhand_sandbox::client::SandboxClient;
 use longhand_sandbox::token::Signer;
 use longhand_session_log::SessionStore as _;
+use longhand_session_log::files::Files;
 use longhand_session_log::memory::MemoryStore;
 use longhand_session_log::requests::MemoryRequests;
 use longhand_session_log::store::{Claimant, SessionMeta, Takeover};
@@ -102,6 +103,7 @@ pub(crate) const UNLIMITED: Rates = Rates {
 pub(crate) struct World {
     pub(crate) store: MemoryStore,
     pub(crate) requests: MemoryRequests,
+    pub(crate) files: Files,
     pub(crate) cluster: Arc<FakeCluster>,
     pub(crate) executor: Arc<Executor>,
     pub(crate) signer: Signer,
@@ -116,6 +118,7 @@ pub(crate) struct World {
 struct Shared {
     store: MemoryStore,
     requests: MemoryRequests,
+    files: Files,
     work: Work,
     cluster: Arc<FakeCluster>,
     sandboxes: Arc<SandboxIndex>,
@@ -163,8 +166,8 @@ impl World {
         let (signer, _) = Signer::generate().unwrap();
         let work = Work::new(Arc::new(MemoryWork::default()));
         let store = MemoryStore::bounded(longhand_session_log::DEFAULT_INBOX_LIMIT, sizes.caps());
-        let shared =
-            Shared { store, requests: MemoryRequests::default(), work, cluster: Arc::new(cluster), sandboxes, signer };
+        let (requests, files, cluster) = (MemoryRequests::default(), Files::in_memory(), Arc::new(cluster));
+        let shared = Shared { store, requests, files, work, cluster, sandboxes, signer };
         Self::assemble(shared, limits, rates, sizes)
     }
 
@@ -174,6 +177,7 @@ impl World {
         let shared = Shared {
             store: self.store.clone(),
             requests: self.requests.clone(),
+            files: self.files.clone(),
             work: self.executor.hosted.work.clone(),
             cluster: self.cluster.clone(),
             sandboxes: Arc::clone(&self.sandboxes),
@@ -183,7 +187,7 @@ impl World {
     }
 
     fn assemble(shared: Shared, limits: Limits, rates: Rates, sizes: SizeLimits) -> Self {
-        let Shared { store, requests, work, cluster, sandboxes, signer } = shared;
+        let Shared { store, requests, files, work, cluster, sandboxes, signer } = shared;
         let executor = Executor::new(
             Arc::new(store.clone()),
             cluster.clone(),
@@ -192,7 +196,8 @@ impl World {
             SandboxClient::new(signer.clone()),
             limits,
         );
-        let executor = Arc::new(executor.with_egress(Egress::new(&cluster, signer.clone())));
+        let executor = executor.with_egress(Egress::new(&cluster, signer.clone())).with_files(files.clone());
+        let executor = Arc::new(executor);
         let stop = CancellationToken::new();
         let waits = Waits {
             claim: Duration::from_millis(500),
@@ -213,6 +218,7 @@ impl World {
         let app = App::new(
             Arc::new(store.clone()),
             Arc::new(requests.clone()),
+            files.clone(),
             Kinds::of(&cluster),
             Auth::new(cluster.clone(), WorkerTokens::new(signer.clone()).unwrap()),
             Arc::clone(&executor),
@@ -221,7 +227,7 @@ impl World {
             stop.clone(),
         );
         let router = app.clone().router();
-        Self { store, requests, cluster, executor, signer, stop, app, sizes, sandboxes, router }
+        Self { store, requests, files, cluster, executor, signer, stop, app, sizes, sandboxes, router }
     }
 
     async fn send(&self, request: Request<Body>) -> http::Response<Body> {

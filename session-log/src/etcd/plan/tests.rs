@@ -100,7 +100,7 @@ impl World {
                 Look::Prefix(prefix) | Look::Count(prefix) => {
                     self.stored.iter().filter(|kv| kv.key.starts_with(prefix)).cloned().collect()
                 }
-                Look::Range(..) => unreachable!("no plan looks at a range"),
+                Look::Range(..) | Look::Last(..) => unreachable!("no plan looks at a range"),
             };
             let count = found.len();
             view.answer(look, if matches!(look, Look::Count(_)) { vec![] } else { found }, count);

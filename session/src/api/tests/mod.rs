@@ -5,6 +5,7 @@ mod allowance;
 mod credentials;
 mod environments;
 mod events;
+mod files;
 mod fuzz;
 mod harness;
 mod internal;

@@ -10,6 +10,7 @@ pub mod events;
 pub mod export;
 pub mod feed;
 pub mod fields;
+pub mod files;
 mod fork;
 pub mod import;
 pub mod listing;

@@ -69,8 +69,8 @@ pub async fn create(
     }
     let mut request = read(Value::Object(body), seed)?;
     let first = events::named(std::mem::take(&mut request.events), seed);
-    let drafts = std::mem::take(&mut request.resources);
-    let wanted = resolve(&app, &identity, namespace, request, &drafts).await?;
+    let mut drafts = std::mem::take(&mut request.resources);
+    let wanted = resolve(&app, &identity, namespace, request, &mut drafts).await?;
     let resource = agent_session(wanted, &SessionId::generate());
     let resource = resource.map_err(|error| ApiError::internal(error.to_string()))?;
     let made = Made::make(&app, namespace, resource, seed).await?;
@@ -145,15 +145,17 @@ async fn resolve(
     identity: &Identity,
     namespace: &str,
     request: Request,
-    drafts: &[Draft],
+    drafts: &mut [Draft],
 ) -> Result<Wanted> {
     let agent = agent(app, namespace, &request.agent).await?;
     let template = match &request.environment {
         None => None,
         Some(reference) => Some(template(app, namespace, reference).await?),
     };
-    let resources: Vec<_> = drafts.iter().map(|draft| &draft.resource).collect();
-    session_resources::check_places(app, namespace, template.as_slice(), &resources).await?;
+    let files = drafts.iter().map(|draft| &draft.resource);
+    session_resources::check_files(app, identity, namespace, files).await?;
+    let mut resources: Vec<_> = drafts.iter_mut().map(|draft| &mut draft.resource).collect();
+    session_resources::settle(app, namespace, template.as_slice(), &mut resources).await?;
     let vaults = check_vaults(app, identity, namespace, &request.vaults).await?;
     Ok(Wanted {
         agent: request.agent.reference(agent.metadata.name.unwrap_or_default()),

@@ -22,16 +22,16 @@ use serde_json::Value;
 
 pub(super) use self::map::Draft;
 use self::map::{TOKEN, resource_id};
-pub(super) use self::place::check as check_places;
+pub(super) use self::place::settle;
 use super::fields::{SecretBody, kind};
 use super::once::{MaybeSeed, Seed};
 use super::vaults::fresh_id;
-use super::{cursor, session_for};
+use super::{cursor, files, session_for};
 use crate::api::error::{ApiError, Result};
 use crate::api::extract::{Caller, PathOf, shortened};
 use crate::api::query::Params;
 use crate::app::App;
-use crate::auth::Access;
+use crate::auth::{Access, Identity};
 use crate::resources::ResourceError;
 use crate::resources::vaults::NewSecret;
 use crate::sessions;
@@ -70,6 +70,22 @@ pub(super) fn read(resources: Vec<Value>, seed: Option<&Seed>) -> Result<Vec<Dra
         return Err(ApiError::bad_request(format!("`resources` has more than {MOST_RESOURCES} entries")));
     }
     Ok(drafts)
+}
+
+/// An error unless `identity` may read the files that are among these resources: whoever speaks to a session reads them.
+///
+/// # Errors
+/// 403 naming the file.
+pub(super) async fn check_files(
+    app: &App,
+    identity: &Identity,
+    namespace: &str,
+    resources: impl Iterator<Item = &SessionResource>,
+) -> Result<()> {
+    for file in resources.filter_map(|resource| resource.file.as_ref()) {
+        app.auth.require(identity, files::access("get", &file.file_id), namespace).await?;
+    }
+    Ok(())
 }
 
 /// Puts the tokens of a new session's resources into Secrets; `again` if that may have been done.
@@ -147,10 +163,11 @@ pub async fn add(
     let written: WrittenResource = body.parse()?;
     let (id, random) = names(seed.as_ref(), 0);
     let secret = secret_name(&state.meta, &random);
-    let Draft { resource, token } = map::draft(written, id.clone(), secret, Timestamp::now())?;
+    let Draft { mut resource, token } = map::draft(written, id.clone(), secret, Timestamp::now())?;
+    check_files(&app, &identity, &state.meta.namespace, [&resource].into_iter()).await?;
     let session = resource_of(&app, &state.meta).await?;
     let templates: Vec<_> = session.spec.sandboxes.into_iter().map(|sandbox| sandbox.template_ref.name).collect();
-    check_places(&app, &state.meta.namespace, &templates, &[&resource]).await?;
+    settle(&app, &state.meta.namespace, &templates, &mut [&mut resource]).await?;
     let add = |session: &mut AgentSession| {
         let resources = &mut session.spec.resources;
         if resources.iter().any(|other| other.name == resource.name) {

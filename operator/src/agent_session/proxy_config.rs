@@ -254,7 +254,7 @@ mod tests {
             "clientSecretRef": {"name": "client", "key": "c"}, "refreshTokenRef": {"name": "second", "key": "r"}}}))
         .unwrap();
         let servers = [
-            server("http://model.test:8080/v1/messages/mcp", Some(credential.clone())).unwrap(),
+            server("http://model.test:8080/v1/messages/mcp", Some(credential)).unwrap(),
             server("https://open.test/mcp", None).unwrap(),
         ];
         let mut config = config("http://model.test:8080", &fixtures::vault().spec.credentials[0], &[], &servers);

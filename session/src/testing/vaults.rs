@@ -13,6 +13,7 @@ use crate::resources::named::{Named, PageOf};
 use crate::resources::vaults::{NewSecret, Vaults};
 
 type Key = (String, String);
+type Change = Box<dyn FnOnce(&mut Vault) + Send>;
 
 /// Vaults and Secrets.
 #[derive(Default)]
@@ -22,7 +23,7 @@ pub(super) struct Vaulted {
     secrets: Vec<MadeSecret>,
     secrets_refused: bool,
     /// Somebody else changes the vault just before it is replaced.
-    overtaken: Vec<Box<dyn FnOnce(&mut Vault) + Send>>,
+    overtaken: Vec<Change>,
     made: u32,
 }
 

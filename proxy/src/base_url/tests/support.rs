@@ -37,9 +37,12 @@ pub(super) struct Running {
     files: TempDir,
 }
 
+/// Changes a route; gets the upstream's port.
+type Change = Box<dyn FnOnce(&mut Value, u16)>;
+
 pub(super) struct Options {
     /// Changes the only route; gets the upstream's port.
-    pub(super) change: Box<dyn FnOnce(&mut Value, u16)>,
+    pub(super) change: Change,
     /// What the configuration has besides the route.
     pub(super) more: Value,
     pub(super) tls: ClientConfig,

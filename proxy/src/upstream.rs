@@ -51,6 +51,8 @@ pub const IDLE_TIMEOUT: Duration = Duration::from_secs(16 * 60);
 const POOL_IDLE_TIMEOUT: Duration = Duration::from_secs(50);
 const MAX_POOLED_CONNECTIONS: usize = 32;
 const KEEP_ALIVE: Duration = Duration::from_secs(30);
+/// The most that is held of one connection, in bytes, and so the largest head of an answer.
+const MAX_BUFFER: usize = 64 * 1024;
 
 /// Why TLS cannot be set up.
 #[derive(Debug, thiserror::Error)]
@@ -138,6 +140,7 @@ impl Upstream {
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(POOL_IDLE_TIMEOUT)
             .pool_max_idle_per_host(MAX_POOLED_CONNECTIONS)
+            .http1_max_buf_size(MAX_BUFFER)
             .build(connector);
         Self { client }
     }

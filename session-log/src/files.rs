@@ -87,7 +87,7 @@ pub struct Span {
 
 impl Span {
     /// Whether the last ones of the span are wanted, which are nearest to `before`.
-    pub(crate) const fn from_its_end(&self) -> bool {
+    pub(crate) const fn is_backwards(&self) -> bool {
         self.before.is_some() && self.after.is_none()
     }
 }
@@ -223,7 +223,7 @@ impl Files {
     pub async fn page(&self, namespace: &str, span: &Span, limit: usize) -> Result<(Vec<StoredFile>, bool)> {
         let mut page = self.index.page(namespace, span, limit.saturating_add(1)).await?;
         let more = page.len() > limit;
-        if more && span.from_its_end() {
+        if more && span.is_backwards() {
             page.remove(0);
         }
         page.truncate(limit);
@@ -240,7 +240,7 @@ impl Files {
         file: &StoredFile,
     ) -> Result<BoxStream<'static, Result<Bytes, ObjectsError>>, FilesError> {
         let objects = self.objects.as_ref().ok_or(FilesError::NoPlace)?;
-        let name = object_name(&*self.index.prefix().await?, namespace, file.id.as_str());
+        let name = object_name(&self.index.prefix().await?, namespace, file.id.as_str());
         let mut pieces = objects.stream(&name, &file.written());
         let first = pieces.next().await.transpose()?;
         Ok(stream::iter(first.map(Ok)).chain(pieces).boxed())
@@ -253,7 +253,7 @@ impl Files {
     pub async fn delete(&self, namespace: &str, id: &FileId) -> Result<bool> {
         let was_there = self.index.remove(namespace, id).await?;
         if let (true, Some(objects)) = (was_there, &self.objects) {
-            let name = object_name(&*self.index.prefix().await?, namespace, id.as_str());
+            let name = object_name(&self.index.prefix().await?, namespace, id.as_str());
             self.remove_content(objects, &name).await;
         }
         Ok(was_there)

@@ -88,7 +88,8 @@ impl World {
             "methods": ["GET", "POST", "DELETE"], "allowPrivate": true, "required": false,
         }]});
         let config = Config::parse(&config.to_string()).unwrap();
-        let proxy = Arc::new(Proxy::new(config, files.path().join("token"), &Arc::new(tls_config(None).unwrap())));
+        let proxy =
+            Arc::new(Proxy::new(config, files.path().join("token"), &Arc::new(tls_config(None).unwrap()), None));
         let listener = serve::bind((Ipv4Addr::LOCALHOST, 0).into()).await.unwrap();
         let base = format!("http://{}/mcp", listener.local_addr().unwrap());
         let shutdown = CancellationToken::new();

@@ -62,7 +62,7 @@ impl FileIndex for EtcdStore {
         if from >= to {
             return Ok(Vec::new());
         }
-        let look = if span.from_its_end() { Look::Range(from, to, limit) } else { Look::Last(from, to, limit) };
+        let look = if span.is_backwards() { Look::Range(from, to, limit) } else { Look::Last(from, to, limit) };
         let view = self.inner.etcd.look(&[look]).await?;
         let mut files = view.prefix(&prefix).map(Kv::decode).collect::<Result<Vec<StoredFile>>>()?;
         files.reverse();

@@ -45,7 +45,7 @@ impl FileIndex for MemoryFiles {
         let known = self.known();
         let Some(files) = known.get(namespace).filter(|_| !empty) else { return Ok(Vec::new()) };
         let within = files.range((from, to)).map(|(_, file)| file.clone());
-        if span.from_its_end() {
+        if span.is_backwards() {
             let mut nearest: Vec<StoredFile> = within.take(limit).collect();
             nearest.reverse();
             return Ok(nearest);

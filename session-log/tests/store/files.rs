@@ -138,7 +138,7 @@ async fn every_file_counts() {
             let (sha256, created_at) = (String::new(), Timestamp::now());
             let file =
                 StoredFile { id, filename, mime_type, bytes: 10, sha256, created_at, namespace_uid, expires_at: None };
-            store.add(if number % 2 == 0 { "a" } else { "b" }, &file).await.unwrap();
+            store.add(if number.is_multiple_of(2) { "a" } else { "b" }, &file).await.unwrap();
         }
     };
     stream::iter((0..600).map(add)).buffer_unordered(32).collect::<()>().await;

@@ -28,7 +28,7 @@ async fn reflect(request: Request<Incoming>) -> Reply {
     let right =
         sent == format!("Bearer {SECRET}") || sent == format!("Basic {}", STANDARD.encode(format!("me:{SECRET}")));
     // A request that is refused for its body ends early.
-    let body = request.into_body().collect().await.map(|body| body.to_bytes()).unwrap_or_default();
+    let body = request.into_body().collect().await.map(http_body_util::Collected::to_bytes).unwrap_or_default();
     text.push_str(&format!("body {}\nright: {right}\n", String::from_utf8_lossy(&body)));
     let mut answer = reply(text);
     answer.headers_mut().insert("x-echo", sent.parse().unwrap());

@@ -7,7 +7,7 @@ use std::sync::{
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use http::{Request, Response, StatusCode, header};
-use http_body_util::BodyExt;
+use http_body_util::{BodyExt, Collected};
 use hyper::body::Incoming;
 use longhand_protocol::egress::CredentialOutcome;
 use rstest::rstest;
@@ -28,7 +28,7 @@ async fn reflect(request: Request<Incoming>) -> Reply {
     let right =
         sent == format!("Bearer {SECRET}") || sent == format!("Basic {}", STANDARD.encode(format!("me:{SECRET}")));
     // A request that is refused for its body ends early.
-    let body = request.into_body().collect().await.map(http_body_util::Collected::to_bytes).unwrap_or_default();
+    let body = request.into_body().collect().await.map(Collected::to_bytes).unwrap_or_default();
     text.push_str(&format!("body {}\nright: {right}\n", String::from_utf8_lossy(&body)));
     let mut answer = reply(text);
     answer.headers_mut().insert("x-echo", sent.parse().unwrap());

@@ -49,7 +49,7 @@ class World:
     def __init__(self, stack: Stack, programs: dict[str, str], harness: list[str], script: str, *, essence: bool) -> None:
         self.stack, self.programs, self.harness, self.essence = stack, programs, harness, essence
         self.api_objects = f"{GROUP}/namespaces/{NAMESPACE}"
-        self.processes: list[subprocess.Popen[bytes]] = []
+        self.processes: list[tuple[Path, subprocess.Popen[bytes]]] = []
         self.model_key = stack.folder / "model-key"
         self.model_key.write_text("a key that no harness sees")
         self.model_port = free_ports(1)[0]
@@ -98,7 +98,7 @@ class World:
         with (folder / f"{name}.log").open("ab") as log:
             process = subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, cwd=folder,
                                        env={**os.environ, **environment}, start_new_session=True)  # fmt: skip
-        self.processes.append(process)
+        self.processes.append((folder, process))
         return process
 
     def verify_key(self) -> str | None:
@@ -107,7 +107,7 @@ class World:
         return keys["data"]["sandboxd-verify-key"] if status == 200 else None  # type: ignore[index,call-overload]
 
     def close(self) -> None:
-        for process in reversed(self.processes):
+        for _, process in reversed(self.processes):
             end(process)
 
 
@@ -262,8 +262,8 @@ class Session:
         self.stop.set()
         self.sandboxes.join(SOON)
         self.door.close()
-        for process in self.world.processes:
-            if process.poll() is None and str(self.folder) in (os.readlink(f"/proc/{process.pid}/cwd"),):
+        for folder, process in self.world.processes:
+            if folder == self.folder:
                 end(process)
         self._folder.cleanup()
 

@@ -11,13 +11,13 @@ use hyper::{body::Incoming, client::conn::http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use rstest::rstest;
 
-use super::support::{HOST, World, reply, within};
+use super::support::{HOST, Reply, World, reply, within};
 use crate::testing::Wire;
 
 const LARGE: usize = 4 * 1024 * 1024;
 
 /// Answers without a look at the body.
-async fn too_large(_: Request<Incoming>) -> super::support::Reply {
+async fn too_large(_: Request<Incoming>) -> Reply {
     let mut answer = reply("too large");
     *answer.status_mut() = StatusCode::PAYLOAD_TOO_LARGE;
     answer

@@ -35,12 +35,15 @@ pub(super) fn queued<T>(
     place: &Place<'_>,
     view: &View,
     events: &[NewEvent],
-    plan: Plan<T>,
+    mut plan: Plan<T>,
 ) -> Result<Plan<T>> {
-    if let (false, Plan::Write(..)) = (caps.are_none(), &plan) {
+    if let (false, Plan::Write(write, _)) = (caps.are_none(), &mut plan) {
         let Place { keys, id } = *place;
         let awake = view.get(&keys.wake(id)).is_some();
         caps.check_queue(id, &place.head(view)?, view.count(&keys.inboxes(id)), awake, events)?;
+        if view.is_assumed() {
+            place.guard_head(view, write)?;
+        }
     }
     Ok(plan)
 }

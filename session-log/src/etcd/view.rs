@@ -45,11 +45,23 @@ pub(crate) struct View {
     kvs: BTreeMap<String, Kv>,
     counts: BTreeMap<String, usize>,
     looked: BTreeSet<String>,
+    /// It was not read.
+    is_assumed: bool,
     /// An earlier attempt at the same change may have been carried out.
     pub(crate) in_doubt: bool,
 }
 
 impl View {
+    /// What is found if nothing has changed since it was seen.
+    pub(crate) fn assumed() -> Self {
+        Self { is_assumed: true, ..Self::default() }
+    }
+
+    /// Whether it was not read, so that a transaction has to compare whatever its plan relies on.
+    pub(crate) const fn is_assumed(&self) -> bool {
+        self.is_assumed
+    }
+
     /// The key, if it exists.
     pub(crate) fn get(&self, key: &str) -> Option<&Kv> {
         self.kvs.get(key)

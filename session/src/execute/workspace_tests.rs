@@ -189,7 +189,7 @@ async fn an_uploaded_file_is_in_the_workspace_of_the_next_call_and_once() {
     assert!(!is_error && text == "9000000\n644\n", "{text}");
     assert!(std::fs::read(hands.file("in/here.bin")).unwrap() == content);
     // What the agent makes of it stays, also when the file is gone, and in another pod with the same workspace.
-    assert_eq!(run(&world, &id, epoch, "echo mine > in/here.bin").await, (String::new(), false));
+    assert_eq!(run(&world, &id, epoch, "echo mine | tee in/here.bin").await, ("mine\n".to_owned(), false));
     assert!(world.files.delete("team-a", &file).await.unwrap());
     world.cluster.sandbox_lost(&name, "hands-1", "Evicted");
     let next = hands.successor(&world.signer, "hands-2").await;

@@ -85,7 +85,7 @@ impl Append<'_> {
     /// something is needed that was not seen.
     pub(crate) fn assume(&self, seen: Seen) -> Option<View> {
         let Place { keys, id } = self.place;
-        let mut view = View::default();
+        let mut view = View::assumed();
         let found = |key, value| Kv { key, value, ..Kv::default() };
         match (self.author, self.effect) {
             (Author::Brain { epoch: 0, .. }, _) | (_, Effect::Agent { .. }) => return None,

@@ -48,7 +48,7 @@ impl Dispatch<'_> {
     /// What is found of a call that nobody has begun, by the brain that owns the session: the transaction compares it.
     pub(crate) fn assume(&self) -> Option<View> {
         let Place { keys, id } = self.place;
-        let mut view = View::default();
+        let mut view = View::assumed();
         let found = |key, value| Kv { key, value, ..Kv::default() };
         view.insert(found(keys.head(id), Vec::new()));
         view.insert(found(keys.epoch(id), self.epoch.to_string().into_bytes()));

@@ -132,7 +132,7 @@ impl Place<'_> {
     }
 
     /// Relies on the head that was read.
-    pub(super) fn guard_head(&self, view: &View, write: &mut Write) -> Result<()> {
+    pub(in crate::etcd) fn guard_head(&self, view: &View, write: &mut Write) -> Result<()> {
         let stored = view.get(&self.keys.head(self.id)).ok_or_else(|| self.not_found())?;
         write.guard(Guard::Holds(stored.key.clone(), stored.value.clone()));
         Ok(())

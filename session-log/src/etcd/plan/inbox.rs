@@ -70,7 +70,7 @@ impl Enqueue<'_> {
     /// What is found of a session that was seen to rest: nothing is queued in it.
     pub(crate) fn assume(&self, seen: Seen) -> Option<View> {
         let Place { keys, id } = self.place;
-        let mut view = View::default();
+        let mut view = View::assumed();
         view.insert(Kv { key: keys.meta(id), value: seen.meta?, ..Kv::default() });
         self.place.assume_head(seen.head, &mut view);
         Some(view)
@@ -125,6 +125,9 @@ fn put_queued(place: &Place<'_>, view: &View, events: &[NewEvent], limit: usize,
         return Err(StoreError::Ended(id.clone()));
     }
     write.guard(Guard::Absent(keys.ended(id)));
+    if view.is_assumed() {
+        write.guard(Guard::NoneUnder(keys.inboxes(id)));
+    }
     if view.count(&keys.inboxes(id)) >= limit {
         return Err(StoreError::InboxFull { limit });
     }

@@ -14,7 +14,11 @@ fn audit(what: What) -> Op {
 }
 
 fn enqueue() -> Op {
-    on(Act::Enqueue { count: 1, large: false })
+    queue(1)
+}
+
+fn queue(count: usize) -> Op {
+    on(Act::Enqueue { count, large: false })
 }
 
 fn take_in(damage: Damage) -> Op {
@@ -59,5 +63,22 @@ fn append(what: What) -> Op {
 #[tokio::test]
 async fn both_stores_answer_the_same_again(#[case] ops: &[Op]) {
     let (expected, actual) = super::both(ops, Caps::default()).await;
+    assert_eq!(expected, actual);
+}
+
+#[rstest]
+#[case::a_replica_that_has_not_seen_what_another_has_queued(&[
+    on(Act::Append { brain: 0, fresh: false, calls: 2, what: What::Running }),
+    audit(What::Usage),
+    on(Act::Claim { brain: 0, takeover: false }),
+    on(Act::Promote { brain: 0, fresh: true, count: 1 }),
+    queue(3),
+    queue(2),
+    queue(1),
+    queue(1),
+])]
+#[tokio::test]
+async fn both_stores_let_as_much_into_a_log_again(#[case] ops: &[Op]) {
+    let (expected, actual) = super::both(ops, super::CAPS).await;
     assert_eq!(expected, actual);
 }

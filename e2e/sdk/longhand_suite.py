@@ -110,8 +110,16 @@ def special(family: str, item: pytest.Item) -> dict[str, object]:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     from anthropic import APIStatusError
 
-    skips = tomllib.loads((Path(__file__).parent / "skips.toml").read_text())["skip"]
-    unused = {pattern for skip in skips for pattern in skip["cases"]}
+    listed = tomllib.loads((Path(__file__).parent / "skips.toml").read_text())
+    skips, left_out = listed["skip"], [pattern for entry in listed["left_out"] for pattern in entry["cases"]]
+    unused = {pattern for skip in skips for pattern in skip["cases"]} | set(left_out)
+    collected = len(items)
+    for pattern in left_out:
+        away = [item for item in items if fnmatch.fnmatchcase(item.nodeid.removeprefix(FOLDER), pattern)]
+        if away:
+            unused.discard(pattern)
+            config.hook.pytest_deselected(items=away)
+            items[:] = [item for item in items if item not in away]
     for item in items:
         # Sessions are known by their identifiers across namespaces, so that one process has all of their cases.
         group = "sessions" if "session" in families(item) else "others"
@@ -126,8 +134,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if whole(config):
         if unused:
             raise pytest.UsageError(f"skips.toml names cases that there are not: {', '.join(sorted(unused))}")
-        if len(items) != CASES:
-            raise pytest.UsageError(f"the suite has {len(items)} cases, not {CASES}")
+        if collected != CASES:
+            raise pytest.UsageError(f"the suite has {collected} cases, not {CASES}")
 
 
 def whole(config: pytest.Config) -> bool:

@@ -1,5 +1,6 @@
 //! Kubernetes events: what the operator did, for `kubectl describe`.
 
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::ObjectReference;
@@ -10,11 +11,16 @@ use kube::runtime::events::{Event, EventType, Recorder, Reporter};
 const DEADLINE: Duration = Duration::from_secs(2);
 /// The API server takes no more than this.
 const MAX_NOTE: usize = 1_000;
+/// A recorder remembers what it has published, some kilobytes each, to count repetitions. After so many it begins anew.
+const REMEMBERED: u32 = 256;
 
 /// Tells what happened to an object.
 #[derive(Clone)]
 pub struct Events {
-    recorder: Recorder,
+    client: Client,
+    reporter: Reporter,
+    /// The one of now, and how much it has published.
+    current: Arc<Mutex<(Recorder, u32)>>,
 }
 
 /// What happened.
@@ -73,7 +79,17 @@ impl Events {
     #[must_use]
     pub fn new(client: Client, identity: &str) -> Self {
         let reporter = Reporter { controller: "longhand-operator".to_owned(), instance: Some(identity.to_owned()) };
-        Self { recorder: Recorder::new(client, reporter) }
+        let recorder = Recorder::new(client.clone(), reporter.clone());
+        Self { client, reporter, current: Arc::new(Mutex::new((recorder, 0))) }
+    }
+
+    fn recorder(&self) -> Recorder {
+        let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+        if current.1 >= REMEMBERED {
+            *current = (Recorder::new(self.client.clone(), self.reporter.clone()), 0);
+        }
+        current.1 += 1;
+        current.0.clone()
     }
 
     /// Publishes an event. One that cannot be published is logged and forgotten: conditions say what is.
@@ -82,7 +98,7 @@ impl Events {
         let note = note.chars().take(MAX_NOTE).collect();
         let event =
             Event { type_, reason: reason.to_owned(), note: Some(note), action: action.to_owned(), secondary: None };
-        match tokio::time::timeout(DEADLINE, self.recorder.publish(&event, regarding)).await {
+        match tokio::time::timeout(DEADLINE, self.recorder().publish(&event, regarding)).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => tracing::warn!(reason, %error, "cannot publish an event"),
             Err(_) => tracing::warn!(reason, "cannot publish an event in time"),

@@ -19,6 +19,8 @@ use crate::conditions::Observation;
 pub const USER_NAMESPACES: &str = "UserNamespaces";
 /// What nodes say is asked again after this long.
 pub const KNOWN_FOR: Duration = Duration::from_secs(300);
+/// The same, when it could not be had.
+const AGAIN: Duration = Duration::from_secs(30);
 /// So long a reconcile waits for it.
 const DEADLINE: Duration = Duration::from_secs(10);
 /// A node says much of itself, of which little is kept.
@@ -29,7 +31,13 @@ const MAX_PAGES: usize = 100;
 /// What the nodes of the cluster are able to, as far as it was asked.
 pub struct Nodes {
     client: Client,
-    known: Mutex<Option<(Instant, Answer)>>,
+    known: Mutex<Option<Known>>,
+}
+
+/// What they said, or why that is not known, and until when it is not asked again.
+struct Known {
+    until: Instant,
+    answer: Answer,
 }
 
 type Answer = Result<Arc<[NodeView]>, String>;
@@ -74,14 +82,21 @@ impl Nodes {
     /// Who comes while it is asked waits for the same answer.
     async fn answer(&self) -> Answer {
         let mut known = self.known.lock().await;
-        if let Some((since, answer)) = &*known
-            && since.elapsed() < KNOWN_FOR
-        {
-            return answer.clone();
+        if let Some(known) = known.as_ref().filter(|known| Instant::now() < known.until) {
+            return known.answer.clone();
         }
         let listed = timeout(DEADLINE, self.list()).await;
-        let answer = listed.unwrap_or_else(|_| Err(format!("they were not listed within {} s", DEADLINE.as_secs())));
-        *known = Some((Instant::now(), answer.clone()));
+        let listed = listed.unwrap_or_else(|_| Err(format!("they were not listed within {} s", DEADLINE.as_secs())));
+        let pause = if listed.is_ok() { KNOWN_FOR } else { AGAIN };
+        let answer = match (listed, known.take()) {
+            // Nodes seldom change, and another answer replaces every pod of a pool.
+            (Err(why), Some(Known { answer: Ok(before), .. })) => {
+                tracing::warn!(why, "nodes cannot be listed: what they said before counts");
+                Ok(before)
+            }
+            (listed, _) => listed,
+        };
+        *known = Some(Known { until: Instant::now() + pause, answer: answer.clone() });
         answer
     }
 
@@ -90,7 +105,8 @@ impl Nodes {
         let (mut nodes, mut params) = (Vec::new(), ListParams::default().limit(PAGE));
         for _ in 0..MAX_PAGES {
             let page = call(|| "list nodes".to_owned(), api.list(&params)).await.map_err(|error| error.to_string())?;
-            nodes.extend(page.items.iter().map(NodeView::of));
+            // One that has just joined has not said yet what it is able to.
+            nodes.extend(page.items.iter().filter(|node| is_ready(node)).map(NodeView::of));
             match page.metadata.continue_.filter(|next| !next.is_empty()) {
                 Some(next) => params = ListParams::default().limit(PAGE).continue_token(&next),
                 None => return Ok(nodes.into()),
@@ -98,6 +114,11 @@ impl Nodes {
         }
         Err(format!("there are more than {} nodes", MAX_PAGES * PAGE as usize))
     }
+}
+
+fn is_ready(node: &Node) -> bool {
+    let conditions = node.status.iter().flat_map(|status| status.conditions.iter().flatten());
+    conditions.filter(|condition| condition.type_ == "Ready").all(|condition| condition.status == "True")
 }
 
 /// Whether every node that has the labels of `selector` is able, and what is to be said of it.
@@ -134,7 +155,7 @@ mod tests {
     use serde_json::{Value, json};
     use tokio::time::Instant;
 
-    use super::{KNOWN_FOR, NodeView, Nodes, judge};
+    use super::{AGAIN, NodeView, Nodes, judge};
     use crate::fixtures;
     use crate::testing::context;
 
@@ -146,6 +167,10 @@ mod tests {
 
     fn able() -> Value {
         json!([{ "name": "runsc", "features": {} }, { "name": "", "features": { "userNamespaces": true } }])
+    }
+
+    fn refused() -> Value {
+        json!({ "kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": "Forbidden", "code": 403, "message": "no" })
     }
 
     fn view(value: Value) -> NodeView {
@@ -186,10 +211,12 @@ mod tests {
     async fn nodes_are_asked_only_for_a_template_that_wants_it_and_rarely() {
         let (context, server) = context();
         let list = |items: Vec<Value>, next: &str| json!({ "metadata": { "continue": next }, "items": items });
+        let mut joining = node("c", &Value::Null);
+        joining["status"]["conditions"] = json!([{ "type": "Ready", "status": "False" }]);
         let server = server.expect([
             ("GET", NODES, 200, list(vec![node("a", &able())], "more")),
-            ("GET", NODES, 200, list(vec![node("b", &able())], "")),
-            ("GET", NODES, 403, json!({ "kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": "Forbidden", "code": 403, "message": "no" })),
+            ("GET", NODES, 200, list(vec![node("b", &able()), joining], "")),
+            ("GET", NODES, 403, refused()),
         ]);
         let nodes = Nodes::new(context.client.clone());
         let mut template = fixtures::template();
@@ -203,10 +230,24 @@ mod tests {
             let (decided, seen) = nodes.decide(template.clone()).await;
             assert_eq!((decided.spec.user_namespace, seen.unwrap().reason.as_str()), (UserNamespace::Pod, "Supported"));
         }
-        let long_ago = Instant::now().checked_sub(KNOWN_FOR).unwrap();
-        nodes.known.lock().await.as_mut().unwrap().0 = long_ago;
+        nodes.known.lock().await.as_mut().unwrap().until = Instant::now();
+        for _ in 0..2 {
+            let (decided, _) = nodes.decide(template.clone()).await;
+            assert_eq!(decided.spec.user_namespace, UserNamespace::Pod, "what they said before counts");
+        }
+        assert!(nodes.known.lock().await.as_ref().unwrap().until <= Instant::now() + AGAIN, "it is tried again soon");
+        server.nothing_else((nodes, context)).await;
+    }
+
+    #[tokio::test]
+    async fn what_is_not_known_of_nodes_is_not_risked() {
+        let (context, server) = context();
+        let server = server.expect([("GET", NODES, 403, refused())]);
+        let nodes = Nodes::new(context.client.clone());
+        let mut template = fixtures::template();
+        template.spec.user_namespace = UserNamespace::Auto;
         let (decided, seen) = nodes.decide(template).await;
-        assert_eq!(decided.spec.user_namespace, UserNamespace::Host, "what is not known is not risked");
+        assert_eq!(decided.spec.user_namespace, UserNamespace::Host);
         assert_eq!(seen.unwrap().reason, "NodesUnknown");
         server.nothing_else((nodes, context)).await;
     }

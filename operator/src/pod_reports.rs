@@ -15,7 +15,9 @@ impl PodReports {
     /// When the HTTP client cannot be set up.
     pub(crate) fn new(deadline: Duration) -> Result<Self, Error> {
         // Pods of the cluster only: no proxy, and no root certificates, which an image from scratch lacks.
-        Client::builder().no_proxy().tls_certs_only([]).timeout(deadline).build().map(Self)
+        // Each pod is a host of its own and seldom asked, so that a connection would be kept for nothing.
+        let builder = Client::builder().no_proxy().tls_certs_only([]).pool_max_idle_per_host(0);
+        builder.timeout(deadline).build().map(Self)
     }
 
     /// The head of an answer, whatever its status.

@@ -31,7 +31,7 @@ pub struct ClaimRequest {
 pub struct ClaimResponse {
     /// The epoch that the claim raised the session to.
     pub epoch: u64,
-    /// The sequence number of the last event, which is the `x.session.woken` of this claim.
+    /// The sequence number of the last event: the `x.session.woken` of this claim, or one that has come since.
     pub head: u64,
     /// How long the claim is held without a `POST lease`, in seconds.
     pub lease_ttl_seconds: u64,

@@ -67,13 +67,34 @@ async fn a_repository_s_token_is_only_a_secret_that_its_author_may_get() {
     .await;
 }
 
-/// The namespace as a developer sees it who writes our kinds, gets these Secrets and uses these vaults.
+#[tokio::test]
+async fn a_session_s_file_is_only_one_that_its_author_may_get() {
+    in_namespace("session-files", |namespace| async move {
+        let developer = developer(&namespace, &[], &[]).await?;
+        developer.apply(&agent("own", "any").replace(", credential: {vault: any, name: c}", "")).await?;
+        let with = |name: &str, files: &[&str]| {
+            let of =
+                |file: &&str| format!("{{name: {file}, mountPath: /workspace/{file}, file: {{fileID: file_{file}}}}}");
+            let resources: Vec<String> = files.iter().map(of).collect();
+            session(name, "[]") + &format!("  resources: [{}]\n", resources.join(", "))
+        };
+        developer.apply(&with("own", &["mine"])).await?;
+        refused(&developer, &with("theft", &["other"]), "may not get file file_other").await?;
+        namespace.apply(&with("theirs", &["other"])).await?;
+        developer.apply(&with("theirs", &["other", "mine"])).await?;
+        refused(&developer, &with("own", &["mine", "other"]), "may not get file file_other").await
+    })
+    .await;
+}
+
+/// The namespace as a developer sees it who writes our kinds, gets these Secrets, uses these vaults, and gets one file.
 async fn developer(namespace: &TestNamespace, secrets: &[&str], vaults: &[&str]) -> TestResult<TestNamespace> {
     let mut rules = vec![json!({
         "apiGroups": ["longhand.dev"],
         "resources": ["vaults", "agents", "agentsessions"],
         "verbs": ["get", "create", "patch"],
     })];
+    rules.push(json!({"apiGroups": ["longhand.dev"], "resources": ["files"], "resourceNames": ["file_mine"], "verbs": ["get"]}));
     // No names at all would be all of them.
     if !secrets.is_empty() {
         rules.push(json!({"apiGroups": [""], "resources": ["secrets"], "resourceNames": secrets, "verbs": ["get"]}));

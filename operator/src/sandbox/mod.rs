@@ -17,7 +17,9 @@ mod take;
 mod volume;
 mod written;
 
+use std::collections::HashSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::{StreamExt as _, stream};
 use jiff::Timestamp;
@@ -43,6 +45,9 @@ use crate::events::Happened;
 use crate::owned_pods::{self, OwnedPods};
 use crate::pods::{PodView, Stage};
 use crate::{drive, metrics, pods};
+
+/// What is remembered of those that are gone is forgotten this often.
+const TIDIED: Duration = Duration::from_secs(60);
 
 /// What the reconcile of a sandbox looks at.
 struct Sandboxes {
@@ -90,9 +95,22 @@ pub async fn run(context: Arc<Context>, token: CancellationToken) {
             return;
         }
     };
-    let sandboxes =
-        Sandboxes { context, templates, pods, claims, policies, reservations, written: Written::default(), fence };
-    drive::run(controller, Arc::new(sandboxes), token, reconcile).await;
+    let written = Written::default();
+    let sandboxes = Arc::new(Sandboxes { context, templates, pods, claims, policies, reservations, written, fence });
+    tokio::select! {
+        () = drive::run(controller, sandboxes.clone(), token, reconcile) => {}
+        () = tidy(&sandboxes) => {}
+    }
+}
+
+/// Forgets what is remembered of sandboxes and pods that are gone, now and then; ends with whoever waits for it.
+async fn tidy(sandboxes: &Sandboxes) {
+    loop {
+        tokio::time::sleep(TIDIED).await;
+        let pods: HashSet<String> = sandboxes.pods.store().state().iter().filter_map(|pod| pod.uid()).collect();
+        sandboxes.fence.tidy(|uid| pods.contains(uid));
+        sandboxes.written.tidy();
+    }
 }
 
 fn concerned(
@@ -175,8 +193,10 @@ async fn proceed(observed: &Observed, sandboxes: &Sandboxes, now: Timestamp) -> 
 async fn see_fence(observed: &Observed, pod: Option<&PodView>, sandboxes: &Sandboxes, now: Timestamp) -> Sight {
     let sandbox = &observed.sandbox;
     let namespace = sandbox.namespace().unwrap_or_default();
+    let status = sandbox.status.as_ref();
+    let said = status.and_then(|status| find(&status.conditions, EGRESS_FENCED));
     let Some((view, Stage::Running { ready_since, .. })) = pod.map(|view| (view, &view.stage)) else {
-        return Sight::default();
+        return Sight::without_pod(said);
     };
     let ready = ready_since.is_some();
     // One that has just started is not asked; one that stays as it is has something to say.
@@ -189,13 +209,12 @@ async fn see_fence(observed: &Observed, pod: Option<&PodView>, sandboxes: &Sandb
     };
     let in_namespace = |policy: &NetworkPolicy| policy.metadata.namespace.as_ref() == Some(&namespace);
     let policies = sandboxes.policies.state_filter(in_namespace);
-    let status = sandbox.status.as_ref();
     let of_this_pod = status.is_some_and(|status| status.pod_uid.as_ref() == Some(&view.uid));
     let subject = Subject {
         pod: &pod,
         ready,
         policies: &policies,
-        said: status.and_then(|status| find(&status.conditions, EGRESS_FENCED)),
+        said,
         of_this_pod,
         awaited: ready && !(of_this_pod && status.is_some_and(|status| status.address.is_some())),
     };

@@ -62,6 +62,8 @@ pub(super) fn status(
 /// What the session service says of the workspace: nothing, until something could not be put into it.
 fn resources(observed: &Observed) -> Option<Observation> {
     let sandbox = &observed.sandbox;
+    // Without its template it is not known what it shall hold: what was said stays.
+    observed.template.as_ref()?;
     let failed = sandbox.metadata.annotations.as_ref().and_then(|all| all.get(annotations::RESOURCES_FAILED));
     if let Some(why) = failed {
         return Some(Observation::no(RESOURCES_READY, "ResourceFailed", why));

@@ -28,10 +28,15 @@ impl Written {
     /// Notes what was written of the sandbox as it was seen.
     pub(super) fn note(&self, sandbox: &Sandbox, status: &SandboxStatus) {
         let (Some(uid), Some(seen)) = (sandbox.uid(), sandbox.resource_version()) else { return };
-        let now = Instant::now();
+        self.entries().insert(uid, Entry { seen, status: status.clone(), since: Instant::now() });
+    }
+
+    /// Forgets what the watch has shown by now.
+    pub(super) fn tidy(&self) {
         let mut entries = self.entries();
-        entries.retain(|_, entry| now.duration_since(entry.since) < KEPT);
-        entries.insert(uid, Entry { seen, status: status.clone(), since: now });
+        entries.retain(|_, entry| entry.since.elapsed() < KEPT);
+        let kept = entries.len().saturating_mul(2);
+        entries.shrink_to(kept);
     }
 
     /// The sandbox with what was written of it, if it is seen as it was before that.
@@ -74,5 +79,17 @@ mod tests {
         assert_eq!(written.latest(seen("2")).status, None, "what the API server says now comes first");
         tokio::time::advance(KEPT).await;
         assert_eq!(written.latest(seen("1")).status, None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_was_written_is_not_kept_for_ever() {
+        let written = Written::default();
+        written.note(&seen("1"), &SandboxStatus::default());
+        tokio::time::advance(KEPT / 2).await;
+        written.tidy();
+        assert_eq!(written.entries().len(), 1);
+        tokio::time::advance(KEPT / 2).await;
+        written.tidy();
+        assert_eq!(written.entries().capacity(), 0);
     }
 }

@@ -18,8 +18,6 @@ const AGAIN: Duration = Duration::from_secs(600);
 const AGAIN_UNREQUIRED: Duration = Duration::from_secs(120);
 /// While something is not known yet, or not well; twice as long each time.
 pub(in crate::sandbox) const SOON: Duration = Duration::from_secs(5);
-/// As many are remembered before those are looked for that are gone.
-const LEAST_KEPT: usize = 1_024;
 
 /// How long a fence that stands is not asked for.
 pub(super) const fn period(required: bool) -> Duration {
@@ -48,23 +46,16 @@ pub(super) enum Due {
 
 /// What all pods have said, by their UIDs.
 #[derive(Debug, Default)]
-pub(super) struct Asks(Mutex<Memory>);
-
-#[derive(Debug, Default)]
-struct Memory {
-    pods: HashMap<String, Asked>,
-    /// So many there may be before the next look for those that are gone.
-    bound: usize,
-}
+pub(super) struct Asks(Mutex<HashMap<String, Asked>>);
 
 impl Asks {
     /// Whether the pod with this UID is to be asked; `stands` if its status says that its fence stands.
     pub(super) fn due(&self, uid: &str, ready: bool, stands: bool, period: Duration) -> Due {
         let now = Instant::now();
-        let mut memory = self.memory();
-        let due = due(memory.pods.get(uid), uid, ready, stands, period, now);
-        if let (Due::Later(left, None), None) = (&due, memory.pods.get(uid)) {
-            memory.put(uid, Asked { due: now + *left, ready, doubts: 0, seen: None }, now);
+        let mut pods = self.pods();
+        let due = due(pods.get(uid), uid, ready, stands, period, now);
+        if let (Due::Later(left, None), None) = (&due, pods.get(uid)) {
+            pods.insert(uid.to_owned(), Asked { due: now + *left, ready, doubts: 0, seen: None });
         }
         due
     }
@@ -72,33 +63,30 @@ impl Asks {
     /// Notes what a pod has said, if it has; how long not to ask it.
     pub(super) fn note(&self, uid: &str, ready: bool, seen: Option<Observation>, period: Duration) -> Duration {
         let now = Instant::now();
-        let mut memory = self.memory();
-        let before = memory.pods.get(uid).filter(|asked| asked.ready == ready).map_or(0, |asked| asked.doubts);
+        let mut pods = self.pods();
+        let before = pods.get(uid).filter(|asked| asked.ready == ready).map_or(0, |asked| asked.doubts);
         let stands = seen.as_ref().is_some_and(|seen| seen.truth == Truth::True);
         let again = pause(uid, stands, before, period);
         let doubts = if stands { 0 } else { before.saturating_add(1) };
-        memory.put(uid, Asked { due: now + again, ready, doubts, seen }, now);
+        pods.insert(uid.to_owned(), Asked { due: now + again, ready, doubts, seen });
         again
     }
 
     /// Whether anything is known of the pod.
     pub(super) fn knows(&self, uid: &str) -> bool {
-        self.memory().pods.contains_key(uid)
+        self.pods().contains_key(uid)
     }
 
-    fn memory(&self) -> MutexGuard<'_, Memory> {
+    /// Forgets the pods that are gone.
+    pub(super) fn tidy(&self, is_there: impl Fn(&str) -> bool) {
+        let mut pods = self.pods();
+        pods.retain(|uid, _| is_there(uid));
+        let kept = pods.len().saturating_mul(2);
+        pods.shrink_to(kept);
+    }
+
+    fn pods(&self) -> MutexGuard<'_, HashMap<String, Asked>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Memory {
-    fn put(&mut self, uid: &str, asked: Asked, now: Instant) {
-        self.pods.insert(uid.to_owned(), asked);
-        if self.pods.len() > self.bound.max(LEAST_KEPT) {
-            // A pod that is there is asked when it is due.
-            self.pods.retain(|_, asked| now.saturating_duration_since(asked.due) < AGAIN);
-            self.bound = self.pods.len().saturating_mul(2);
-        }
     }
 }
 
@@ -132,7 +120,7 @@ mod tests {
 
     use rstest::rstest;
 
-    use super::{AGAIN, Asks, Due, LEAST_KEPT, SOON, pause};
+    use super::{AGAIN, Asks, Due, SOON, pause};
     use crate::conditions::Observation;
 
     fn fenced() -> Option<Observation> {
@@ -196,11 +184,12 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn pods_that_are_gone_are_forgotten() {
         let asks = Asks::default();
-        for pod in 0..LEAST_KEPT {
+        for pod in 0..1_000 {
             asks.note(&format!("gone-{pod}"), true, fenced(), AGAIN);
         }
-        tokio::time::advance(AGAIN * 3).await;
         asks.note("pod", true, fenced(), AGAIN);
-        assert_eq!(asks.0.lock().unwrap().pods.len(), 1);
+        asks.tidy(|uid| uid == "pod");
+        assert!(asks.knows("pod") && !asks.knows("gone-0"));
+        assert!(asks.pods().capacity() < 100, "nor do they take memory");
     }
 }

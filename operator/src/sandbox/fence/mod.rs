@@ -68,6 +68,14 @@ pub(super) struct Sight {
     pub(super) controls: Vec<Canary>,
 }
 
+impl Sight {
+    /// Of a sandbox of which no pod runs, where something was said before.
+    pub(super) fn without_pod(said: Option<&Condition>) -> Self {
+        let none = || Observation::unknown(EGRESS_FENCED, "NoPod", "no pod of the sandbox runs");
+        Self { seen: said.map(|_| none()), ..Self::default() }
+    }
+}
+
 impl Fence {
     pub(super) fn new(network: Arc<dyn Fences>) -> Self {
         Self { network, asks: Asks::default(), repeats: Semaphore::new(REPEATS) }
@@ -84,8 +92,13 @@ impl Fence {
         let stands = of_this_pod && said.is_some_and(|said| said.status == "True");
         // The policy that this was said of is gone.
         let outdated = said.is_some_and(|said| said.reason == POLICY_OPENS);
+        // What was said of it, or of the pod before, is not known to hold.
+        let silent = || Observation::unknown(EGRESS_FENCED, "NoAnswer", "sandboxd does not say what its canaries show");
         match self.asks.due(&uid, ready, stands, period) {
-            Due::Later(left, seen) if !outdated => return Sight { seen, again: Some(left), controls: Vec::new() },
+            Due::Later(left, seen) if !outdated => {
+                let seen = seen.or_else(|| said.filter(|_| !of_this_pod).map(|_| silent()));
+                return Sight { seen, again: Some(left), controls: Vec::new() };
+            }
             Due::Later(..) | Due::Now => {}
         }
         let _permit = match awaited {
@@ -99,8 +112,6 @@ impl Fence {
         let asked = self.ask(pod, &controls);
         let seen = if awaited { timeout(FIRST, asked).await.ok().flatten() } else { asked.await };
         let again = self.asks.note(&uid, ready, seen.clone(), period);
-        // What was said of it, or of the pod before, is not known to hold.
-        let silent = || Observation::unknown(EGRESS_FENCED, "NoAnswer", "sandboxd does not say what its canaries show");
         Sight { seen: seen.or_else(|| said.map(|_| silent())), again: Some(again), controls }
     }
 
@@ -112,6 +123,11 @@ impl Fence {
         }
         let seen = timeout(FIRST, self.ask(pod, &controls(pod, fencing))).await.ok().flatten();
         self.asks.note(&uid, true, seen, period(fencing.require));
+    }
+
+    /// Forgets the pods that are gone.
+    pub(super) fn tidy(&self, is_there: impl Fn(&str) -> bool) {
+        self.asks.tidy(is_there);
     }
 
     /// Tries again what a sight rests on, after all that somebody waits for.

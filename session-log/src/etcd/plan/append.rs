@@ -184,6 +184,9 @@ impl Append<'_> {
             let queued = queued.ok_or_else(|| StoreError::NotQueued(event.clone()))?;
             events.push(queued.decode::<Queued>()?.event);
             write.guard(Guard::Present(queued.key.clone())).delete(queued.key.clone());
+            if view.is_assumed() {
+                write.guard(Guard::Absent(keys.idem(id, event)));
+            }
         }
         Ok(events)
     }

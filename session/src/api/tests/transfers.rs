@@ -22,7 +22,11 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 
+use crate::auth::Access;
 use crate::testing::{Answer, World, message, say};
+
+const ALICE: &str = "system:serviceaccount:team-a:alice";
+const BOB: &str = "system:serviceaccount:team-a:bob";
 
 impl World {
     async fn export(&self, id: &SessionId) -> Vec<u8> {
@@ -34,7 +38,12 @@ impl World {
     }
 
     async fn import(&self, file: impl Into<Body>) -> Answer {
-        self.raw("POST", "/v1/sessions/import", &[("authorization", "Bearer alice")], file.into()).await
+        self.import_by("alice", file).await
+    }
+
+    async fn import_by(&self, user: &str, file: impl Into<Body>) -> Answer {
+        let header = [("authorization", &*format!("Bearer {user}"))];
+        self.raw("POST", "/v1/sessions/import", &header, file.into()).await
     }
 
     /// The client that the command line has, over a connection of its own.
@@ -249,4 +258,78 @@ async fn the_log_of_an_unfinished_fork_is_not_made_empty() {
     let error = crate::sessions::ensure(&world.app, &resource).await.unwrap_err();
     assert_eq!(error.status(), 409);
     assert!(matches!(world.store.state(&id).await, Err(StoreError::NotFound(_))));
+}
+
+/// A session with this in its spec, and its export.
+async fn exported_with(world: &World, change: Value) -> (SessionId, Vec<u8>) {
+    let id = world.spoken("one").await;
+    world.cluster.change_session("team-a", "one", |session| {
+        let mut spec = serde_json::to_value(&session.spec).unwrap();
+        spec.as_object_mut().unwrap().extend(change.as_object().unwrap().clone());
+        session.spec = serde_json::from_value(spec).unwrap();
+    });
+    let file = world.export(&id).await;
+    (id, file)
+}
+
+#[rstest]
+#[case::vault(json!({"vaultRefs": [{"name": "mine"}]}), Access::UseVault("mine"))]
+#[case::server(
+    json!({"agentRef": {"name": "helper", "overrides": {"mcpServers": [
+        {"name": "s", "url": "https://s.test", "credential": {"vault": "other", "name": "c"}}]}}}),
+    Access::UseVault("other")
+)]
+#[case::file(
+    json!({"resources": [{"name": "f", "mountPath": "/workspace/f", "file": {"fileID": "file_1"}}]}),
+    Access::Object("files", "get", "file_1")
+)]
+#[tokio::test]
+async fn what_others_have_written_into_a_spec_is_asked_for_as_if_the_caller_had(
+    #[case] change: Value,
+    #[case] access: Access<'static>,
+    #[values(false, true)] allowed: bool,
+) {
+    let world = World::new();
+    let others = [Access::CreateSession, Access::SendEvents, Access::ReadEvents];
+    for access in others.into_iter().chain(allowed.then_some(access)) {
+        world.cluster.allow(BOB, access, "team-a");
+    }
+    let (id, file) = exported_with(&world, change).await;
+    let fork = json!({"fork": {"session": id}});
+    let mut answers = Vec::new();
+    if !allowed {
+        answers.push(world.call("POST", "/v1/sessions", "bob", &fork).await);
+    }
+    world.call("DELETE", &format!("/v1/sessions/{id}"), "alice", &Value::Null).await;
+    answers.push(world.import_by("bob", file).await);
+    if allowed {
+        answers.push(world.call("POST", "/v1/sessions", "bob", &fork).await);
+    }
+    for answer in answers {
+        let named = answer.message().contains(&access.attributes().to_string());
+        assert!(if allowed { answer.status == 200 } else { answer.status == 403 && named }, "{answer:?}");
+    }
+    assert_eq!(world.app.resources.session("team-a", "one").await.unwrap().is_some(), allowed);
+}
+
+#[rstest]
+#[case::not_his(false, None)]
+#[case::his(true, Some("any"))]
+#[tokio::test]
+async fn an_import_goes_without_a_token_that_its_caller_may_not_read(
+    #[case] allowed: bool,
+    #[case] kept: Option<&str>,
+) {
+    let world = World::new();
+    if allowed {
+        world.cluster.allow(ALICE, Access::ReadSecret("any"), "team-a");
+    }
+    let repository = json!({"name": "r", "mountPath": "/workspace/r",
+        "githubRepository": {"url": "https://a.test/o/r", "tokenRef": {"name": "any", "key": "k"}}});
+    let (id, file) = exported_with(&world, json!({"resources": [repository]})).await;
+    world.call("DELETE", &format!("/v1/sessions/{id}"), "alice", &Value::Null).await;
+    assert_eq!(world.import(file).await.status, 200);
+    let resource = world.app.resources.session("team-a", "one").await.unwrap().unwrap();
+    let token = resource.spec.resources[0].github_repository.as_ref().unwrap().token_ref.as_ref();
+    assert_eq!(token.map(|token| token.name.as_str()), kept);
 }

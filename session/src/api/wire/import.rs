@@ -19,12 +19,14 @@ use serde_json::json;
 use tokio::time::timeout;
 
 use super::export::slot;
+use super::session_resources::check_files;
+use super::vault_use::check_named;
 use super::{namespace_for, view};
 use crate::api::error::{ApiError, Result};
 use crate::api::extract::{Caller, PathOf, is_name};
 use crate::api::query::Params;
 use crate::app::App;
-use crate::auth::Access;
+use crate::auth::{Access, Identity};
 use crate::sessions;
 
 /// The next part of a file has to come within this time.
@@ -55,7 +57,7 @@ pub async fn import(
         Err(error) => return Err(error.into()),
     }
     app.quota.check_session(&*app.store, namespace).await?;
-    let resource = place(&app, namespace, &meta, &header).await?;
+    let resource = place(&app, &identity, namespace, &meta, &header).await?;
     let (namespace, name, uid) = sessions::identity(&resource)?;
     let meta = SessionMeta { namespace: namespace.to_owned(), name: name.to_owned(), uid: uid.to_owned(), ..meta };
     let id = meta.id.clone();
@@ -80,7 +82,13 @@ pub async fn import(
 }
 
 /// The resource of the session: a new one, or what an import that was broken off has left.
-async fn place(app: &App, namespace: &str, meta: &SessionMeta, header: &Header) -> Result<AgentSession> {
+async fn place(
+    app: &App,
+    identity: &Identity,
+    namespace: &str,
+    meta: &SessionMeta,
+    header: &Header,
+) -> Result<AgentSession> {
     if !is_name(&meta.name, 253) {
         return Err(ApiError::bad_request("`header.session.name` is not the name of a Kubernetes object"));
     }
@@ -94,6 +102,7 @@ async fn place(app: &App, namespace: &str, meta: &SessionMeta, header: &Header) 
     let spec = header.spec.clone().unwrap_or_else(|| json!({"agentRef": {"name": meta.agent.name}}));
     let spec: AgentSessionSpec = serde_json::from_value(spec)
         .map_err(|error| ApiError::bad_request(format!("`header.spec` cannot be read: {error}")))?;
+    let spec = permitted(app, identity, namespace, spec).await?;
     let pair = |key: &str, value: &str| (key.to_owned(), value.to_owned());
     let resource = AgentSession {
         metadata: ObjectMeta {
@@ -110,6 +119,30 @@ async fn place(app: &App, namespace: &str, meta: &SessionMeta, header: &Header) 
     };
     let made = app.resources.create_session(namespace, resource).await;
     made.map_err(|error| ApiError::from(error).of_change())
+}
+
+/// The spec as far as this caller may have it: whoever made the file may have written anything into it. A repository's token
+/// stays if the caller may read its Secret; the repository is cloned without it else.
+async fn permitted(
+    app: &App,
+    identity: &Identity,
+    namespace: &str,
+    mut spec: AgentSessionSpec,
+) -> Result<AgentSessionSpec> {
+    check_files(app, identity, namespace, spec.resources.iter()).await?;
+    check_named(app, identity, namespace, &spec).await?;
+    for repository in spec.resources.iter_mut().filter_map(|resource| resource.github_repository.as_mut()) {
+        let Some(token) = &repository.token_ref else { continue };
+        if !app.auth.permits(identity, Access::ReadSecret(&token.name), namespace).await? {
+            tracing::info!(
+                namespace,
+                secret = token.name,
+                "an import goes without a token that its caller may not read"
+            );
+            repository.token_ref = None;
+        }
+    }
+    Ok(spec)
 }
 
 fn is_import(resource: &AgentSession) -> bool {

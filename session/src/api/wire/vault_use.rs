@@ -1,7 +1,7 @@
 //! Whether a caller may have a session use vaults.
 
 use longhand_crds::wire_id::prefix;
-use longhand_crds::{Vault, wire_id};
+use longhand_crds::{AgentSessionSpec, Vault, wire_id};
 
 use crate::api::error::{ApiError, Result};
 use crate::api::extract::{is_reference, shortened};
@@ -56,6 +56,19 @@ pub async fn check_vaults(
         }
     }
     Ok(usable)
+}
+
+/// An error unless `identity` may use every vault that this spec, which somebody else has written, names.
+///
+/// # Errors
+/// 403 naming the vault.
+pub async fn check_named(app: &App, identity: &Identity, namespace: &str, spec: &AgentSessionSpec) -> Result<()> {
+    let servers = spec.agent_ref.overrides.iter().flat_map(|overrides| overrides.mcp_servers.iter().flatten());
+    let of_servers = servers.filter_map(|server| server.credential.as_ref()).map(|credential| &credential.vault);
+    for name in spec.vault_refs.iter().map(|vault| &vault.name).chain(of_servers) {
+        app.auth.require(identity, Access::UseVault(name), namespace).await?;
+    }
+    Ok(())
 }
 
 #[cfg(test)]

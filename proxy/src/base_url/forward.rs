@@ -23,7 +23,7 @@ use crate::{
     oauth::{self, Refresher, refresher::Timing},
     policy::{Destination, Mismatch, PlainPath},
     secret::{FileCondition, Secret, SecretFile},
-    upstream::{IDLE_TIMEOUT, Outgoing, Upstream, Way},
+    upstream::{IDLE_TIMEOUT, Outgoing, Reach, Upstream, Way},
 };
 
 /// How long a client may be silent in the middle of its request.
@@ -112,7 +112,7 @@ impl Proxy {
         let way = Way { tls: tls.clone(), proxy: config.upstream_proxy };
         let bind = |route: Route| BoundRoute {
             source: route.credential.as_ref().map(|credential| Source::of(credential, &way, service)),
-            upstream: Upstream::new(&way, route.allow_private),
+            upstream: Upstream::new(&way, Reach::of(route.allow_private)),
             route,
         };
         Self { token: SessionToken::new(token_file), routes: config.routes.into_iter().map(bind).collect() }

@@ -3,7 +3,7 @@
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use longhand_crds::Vault;
-use longhand_crds::refresh::{RefreshRecord, RefreshState};
+use longhand_crds::refresh::{RefreshRecord, RefreshState, UsedUp};
 use longhand_crds::vault::{CredentialSpec, OAuth, Refresh, SecretRef};
 use longhand_protocol::refresh::{CLAIM_SECONDS, RefreshAnswer, RefreshFailure};
 
@@ -51,7 +51,8 @@ impl Held<'_> {
 
     /// What the proxy is told that wants to ask the provider; if it may, the vault says so.
     pub(super) fn begin(&self, vault: &mut Vault, now: Timestamp) -> RefreshAnswer {
-        if self.live(vault).is_none() {
+        // Whoever set the vault back to a refresh token that is used up did not make that good again.
+        if self.live(vault).is_none() || UsedUp::of(&vault.metadata, self.credential).includes(self.secret) {
             return RefreshAnswer::Superseded {};
         }
         match self.record(vault) {
@@ -104,7 +105,13 @@ impl Held<'_> {
         if rotated {
             refresh.refresh_token_ref = reference(REFRESH_TOKEN);
         }
-        (RefreshAnswer::Stored { secret: refresh.refresh_token_ref.name.clone() }, true)
+        let answer = RefreshAnswer::Stored { secret: refresh.refresh_token_ref.name.clone() };
+        if rotated {
+            let mut used = UsedUp::of(&vault.metadata, self.credential);
+            used.exchange(self.secret, made);
+            used.put(&mut vault.metadata, self.credential);
+        }
+        (answer, true)
     }
 
     /// Puts on record that the provider has refused.
@@ -174,6 +181,22 @@ mod tests {
         assert_eq!(held("b").fail(&mut vault, RefreshFailure::InvalidGrant, at(1)), RefreshAnswer::Superseded {});
         assert_eq!(vault.spec.credentials[0].secret_ref.name, "two");
         assert_eq!(held("a").store(&mut vault, "two", true, None).0, stored("two"), "asked again");
+    }
+
+    #[test]
+    fn a_vault_that_is_set_back_does_not_bring_a_used_up_refresh_token_to_a_provider() {
+        let (mut vault, applied) = (vault(), vault());
+        held("a").begin(&mut vault, at(0));
+        held("a").store(&mut vault, "two", true, None);
+        let two = Held { secret: "two", ..held("a") };
+        assert_eq!(two.begin(&mut vault, at(1)), RefreshAnswer::Go {});
+        two.store(&mut vault, "three", true, None);
+        vault.spec = applied.spec;
+        assert_eq!(held("b").begin(&mut vault, at(1_000)), RefreshAnswer::Superseded {});
+        let by_hand = Held { secret: "by-hand", ..held("b") };
+        vault.spec.credentials[0].oauth.as_mut().unwrap().refresh.as_mut().unwrap().refresh_token_ref.name =
+            "by-hand".to_owned();
+        assert_eq!(by_hand.begin(&mut vault, at(1_000)), RefreshAnswer::Go {});
     }
 
     #[test]

@@ -35,6 +35,17 @@ impl Held<'_> {
         Some((credential, refresh))
     }
 
+    /// Whether the vault was set back to a used-up refresh token from this one, the last.
+    fn is_set_back(&self, vault: &Vault) -> bool {
+        let named = |credential: &&CredentialSpec| credential.name == self.credential;
+        let credential = vault.spec.credentials.iter().find(named).filter(|found| found.archived_at.is_none());
+        let used = UsedUp::of(&vault.metadata, self.credential);
+        used.latest == self.secret
+            && credential
+                .and_then(CredentialSpec::refresh)
+                .is_some_and(|refresh| used.includes(&refresh.refresh_token_ref.name))
+    }
+
     fn record(&self, vault: &Vault) -> Option<RefreshState> {
         let (_, refresh) = self.live(vault)?;
         Some(RefreshRecord::of(&vault.metadata, self.credential, refresh)?.state)
@@ -85,7 +96,8 @@ impl Held<'_> {
         {
             return (RefreshAnswer::Stored { secret: refresh.refresh_token_ref.name.clone() }, false);
         }
-        if self.live(vault).is_none() {
+        // What came of the last refresh token is kept, whatever the vault was set back to meanwhile.
+        if self.live(vault).is_none() && !self.is_set_back(vault) {
             return (RefreshAnswer::Superseded {}, false);
         }
         // Who was told to go ahead meanwhile, and has the same refresh token, is not disturbed.
@@ -191,8 +203,12 @@ mod tests {
         let two = Held { secret: "two", ..held("a") };
         assert_eq!(two.begin(&mut vault, at(1)), RefreshAnswer::Go {});
         two.store(&mut vault, "three", true, None);
+        let three = Held { secret: "three", ..held("a") };
+        assert_eq!(three.begin(&mut vault, at(2)), RefreshAnswer::Go {});
         vault.spec = applied.spec;
         assert_eq!(held("b").begin(&mut vault, at(1_000)), RefreshAnswer::Superseded {});
+        assert_eq!(three.store(&mut vault.clone(), "four", true, None).0, stored("four"), "and this is the only copy");
+        assert_eq!(two.store(&mut vault, "four", true, None).0, RefreshAnswer::Superseded {});
         let by_hand = Held { secret: "by-hand", ..held("b") };
         vault.spec.credentials[0].oauth.as_mut().unwrap().refresh.as_mut().unwrap().refresh_token_ref.name =
             "by-hand".to_owned();

@@ -10,6 +10,8 @@ use longhand_crds::default_model::{BASE_URL, DefaultModel};
 use longhand_crds::watch_scope::WatchScope;
 use longhand_session_log::etcd::EtcdFlags;
 
+use crate::no_proxy;
+
 /// Reconciles the five kinds of `longhand.dev`.
 #[derive(Clone, Debug, Parser)]
 #[command(name = "operator", version)]
@@ -99,8 +101,9 @@ pub struct WayOut {
     /// A proxy that every connection is asked of, as `http://host:port`.
     #[arg(long, env = "UPSTREAM_PROXY")]
     pub upstream_proxy: Option<String>,
-    /// Hosts that are reached directly all the same: `host`, `.domain` or `*.domain`, separated by commas.
-    #[arg(long, env = "UPSTREAM_NO_PROXY", value_delimiter = ',')]
+    /// Hosts that are reached directly all the same, separated by commas: `host`, `.domain` or `*.domain`, each also with
+    /// `:port`, or `address/bits`.
+    #[arg(long, env = "UPSTREAM_NO_PROXY", value_delimiter = ',', value_parser = no_proxy::entry)]
     pub upstream_no_proxy: Vec<String>,
     /// Authorities that upstreams may be known by besides those of the proxy's image, certificates in PEM.
     #[arg(long, env = "UPSTREAM_CA")]
@@ -210,6 +213,13 @@ mod tests {
     }
 
     #[test]
+    fn what_needs_no_proxy_is_separated_by_commas() {
+        let flag = ["--upstream-no-proxy=.svc, 10.0.0.0/8,git.corp.test:8443"];
+        let config = Config::try_parse_from(REQUIRED.iter().chain(&flag)).unwrap();
+        assert_eq!(config.way_out.upstream_no_proxy, [".svc", "10.0.0.0/8", "git.corp.test:8443"]);
+    }
+
+    #[test]
     fn a_default_model_is_whole_or_absent() {
         assert_eq!(Config::try_parse_from(REQUIRED).unwrap().default_model.model(), None);
         let flags = ["--default-model-vault", "models", "--default-model-credential", "api-key"];
@@ -239,6 +249,7 @@ mod tests {
     #[case(&["--sweep-interval-seconds", "0"])]
     #[case(&["--image-pull-policy", "Sometimes"])]
     #[case(&["--listen", "8081"])]
+    #[case(&["--upstream-no-proxy", ".svc,10.0.0.0/33"])]
     fn nonsense_is_refused(#[case] extra: &[&str]) {
         let args = REQUIRED.iter().chain(extra);
         assert!(Config::try_parse_from(args).is_err());

@@ -19,6 +19,7 @@ pub mod health;
 pub mod leader;
 pub mod log_service;
 pub mod metrics;
+mod no_proxy;
 pub mod nodes;
 mod owned_pods;
 mod pod_reports;

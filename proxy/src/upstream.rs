@@ -31,7 +31,7 @@ use tokio::net::TcpStream;
 use tower::Service;
 
 use crate::{
-    address::{AddressRefused, admit},
+    address::{AddressRefused, Class, admit, classify},
     body::Relayed,
     config::UpstreamProxy,
     egress::{
@@ -114,6 +114,53 @@ pub struct Way {
     pub proxy: Option<UpstreamProxy>,
 }
 
+/// What of this cluster an upstream may be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reach {
+    /// Nothing: its addresses are those of the internet.
+    Public,
+    /// A server of the cluster: it may have a private address, and is never asked of the proxy of the cluster's owner.
+    Private,
+    /// Either: it may have a private address, and its name alone says whether that proxy is asked.
+    Any,
+}
+
+impl Reach {
+    /// That of an upstream whose addresses may be private or not.
+    #[must_use]
+    pub fn of(allow_private: bool) -> Self {
+        if allow_private { Self::Private } else { Self::Public }
+    }
+
+    fn allows_private(self) -> bool {
+        self != Self::Public
+    }
+
+    /// Whether a host is connected to directly, whatever proxy there is: one outside the cluster cannot know it, and would be
+    /// told the credential.
+    fn is_direct(self, host: &Host) -> bool {
+        let here = match host.address() {
+            Some(address) => classify(address) != Class::Public,
+            None => !host.as_str().contains('.') || host.is_disguised_address(),
+        };
+        here || self == Self::Private
+    }
+}
+
+/// Whether a connection is asked of the proxy of the cluster's owner.
+fn goes_through(proxy: &UpstreamProxy, reach: Reach, uri: &Uri) -> bool {
+    let Ok(host) = Host::parse(uri.host().unwrap_or_default()) else { return false };
+    !reach.is_direct(&host) && proxy.is_for(&host, port(uri))
+}
+
+fn scheme(uri: &Uri) -> Scheme {
+    if uri.scheme_str() == Some("https") { Scheme::Https } else { Scheme::Http }
+}
+
+fn port(uri: &Uri) -> u16 {
+    uri.port_u16().unwrap_or_else(|| scheme(uri).default_port())
+}
+
 /// The body of a request: a client's on its way, or one that is kept.
 pub type Outgoing = Either<Relayed<Incoming>, Full<Bytes>>;
 
@@ -126,8 +173,8 @@ pub struct Upstream {
 impl Upstream {
     /// A pool without connections yet.
     #[must_use]
-    pub fn new(way: &Way, allow_private: bool) -> Self {
-        let mut http = HttpConnector::new_with_resolver(Resolver { allow_private });
+    pub fn new(way: &Way, reach: Reach) -> Self {
+        let mut http = HttpConnector::new_with_resolver(Resolver { allow_private: reach.allows_private() });
         http.enforce_http(false);
         http.set_nodelay(true);
         http.set_keepalive(Some(KEEP_ALIVE));
@@ -135,7 +182,7 @@ impl Upstream {
             let tunnels = Tunnels { dialer: Dialer::new(Arc::new(SystemSockets), Some(proxy.clone())) };
             Through { proxy, connector: HttpsConnector::from((tunnels, way.tls.clone())) }
         });
-        let connector = Guarded { direct: HttpsConnector::from((http, way.tls.clone())), through, allow_private };
+        let connector = Guarded { direct: HttpsConnector::from((http, way.tls.clone())), through, reach };
         let client = Client::builder(TokioExecutor::new())
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(POOL_IDLE_TIMEOUT)
@@ -172,7 +219,7 @@ impl Upstream {
 struct Guarded {
     direct: HttpsConnector<HttpConnector<Resolver>>,
     through: Option<Through>,
-    allow_private: bool,
+    reach: Reach,
 }
 
 /// The way through the proxy of the cluster's owner.
@@ -197,11 +244,11 @@ impl Service<Uri> for Guarded {
     fn call(&mut self, uri: Uri) -> Self::Future {
         let host = uri.host().unwrap_or_default().trim_start_matches('[').trim_end_matches(']');
         let judged = match host.parse::<IpAddr>() {
-            Ok(address) => admit(host, [address], self.allow_private),
+            Ok(address) => admit(host, [address], self.reach.allows_private()),
             Err(_) => Ok(()),
         };
-        let through =
-            self.through.as_mut().filter(|through| Host::parse(host).is_ok_and(|host| through.proxy.is_for(&host)));
+        let reach = self.reach;
+        let through = self.through.as_mut().filter(|through| goes_through(&through.proxy, reach, &uri));
         let connecting: Self::Future = match through {
             Some(through) => Box::pin(through.connector.call(uri)),
             None => Box::pin(self.direct.call(uri)),
@@ -234,9 +281,8 @@ impl Service<Uri> for Tunnels {
     fn call(&mut self, uri: Uri) -> Self::Future {
         let dialer = self.dialer.clone();
         Box::pin(async move {
-            let scheme = if uri.scheme_str() == Some("https") { Scheme::Https } else { Scheme::Http };
+            let (scheme, port) = (scheme(&uri), port(&uri));
             let host = Host::parse(uri.host().unwrap_or_default())?;
-            let port = uri.port_u16().unwrap_or_else(|| scheme.default_port());
             let stream = dialer.connect(&Target { scheme, host, port, route: Route::Proxied }).await?;
             Ok(TokioIo::new(stream))
         })
@@ -284,7 +330,38 @@ fn causes(error: &(dyn Error + 'static)) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::tls_config;
+    use rstest::rstest;
+
+    use super::{Reach, goes_through, tls_config};
+    use crate::{
+        config::{NoProxy, UpstreamProxy},
+        policy::Host,
+    };
+
+    #[rstest]
+    #[case("https://api.example/v1", Reach::Public, true)]
+    #[case("https://8.8.8.8/", Reach::Public, true)]
+    #[case("https://git.corp.example/", Reach::Public, false)]
+    #[case("https://api.example:8443/", Reach::Public, false)]
+    // What is of this cluster is nobody else's to know.
+    #[case("http://localhost/", Reach::Any, false)]
+    #[case("http://127.0.0.1/", Reach::Any, false)]
+    #[case("http://127.1/", Reach::Any, false)]
+    #[case("http://[fd12::1]/", Reach::Any, false)]
+    #[case("http://10.1.2.3/", Reach::Any, false)]
+    #[case("http://169.254.169.254/", Reach::Any, false)]
+    #[case("http://search/", Reach::Any, false)]
+    #[case("http://search.tools/", Reach::Private, false)]
+    #[case("https://login.example/token", Reach::Any, true)]
+    fn which_upstreams_the_proxy_of_the_cluster_s_owner_is_asked_for(
+        #[case] uri: &str,
+        #[case] reach: Reach,
+        #[case] expected: bool,
+    ) {
+        let no_proxy = ["*.corp.example", "api.example:8443"].map(|entry| NoProxy::parse(entry).unwrap()).to_vec();
+        let proxy = UpstreamProxy { host: Host::parse("proxy.example").unwrap(), port: 3128, no_proxy };
+        assert_eq!(goes_through(&proxy, reach, &uri.parse().unwrap()), expected);
+    }
 
     #[test]
     fn authorities_of_the_cluster_s_owner_are_trusted_too() {

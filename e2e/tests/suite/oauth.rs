@@ -1,4 +1,5 @@
-//! An OAuth access token that has expired: who may refresh it is written to its Vault, and a pod with an old refresh token goes.
+//! An OAuth access token that has expired: who may refresh it is written to its Vault, a pod with an old refresh token goes, and a
+//! Vault that is set back to one says so.
 //!
 //! The provider is not reachable here: what it gives is tested beside a provider of the proxy's own tests.
 
@@ -39,7 +40,7 @@ spec:
       placement: {type: bearer}
       mcpServerURL: http://scripted-model.${NAMESPACE}.svc/mcp
       oauth:
-        expiresAt: "2026-01-01T00:00:00Z"
+        expiresAt: "${EXPIRED}"
         refresh:
           clientID: e2e
           tokenEndpoint: https://provider.${NAMESPACE}.svc/token
@@ -73,7 +74,9 @@ const SCRIPT: &str = "rules: [{then: {text: done}}]";
 async fn an_expired_token_is_asked_for_by_one_pod_and_a_pod_with_an_old_refresh_token_goes() {
     in_namespace("oauth", |namespace| async move {
         let fixture = Fixture::install(&namespace, SCRIPT, 60).await?;
-        namespace.apply(&TICKETS.replace("${NAMESPACE}", &namespace.name)).await?;
+        // Not so long ago that somebody should have refreshed it.
+        let expired = (jiff::Timestamp::now() - jiff::SignedDuration::from_mins(1)).to_string();
+        namespace.apply(&TICKETS.replace("${NAMESPACE}", &namespace.name).replace("${EXPIRED}", &expired)).await?;
         let session = fixture.session_id("tickets").await?;
         fixture.service.until_idle(&session, 0, LONG).await?;
         let log = serde_json::to_string(&fixture.service.log(&session).await?)?;
@@ -95,7 +98,7 @@ async fn an_expired_token_is_asked_for_by_one_pod_and_a_pod_with_an_old_refresh_
         // Somebody gives consent anew: the pod that waits for the next message has the old refresh token.
         let mut credential = serde_json::to_value(&vault.spec.credentials[0])?;
         credential["oauth"]["refresh"]["refreshTokenRef"]["name"] = "tickets-2".into();
-        let patch = serde_json::json!({ "spec": { "credentials": [credential] } });
+        let patch = serde_json::json!({ "spec": { "credentials": [&credential] } });
         namespace.api::<Vault>().patch("tickets", &PatchParams::default(), &Patch::Merge(patch)).await?;
         eventually("the pod is gone", LONG, || async {
             let pods = namespace.api::<Pod>().list(&ListParams::default()).await?;
@@ -108,6 +111,21 @@ async fn an_expired_token_is_asked_for_by_one_pod_and_a_pod_with_an_old_refresh_
             let Ok(pod) = pod_of(&namespace, "tickets", labels::HARNESS).await else { return Ok(None) };
             let spec = serde_json::to_string(&pod.spec)?;
             Ok((pod.uid().as_ref() != Some(&uid) && spec.contains("tickets-2")).then_some(()))
+        })
+        .await?;
+
+        // A tool applies the vault as it was, after a refresh.
+        credential["oauth"]["refresh"]["refreshTokenRef"]["name"] = "tickets".into();
+        let used = r#"{"latest": "tickets-2", "written": ["tickets"]}"#;
+        let patch = serde_json::json!({
+            "metadata": { "annotations": { "used.oauth.longhand.dev/tickets": used } },
+            "spec": { "credentials": [credential] },
+        });
+        namespace.api::<Vault>().patch("tickets", &PatchParams::default(), &Patch::Merge(patch)).await?;
+        wait_for(namespace.api::<Vault>(), "tickets", "TokensValid", LONG, |vault| {
+            let conditions = &vault?.status.as_ref()?.conditions;
+            let found = conditions.iter().find(|found| found.reason == "RefreshTokenReverted")?;
+            found.message.contains("the last one is in tickets-2").then_some(())
         })
         .await
     })

@@ -66,6 +66,12 @@ pub fn access(
                 Some((vault, found))
             }
         };
+        if let Some((vault, credential)) = &credential
+            && let Some(what) = credential.refresh().and_then(unfit)
+        {
+            let (vault, name) = (vault.clone(), credential.name.clone());
+            return Err(Missing::RefreshInvalid { vault, name, what });
+        }
         let (vault, credential) = credential.unzip();
         let (name, url, private_addresses) = (server.name.clone(), server.url.clone(), server.private_addresses);
         Ok(McpAccess { name, url, upstream, private_addresses, credential, vault })
@@ -80,6 +86,27 @@ fn is_meant_for(credential: &CredentialSpec, url: &str) -> bool {
         && !credential.placement.kind.is_for_sandboxes()
         && meant.is_some_and(|meant| meant.trim_end_matches('/') == url.trim_end_matches('/'))
         && may_go_to(credential, url)
+}
+
+/// Why the proxy does not take how an access token is refreshed, if it does not.
+pub(crate) fn unfit(refresh: &Refresh) -> Option<&'static str> {
+    let secret = &refresh.refresh_token_ref.name;
+    let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'-' | b'.');
+    if token_endpoint(refresh).is_none() {
+        Some(
+            "its tokenEndpoint is not one that a proxy calls: it needs https, no user, and a path that every server reads the same way",
+        )
+    } else if !(1..=253).contains(&secret.len()) || !secret.bytes().all(plain) {
+        Some("its refreshTokenRef does not name a Secret")
+    } else {
+        None
+    }
+}
+
+/// The token endpoint in the one form that the proxy takes; none if there is none. The refresh token goes there.
+#[must_use]
+pub fn token_endpoint(refresh: &Refresh) -> Option<String> {
+    upstream(&refresh.token_endpoint).filter(|url| url.starts_with("https://"))
 }
 
 /// A URL in the one form that the proxy takes; none if there is none.
@@ -167,6 +194,29 @@ mod tests {
         assert_eq!(look(server(Some("api-key")), &[], Some(&vault)), Err("CredentialNotForMCP"));
         let wrong = McpServerSpec::new("s".to_owned(), "http://a.test//b".to_owned());
         assert_eq!(look(wrong, &[], None), Err("MCPServerURLInvalid"));
+    }
+
+    #[rstest]
+    #[case("https://login.test/token", "first", None)]
+    #[case("https://login.test/a;b/token", "first", Some("CredentialRefreshInvalid"))]
+    #[case("https://login.test//token", "first", Some("CredentialRefreshInvalid"))]
+    #[case("https://login.test/a%2Fb", "first", Some("CredentialRefreshInvalid"))]
+    #[case("http://login.test/token", "first", Some("CredentialRefreshInvalid"))]
+    #[case("https://login.test/token", "First_Secret", Some("CredentialRefreshInvalid"))]
+    fn how_it_is_refreshed_is_what_the_proxy_takes(
+        #[case] endpoint: &str,
+        #[case] secret: &str,
+        #[case] reason: Option<&str>,
+    ) {
+        let mut vault = fixtures::vault();
+        let credential = &mut vault.spec.credentials[0];
+        credential.oauth =
+            serde_json::from_value(serde_json::json!({"refresh": {"clientID": "me", "tokenEndpoint": endpoint,
+            "tokenEndpointAuth": "none", "refreshTokenRef": {"name": secret, "key": "r"}}}))
+            .unwrap();
+        credential.mcp_server_url = Some(URL.to_owned());
+        assert_eq!(look(server(Some("api-key")), &[], Some(&vault)).err(), reason);
+        assert_eq!(look(server(None), &[vault], None).err(), reason);
     }
 
     #[rstest]

@@ -62,6 +62,16 @@ pub enum Missing {
         "the URL of MCP server {0} is not one that a proxy calls: it needs http or https, no user, and a path that every server reads the same way"
     )]
     McpUrl(String),
+    /// The access token cannot be refreshed as the credential says.
+    #[error("credential {name} of Vault {vault} cannot be refreshed: {what}")]
+    RefreshInvalid {
+        /// The vault.
+        vault: String,
+        /// The credential.
+        name: String,
+        /// What is wrong.
+        what: &'static str,
+    },
     /// The credential was archived.
     #[error("credential {name} of Vault {vault} was archived")]
     Archived {
@@ -84,6 +94,7 @@ impl Missing {
             Self::NotForModel { .. } => "CredentialNotForModel",
             Self::NotForMcp { .. } => "CredentialNotForMCP",
             Self::McpUrl(_) => "MCPServerURLInvalid",
+            Self::RefreshInvalid { .. } => "CredentialRefreshInvalid",
             Self::Archived { .. } => "CredentialArchived",
         }
     }

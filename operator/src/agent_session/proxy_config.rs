@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::egress;
 use crate::agent::fallbacks::FallbackAccess;
-use crate::agent::mcp::McpAccess;
+use crate::agent::mcp::{McpAccess, token_endpoint};
 use crate::config::WayOut;
 use crate::context::Context;
 
@@ -76,7 +76,8 @@ fn oauth(vault: &str, refresh: &Refresh, expires_at: Option<&Time>, folder: &str
     json!({
         "vault": vault,
         "secret": refresh.refresh_token_ref.name,
-        "tokenEndpoint": refresh.token_endpoint,
+        // References with any other were refused.
+        "tokenEndpoint": token_endpoint(refresh).unwrap_or_default(),
         "clientID": refresh.client_id,
         "auth": auth,
         "scope": refresh.scope,
@@ -177,9 +178,9 @@ mod tests {
     use proptest::string::string_regex;
     use serde_json::json;
 
-    use super::{config, set_refresh, set_way_out};
+    use super::{config, oauth, set_refresh, set_way_out};
     use crate::agent::fallbacks::FallbackAccess;
-    use crate::agent::mcp::{McpAccess, upstream};
+    use crate::agent::mcp::{McpAccess, unfit, upstream};
     use crate::config::WayOut;
     use crate::fixtures;
     use crate::testing::context;
@@ -266,6 +267,28 @@ mod tests {
         let oauth = read.routes[1].credential.as_ref().unwrap().oauth.as_ref().unwrap();
         assert_eq!((oauth.vault.as_str(), oauth.secret.as_str()), ("models", "second"));
         assert!(read.routes[0].credential.as_ref().unwrap().oauth.is_none() && read.routes[2].credential.is_none());
+    }
+
+    proptest! {
+        #[test]
+        fn a_refresh_that_the_operator_takes_the_proxy_takes(
+            endpoint in "https://[a-zA-Z0-9._:@\\[\\]-]{1,24}(/[ -~é]{0,24})?",
+            client in "\\PC{1,1024}",
+            secret in "[a-zA-Z0-9._-]{1,12}",
+        ) {
+            let mut credential = fixtures::vault().spec.credentials.remove(0);
+            credential.placement = Placement::of(PlacementKind::Bearer);
+            let refresh = serde_json::from_value(json!({
+                "clientID": client, "tokenEndpoint": endpoint, "tokenEndpointAuth": "none",
+                "refreshTokenRef": {"name": secret, "key": "r"}}))
+            .unwrap();
+            let mut config = config("http://model.test:8080", &credential, &[], &[]);
+            config["routes"][0]["credential"]["oauth"] = oauth("models", &refresh, None, "/folder");
+            config["service"] = json!({"session": "sesn_1", "url": "http://session.test", "tokenFile": "/token"});
+            let taken = unfit(&refresh).is_none();
+            let read = longhand_proxy::config::Config::parse(&config.to_string());
+            prop_assert!(!taken || read.is_ok(), "{endpoint}: {}", read.unwrap_err());
+        }
     }
 
     #[test]

@@ -4,10 +4,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use kube::runtime::controller::{Action, Controller};
 use kube::runtime::watcher;
-use longhand_crds::refresh::{RefreshRecord, RefreshState};
+use longhand_crds::refresh::{RefreshRecord, RefreshState, UsedUp};
 use longhand_crds::vault::CredentialSpec;
 use longhand_crds::{Vault, VaultStatus};
 use tokio_util::sync::CancellationToken;
@@ -19,6 +19,12 @@ use crate::{drive, status};
 
 /// The condition that says whether access tokens are good, or can be made so.
 const TOKENS_VALID: &str = "TokensValid";
+
+/// An access token that has expired for so long although it can be refreshed is said to have: nobody uses it, or nobody can
+/// refresh it.
+const REFRESHED_WITHIN: SignedDuration = SignedDuration::from_mins(15);
+/// The longest wait for an expiry.
+const LONGEST_WAIT: Duration = Duration::from_secs(24 * 3_600);
 
 /// Reconciles every `Vault` until `token` is cancelled.
 pub async fn run(context: Arc<Context>, token: CancellationToken) {
@@ -49,8 +55,30 @@ fn expires_at(credential: &CredentialSpec) -> Option<Timestamp> {
 /// How long until the next access token expires: nothing that is watched changes then. At least a second, since a timer may
 /// be early.
 fn next_expiry(vault: &Vault, now: Timestamp) -> Option<Duration> {
-    let next = in_use(vault).filter_map(expires_at).filter(|at| *at > now).min()?;
-    Duration::try_from(now.duration_until(next)).ok().map(|left| left.max(Duration::from_secs(1)))
+    let looked_at = |credential| expires_at(credential).or_else(|| overdue_at(vault, credential));
+    let next = in_use(vault).filter_map(looked_at).filter(|at| *at > now).min()?;
+    let left = Duration::try_from(now.duration_until(next)).ok()?;
+    Some(left.clamp(Duration::from_secs(1), LONGEST_WAIT))
+}
+
+/// From when on an access token that can be refreshed should have been: not while a proxy is at it. None if a provider has
+/// refused, which is said in other words.
+fn overdue_at(vault: &Vault, credential: &CredentialSpec) -> Option<Timestamp> {
+    let refresh = credential.refresh()?;
+    let expired = credential.oauth.as_ref()?.expires_at.as_ref()?.0;
+    let overdue = expired.saturating_add(REFRESHED_WITHIN).unwrap_or(Timestamp::MAX);
+    match RefreshRecord::of(&vault.metadata, &credential.name, refresh).map(|record| record.state) {
+        Some(RefreshState::Failed { .. }) => None,
+        Some(RefreshState::Claimed { until, .. }) => Some(overdue.max(until)),
+        None => Some(overdue),
+    }
+}
+
+/// Whether the vault names a refresh token again that is used up, and where the one is that came last.
+fn reverted(vault: &Vault, credential: &CredentialSpec) -> Option<String> {
+    let named = &credential.refresh()?.refresh_token_ref.name;
+    let used = UsedUp::of(&vault.metadata, &credential.name);
+    used.includes(named).then(|| format!("{} (Secret {named}; the last one is in {})", credential.name, used.latest))
 }
 
 /// Whether a provider has refused the refresh token that the vault has now.
@@ -68,7 +96,21 @@ fn tokens_valid(vault: &Vault, now: Timestamp) -> Observation {
     let refused: Vec<String> = in_use(vault).filter_map(|credential| refused(vault, credential)).collect();
     let expired = in_use(vault).filter(|credential| expires_at(credential).is_some_and(|at| at <= now));
     let expired: Vec<&str> = expired.map(|credential| credential.name.as_str()).collect();
+    let reverted_all: Vec<String> = in_use(vault).filter_map(|credential| reverted(vault, credential)).collect();
+    let overdue = in_use(vault)
+        .filter(|credential| overdue_at(vault, credential).is_some_and(|at| at <= now))
+        .filter(|credential| reverted(vault, credential).is_none());
+    let overdue: Vec<&str> = overdue.map(|credential| credential.name.as_str()).collect();
     let (mut reasons, mut said) = (Vec::new(), Vec::new());
+    if !reverted_all.is_empty() {
+        reasons.push("RefreshTokenReverted");
+        said.push(format!(
+            "the vault was set back to refresh tokens that are used up: {}. Name the last ones (secretRef with the key token, \
+             refreshTokenRef with the key refresh-token) or new ones in Secrets of other names, and have what applies the vault \
+             leave these fields alone",
+            reverted_all.join(", ")
+        ));
+    }
     if !refused.is_empty() {
         reasons.push("RefreshRefused");
         said.push(format!(
@@ -79,6 +121,15 @@ fn tokens_valid(vault: &Vault, now: Timestamp) -> Observation {
     if !expired.is_empty() {
         reasons.push("Expired");
         said.push(format!("the access tokens of {} have expired: write new ones", expired.join(", ")));
+    }
+    if !overdue.is_empty() {
+        reasons.push("ExpiredNotRefreshed");
+        said.push(format!(
+            "the access tokens of {} have expired more than {} minutes ago and are not refreshed: that is done when a session \
+             calls an MCP server with one, and for nothing else",
+            overdue.join(", "),
+            REFRESHED_WITHIN.as_mins()
+        ));
     }
     match reasons.first() {
         Some(reason) => Observation::no(TOKENS_VALID, *reason, said.join("; ")),
@@ -104,7 +155,7 @@ mod tests {
     use jiff::Timestamp;
     use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
     use longhand_crds::Vault;
-    use longhand_crds::refresh::{RefreshRecord, RefreshState};
+    use longhand_crds::refresh::{RefreshRecord, RefreshState, UsedUp};
     use longhand_crds::vault::OAuth;
     use longhand_protocol::refresh::RefreshFailure;
     use rstest::rstest;
@@ -148,7 +199,69 @@ mod tests {
         let valid = status.conditions.iter().find(|condition| condition.type_ == "TokensValid").unwrap();
         assert_eq!(valid.reason, reason);
         assert_eq!(valid.message.contains("tickets (invalid_grant)"), reason == "RefreshRefused", "{}", valid.message);
-        assert_eq!(next_expiry(&vault, Timestamp::UNIX_EPOCH), None, "it is refreshed when it is used");
+    }
+
+    #[rstest]
+    #[case::not_yet(None, 900, "NotExpired")]
+    #[case::nobody_uses_it(None, 901, "ExpiredNotRefreshed")]
+    #[case::at_work(Some(claimed(1_000)), 999, "NotExpired")]
+    #[case::no_longer(Some(claimed(1_000)), 1_000, "ExpiredNotRefreshed")]
+    #[case::refused(Some(failed()), 1_000, "RefreshRefused")]
+    fn a_token_that_nothing_refreshes_is_said(
+        #[case] state: Option<RefreshState>,
+        #[case] now: i64,
+        #[case] reason: &str,
+    ) {
+        let mut vault = refreshing();
+        if let Some(state) = state {
+            RefreshRecord { secret: "first".to_owned(), state }.put(&mut vault.metadata, "tickets");
+        }
+        let status = plan(&vault, Timestamp::from_second(now).unwrap());
+        let valid = status.conditions.iter().find(|condition| condition.type_ == "TokensValid").unwrap();
+        assert_eq!(valid.reason, reason);
+        assert_eq!(
+            valid.message.contains("tickets have expired"),
+            reason == "ExpiredNotRefreshed",
+            "{}",
+            valid.message
+        );
+    }
+
+    #[rstest]
+    #[case(None, Some(901))]
+    #[case(Some(claimed(950)), Some(950))]
+    #[case(Some(claimed(10_000_000)), Some(86_400))]
+    #[case(Some(failed()), None)]
+    fn it_is_looked_again_when_a_refresh_is_overdue(#[case] state: Option<RefreshState>, #[case] seconds: Option<u64>) {
+        let mut vault = refreshing();
+        if let Some(state) = state {
+            RefreshRecord { secret: "first".to_owned(), state }.put(&mut vault.metadata, "tickets");
+        }
+        assert_eq!(next_expiry(&vault, Timestamp::UNIX_EPOCH), seconds.map(Duration::from_secs));
+    }
+
+    #[test]
+    fn a_vault_that_was_set_back_says_where_the_last_refresh_token_is() {
+        let mut vault = refreshing();
+        let reason = |vault: &Vault| {
+            let status = plan(vault, Timestamp::from_second(5_000).unwrap());
+            let valid = status.conditions.into_iter().find(|condition| condition.type_ == "TokensValid").unwrap();
+            (valid.reason, valid.message)
+        };
+        let mut used = UsedUp::default();
+        used.exchange("first", "made-1");
+        used.put(&mut vault.metadata, "tickets");
+        let (said, message) = reason(&vault);
+        assert_eq!(said, "RefreshTokenReverted");
+        assert!(message.contains("tickets (Secret first; the last one is in made-1)"), "{message}");
+        assert!(!message.contains("have expired"), "{message}");
+        let refresh = vault.spec.credentials[0].oauth.as_mut().unwrap().refresh.as_mut().unwrap();
+        refresh.refresh_token_ref.name = "made-1".to_owned();
+        assert_eq!(reason(&vault).0, "ExpiredNotRefreshed");
+    }
+
+    fn claimed(until: i64) -> RefreshState {
+        RefreshState::Claimed { by: "u".to_owned(), until: Timestamp::from_second(until).unwrap() }
     }
 
     fn failed() -> RefreshState {

@@ -1,6 +1,7 @@
 //! What becomes of a request: checked, stripped, given its credential, sent, and its answer passed on as it comes.
 
 use std::{
+    collections::HashMap,
     path::PathBuf,
     sync::Arc,
     time::{Duration, Instant},
@@ -23,7 +24,7 @@ use crate::{
     oauth::{self, Refresher, refresher::Timing},
     policy::{Destination, Mismatch, PlainPath},
     secret::{FileCondition, Secret, SecretFile},
-    upstream::{IDLE_TIMEOUT, Outgoing, Upstream, Way},
+    upstream::{IDLE_TIMEOUT, Outgoing, Reach, Upstream, Way},
 };
 
 /// How long a client may be silent in the middle of its request.
@@ -57,13 +58,20 @@ enum Source {
 }
 
 impl Source {
-    fn of(credential: &Credential, way: &Way, service: Option<&Arc<dyn oauth::service::Service>>) -> Self {
-        match (&credential.oauth, service) {
-            (Some(oauth), Some(service)) => {
-                Self::OAuth(Refresher::new(credential, oauth.clone(), way, service.clone(), Timing::default()))
-            }
-            _ => Self::File(SecretFile::new(credential.file.clone())),
-        }
+    /// One refresher for each credential of a vault, however many routes have it: a refresh token is good once.
+    fn of(
+        credential: &Credential,
+        way: &Way,
+        service: Option<&Arc<dyn oauth::service::Service>>,
+        shared: &mut HashMap<(String, String), Arc<Refresher>>,
+    ) -> Self {
+        let (Some(oauth), Some(service)) = (&credential.oauth, service) else {
+            return Self::File(SecretFile::new(credential.file.clone()));
+        };
+        let refresher = shared
+            .entry((oauth.vault.clone(), credential.name.clone()))
+            .or_insert_with(|| Refresher::new(credential, oauth.clone(), way, service.clone(), Timing::default()));
+        Self::OAuth(refresher.clone())
     }
 }
 
@@ -110,9 +118,10 @@ impl Proxy {
         service: Option<&Arc<dyn oauth::service::Service>>,
     ) -> Self {
         let way = Way { tls: tls.clone(), proxy: config.upstream_proxy };
+        let mut shared = HashMap::new();
         let bind = |route: Route| BoundRoute {
-            source: route.credential.as_ref().map(|credential| Source::of(credential, &way, service)),
-            upstream: Upstream::new(&way, route.allow_private),
+            source: route.credential.as_ref().map(|credential| Source::of(credential, &way, service, &mut shared)),
+            upstream: Upstream::new(&way, Reach::of(route.allow_private)),
             route,
         };
         Self { token: SessionToken::new(token_file), routes: config.routes.into_iter().map(bind).collect() }

@@ -45,7 +45,7 @@ fn what_the_operator_writes_is_read() {
     assert!(binding.rule.covers(&Host::parse("raw.githubusercontent.com").unwrap()));
     let proxy = egress.upstream_proxy.unwrap();
     assert_eq!((proxy.host.as_str(), proxy.port), ("proxy.corp.example", 3128));
-    assert!(proxy.no_proxy[0].covers(&Host::parse("git.corp.example").unwrap()));
+    assert!(proxy.no_proxy[0].covers(&Host::parse("git.corp.example").unwrap(), 443));
 }
 
 #[test]

@@ -7,7 +7,7 @@ use serde::Deserialize;
 
 pub use self::egress::{Audit, AwsKeys, Binding, BindingPlacement, Egress, Location, Network};
 pub use self::oauth::{ClientAuth, OAuth, OAuthClient, Service};
-pub use self::way_out::{UpstreamProxy, UpstreamProxyProblem};
+pub use self::way_out::{NoProxy, UpstreamProxy, UpstreamProxyProblem};
 use self::{
     egress::{EgressProblem, RawEgress},
     oauth::RawOAuth,

@@ -10,6 +10,7 @@ use serde::Deserialize;
 use super::{RouteProblem, checked_name, parse_upstream};
 use crate::policy::Scheme;
 
+/// The most characters of a text; `Vault`s have no more either.
 const MAX_TEXT: usize = 2_048;
 
 /// How an access token is refreshed.
@@ -103,7 +104,7 @@ impl TryFrom<RawOAuth> for OAuth {
             return Err(RouteProblem::TokenEndpoint(token_endpoint));
         }
         let texts = [Some(&client_id), scope.as_ref(), resource.as_ref()];
-        if client_id.is_empty() || texts.into_iter().flatten().any(|text| text.len() > MAX_TEXT) {
+        if client_id.is_empty() || texts.into_iter().flatten().any(|text| text.chars().count() > MAX_TEXT) {
             return Err(RouteProblem::OAuthText);
         }
         let files = std::iter::once(&raw.refresh_token_file).chain(&raw.client_secret_file);

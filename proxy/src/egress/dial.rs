@@ -119,7 +119,7 @@ impl Dialer {
         if let Some(address) = host.address() {
             admit(host.as_str(), [address], allow_private)?;
         }
-        if self.proxy_for(host).is_some() {
+        if self.proxy_for(host, port).is_some() {
             return Ok(target(Route::Proxied));
         }
         let addresses = self.addresses(host, allow_private).await?;
@@ -144,8 +144,8 @@ impl Dialer {
         }
     }
 
-    fn proxy_for(&self, host: &Host) -> Option<&UpstreamProxy> {
-        self.upstream_proxy.as_deref().filter(|proxy| !proxy.no_proxy.iter().any(|pattern| pattern.covers(host)))
+    fn proxy_for(&self, host: &Host, port: u16) -> Option<&UpstreamProxy> {
+        self.upstream_proxy.as_deref().filter(|proxy| proxy.is_for(host, port))
     }
 
     async fn addresses(&self, host: &Host, allow_private: bool) -> Result<Vec<IpAddr>, DialError> {

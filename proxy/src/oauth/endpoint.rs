@@ -9,7 +9,7 @@ use tokio::time::timeout;
 use zeroize::Zeroizing;
 
 use super::grant::{Ask, GrantError};
-use crate::upstream::{Upstream, Way};
+use crate::upstream::{Reach, Upstream, Way};
 
 /// From the request to the last byte of the answer.
 pub const DEADLINE: Duration = Duration::from_secs(30);
@@ -44,7 +44,9 @@ impl Endpoint {
     /// An endpoint that is reached like any upstream.
     #[must_use]
     pub fn new(uri: Uri, way: &Way, allow_private: bool, deadline: Duration) -> Self {
-        Self { uri, upstream: Upstream::new(way, allow_private), deadline }
+        // A server of the cluster may have tokens from a provider outside of it.
+        let reach = if allow_private { Reach::Any } else { Reach::Public };
+        Self { uri, upstream: Upstream::new(way, reach), deadline }
     }
 
     /// Asks, and reads the whole answer.

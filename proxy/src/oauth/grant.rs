@@ -34,7 +34,12 @@ pub struct Granted {
     pub refresh: Option<Secret>,
     /// For how long the access token is good, if that is known.
     pub lifetime: Option<Duration>,
+    /// Whether the access token can be sent as a bearer. The refresh token is good all the same.
+    pub bearer: bool,
 }
+
+/// Types of access tokens that go with a proof of a key. Any other is sent as a bearer, whatever a provider calls it.
+const NO_BEARERS: [&str; 2] = ["dpop", "mac"];
 
 /// Why a provider gave nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -182,9 +187,8 @@ pub fn read(status: StatusCode, body: &[u8]) -> Result<Granted, GrantError> {
     if !status.is_success() {
         return Err(passing("it gave no reason"));
     }
-    if answer.token_type.is_some_and(|kind| !kind.eq_ignore_ascii_case("bearer")) {
-        return Err(GrantError::Final(RefreshFailure::Refused));
-    }
+    let other = |kind: String| NO_BEARERS.iter().any(|other| kind.eq_ignore_ascii_case(other));
+    let bearer = !answer.token_type.is_some_and(other);
     let value = |word: Word| Secret::new(&word.0).map_err(|_| passing("a token that fits in no header"));
     let access = answer.access_token.ok_or_else(|| passing("there is no access token"))?;
     let refresh = answer.refresh_token.filter(|word| !word.0.is_empty());
@@ -192,6 +196,7 @@ pub fn read(status: StatusCode, body: &[u8]) -> Result<Granted, GrantError> {
         access: value(access)?,
         refresh: refresh.map(value).transpose()?,
         lifetime: answer.expires_in.and_then(|seconds| seconds.lifetime()),
+        bearer,
     })
 }
 
@@ -257,10 +262,23 @@ mod tests {
     }
 
     #[rstest]
+    #[case("Bearer", true)]
+    #[case("bot", true)]
+    #[case("user", true)]
+    #[case("", true)]
+    #[case("DPoP", false)]
+    #[case("MAC", false)]
+    fn what_a_success_gives_is_kept_whatever_it_is_called(#[case] kind: &str, #[case] bearer: bool) {
+        let body = format!(r#"{{"access_token": "at", "token_type": "{kind}", "refresh_token": "rt"}}"#);
+        let granted = read(StatusCode::OK, body.as_bytes()).unwrap();
+        assert!(granted.refresh.unwrap().matches(b"rt"));
+        assert_eq!(granted.bearer, bearer);
+    }
+
+    #[rstest]
     #[case(400, r#"{"error": "invalid_grant", "error_description": "canary"}"#, Some(RefreshFailure::InvalidGrant))]
     #[case(200, r#"{"error": "bad_refresh_token"}"#, Some(RefreshFailure::InvalidGrant))]
     #[case(401, r#"{"error": "invalid_client"}"#, Some(RefreshFailure::Refused))]
-    #[case(200, r#"{"access_token": "at", "token_type": "DPoP"}"#, Some(RefreshFailure::Refused))]
     #[case(400, r#"{"error": "slow_down_canary"}"#, None)]
     #[case(500, r#"{"error": "temporarily_unavailable"}"#, None)]
     #[case(500, r#"{"access_token": "canary"}"#, None)]

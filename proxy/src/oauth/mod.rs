@@ -4,14 +4,15 @@
 //! service is asked before the provider is, which lets one proxy go ahead at a time, and what the provider gave is handed
 //! over to it again and again until it is in the vault.
 //!
-//! [`grant`] is what is said to a provider and what it answers (pure), [`endpoint`] the way there, [`refresher`] what there
-//! is of a token and who may renew it now, [`service`] the session service.
+//! [`grant`] is what is said to a provider and what it answers (pure), [`endpoint`] the way there, [`refresher`] who
+//! renews a token and when, `state` what is known of it, [`service`] the session service.
 
 pub mod endpoint;
 pub mod grant;
 pub mod problem;
 pub mod refresher;
 pub mod service;
+mod state;
 
 pub use problem::Problem;
 pub use refresher::Refresher;

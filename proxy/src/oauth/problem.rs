@@ -8,9 +8,17 @@ use crate::secret::FileCondition;
 /// Why an access token cannot be had or renewed. No text here comes from a provider.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Problem {
-    /// A file gives no value.
+    /// The access token's file gives no value.
     #[error("{condition} ({path})")]
     File {
+        /// The file.
+        path: String,
+        /// Why not.
+        condition: FileCondition,
+    },
+    /// A file that it is renewed with gives no value.
+    #[error("it has expired, and what it is renewed with cannot be read: {condition} ({path})")]
+    RefreshFile {
         /// The file.
         path: String,
         /// Why not.

@@ -1,4 +1,4 @@
-//! One access token: what there is of it, and who may renew it now.
+//! One access token: who may renew it now, and what becomes of what the provider gave.
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -11,7 +11,10 @@ use longhand_protocol::{
     refresh::{RefreshAnswer, RefreshFailure, RefreshStep, SentRefresh},
     secret::SentValue,
 };
-use tokio::{sync::Mutex as Flight, time::timeout};
+use tokio::{
+    sync::{Mutex as Flight, OwnedMutexGuard},
+    time::timeout,
+};
 use tokio_util::task::TaskTracker;
 
 use super::{
@@ -19,6 +22,7 @@ use super::{
     grant::{self, GrantError, Granted},
     problem::Problem,
     service::Service,
+    state::{Held, Standing, State, View},
 };
 use crate::{
     config::{Credential, OAuth},
@@ -75,59 +79,10 @@ pub struct Refresher {
     service: Arc<dyn Service>,
     timing: Timing,
     /// Held by the one that asks.
-    flight: Flight<()>,
+    flight: Arc<Flight<()>>,
     state: Mutex<State>,
     /// What goes on when the request that began it has ended.
     tasks: TaskTracker,
-}
-
-/// What is known besides the files.
-struct State {
-    /// What the files held when the rest was learnt: another content makes it void.
-    seen: Option<(Arc<Secret>, Option<Arc<Secret>>)>,
-    /// What the provider gave.
-    held: Option<Held>,
-    /// When the access token expires, if that is known.
-    expires_at: Option<Timestamp>,
-    /// From when on it is renewed.
-    due_at: Option<Timestamp>,
-    /// The Secret with the refresh token.
-    secret: String,
-    standing: Standing,
-    /// Whether what the provider gave is not in the vault yet.
-    handing_over: bool,
-}
-
-struct Held {
-    access: Arc<Secret>,
-    refresh: Option<Arc<Secret>>,
-    since: Instant,
-}
-
-/// Whether a renewal may be tried.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Standing {
-    Open,
-    Waiting { until: Instant, delay: Duration },
-    Refused { failure: RefreshFailure, until: Instant },
-    Superseded,
-}
-
-/// A token as it is now.
-struct View {
-    access: Arc<Secret>,
-    expires_at: Option<Timestamp>,
-    due_at: Option<Timestamp>,
-}
-
-impl View {
-    fn is_due(&self, now: Timestamp) -> bool {
-        self.due_at.is_some_and(|due| due <= now)
-    }
-
-    fn is_good(&self, now: Timestamp) -> bool {
-        self.expires_at.is_none_or(|end| now < end)
-    }
 }
 
 /// A number as it is on the clock: a lifetime that ends after the end of time does not end.
@@ -155,7 +110,7 @@ impl Refresher {
             endpoint: Endpoint::new(endpoint, way, credential.rule.allow_private, timing.provider),
             service,
             timing,
-            flight: Flight::new(()),
+            flight: Arc::default(),
             state: Mutex::new(State {
                 seen: None,
                 held: None,
@@ -170,20 +125,30 @@ impl Refresher {
         })
     }
 
-    /// A token that is good as far as is known; it is renewed first if it is about to expire.
+    /// A token that is good as far as is known. One that has expired is renewed first; one that is about to, meanwhile.
     ///
     /// # Errors
     /// [`Problem`], when it has expired and cannot be renewed.
     pub async fn token(self: &Arc<Self>) -> Result<Arc<Secret>, Problem> {
-        let view = self.look()?;
-        if !view.is_due(Timestamp::now()) {
-            return Ok(view.access);
+        let (view, now) = (self.look()?, Timestamp::now());
+        if !view.is_good(now) {
+            return self.renew(&view.access).await;
         }
-        match self.renew(&view.access).await {
-            Ok(renewed) => Ok(renewed),
-            Err(_) if view.is_good(Timestamp::now()) => Ok(view.access),
-            Err(problem) => Err(problem),
+        if view.is_due(now) {
+            self.renew_meanwhile(&view.access);
         }
+        Ok(view.access)
+    }
+
+    /// Has a token renewed that is good for now, unless somebody is at it or it cannot be.
+    fn renew_meanwhile(self: &Arc<Self>, used: &Arc<Secret>) {
+        if self.state().may_ask(Instant::now()).is_err() {
+            return;
+        }
+        let Ok(flight) = Arc::clone(&self.flight).try_lock_owned() else { return };
+        let (this, used) = (Arc::clone(self), Arc::clone(used));
+        // How it ends is logged there, and nobody waits.
+        self.tasks.spawn(async move { this.renewed(&used, flight).await.map(drop) });
     }
 
     /// Another token in the place of one that the server has refused, if there is or can be one.
@@ -215,11 +180,7 @@ impl Refresher {
         if view.is_good(Timestamp::now()) {
             return None;
         }
-        match self.state().standing {
-            Standing::Superseded => Some(Problem::Superseded),
-            Standing::Refused { failure, .. } => Some(Problem::Refused(failure)),
-            Standing::Open | Standing::Waiting { .. } => None,
-        }
+        self.state().problem()
     }
 
     /// Returns when everything that the provider gave is handed over.
@@ -242,7 +203,7 @@ impl Refresher {
             // What the provider gave is good without the file.
             Err(condition) => match &state.held {
                 Some(held) => return Ok(state.view(held.access.clone())),
-                None => return Err(self.unreadable(&self.access, condition)),
+                None => return Err(Problem::File { path: self.access.path().display().to_string(), condition }),
             },
         };
         let same = |(one, other): &(Arc<Secret>, Option<Arc<Secret>>)| {
@@ -267,28 +228,31 @@ impl Refresher {
         Ok(state.view(current))
     }
 
-    fn unreadable(&self, file: &SecretFile, condition: FileCondition) -> Problem {
-        Problem::File { path: file.path().display().to_string(), condition }
-    }
-
     /// Renews a token unless that has been done. The work goes on when whoever asked for it has gone: what the provider gives is
     /// the only copy.
     async fn renew(self: &Arc<Self>, used: &Arc<Secret>) -> Result<Arc<Secret>, Problem> {
         let (this, used) = (Arc::clone(self), Arc::clone(used));
-        let work = self.tasks.spawn(async move { this.renewed(&used).await });
+        let work = self.tasks.spawn(async move {
+            let flight = Arc::clone(&this.flight).lock_owned().await;
+            this.renewed(&used, flight).await
+        });
         match timeout(self.timing.patience, work).await {
             Ok(Ok(outcome)) => outcome,
             Ok(Err(_)) | Err(_) => Err(Problem::Late),
         }
     }
 
-    async fn renewed(self: &Arc<Self>, used: &Arc<Secret>) -> Result<Arc<Secret>, Problem> {
-        let _flight = self.flight.lock().await;
+    /// The work of the one that has the `flight`.
+    async fn renewed(
+        self: &Arc<Self>,
+        used: &Arc<Secret>,
+        _flight: OwnedMutexGuard<()>,
+    ) -> Result<Arc<Secret>, Problem> {
         let view = self.look()?;
-        if !Arc::ptr_eq(&view.access, used) {
+        if !Arc::ptr_eq(&view.access, used) && view.is_good(Timestamp::now()) {
             return Ok(view.access);
         }
-        let secret = self.may_ask()?;
+        let secret = self.state().may_ask(Instant::now())?;
         let outcome = self.ask(&secret).await;
         let word = match &outcome {
             Ok(_) => "refreshed",
@@ -305,24 +269,9 @@ impl Refresher {
             }
             Err(problem) => {
                 tracing::warn!(credential = self.label, %problem, "an access token is not renewed");
-                self.state().note(&problem, self.timing);
+                self.state().note(&problem, self.timing, Instant::now());
                 Err(problem)
             }
-        }
-    }
-
-    /// The name of the Secret with the refresh token, if the provider may be asked now.
-    fn may_ask(&self) -> Result<String, Problem> {
-        let state = self.state();
-        let now = Instant::now();
-        match state.standing {
-            Standing::Superseded => Err(Problem::Superseded),
-            Standing::Refused { failure, until } if now < until => Err(Problem::Refused(failure)),
-            Standing::Waiting { until, .. } if now < until => {
-                Err(Problem::Waiting(until.duration_since(now).as_secs().max(1)))
-            }
-            _ if state.handing_over => Err(Problem::NotHandedOver),
-            _ => Ok(state.secret.clone()),
         }
     }
 
@@ -331,17 +280,23 @@ impl Refresher {
         let held = self.state().held.as_ref().and_then(|held| held.refresh.clone());
         let refresh = match held {
             Some(refresh) => refresh,
-            None => self.refresh.current(now).map_err(|condition| self.unreadable(&self.refresh, condition))?,
+            None => self.refresh.current(now).map_err(|condition| unreadable(&self.refresh, condition))?,
         };
         let client_secret = match &self.client_secret {
-            Some(file) => Some(file.current(now).map_err(|condition| self.unreadable(file, condition))?),
+            Some(file) => Some(file.current(now).map_err(|condition| unreadable(file, condition))?),
             None => None,
         };
         self.begin(secret).await?;
         let ask = grant::ask(&self.oauth.client, &refresh, client_secret.as_deref());
         let (status, body) = self.endpoint.ask(ask).await?;
         match grant::read(status, &body) {
-            Ok(granted) => Ok(self.keep(granted, secret)),
+            Ok(granted) if granted.bearer => Ok(self.keep(granted, secret)),
+            Ok(granted) => {
+                tracing::warn!(credential = self.label, "the provider gave a token that cannot be sent as a bearer");
+                // The refresh token is used up, and this is the next one.
+                self.keep(granted, secret);
+                Err(Problem::Refused(RefreshFailure::Refused))
+            }
             Err(GrantError::Final(failure)) => {
                 self.tell(failure, secret.to_owned());
                 Err(Problem::Refused(failure))
@@ -387,9 +342,11 @@ impl Refresher {
 
     /// Keeps what the provider gave, and hands it over.
     fn keep(self: &Arc<Self>, granted: Granted, secret: &str) -> Arc<Secret> {
-        let Granted { access, refresh, lifetime } = granted;
+        let Granted { access, refresh, lifetime, bearer } = granted;
         let (access, rotated) = (Arc::new(access), refresh.map(Arc::new));
         let now = Timestamp::now();
+        // One that cannot be sent is as good as expired.
+        let lifetime = if bearer { lifetime } else { Some(Duration::ZERO) };
         let expires_at = lifetime.and_then(|lifetime| after(now, lifetime));
         {
             let mut state = self.state();
@@ -402,12 +359,24 @@ impl Refresher {
             (state.standing, state.handing_over) = (Standing::Open, true);
         }
         let (this, secret, token) = (Arc::clone(self), secret.to_owned(), access.clone());
-        self.tasks.spawn(async move { this.hand_over(&secret, &token, rotated.as_deref(), expires_at).await });
+        self.tasks.spawn(async move {
+            let kept = this.hand_over(&secret, &token, rotated.as_deref(), expires_at).await;
+            if let Some(secret) = kept.filter(|_| !bearer) {
+                this.tell(RefreshFailure::Refused, secret);
+            }
+        });
         access
     }
 
-    /// Hands over what the provider gave, until it is in the vault or another token is.
-    async fn hand_over(&self, secret: &str, access: &Secret, refresh: Option<&Secret>, expires_at: Option<Timestamp>) {
+    /// Hands over what the provider gave, until it is in the vault or another token is. The Secret with the refresh token that is
+    /// good now, unless it is another's.
+    async fn hand_over(
+        &self,
+        secret: &str,
+        access: &Secret,
+        refresh: Option<&Secret>,
+        expires_at: Option<Timestamp>,
+    ) -> Option<String> {
         let request = SentRefresh {
             attempt: Some(format!("{:032x}", rand::random::<u128>())),
             access_token: Some(SentValue::new(access.expose())),
@@ -417,22 +386,25 @@ impl Refresher {
         };
         let mut delay = self.timing.backoff;
         loop {
-            let (outcome, reason) = match self.service.refresh(&request).await {
+            let count =
+                |outcome| metrics::counter!("longhand_proxy_token_handovers_total", "outcome" => outcome).increment(1);
+            let reason = match self.service.refresh(&request).await {
                 Ok(RefreshAnswer::Stored { secret }) => {
+                    count("stored");
                     let mut state = self.state();
-                    (state.secret, state.handing_over) = (secret, false);
-                    ("stored", None)
+                    (state.secret, state.handing_over) = (secret.clone(), false);
+                    return Some(secret);
                 }
                 Ok(RefreshAnswer::Superseded {}) => {
+                    count("superseded");
                     let mut state = self.state();
                     (state.standing, state.handing_over) = (Standing::Superseded, false);
-                    ("superseded", None)
+                    return None;
                 }
-                Ok(_) => ("failed", Some("it answered something else".to_owned())),
-                Err(error) => ("failed", Some(error.to_string())),
+                Ok(_) => "it answered something else".to_owned(),
+                Err(error) => error.to_string(),
             };
-            metrics::counter!("longhand_proxy_token_handovers_total", "outcome" => outcome).increment(1);
-            let Some(reason) = reason else { return };
+            count("failed");
             tracing::warn!(credential = self.label, reason, "renewed tokens are not in the vault yet");
             tokio::time::sleep(delay).await;
             delay = (delay * 2).min(self.timing.longest_backoff);
@@ -453,29 +425,6 @@ impl Refresher {
     }
 }
 
-impl State {
-    fn view(&self, access: Arc<Secret>) -> View {
-        View { access, expires_at: self.expires_at, due_at: self.due_at }
-    }
-
-    /// Somebody wrote other tokens, of which nothing is known.
-    fn reset(&mut self, secret: &str) {
-        (self.held, self.expires_at, self.due_at) = (None, None, None);
-        secret.clone_into(&mut self.secret);
-        self.standing = Standing::Open;
-    }
-
-    /// What follows from a failure.
-    fn note(&mut self, problem: &Problem, timing: Timing) {
-        let now = Instant::now();
-        let delay = match self.standing {
-            Standing::Waiting { delay, .. } => (delay * 2).min(timing.longest_backoff),
-            _ => timing.backoff,
-        };
-        self.standing = match problem {
-            Problem::Superseded => Standing::Superseded,
-            Problem::Refused(failure) => Standing::Refused { failure: *failure, until: now + timing.longest_backoff },
-            _ => Standing::Waiting { until: now + delay, delay },
-        };
-    }
+fn unreadable(file: &SecretFile, condition: FileCondition) -> Problem {
+    Problem::RefreshFile { path: file.path().display().to_string(), condition }
 }

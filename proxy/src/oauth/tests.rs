@@ -171,6 +171,58 @@ async fn a_provider_that_does_not_rotate_serves_both() {
     assert!(kept.secret.is_none() && kept.stored.iter().all(|stored| stored.get("refresh_token").is_none()));
 }
 
+#[tokio::test]
+async fn a_token_that_is_about_to_expire_is_renewed_while_it_is_used() {
+    let soon = jiff::Timestamp::now().checked_add(Duration::from_secs(30)).unwrap().to_string();
+    let (provider, _, pod) = world(&soon).await;
+    provider.given().instead.push_back(Instead::Slow(Duration::from_millis(200)));
+    for _ in 0..8 {
+        assert_eq!(pod.token().await.unwrap(), "at-0", "nobody waits for the provider");
+    }
+    pod.settled().await;
+    assert_eq!(pod.token().await.unwrap(), "at-1");
+    assert_eq!(provider.given().asked.len(), 1);
+}
+
+#[tokio::test]
+async fn a_token_of_another_name_is_a_bearer() {
+    let (provider, vault, pod) = world(PAST).await;
+    let answer = json!({"access_token": "at-9", "refresh_token": "rt-9", "token_type": "bot", "expires_in": 3_600});
+    provider.given().instead.push_back(Instead::Answer(200, answer.to_string()));
+    assert_eq!(pod.token().await.unwrap(), "at-9");
+    pod.settled().await;
+    assert_eq!(vault.kept().stored[0]["refresh_token"], "rt-9");
+}
+
+#[tokio::test]
+async fn a_token_that_needs_a_key_is_not_sent_and_its_refresh_token_is_kept() {
+    let (provider, vault, pod) = world("2999-01-01T00:00:00Z").await;
+    let answer = json!({"access_token": "at-9", "refresh_token": "rt-9", "token_type": "DPoP", "expires_in": 3_600});
+    provider.given().instead.push_back(Instead::Answer(200, answer.to_string()));
+    let used = within(pod.refresher.token()).await.unwrap();
+    assert!(within(pod.refresher.rejected(&used)).await.is_none());
+    let refused = Problem::Refused(RefreshFailure::Refused);
+    assert_eq!(pod.token().await, Err(refused.clone()));
+    assert!(within(pod.refresher.rejected(&used)).await.is_none(), "another request had the old one");
+    pod.settled().await;
+    let kept = vault.kept();
+    assert_eq!((&kept.stored[0]["refresh_token"], kept.secret.as_deref()), (&json!("rt-9"), Some("made-1")));
+    assert_eq!(kept.failures, [RefreshFailure::Refused]);
+    assert_eq!(pod.refresher.condition(), Some(refused));
+}
+
+#[tokio::test]
+async fn why_an_expired_token_is_not_renewed_is_seen() {
+    let (provider, _, pod) = world(PAST).await;
+    assert_eq!(pod.refresher.condition(), None, "nobody has tried");
+    provider.given().instead.push_back(Instead::Answer(503, "{}".to_owned()));
+    let problem = pod.token().await.unwrap_err();
+    assert!(matches!(problem, Problem::Provider(_)), "{problem}");
+    assert_eq!(pod.refresher.condition(), Some(problem));
+    pod.until_renewed().await;
+    assert_eq!(pod.refresher.condition(), None);
+}
+
 #[rstest]
 #[case("invalid_grant", RefreshFailure::InvalidGrant)]
 #[case("invalid_client", RefreshFailure::Refused)]
@@ -294,7 +346,8 @@ async fn a_missing_file_is_named() {
     let (provider, _, pod) = world(PAST).await;
     std::fs::remove_file(pod.files.path().join("refresh")).unwrap();
     let problem = pod.token().await.unwrap_err();
-    assert!(matches!(&problem, Problem::File { path, .. } if path.ends_with("refresh")), "{problem}");
+    assert!(matches!(&problem, Problem::RefreshFile { path, .. } if path.ends_with("refresh")), "{problem}");
+    assert_eq!(pod.refresher.condition(), Some(problem));
     std::fs::remove_file(pod.files.path().join("access")).unwrap();
     assert!(provider.given().asked.is_empty());
 }

@@ -1,13 +1,13 @@
 //! Access tokens that are renewed on the way.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use serde_json::{Value, json};
 
 use super::support::{Options, Running, TOKEN, Wire, request, within};
 use crate::oauth::{
     service::Service,
-    testing::{FakeVault, Provider, Seat, write_files},
+    testing::{FakeVault, Instead, Provider, Seat, write_files},
 };
 
 struct World {
@@ -18,20 +18,29 @@ struct World {
 }
 
 async fn world(expires_at: &str) -> World {
+    world_of(expires_at, &["/mcp/1"]).await
+}
+
+/// A proxy with a server behind each of these prefixes, all with the same credential.
+async fn world_of(expires_at: &str, prefixes: &'static [&str]) -> World {
     let (provider, vault) = (Provider::start().await, Arc::new(FakeVault::default()));
     let files = tempfile::tempdir().unwrap();
     write_files(files.path());
     let oauth = provider.section(files.path(), expires_at);
     let access = files.path().join("access");
     let change = move |route: &mut Value, port: u16| {
-        *route = json!({
-            "name": "mcp", "prefix": "/mcp/1", "upstream": format!("http://127.0.0.1:{port}/mcp"), "exact": true,
-            "methods": ["GET", "POST", "DELETE"], "required": false,
-            "credential": {
-                "name": "tickets", "file": access, "placement": {"type": "bearer"}, "oauth": oauth,
-                "allow": {"scheme": "http", "hosts": ["127.0.0.1"], "port": port, "allowPrivate": true},
-            },
-        });
+        let server = |prefix: &&str| {
+            json!({
+                "name": prefix.trim_start_matches('/').replace('/', "-"), "prefix": prefix,
+                "upstream": format!("http://127.0.0.1:{port}/mcp"), "exact": true,
+                "methods": ["GET", "POST", "DELETE"], "required": false,
+                "credential": {
+                    "name": "tickets", "file": access, "placement": {"type": "bearer"}, "oauth": oauth,
+                    "allow": {"scheme": "http", "hosts": ["127.0.0.1"], "port": port, "allowPrivate": true},
+                },
+            })
+        };
+        *route = prefixes.iter().map(server).collect();
     };
     let service: Arc<dyn Service> = Arc::new(Seat { vault: vault.clone(), pod: "pod-1" });
     let more = json!({"service": {"session": "sesn_1", "url": "http://session.test", "tokenFile": "/token"}});
@@ -86,6 +95,26 @@ async fn a_request_whose_token_is_refused_is_sent_once_more() {
     let answer = client.answer().await;
     assert!(answer.starts_with("HTTP/1.1 401 "), "{answer}");
     assert_eq!(world.provider.given().asked.len(), 1);
+}
+
+#[tokio::test]
+async fn two_servers_with_one_credential_have_one_token() {
+    let world = world_of("2026-01-01T00:00:00Z", &["/mcp/1", "/mcp/2"]).await;
+    world.provider.given().instead.push_back(Instead::Slow(Duration::from_millis(200)));
+    let (mut one, mut two) = (world.running.client().await, world.running.client().await);
+    one.send(call("{}")).await;
+    two.send(call("{}").replace("/mcp/1", "/mcp/2")).await;
+    for _ in 0..2 {
+        let (received, mut upstream) = next(&world.running).await;
+        assert_eq!(bearer(&received), "at-1", "{received}");
+        upstream.send("HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 0\r\n\r\n").await;
+    }
+    for client in [&mut one, &mut two] {
+        assert!(client.answer().await.starts_with("HTTP/1.1 200 "));
+    }
+    within(world.running.proxy.settled()).await;
+    let given = world.provider.given();
+    assert!(given.asked.len() == 1 && !given.revoked, "{:?}", given.asked);
 }
 
 #[tokio::test]

@@ -37,11 +37,11 @@ pub(super) struct Running {
     files: TempDir,
 }
 
-/// Changes a route; gets the upstream's port.
+/// Changes the route, or puts a list of routes in its place; gets the upstream's port.
 type Change = Box<dyn FnOnce(&mut Value, u16)>;
 
 pub(super) struct Options {
-    /// Changes the only route; gets the upstream's port.
+    /// Changes the route, or puts a list of routes in its place; gets the upstream's port.
     pub(super) change: Change,
     /// What the configuration has besides the route.
     pub(super) more: Value,
@@ -85,7 +85,7 @@ impl Running {
         });
         (options.change)(&mut route, port);
         let mut config = options.more;
-        config["routes"] = json!([route]);
+        config["routes"] = if route.is_array() { route } else { json!([route]) };
         let config = Config::parse(&config.to_string()).unwrap();
         let proxy =
             Arc::new(Proxy::new(config, files.path().join("token"), &Arc::new(options.tls), options.service.as_ref()));

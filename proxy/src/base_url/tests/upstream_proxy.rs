@@ -55,12 +55,12 @@ async fn its_refusal_is_told() {
 #[case::by_name("localhost")]
 #[case::by_address("127.0.0.1")]
 #[tokio::test]
-async fn what_needs_no_proxy_is_reached_directly(#[case] host: &'static str) {
+async fn what_is_of_this_cluster_is_reached_directly(#[case] host: &'static str) {
     let change: fn(&mut Value, u16) = match host {
         "localhost" => |route, port| route["upstream"] = json!(format!("http://localhost:{port}/base")),
         _ => |_, _| {},
     };
-    let (_corporate, running) = through(json!([host]), change).await;
+    let (_corporate, running) = through(json!([]), change).await;
     let mut client = running.client().await;
     client.send(post("/model/v1/messages")).await;
     let mut upstream = running.accept().await;

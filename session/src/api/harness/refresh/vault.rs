@@ -3,7 +3,7 @@
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use longhand_crds::Vault;
-use longhand_crds::refresh::{RefreshRecord, RefreshState};
+use longhand_crds::refresh::{RefreshRecord, RefreshState, UsedUp};
 use longhand_crds::vault::{CredentialSpec, OAuth, Refresh, SecretRef};
 use longhand_protocol::refresh::{CLAIM_SECONDS, RefreshAnswer, RefreshFailure};
 
@@ -35,6 +35,17 @@ impl Held<'_> {
         Some((credential, refresh))
     }
 
+    /// Whether the vault was set back to a used-up refresh token from this one, the last.
+    fn is_set_back(&self, vault: &Vault) -> bool {
+        let named = |credential: &&CredentialSpec| credential.name == self.credential;
+        let credential = vault.spec.credentials.iter().find(named).filter(|found| found.archived_at.is_none());
+        let used = UsedUp::of(&vault.metadata, self.credential);
+        used.latest == self.secret
+            && credential
+                .and_then(CredentialSpec::refresh)
+                .is_some_and(|refresh| used.includes(&refresh.refresh_token_ref.name))
+    }
+
     fn record(&self, vault: &Vault) -> Option<RefreshState> {
         let (_, refresh) = self.live(vault)?;
         Some(RefreshRecord::of(&vault.metadata, self.credential, refresh)?.state)
@@ -51,7 +62,8 @@ impl Held<'_> {
 
     /// What the proxy is told that wants to ask the provider; if it may, the vault says so.
     pub(super) fn begin(&self, vault: &mut Vault, now: Timestamp) -> RefreshAnswer {
-        if self.live(vault).is_none() {
+        // Whoever set the vault back to a refresh token that is used up did not make that good again.
+        if self.live(vault).is_none() || UsedUp::of(&vault.metadata, self.credential).includes(self.secret) {
             return RefreshAnswer::Superseded {};
         }
         match self.record(vault) {
@@ -84,7 +96,8 @@ impl Held<'_> {
         {
             return (RefreshAnswer::Stored { secret: refresh.refresh_token_ref.name.clone() }, false);
         }
-        if self.live(vault).is_none() {
+        // What came of the last refresh token is kept, whatever the vault was set back to meanwhile.
+        if self.live(vault).is_none() && !self.is_set_back(vault) {
             return (RefreshAnswer::Superseded {}, false);
         }
         // Who was told to go ahead meanwhile, and has the same refresh token, is not disturbed.
@@ -104,7 +117,13 @@ impl Held<'_> {
         if rotated {
             refresh.refresh_token_ref = reference(REFRESH_TOKEN);
         }
-        (RefreshAnswer::Stored { secret: refresh.refresh_token_ref.name.clone() }, true)
+        let answer = RefreshAnswer::Stored { secret: refresh.refresh_token_ref.name.clone() };
+        if rotated {
+            let mut used = UsedUp::of(&vault.metadata, self.credential);
+            used.exchange(self.secret, made);
+            used.put(&mut vault.metadata, self.credential);
+        }
+        (answer, true)
     }
 
     /// Puts on record that the provider has refused.
@@ -174,6 +193,26 @@ mod tests {
         assert_eq!(held("b").fail(&mut vault, RefreshFailure::InvalidGrant, at(1)), RefreshAnswer::Superseded {});
         assert_eq!(vault.spec.credentials[0].secret_ref.name, "two");
         assert_eq!(held("a").store(&mut vault, "two", true, None).0, stored("two"), "asked again");
+    }
+
+    #[test]
+    fn a_vault_that_is_set_back_does_not_bring_a_used_up_refresh_token_to_a_provider() {
+        let (mut vault, applied) = (vault(), vault());
+        held("a").begin(&mut vault, at(0));
+        held("a").store(&mut vault, "two", true, None);
+        let two = Held { secret: "two", ..held("a") };
+        assert_eq!(two.begin(&mut vault, at(1)), RefreshAnswer::Go {});
+        two.store(&mut vault, "three", true, None);
+        let three = Held { secret: "three", ..held("a") };
+        assert_eq!(three.begin(&mut vault, at(2)), RefreshAnswer::Go {});
+        vault.spec = applied.spec;
+        assert_eq!(held("b").begin(&mut vault, at(1_000)), RefreshAnswer::Superseded {});
+        assert_eq!(three.store(&mut vault.clone(), "four", true, None).0, stored("four"), "and this is the only copy");
+        assert_eq!(two.store(&mut vault, "four", true, None).0, RefreshAnswer::Superseded {});
+        let by_hand = Held { secret: "by-hand", ..held("b") };
+        vault.spec.credentials[0].oauth.as_mut().unwrap().refresh.as_mut().unwrap().refresh_token_ref.name =
+            "by-hand".to_owned();
+        assert_eq!(by_hand.begin(&mut vault, at(1_000)), RefreshAnswer::Go {});
     }
 
     #[test]

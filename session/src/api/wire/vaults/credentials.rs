@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{OwnerReference, Time};
 use kube::Resource as _;
 use longhand_crds::Vault;
-use longhand_crds::refresh::RefreshRecord;
+use longhand_crds::refresh::{RefreshRecord, UsedUp};
 use longhand_crds::vault::CredentialSpec;
 use longhand_crds::wire_id::{derived_id, prefix, wire_id};
 use longhand_protocol::wire::vaults::{
@@ -207,6 +207,7 @@ pub async fn delete(
             let name = credential(vault, reference)?.name.clone();
             vault.spec.credentials.retain(|credential| credential.name != name);
             RefreshRecord::remove(&mut vault.metadata, &name);
+            UsedUp::remove(&mut vault.metadata, &name);
             Ok(())
         })
         .await?;

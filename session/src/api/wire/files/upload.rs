@@ -302,7 +302,11 @@ mod tests {
         let content = "0123456\r\n".repeat(300_000);
         let body = part("name=\"file\"; filename=\"a\"", &content) + "--xyz--\r\n";
         for size in [MOST_HELD / 4, MOST_HELD * 4] {
-            let pieces: Vec<_> = body.as_bytes().chunks(size).map(|piece| Ok::<_, std::io::Error>(Bytes::copy_from_slice(piece))).collect();
+            let pieces: Vec<_> = body
+                .as_bytes()
+                .chunks(size)
+                .map(|piece| Ok::<_, std::io::Error>(Bytes::copy_from_slice(piece)))
+                .collect();
             let upload = Upload::begin(&headers, Body::from_stream(stream::iter(pieces))).await.unwrap();
             let read: Vec<Bytes> = upload.content.try_collect().await.unwrap();
             assert!(read.concat() == content.as_bytes());

@@ -89,6 +89,8 @@ pub enum Limited {
     Bytes,
     /// Sessions of a namespace.
     Sessions,
+    /// Files of a namespace.
+    Files,
 }
 
 impl Limited {
@@ -99,6 +101,7 @@ impl Limited {
             Self::Events => "events",
             Self::Bytes => "bytes",
             Self::Sessions => "sessions",
+            Self::Files => "files",
         }
     }
 }

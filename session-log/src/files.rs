@@ -4,31 +4,80 @@
 //! never used again. So what a crash leaves between the two is an object that nothing refers to: the collection takes it
 //! ([`crate::etcd::EtcdStore::collect`]), as it takes the leftovers of logs. Files belong to a namespace.
 
+mod content;
 mod memory;
+mod slots;
+#[cfg(test)]
+mod tests;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use futures::stream::{self, BoxStream, Stream, StreamExt as _};
+use futures::stream::{self, Stream, StreamExt as _, TryStreamExt as _};
 use jiff::{SignedDuration, Timestamp};
 use longhand_protocol::FileId;
 use object_store::memory::InMemory;
 use serde::{Deserialize, Serialize};
 use tokio::sync::Semaphore;
+use tokio::time::timeout;
 
+pub use self::content::Content;
 pub use self::memory::MemoryFiles;
+use self::slots::{Slot, Slots, Taken};
 use crate::objects::{DEADLINE, Objects, ObjectsError, PutStreamError, Written};
 use crate::store::{Result, StoreError};
 
 /// The largest file, in bytes: as large as the reference takes.
 pub const MAX_BYTES: u64 = 500 * 1024 * 1024;
 /// Uploads of this process at once: each holds a part in memory.
-const AT_ONCE: usize = 16;
+const UPLOADS: usize = 16;
+/// Of them those of one namespace.
+const UPLOADS_OF_ONE: usize = 4;
+/// Contents that this process reads at once: each holds a piece in memory, or two.
+const READS: usize = 32;
+/// Of them those of one namespace.
+const READS_OF_ONE: usize = 8;
+/// For how long it is waited until a content may be read.
+const READ_WAIT: Duration = Duration::from_secs(10);
+/// How long it may take to read all of a content.
+const READ_LIMIT: Duration = Duration::from_secs(3_600);
+/// Pages of this process at once: for one with the newest files, etcd looks at all of a namespace's.
+const LISTS: usize = 4;
+/// For how long it is waited until a page may be read.
+const LIST_WAIT: Duration = Duration::from_secs(5);
+/// Files that are removed at once.
+const REMOVED_AT_ONCE: usize = 16;
 
 /// Files that are looked at together.
 const PAGE: usize = 256;
+
+/// A namespace. One that is made again under the same name is another, and has none of the files of the one before.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Home {
+    /// Its name.
+    pub namespace: String,
+    /// Its UID.
+    pub uid: String,
+}
+
+impl Home {
+    fn has(&self, file: &StoredFile) -> bool {
+        file.namespace_uid == self.uid
+    }
+}
+
+/// What the files of a namespace hold together.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Held {
+    /// How many there are.
+    pub files: u64,
+    /// Their bytes.
+    pub bytes: u64,
+}
 
 /// A file, without its content.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -70,8 +119,6 @@ pub struct NewFile {
     pub filename: String,
     /// See [`StoredFile::mime_type`].
     pub mime_type: String,
-    /// See [`StoredFile::namespace_uid`].
-    pub namespace_uid: String,
     /// For how long it is kept; for ever if absent.
     pub expires_in: Option<SignedDuration>,
 }
@@ -101,9 +148,30 @@ pub enum FilesError<E = std::convert::Infallible> {
     /// There is no place for contents.
     #[error("this installation keeps no files: it has no object store")]
     NoPlace,
-    /// As many files are being uploaded as may.
-    #[error("{AT_ONCE} files are being uploaded to this replica, as many as may")]
-    Busy,
+    /// As much is being done as may.
+    #[error("{most} files are being {doing} at this replica, as many as may")]
+    Busy {
+        /// What is being done with them.
+        doing: &'static str,
+        /// How many may be.
+        most: usize,
+    },
+    /// As much is being done as may be for one namespace.
+    #[error("{most} files of namespace {namespace} are being {doing} at this replica, as many as may of one namespace")]
+    BusyNamespace {
+        /// The namespace.
+        namespace: String,
+        /// What is being done with them.
+        doing: &'static str,
+        /// How many may be.
+        most: usize,
+    },
+    /// The content was not taken in time.
+    #[error("the content was not read within {} s", .limit.as_secs())]
+    Late {
+        /// How long it may take.
+        limit: Duration,
+    },
     /// It is larger than a file may be.
     #[error("the file holds more than {limit} bytes")]
     TooLarge {
@@ -136,6 +204,9 @@ pub trait FileIndex: Send + Sync + 'static {
     /// At most `limit` files of a namespace, the newest first.
     async fn page(&self, namespace: &str, span: &Span, limit: usize) -> Result<Vec<StoredFile>>;
 
+    /// How many files there are under the name of a namespace.
+    async fn count(&self, namespace: &str) -> Result<u64>;
+
     /// Forgets a file; whether it was there.
     async fn remove(&self, namespace: &str, id: &FileId) -> Result<bool>;
 
@@ -148,7 +219,16 @@ pub trait FileIndex: Send + Sync + 'static {
 pub struct Files {
     index: Arc<dyn FileIndex>,
     objects: Option<Objects>,
-    uploads: Arc<Semaphore>,
+    uploads: Arc<Slots>,
+    reads: Arc<Slots>,
+    lists: Arc<Semaphore>,
+}
+
+/// The right to upload a file to a namespace.
+#[derive(Debug)]
+pub struct UploadSlot {
+    home: Home,
+    _slot: Slot,
 }
 
 /// The name of a file's content in a store of this identifier.
@@ -160,7 +240,13 @@ impl Files {
     /// Files that `index` knows, with their contents in `objects`.
     #[must_use]
     pub fn new(index: Arc<dyn FileIndex>, objects: Option<Objects>) -> Self {
-        Self { index, objects, uploads: Arc::new(Semaphore::new(AT_ONCE)) }
+        Self {
+            index,
+            objects,
+            uploads: Arc::new(Slots::new(UPLOADS, UPLOADS_OF_ONE)),
+            reads: Arc::new(Slots::new(READS, READS_OF_ONE)),
+            lists: Arc::new(Semaphore::new(LISTS)),
+        }
     }
 
     /// Files in memory, for tests.
@@ -170,19 +256,31 @@ impl Files {
         Self::new(Arc::new(MemoryFiles::default()), Some(objects))
     }
 
-    /// Keeps a file. When this returns it is there, and survives whatever the log survives. If it fails, or is dropped, there
-    /// is none; after [`StoreError::Unavailable`] there may be one all the same.
+    /// The right to upload one file, to be had before anything of it is read.
+    ///
+    /// # Errors
+    /// [`FilesError::Busy`], [`FilesError::BusyNamespace`], and [`FilesError::NoPlace`].
+    pub fn begin_upload(&self, home: &Home) -> Result<UploadSlot, FilesError> {
+        self.objects.as_ref().ok_or(FilesError::NoPlace)?;
+        let slot = self.uploads.try_take(&home.namespace);
+        let slot = slot.map_err(|taken| busy(taken, &home.namespace, "uploaded", [UPLOADS, UPLOADS_OF_ONE]))?;
+        Ok(UploadSlot { home: home.clone(), _slot: slot })
+    }
+
+    /// Keeps a file. When this returns it is there, and survives whatever the log survives. If it fails there is none, but
+    /// after [`StoreError::Unavailable`] there may be one all the same. If it is dropped there may be one too: its entry is the
+    /// last step, which may have been carried out by then.
     ///
     /// # Errors
     /// See [`FilesError`].
     pub async fn put<E>(
         &self,
-        namespace: &str,
+        slot: UploadSlot,
         new: NewFile,
         content: impl Stream<Item = Result<Bytes, E>> + Unpin,
     ) -> Result<StoredFile, FilesError<E>> {
+        let Home { namespace, uid: namespace_uid } = &slot.home;
         let objects = self.objects.as_ref().ok_or(FilesError::NoPlace)?;
-        let _slot = self.uploads.try_acquire().map_err(|_| FilesError::Busy)?;
         let store = self.index.prefix().await?;
         let created_at = Timestamp::now();
         let id = FileId::generate_at(created_at);
@@ -193,7 +291,8 @@ impl Files {
             PutStreamError::Source(error) => FilesError::Upload(error),
         })?;
         let Written { bytes, sha256 } = written;
-        let NewFile { filename, mime_type, namespace_uid, expires_in } = new;
+        let NewFile { filename, mime_type, expires_in } = new;
+        let namespace_uid = namespace_uid.clone();
         let expires_at = expires_in.and_then(|span| created_at.checked_add(span).ok());
         let file = StoredFile { id, filename, mime_type, bytes, sha256, created_at, namespace_uid, expires_at };
         if let Err(error) = self.index.add(namespace, &file).await {
@@ -210,108 +309,135 @@ impl Files {
     ///
     /// # Errors
     /// [`StoreError::Unavailable`] if etcd is away.
-    pub async fn get(&self, namespace: &str, id: &FileId) -> Result<Option<StoredFile>> {
-        let file = self.index.get(namespace, id).await?;
-        Ok(file.filter(|file| !file.is_over(Timestamp::now())))
+    pub async fn get(&self, home: &Home, id: &FileId) -> Result<Option<StoredFile>> {
+        let file = self.index.get(&home.namespace, id).await?;
+        Ok(file.filter(|file| home.has(file) && !file.is_over(Timestamp::now())))
     }
 
     /// Files of a namespace, the newest first, and whether the span has more than these. One that is over may still be
-    /// among them until it is removed.
+    /// among them until it is removed. There may be fewer than `limit`, also if there are more.
     ///
     /// # Errors
-    /// [`StoreError::Unavailable`] if etcd is away.
-    pub async fn page(&self, namespace: &str, span: &Span, limit: usize) -> Result<(Vec<StoredFile>, bool)> {
-        let mut page = self.index.page(namespace, span, limit.saturating_add(1)).await?;
+    /// [`StoreError::Overloaded`] if many are being read, [`StoreError::Unavailable`] if etcd is away.
+    pub async fn page(&self, home: &Home, span: &Span, limit: usize) -> Result<(Vec<StoredFile>, bool)> {
+        let turn = timeout(LIST_WAIT, self.lists.acquire()).await;
+        let Ok(Ok(_turn)) = turn else { return Err(StoreError::Overloaded { retry_after: LIST_WAIT }) };
+        let mut page = self.index.page(&home.namespace, span, limit.saturating_add(1)).await?;
         let more = page.len() > limit;
         if more && span.is_backwards() {
             page.remove(0);
         }
         page.truncate(limit);
+        // Those of a namespace before are older than all others, until they are removed.
+        page.retain(|file| home.has(file));
+        let more = more && !page.is_empty();
         Ok((page, more))
     }
 
-    /// What is in a file. The first piece is there already; a stream that ends without an error was the whole.
-    ///
-    /// # Errors
-    /// [`FilesError::NoPlace`], or [`FilesError::Store`] if the content cannot be read.
-    pub async fn read(
-        &self,
-        namespace: &str,
-        file: &StoredFile,
-    ) -> Result<BoxStream<'static, Result<Bytes, ObjectsError>>, FilesError> {
-        let objects = self.objects.as_ref().ok_or(FilesError::NoPlace)?;
-        let name = object_name(&self.index.prefix().await?, namespace, file.id.as_str());
-        let mut pieces = objects.stream(&name, &file.written());
-        let first = pieces.next().await.transpose()?;
-        Ok(stream::iter(first.map(Ok)).chain(pieces).boxed())
-    }
-
-    /// Removes a file; whether it was there. Its content may stay until it is collected.
+    /// How many files there are under the name of a namespace.
     ///
     /// # Errors
     /// [`StoreError::Unavailable`] if etcd is away.
-    pub async fn delete(&self, namespace: &str, id: &FileId) -> Result<bool> {
-        let was_there = self.index.remove(namespace, id).await?;
+    pub async fn count(&self, namespace: &str) -> Result<u64> {
+        self.index.count(namespace).await
+    }
+
+    /// What is in a file of a namespace of this name. The first piece is there already.
+    ///
+    /// # Errors
+    /// [`FilesError::NoPlace`], [`FilesError::Busy`] or [`FilesError::BusyNamespace`] if it is not its turn in time, or
+    /// [`FilesError::Store`] if the content cannot be read.
+    pub async fn read(&self, namespace: &str, file: &StoredFile) -> Result<Content, FilesError> {
+        let objects = self.objects.as_ref().ok_or(FilesError::NoPlace)?;
+        let slot = self.reads.take(namespace, READ_WAIT).await;
+        let slot = slot.map_err(|taken| busy(taken, namespace, "read", [READS, READS_OF_ONE]))?;
+        let name = object_name(&self.index.prefix().await?, namespace, file.id.as_str());
+        let mut pieces = objects.stream(&name, &file.written());
+        let first = pieces.next().await.transpose()?;
+        Ok(Content::new(stream::iter(first.map(Ok)).chain(pieces).boxed(), slot, READ_LIMIT))
+    }
+
+    /// Removes a file; whether the namespace had it. Its content may stay until it is collected.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`] if etcd is away.
+    pub async fn delete(&self, home: &Home, id: &FileId) -> Result<bool> {
+        // An identifier is never given to another file.
+        if !self.index.get(&home.namespace, id).await?.is_some_and(|file| home.has(&file)) {
+            return Ok(false);
+        }
+        let was_there = self.index.remove(&home.namespace, id).await?;
         if let (true, Some(objects)) = (was_there, &self.objects) {
-            let name = object_name(&self.index.prefix().await?, namespace, id.as_str());
+            let name = object_name(&self.index.prefix().await?, &home.namespace, id.as_str());
             self.remove_content(objects, &name).await;
         }
         Ok(was_there)
     }
 
-    /// How many bytes the files of each namespace hold, by the namespace's name and UID.
+    /// What the files of each namespace hold.
     ///
     /// # Errors
     /// [`StoreError::Unavailable`] if etcd is away.
-    pub async fn held(&self) -> Result<BTreeMap<(String, String), u64>> {
-        let mut held = BTreeMap::new();
+    pub async fn held(&self) -> Result<BTreeMap<Home, Held>> {
+        let mut all: BTreeMap<Home, Held> = BTreeMap::new();
         let mut after: Option<(String, FileId)> = None;
         loop {
             let some = self.index.all(after.as_ref().map(|(namespace, id)| (namespace.as_str(), id))).await?;
-            let Some((namespace, last)) = some.last() else { return Ok(held) };
+            let Some((namespace, last)) = some.last() else { return Ok(all) };
             after = Some((namespace.clone(), last.id.clone()));
             for (namespace, file) in some {
-                let bytes: &mut u64 = held.entry((namespace, file.namespace_uid)).or_default();
-                *bytes = bytes.saturating_add(file.bytes);
+                let held = all.entry(Home { namespace, uid: file.namespace_uid }).or_default();
+                held.files = held.files.saturating_add(1);
+                held.bytes = held.bytes.saturating_add(file.bytes);
             }
         }
     }
 
-    /// Removes files that are over at `now`; returns how many.
+    /// Removes files that are over at `now`, and all of namespaces that are gone; returns how many. Their contents go as long
+    /// as the object store takes that, and stay else until they are collected: one that is away holds up no more than one call.
     ///
     /// # Errors
     /// [`StoreError::Unavailable`] if etcd is away; what was removed until then is gone.
-    pub async fn delete_over(&self, now: Timestamp) -> Result<u64> {
+    pub async fn sweep(&self, now: Timestamp, gone: &BTreeSet<Home>) -> Result<u64> {
         let (mut after, mut removed): (Option<(String, FileId)>, u64) = (None, 0);
+        let contents = AtomicBool::new(true);
         loop {
             let some = self.index.all(after.as_ref().map(|(namespace, id)| (namespace.as_str(), id))).await?;
             let Some((namespace, last)) = some.last() else { return Ok(removed) };
             after = Some((namespace.clone(), last.id.clone()));
-            for (namespace, file) in some.iter().filter(|(_, file)| file.is_over(now)) {
-                removed += u64::from(self.delete(namespace, &file.id).await?);
-            }
+            let goes = |(namespace, file): &(String, StoredFile)| {
+                let home = Home { namespace: namespace.clone(), uid: file.namespace_uid.clone() };
+                file.is_over(now) || gone.contains(&home)
+            };
+            let contents = &contents;
+            let removals = some.into_iter().filter(goes).map(|(namespace, file)| async move {
+                let was_there = self.index.remove(&namespace, &file.id).await?;
+                if let (true, true, Some(objects)) = (was_there, contents.load(Ordering::Relaxed), &self.objects) {
+                    let name = object_name(&self.index.prefix().await?, &namespace, file.id.as_str());
+                    if !self.remove_content(objects, &name).await {
+                        contents.store(false, Ordering::Relaxed);
+                    }
+                }
+                Ok::<_, StoreError>(u64::from(was_there))
+            });
+            let removals = stream::iter(removals).buffer_unordered(REMOVED_AT_ONCE);
+            removed += removals.try_fold(0, |sum, one| async move { Ok(sum + one) }).await?;
         }
     }
 
-    /// Removes files that were uploaded to a namespace of this name and UID, which is gone; returns how many.
-    ///
-    /// # Errors
-    /// [`StoreError::Unavailable`] if etcd is away; what was removed until then is gone.
-    pub async fn delete_of(&self, namespace: &str, uid: &str) -> Result<u64> {
-        let (mut span, mut removed) = (Span::default(), 0);
-        loop {
-            let page = self.index.page(namespace, &span, PAGE).await?;
-            let Some(last) = page.last() else { return Ok(removed) };
-            span.after = Some(last.id.clone());
-            for file in page.iter().filter(|file| file.namespace_uid == uid) {
-                removed += u64::from(self.delete(namespace, &file.id).await?);
-            }
-        }
-    }
-
-    async fn remove_content(&self, objects: &Objects, name: &str) {
-        if let Err(error) = objects.delete(name).await {
+    /// Whether the store has said that it is gone.
+    async fn remove_content(&self, objects: &Objects, name: &str) -> bool {
+        let removed = objects.delete(name).await;
+        if let Err(error) = &removed {
             tracing::warn!(name, %error, "the content of a file stays until it is collected");
         }
+        removed.is_ok()
+    }
+}
+
+fn busy(taken: Taken, namespace: &str, doing: &'static str, [all, own]: [usize; 2]) -> FilesError {
+    match taken {
+        Taken::All => FilesError::Busy { doing, most: all },
+        Taken::Own => FilesError::BusyNamespace { namespace: namespace.to_owned(), doing, most: own },
     }
 }

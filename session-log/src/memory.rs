@@ -148,7 +148,7 @@ impl SessionStore for MemoryStore {
         let own = state.sessions.values().filter(|session| session.meta.namespace == namespace);
         let held = own.fold(Holdings::default(), |held, session| {
             let bytes = session.state().size.bytes;
-            held.plus(Holdings { sessions: 1, bytes, counted_at: None })
+            held.plus(Holdings { sessions: 1, bytes, ..Holdings::default() })
         });
         Ok(Holdings { counted_at: Some(Timestamp::now()), ..held })
     }

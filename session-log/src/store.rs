@@ -365,14 +365,17 @@ pub enum FinishFrom {
     Dispatched(Incarnation),
 }
 
-/// What the sessions of a namespace hold together, those that have ended too.
+/// What the sessions of a namespace, those that have ended too, and its files hold together.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Holdings {
     /// How many there are.
     pub sessions: u64,
-    /// The bytes of their logs, each without what it shares with another.
+    /// The bytes of their logs, each without what it shares with another, and of files.
     pub bytes: u64,
+    /// How many files there are.
+    #[serde(default)]
+    pub files: u64,
     /// When they were counted; `None` if they never were.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub counted_at: Option<Timestamp>,
@@ -385,6 +388,7 @@ impl Holdings {
         Self {
             sessions: self.sessions.saturating_add(other.sessions),
             bytes: self.bytes.saturating_add(other.bytes),
+            files: self.files.saturating_add(other.files),
             counted_at: self.counted_at.max(other.counted_at),
         }
     }

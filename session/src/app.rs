@@ -31,6 +31,7 @@ use crate::ports::{self, Ports};
 use crate::previews::Previews;
 use crate::quota::{Quota, SizeLimits};
 use crate::resources::Resources;
+use crate::resources::homes::Homes;
 use crate::resources::objects::Objects;
 use crate::resources::revisions::Revisions;
 use crate::resources::templates::Templates;
@@ -140,6 +141,8 @@ pub struct Shared {
     pub store: Arc<dyn SessionStore>,
     /// The Kubernetes API.
     pub resources: Arc<dyn Resources>,
+    /// Namespaces, as files know them.
+    pub homes: Homes,
     /// Sessions, to be changed.
     pub sessions: Arc<dyn Objects<AgentSession>>,
     /// Vaults.
@@ -221,6 +224,7 @@ impl App {
     ) -> Self {
         Self(Arc::new(Shared {
             store,
+            homes: Homes::new(Arc::clone(&kinds.resources)),
             resources: kinds.resources,
             sessions: kinds.sessions,
             vaults: kinds.vaults,

@@ -5,11 +5,12 @@
 //! So a namespace may exceed its limits by what is made and written between two counts.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use longhand_protocol::internal::{LimitNotice, LimitOf, Limited};
 use longhand_session_log::caps::{Caps, Near};
+use longhand_session_log::files::Files;
 use longhand_session_log::store::{Holdings, SessionState};
 use longhand_session_log::{SessionStore, StoreError};
 use tokio::time::Instant;
@@ -19,6 +20,8 @@ use crate::api::error::{ApiError, Result};
 /// For how long a count that was read is good enough.
 const READ_AGAIN: Duration = Duration::from_secs(10);
 const NAMESPACES: usize = 4_096;
+/// Who is told that uploads which are under way may fill the namespace asks again.
+const SETTLED: Duration = Duration::from_secs(5);
 
 /// The limits, as flags say them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::Args)]
@@ -35,6 +38,9 @@ pub struct SizeLimits {
     /// The most bytes that the logs and files of a namespace hold together; 0 is no limit.
     #[arg(long, env = "NAMESPACE_MAX_BYTES", default_value_t = 100 << 30)]
     pub namespace_max_bytes: u64,
+    /// The most files of a namespace; 0 is no limit.
+    #[arg(long, env = "NAMESPACE_MAX_FILES", default_value_t = 10_000)]
+    pub namespace_max_files: u64,
     /// From which share of these limits on it is said that they come near, in percent; 0 is never.
     #[arg(long, env = "LIMIT_WARNING_PERCENT", default_value_t = 80, value_parser = clap::value_parser!(u64).range(..=100))]
     pub limit_warning_percent: u64,
@@ -47,6 +53,7 @@ impl SizeLimits {
         session_max_bytes: 0,
         namespace_max_sessions: 0,
         namespace_max_bytes: 0,
+        namespace_max_files: 0,
         limit_warning_percent: 0,
     };
 
@@ -67,11 +74,12 @@ impl SizeLimits {
     /// The limits that a namespace that holds so much comes near to, or has reached.
     pub(crate) fn near(&self, held: Holdings) -> impl Iterator<Item = LimitNotice> + use<> {
         let percent = u128::from(self.limit_warning_percent);
-        let both = [
+        let all = [
             (Limited::Sessions, held.sessions, self.namespace_max_sessions),
             (Limited::Bytes, held.bytes, self.namespace_max_bytes),
+            (Limited::Files, held.files, self.namespace_max_files),
         ];
-        both.into_iter().filter_map(move |(what, held, limit)| {
+        all.into_iter().filter_map(move |(what, held, limit)| {
             let reached = held >= limit;
             let near = percent > 0 && u128::from(held) * 100 >= u128::from(limit) * percent;
             (limit > 0 && (reached || near)).then_some(LimitNotice { of: LimitOf::Namespace, what, limit, reached })
@@ -95,13 +103,41 @@ struct Known {
 pub struct Quota {
     limits: SizeLimits,
     known: Mutex<HashMap<String, Known>>,
+    reserved: Reserved,
+}
+
+/// Bytes of files that are being uploaded at this replica, of each namespace.
+type Reserved = Arc<Mutex<HashMap<String, u64>>>;
+
+fn locked(reserved: &Reserved) -> MutexGuard<'_, HashMap<String, u64>> {
+    reserved.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Room that is kept for an upload, until this is dropped.
+#[derive(Debug)]
+pub(crate) struct Room {
+    reserved: Reserved,
+    namespace: String,
+    bytes: u64,
+}
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        let mut reserved = locked(&self.reserved);
+        if let Some(of) = reserved.get_mut(&self.namespace) {
+            *of = of.saturating_sub(self.bytes);
+            if *of == 0 {
+                reserved.remove(&self.namespace);
+            }
+        }
+    }
 }
 
 impl Quota {
     /// Nothing is known yet.
     #[must_use]
     pub fn new(limits: SizeLimits) -> Self {
-        Self { limits, known: Mutex::default() }
+        Self { limits, known: Mutex::default(), reserved: Reserved::default() }
     }
 
     fn known(&self) -> MutexGuard<'_, HashMap<String, Known>> {
@@ -184,6 +220,43 @@ impl Quota {
         refuse(namespace, self.reached(store, namespace, &[Limited::Bytes]).await?)
     }
 
+    /// Room for an upload of at most so many bytes. Those that are under way count as large as they may become, so that a
+    /// namespace exceeds its limit by one of them at most at each replica.
+    ///
+    /// # Errors
+    /// 400 when the namespace holds as much as it may, 429 when it may do so after the uploads that are under way; those of the
+    /// store.
+    pub(crate) async fn reserve(&self, store: &dyn SessionStore, namespace: &str, bytes: u64) -> Result<Room> {
+        self.check_bytes(store, namespace).await?;
+        let limit = self.limits.namespace_max_bytes;
+        let held = if limit > 0 { self.held(store, namespace).await?.bytes } else { 0 };
+        let mut reserved = locked(&self.reserved);
+        let under_way = reserved.get(namespace).copied().unwrap_or_default();
+        if limit > 0 && held.saturating_add(under_way) >= limit {
+            return Err(ApiError::too_many(
+                format!(
+                    "the sessions and files of namespace {namespace} may hold {limit} bytes, which the files that are being \
+                     uploaded to it may come to"
+                ),
+                SETTLED,
+            ));
+        }
+        reserved.insert(namespace.to_owned(), under_way.saturating_add(bytes));
+        Ok(Room { reserved: Arc::clone(&self.reserved), namespace: namespace.to_owned(), bytes })
+    }
+
+    /// Whether one more file may be uploaded to the namespace. They are counted now, so that a namespace exceeds its limit by the
+    /// uploads that are under way at most.
+    ///
+    /// # Errors
+    /// 400 when the namespace has as many as it may; those of the store.
+    pub(crate) async fn check_files(&self, files: &Files, namespace: &str) -> Result<()> {
+        let limit = self.limits.namespace_max_files;
+        let reached = limit > 0 && files.count(namespace).await? >= limit;
+        let notice = LimitNotice { of: LimitOf::Namespace, what: Limited::Files, limit, reached };
+        refuse(namespace, reached.then_some(notice))
+    }
+
     /// Whether the namespace holds as many bytes as it may.
     ///
     /// # Errors
@@ -206,7 +279,9 @@ impl Quota {
         });
         let mut notices: Vec<LimitNotice> = own.into_iter().collect();
         if self.limits.bound_namespaces() {
-            notices.extend(self.limits.near(self.held(store, &state.meta.namespace).await?));
+            let near = self.limits.near(self.held(store, &state.meta.namespace).await?);
+            // How many files there are keeps no session from anything.
+            notices.extend(near.filter(|near| near.what != Limited::Files));
         }
         // The first of those that matter the same.
         notices.sort_by_key(|notice| !notice.reached);
@@ -218,6 +293,7 @@ fn refuse(namespace: &str, reached: Option<LimitNotice>) -> Result<()> {
     let Some(LimitNotice { what, limit, .. }) = reached else { return Ok(()) };
     let message = match what {
         Limited::Sessions => format!("namespace {namespace} has {limit} sessions, as many as it may: delete some"),
+        Limited::Files => format!("namespace {namespace} has {limit} files, as many as it may: delete some"),
         Limited::Bytes | Limited::Events => {
             format!(
                 "the sessions and files of namespace {namespace} hold {limit} bytes, as many as they may: delete some"
@@ -244,18 +320,44 @@ mod tests {
         session_max_bytes: 0,
         namespace_max_sessions: 4,
         namespace_max_bytes: 1_000,
+        namespace_max_files: 8,
         limit_warning_percent: 75,
     };
 
     #[rstest]
-    #[case(2, 749, &[])]
-    #[case(3, 0, &[(Limited::Sessions, false)])]
-    #[case(0, 750, &[(Limited::Bytes, false)])]
-    #[case(4, 1_000, &[(Limited::Sessions, true), (Limited::Bytes, true)])]
-    fn limits_are_near_and_reached(#[case] sessions: u64, #[case] bytes: u64, #[case] expected: &[(Limited, bool)]) {
-        let near = LIMITS.near(Holdings { sessions, bytes, counted_at: None });
-        assert_eq!(near.map(|near| (near.what, near.reached)).collect::<Vec<_>>(), expected);
-        assert_eq!(SizeLimits::NONE.near(Holdings { sessions, bytes, counted_at: None }).count(), 0);
+    #[case(2, 749, 5, &[])]
+    #[case(3, 0, 0, &[(Limited::Sessions, false)])]
+    #[case(0, 750, 0, &[(Limited::Bytes, false)])]
+    #[case(0, 0, 6, &[(Limited::Files, false)])]
+    #[case(4, 1_000, 8, &[(Limited::Sessions, true), (Limited::Bytes, true), (Limited::Files, true)])]
+    fn limits_are_near_and_reached(
+        #[case] sessions: u64,
+        #[case] bytes: u64,
+        #[case] files: u64,
+        #[case] expected: &[(Limited, bool)],
+    ) {
+        let held = Holdings { sessions, bytes, files, counted_at: None };
+        assert_eq!(LIMITS.near(held).map(|near| (near.what, near.reached)).collect::<Vec<_>>(), expected);
+        assert_eq!(SizeLimits::NONE.near(held).count(), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn uploads_under_way_count_as_large_as_they_may_become() {
+        let (store, quota) = (MemoryStore::default(), Quota::new(LIMITS));
+        let one = quota.reserve(&store, "ns", 600).await.unwrap();
+        let two = quota.reserve(&store, "ns", 600).await.unwrap();
+        let refused = quota.reserve(&store, "ns", 1).await.unwrap_err();
+        assert!(refused.status() == 429 && refused.to_string().contains("being uploaded"), "{refused}");
+        assert!(quota.reserve(&store, "other", 1_000).await.is_ok());
+        // What was uploaded is less, and what broke off is nothing.
+        quota.grown("ns", 10);
+        drop((one, two));
+        let room = quota.reserve(&store, "ns", 989).await.unwrap();
+        assert!(quota.reserve(&store, "ns", 1).await.is_ok());
+        drop(room);
+        assert!(quota.reserved.lock().unwrap().is_empty());
+        quota.grown("ns", 990);
+        assert_eq!(quota.reserve(&store, "ns", 1).await.unwrap_err().status(), 400);
     }
 
     #[tokio::test(start_paused = true)]

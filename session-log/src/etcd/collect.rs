@@ -15,6 +15,7 @@ use longhand_protocol::SessionId;
 
 use super::EtcdStore;
 use super::cold::{base, manifest};
+use super::files::uploaded_by;
 use super::payloads::{self, Hold};
 use super::plan::{self, Place, Plan};
 use super::view::{Kv, Look, View};
@@ -50,19 +51,21 @@ pub struct Collected {
 }
 
 impl EtcdStore {
-    /// Removes objects that nothing has referred to for longer than `grace`.
+    /// Removes objects that nothing has referred to for longer than `grace`; files that are being uploaded have two hours at
+    /// least.
     ///
     /// # Errors
     /// [`StoreError::Unavailable`] if the object store or etcd is away; what was removed until then is gone.
     pub async fn collect(&self, grace: SignedDuration, now: Timestamp) -> Result<Collected> {
         let limit = now.checked_sub(grace).unwrap_or(Timestamp::MIN);
         let mut collected = Collected::default();
-        self.objects()?.remove_unfinished(limit).await?;
+        let uploaded = uploaded_by(limit, now);
+        self.objects()?.remove_unfinished(uploaded).await?;
         self.finish_doomed(&mut collected).await?;
         self.collect_segments(limit, &mut collected).await?;
         self.release_holds(limit).await?;
         self.collect_payloads(limit, &mut collected).await?;
-        self.collect_files(limit, &mut collected).await?;
+        self.collect_files(uploaded, &mut collected).await?;
         Ok(collected)
     }
 

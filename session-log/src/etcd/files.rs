@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use futures::stream::StreamExt as _;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use longhand_protocol::FileId;
 
 use super::EtcdStore;
@@ -20,6 +20,8 @@ use crate::store::Result;
 
 /// Objects whose entries are looked for in one read, of etcd's 128 operations.
 const TOGETHER: usize = 64;
+/// A content is listed from the beginning of its upload on, which takes an hour at the most, and has its entry after the end.
+const GRACE: SignedDuration = SignedDuration::from_hours(2);
 /// Entries that are read at once.
 const PAGE: i64 = 256;
 
@@ -62,11 +64,18 @@ impl FileIndex for EtcdStore {
         if from >= to {
             return Ok(Vec::new());
         }
+        // For the last ones etcd reads the whole range, and sorts it: see [`crate::files`] for how many do so at once.
         let look = if span.is_backwards() { Look::Range(from, to, limit) } else { Look::Last(from, to, limit) };
         let view = self.inner.etcd.look(&[look]).await?;
         let mut files = view.prefix(&prefix).map(Kv::decode).collect::<Result<Vec<StoredFile>>>()?;
         files.reverse();
         Ok(files)
+    }
+
+    async fn count(&self, namespace: &str) -> Result<u64> {
+        let prefix = self.inner.keys.files(namespace);
+        let view = self.inner.etcd.look(&[Look::Count(prefix.clone())]).await?;
+        Ok(u64::try_from(view.count(&prefix)).unwrap_or(u64::MAX))
     }
 
     async fn remove(&self, namespace: &str, id: &FileId) -> Result<bool> {
@@ -94,8 +103,14 @@ impl FileIndex for EtcdStore {
     }
 }
 
+/// What was written before this belongs to no upload that is under way, whatever grace others have.
+pub(super) fn uploaded_by(limit: Timestamp, now: Timestamp) -> Timestamp {
+    limit.min(now.checked_sub(GRACE).unwrap_or(Timestamp::MIN))
+}
+
 impl EtcdStore {
-    /// Removes old contents that have no entry: an upload was broken off before it, or a deletion after it.
+    /// Removes contents from before `limit` (see [`uploaded_by`]) that have no entry: an upload was broken off before it, or a
+    /// deletion after it.
     pub(super) async fn collect_files(&self, limit: Timestamp, collected: &mut Collected) -> Result<()> {
         let prefix = format!("{}/file", self.object_prefix().await?);
         let mut listed = self.objects()?.list(&prefix).ready_chunks(TOGETHER);

@@ -53,6 +53,11 @@ impl FileIndex for MemoryFiles {
         Ok(within.rev().take(limit).collect())
     }
 
+    async fn count(&self, namespace: &str) -> Result<u64> {
+        let count = self.known().get(namespace).map_or(0, BTreeMap::len);
+        Ok(u64::try_from(count).unwrap_or(u64::MAX))
+    }
+
     async fn remove(&self, namespace: &str, id: &FileId) -> Result<bool> {
         Ok(self.known().get_mut(namespace).is_some_and(|files| files.remove(id).is_some()))
     }

@@ -11,7 +11,7 @@ use super::{Objects, ObjectsError, Result};
 /// The bytes of a part. Buckets take no smaller ones but the last, and 10,000 of them at the most.
 const PART: usize = 5 * 1024 * 1024;
 /// What is read at once.
-const PIECE: u64 = 4 * 1024 * 1024;
+const PIECE: u64 = 1024 * 1024;
 
 /// An object that was written whole.
 #[derive(Clone, Debug, PartialEq, Eq)]

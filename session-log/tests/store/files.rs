@@ -1,11 +1,13 @@
 //! Files are there whole or not at all, for every replica, and nothing of one is left that is not.
 
+use std::collections::BTreeSet;
+
 use bytes::Bytes;
 use futures::stream::{self, StreamExt as _, TryStreamExt as _};
 use jiff::{SignedDuration, Timestamp};
 use longhand_protocol::FileId;
 use longhand_session_log::StoreError;
-use longhand_session_log::files::{FileIndex, Files, FilesError, NewFile, Span, StoredFile};
+use longhand_session_log::files::{FileIndex, Files, FilesError, Held, Home, NewFile, Span, StoredFile};
 use longhand_session_log::objects::{DEADLINE, Objects};
 
 use crate::conformance::assert_err;
@@ -22,15 +24,24 @@ fn folder() -> (Objects, tempfile::TempDir) {
 }
 
 fn named(filename: &str) -> NewFile {
-    let [filename, mime_type, namespace_uid] = [filename, "text/plain", "uid-1"].map(ToOwned::to_owned);
-    NewFile { filename, mime_type, namespace_uid, expires_in: None }
+    let [filename, mime_type] = [filename, "text/plain"].map(ToOwned::to_owned);
+    NewFile { filename, mime_type, expires_in: None }
+}
+
+fn home(namespace: &str) -> Home {
+    Home { namespace: namespace.to_owned(), uid: "uid-1".to_owned() }
 }
 
 /// In pieces that fit no part.
 async fn put(files: &Files, namespace: &str, filename: &str, content: &[u8]) -> Result<StoredFile, FilesError<String>> {
     let pieces: Vec<Result<Bytes, String>> =
         content.chunks(999_983).map(|piece| Ok(Bytes::copy_from_slice(piece))).collect();
-    files.put(namespace, named(filename), stream::iter(pieces)).await
+    let slot = match files.begin_upload(&home(namespace)) {
+        Ok(slot) => slot,
+        Err(FilesError::NoPlace) => return Err(FilesError::NoPlace),
+        Err(error) => panic!("{error}"),
+    };
+    files.put(slot, named(filename), stream::iter(pieces)).await
 }
 
 async fn read(files: &Files, file: &StoredFile) -> Vec<u8> {
@@ -48,19 +59,19 @@ async fn is_kept_until_it_is_deleted(objects: &Objects) {
     let content: Vec<u8> = (0..12_000_000_u32).map(|index| u8::try_from(index % 251).unwrap()).collect();
     let file = put(&one, "ns", "large.bin", &content).await.unwrap();
     assert_eq!((file.bytes, file.filename.as_str(), file.mime_type.as_str()), (12_000_000, "large.bin", "text/plain"));
-    assert_eq!(two.get("ns", &file.id).await.unwrap().as_ref(), Some(&file));
+    assert_eq!(two.get(&home("ns"), &file.id).await.unwrap().as_ref(), Some(&file));
     assert!(read(&two, &file).await == content);
     let empty = put(&one, "ns", "empty", b"").await.unwrap();
     assert!(empty.id > file.id && read(&two, &empty).await.is_empty());
     // Another namespace has neither, and what is kept is not collected.
-    assert_eq!(two.get("other", &file.id).await.unwrap(), None);
-    assert!(!two.delete("other", &file.id).await.unwrap());
+    assert_eq!(two.get(&home("other"), &file.id).await.unwrap(), None);
+    assert!(!two.delete(&home("other"), &file.id).await.unwrap());
     let later = Timestamp::now() + SignedDuration::from_hours(25);
     let collected = etcd.inner().collect(GRACE, later).await.unwrap();
     assert_eq!((collected.files, collected.file_bytes, collected.removed), (2, 12_000_000, 0));
-    assert!(two.delete("ns", &file.id).await.unwrap());
-    assert!(!one.delete("ns", &file.id).await.unwrap());
-    assert_eq!(one.get("ns", &file.id).await.unwrap(), None);
+    assert!(two.delete(&home("ns"), &file.id).await.unwrap());
+    assert!(!one.delete(&home("ns"), &file.id).await.unwrap());
+    assert_eq!(one.get(&home("ns"), &file.id).await.unwrap(), None);
     assert_err!(one.read("ns", &file).await.map(drop), FilesError::Store(_));
     assert_eq!(etcd.inner().collect(GRACE, later).await.unwrap().files, 1);
 }
@@ -79,7 +90,7 @@ async fn a_file_in_a_bucket_is_kept_until_it_is_deleted() {
 
 /// The names of a page, and whether there are more.
 async fn page(files: &Files, span: Span, limit: usize) -> (Vec<String>, bool) {
-    let (page, more) = files.page("ns", &span, limit).await.unwrap();
+    let (page, more) = files.page(&home("ns"), &span, limit).await.unwrap();
     (page.into_iter().map(|file| file.filename).collect(), more)
 }
 
@@ -117,11 +128,18 @@ async fn pages_go_both_ways() {
         assert_eq!(page(&files, between(4, 0), 2).await, of(&[], false));
 
         let held = files.held().await.unwrap();
-        let of = |namespace: &str| held[&(namespace.to_owned(), "uid-1".to_owned())];
-        assert_eq!((held.len(), of("ns"), of("nss")), (2, 5, 1));
-        assert_eq!(files.delete_of("ns", "uid-2").await.unwrap(), 0);
-        assert_eq!(files.delete_of("ns", "uid-1").await.unwrap(), 5);
-        assert_eq!(files.held().await.unwrap().len(), 1);
+        let of = |namespace: &str| held[&home(namespace)];
+        assert_eq!((held.len(), of("ns"), of("nss")), (2, Held { files: 5, bytes: 5 }, Held { files: 1, bytes: 1 }));
+        // Another namespace of this name has none of them.
+        let again = Home { uid: "uid-2".to_owned(), ..home("ns") };
+        assert_eq!(files.get(&again, &ids[4]).await.unwrap(), None);
+        assert_eq!(files.page(&again, &Span::default(), 2).await.unwrap(), (vec![], false));
+        assert!(!files.delete(&again, &ids[4]).await.unwrap());
+        assert_eq!(files.count("ns").await.unwrap(), 5);
+        let sweep = async |gone| files.sweep(Timestamp::now(), &BTreeSet::from([gone])).await.unwrap();
+        assert_eq!(sweep(again).await, 0);
+        assert_eq!(sweep(home("ns")).await, 5);
+        assert_eq!((files.held().await.unwrap().len(), files.count("ns").await.unwrap()), (1, 0));
     }
 }
 
@@ -134,8 +152,8 @@ async fn every_file_counts() {
         let store = store.clone();
         async move {
             let id = FileId::generate_at(Timestamp::now());
-            let NewFile { filename, mime_type, namespace_uid, .. } = named("a");
-            let (sha256, created_at) = (String::new(), Timestamp::now());
+            let NewFile { filename, mime_type, .. } = named("a");
+            let (sha256, created_at, namespace_uid) = (String::new(), Timestamp::now(), "uid-1".to_owned());
             let file =
                 StoredFile { id, filename, mime_type, bytes: 10, sha256, created_at, namespace_uid, expires_at: None };
             store.add(if number.is_multiple_of(2) { "a" } else { "b" }, &file).await.unwrap();
@@ -143,9 +161,11 @@ async fn every_file_counts() {
     };
     stream::iter((0..600).map(add)).buffer_unordered(32).collect::<()>().await;
     let files = store.files();
-    let held: Vec<u64> = files.held().await.unwrap().into_values().collect();
-    assert_eq!(held, [3_000, 3_000]);
-    assert_eq!(files.delete_of("a", "uid-1").await.unwrap(), 300);
+    let held: Vec<Held> = files.held().await.unwrap().into_values().collect();
+    assert_eq!(held, [Held { files: 300, bytes: 3_000 }; 2]);
+    assert_eq!(files.count("a").await.unwrap(), 300);
+    assert_eq!(files.sweep(Timestamp::now(), &BTreeSet::from([home("a")])).await.unwrap(), 300);
+    assert_eq!((files.count("a").await.unwrap(), files.count("b").await.unwrap()), (0, 300));
     assert_err!(put(&files, "a", "a", b"x").await, FilesError::NoPlace);
 }
 
@@ -156,14 +176,15 @@ async fn a_file_that_is_over_is_gone() {
     for files in [etcd.inner().files(), Files::in_memory()] {
         let content = || stream::iter([Ok::<_, String>(Bytes::from_static(b"x"))]);
         let lasting = |span: SignedDuration| NewFile { expires_in: Some(span), ..named("a") };
-        let kept = files.put("ns", lasting(SignedDuration::from_hours(1)), content()).await.unwrap();
+        let slot = || files.begin_upload(&home("ns")).unwrap();
+        let kept = files.put(slot(), lasting(SignedDuration::from_hours(1)), content()).await.unwrap();
         assert_eq!(kept.expires_at, Some(kept.created_at + SignedDuration::from_hours(1)));
-        let over = files.put("ns", lasting(SignedDuration::ZERO), content()).await.unwrap();
-        assert_eq!(files.get("ns", &over.id).await.unwrap(), None);
-        assert_eq!(files.delete_over(Timestamp::now()).await.unwrap(), 1);
-        assert_eq!(files.delete_over(Timestamp::now()).await.unwrap(), 0);
-        assert_eq!(files.page("ns", &Span::default(), 9).await.unwrap(), (vec![kept.clone()], false));
-        assert_eq!(files.get("ns", &kept.id).await.unwrap(), Some(kept));
+        let over = files.put(slot(), lasting(SignedDuration::ZERO), content()).await.unwrap();
+        assert_eq!(files.get(&home("ns"), &over.id).await.unwrap(), None);
+        assert_eq!(files.sweep(Timestamp::now(), &BTreeSet::new()).await.unwrap(), 1);
+        assert_eq!(files.sweep(Timestamp::now(), &BTreeSet::new()).await.unwrap(), 0);
+        assert_eq!(files.page(&home("ns"), &Span::default(), 9).await.unwrap(), (vec![kept.clone()], false));
+        assert_eq!(files.get(&home("ns"), &kept.id).await.unwrap(), Some(kept));
     }
     assert_eq!(objects_of(&objects).await, 1);
 }
@@ -182,6 +203,9 @@ async fn what_a_crash_leaves_is_collected_when_it_is_old() {
     };
     assert_eq!(objects_of(&objects).await, 2);
     assert_eq!(etcd.inner().collect(GRACE, Timestamp::now()).await.unwrap().removed, 0);
+    // An upload may be between the two for an hour, whatever grace others have.
+    let soon = Timestamp::now() + SignedDuration::from_mins(119);
+    assert_eq!(etcd.inner().collect(SignedDuration::ZERO, soon).await.unwrap().removed, 0);
     let later = Timestamp::now() + SignedDuration::from_hours(25);
     assert_eq!(etcd.inner().collect(GRACE, later).await.unwrap().removed, 1);
     assert_eq!(read(&files, &kept).await, b"kept");
@@ -194,7 +218,8 @@ async fn an_upload_that_fails_keeps_nothing() {
     let etcd = etcd_with(Some(objects.clone())).await;
     let files = etcd.inner().files();
     let broken = [Ok(Bytes::from(vec![7; 6_000_000])), Err("the client is gone")];
-    assert_err!(files.put("ns", named("a"), stream::iter(broken)).await, FilesError::Upload("the client is gone"));
+    let slot = files.begin_upload(&home("ns")).unwrap();
+    assert_err!(files.put(slot, named("a"), stream::iter(broken)).await, FilesError::Upload("the client is gone"));
     assert_eq!((page(&files, Span::default(), 9).await.0.len(), objects_of(&objects).await), (0, 0));
 
     let cut = Cut::to(etcd.address()).await;

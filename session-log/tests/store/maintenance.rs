@@ -114,7 +114,12 @@ async fn what_namespaces_hold_is_counted_and_read_by_all() {
     for activity in page {
         assert_eq!(activity.size, store.state(&activity.meta.id).await.unwrap().size);
         let held = counted.remove(&activity.meta.namespace).unwrap_or_else(Holdings::default);
-        let one = Holdings { sessions: 1, bytes: activity.size.bytes, counted_at: Some(Timestamp::UNIX_EPOCH) };
+        let one = Holdings {
+            sessions: 1,
+            bytes: activity.size.bytes,
+            counted_at: Some(Timestamp::UNIX_EPOCH),
+            ..Holdings::default()
+        };
         counted.insert(activity.meta.namespace.clone(), held.plus(one));
     }
     counted.insert("of yesterday".to_owned(), Holdings { sessions: 3, ..Holdings::default() });

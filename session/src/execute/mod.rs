@@ -43,6 +43,7 @@ use self::run::Call;
 use self::sandboxes::SandboxIndex;
 use crate::cache::TtlCache;
 use crate::metrics;
+use crate::resources::homes::Homes;
 use crate::resources::{ResourceError, Resources};
 
 const RUNNING_AT_ONCE: usize = 2_048;
@@ -148,6 +149,8 @@ pub struct Executor {
     egress: Option<Egress>,
     /// Files that clients upload, where they are kept.
     files: Option<Files>,
+    /// Namespaces, as files know them.
+    homes: Homes,
     limits: Limits,
     running: Mutex<HashMap<Key, Arc<Running>>>,
     /// Events that are in the log once, and are there.
@@ -171,6 +174,7 @@ impl Executor {
     ) -> Self {
         Self {
             store,
+            homes: Homes::new(Arc::clone(&resources)),
             resources,
             sandboxes,
             hosted,

@@ -1,15 +1,20 @@
 //! Files that clients have uploaded, on their way into workspaces.
 
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use axum::body::Body;
 use futures::stream::TryStreamExt as _;
 use longhand_protocol::FileId;
 use longhand_sandbox::client::Target;
 use longhand_sandbox::provision::{Content, Resource, Source};
+use longhand_session_log::files::FilesError;
 
 use super::Executor;
 use super::workspace::{Outcome, judge_content, not_put};
+
+/// After a replica that reads as many contents as it may.
+const BUSY: Duration = Duration::from_secs(1);
 
 impl Executor {
     /// Sends the contents that a sandbox wants of these resources, one after the other.
@@ -33,9 +38,13 @@ impl Executor {
     async fn send_one(&self, namespace: &str, target: &Target, resource: &Resource, id: &str) -> Outcome {
         let lacks = |why: String| Outcome::Lacks(not_put(resource, &why));
         let Some(files) = &self.files else { return lacks("this service keeps no files".to_owned()) };
-        let found = match id.parse::<FileId>() {
-            Ok(id) => files.get(namespace, &id).await,
-            Err(_) => Ok(None),
+        let home = match self.homes.of(namespace).await {
+            Ok(home) => home,
+            Err(error) => return lacks(error.to_string()),
+        };
+        let found = match (id.parse::<FileId>(), home) {
+            (Ok(id), Some(home)) => files.get(&home, &id).await,
+            _ => Ok(None),
         };
         let file = match found {
             Ok(Some(file)) => file,
@@ -48,6 +57,10 @@ impl Executor {
         };
         let content = match files.read(namespace, &file).await {
             Ok(content) => content,
+            // It is looked again soon, until there is no more time for it.
+            Err(FilesError::Busy { .. } | FilesError::BusyNamespace { .. }) => {
+                return Outcome::NotNow { leave: false, wait: BUSY };
+            }
             Err(error) => return lacks(error.to_string()),
         };
         let unread = Arc::new(OnceLock::new());

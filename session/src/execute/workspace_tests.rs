@@ -5,7 +5,7 @@ use futures::stream;
 use longhand_crds::annotations::RESOURCES_FAILED;
 use longhand_crds::template_resource::TemplateResource;
 use longhand_protocol::{FileId, SessionId};
-use longhand_session_log::files::NewFile;
+use longhand_session_log::files::{Home, NewFile};
 use rstest::rstest;
 use serde_json::{Value, json};
 
@@ -161,13 +161,18 @@ async fn who_reaches_into_a_session_s_sandbox_before_its_first_call_finds_it_emp
     assert!(!hands.file("notes").exists());
 }
 
-/// A file that was uploaded to the session's namespace.
+/// A file that was uploaded to a namespace.
 async fn uploaded(world: &World, namespace: &str, content: Vec<u8>) -> FileId {
-    let [filename, mime_type, namespace_uid] = ["a", "text/plain", "u"].map(ToOwned::to_owned);
+    let home = world.app.homes.now(namespace).await.unwrap().unwrap();
+    uploaded_to(world, &home, content).await
+}
+
+async fn uploaded_to(world: &World, home: &Home, content: Vec<u8>) -> FileId {
+    let [filename, mime_type] = ["a", "text/plain"].map(ToOwned::to_owned);
     let pieces: Vec<Result<Bytes, String>> =
         content.chunks(1_000_003).map(|piece| Ok(Bytes::copy_from_slice(piece))).collect();
-    let new = NewFile { filename, mime_type, namespace_uid, expires_in: None };
-    world.files.put(namespace, new, stream::iter(pieces)).await.unwrap().id
+    let new = NewFile { filename, mime_type, expires_in: None };
+    world.files.put(world.files.begin_upload(home).unwrap(), new, stream::iter(pieces)).await.unwrap().id
 }
 
 fn add_file(world: &World, hands: &Hands, name: &str, file: &str) {
@@ -190,7 +195,8 @@ async fn an_uploaded_file_is_in_the_workspace_of_the_next_call_and_once() {
     assert!(std::fs::read(hands.file("in/here.bin")).unwrap() == content);
     // What the agent makes of it stays, also when the file is gone, and in another pod with the same workspace.
     assert_eq!(run(&world, &id, epoch, "echo mine | tee in/here.bin").await, ("mine\n".to_owned(), false));
-    assert!(world.files.delete("team-a", &file).await.unwrap());
+    let home = world.app.homes.now("team-a").await.unwrap().unwrap();
+    assert!(world.files.delete(&home, &file).await.unwrap());
     world.cluster.sandbox_lost(&name, "hands-1", "Evicted");
     let next = hands.successor(&world.signer, "hands-2").await;
     world.cluster.sandbox_ready(&name, "hands-2", &next.address);
@@ -201,9 +207,11 @@ async fn an_uploaded_file_is_in_the_workspace_of_the_next_call_and_once() {
 #[tokio::test]
 async fn a_call_is_refused_until_its_file_is_there() {
     let (world, id, epoch, hands, name, _) = begun(|_| json!([]), "echo ran").await;
-    // Of another namespace, and of no form at all.
+    // Of another namespace, of one before that had the same name, and of no form at all.
     let elsewhere = uploaded(&world, "team-b", b"x".to_vec()).await;
-    for missing in [elsewhere.as_str(), "file_none", "something"] {
+    let home = Home { namespace: "team-a".to_owned(), uid: "uid-before".to_owned() };
+    let before = uploaded_to(&world, &home, b"x".to_vec()).await;
+    for missing in [elsewhere.as_str(), before.as_str(), "file_none", "something"] {
         add_file(&world, &hands, "here", missing);
         let (text, is_error) = run(&world, &id, epoch, "echo ran").await;
         let said = format!("there is no file {missing} in namespace team-a");

@@ -1,6 +1,6 @@
 //! Files that clients have uploaded: they count for their namespace, and go with it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 use longhand_session_log::StoreError;
@@ -21,15 +21,17 @@ impl<R: Resources> FileJobs<R> {
         Self { files, resources }
     }
 
-    /// Adds the bytes of files to what namespaces hold.
+    /// Adds files and their bytes to what namespaces hold.
     pub(super) async fn count_in(
         &self,
         counted: &mut BTreeMap<String, Holdings>,
         now: Timestamp,
     ) -> Result<(), StoreError> {
-        for ((namespace, _), bytes) in self.files.held().await? {
-            let held = counted.get(&namespace).copied().unwrap_or_default();
-            counted.insert(namespace, held.plus(Holdings { sessions: 0, bytes, counted_at: Some(now) }));
+        for (home, held) in self.files.held().await? {
+            let before = counted.get(&home.namespace).copied().unwrap_or_default();
+            let (files, bytes) = (held.files, held.bytes);
+            let held = Holdings { sessions: 0, bytes, files, counted_at: Some(now) };
+            counted.insert(home.namespace, before.plus(held));
         }
         Ok(())
     }
@@ -37,14 +39,14 @@ impl<R: Resources> FileJobs<R> {
     /// Removes files that are over, and those of namespaces that are gone; returns how many. A namespace that another has
     /// taken the name of is gone.
     pub(super) async fn sweep(&self) -> Result<u64, StoreError> {
-        let mut removed = self.files.delete_over(Timestamp::now()).await?;
-        for (namespace, uid) in self.files.held().await?.into_keys() {
-            match self.resources.namespace_uid(&namespace).await {
-                Ok(now) if now.as_ref() == Some(&uid) => {}
+        let mut gone = BTreeSet::new();
+        for (home, held) in self.files.held().await? {
+            let namespace = &home.namespace;
+            match self.resources.namespace_uid(namespace).await {
+                Ok(now) if now.as_ref() == Some(&home.uid) => {}
                 Ok(_) => {
-                    let files = self.files.delete_of(&namespace, &uid).await?;
-                    tracing::info!(namespace, files, "the files of a namespace that is gone are removed");
-                    removed += files;
+                    tracing::info!(namespace, files = held.files, "the files of a namespace that is gone are removed");
+                    gone.insert(home);
                 }
                 Err(error) => {
                     tracing::warn!(namespace, %error, "the files of a namespace stay for now");
@@ -52,7 +54,7 @@ impl<R: Resources> FileJobs<R> {
                 }
             }
         }
-        Ok(removed)
+        self.files.sweep(Timestamp::now(), &gone).await
     }
 }
 
@@ -62,21 +64,23 @@ mod tests {
 
     use futures::stream;
     use jiff::Timestamp;
-    use longhand_session_log::files::{Files, NewFile};
+    use longhand_session_log::files::{Files, Home, NewFile};
 
     use super::FileJobs;
     use crate::testing::cluster::FakeCluster;
+
+    fn home(namespace: &str, uid: &str) -> Home {
+        Home { namespace: namespace.to_owned(), uid: uid.to_owned() }
+    }
 
     #[tokio::test]
     async fn files_count_for_their_namespace_and_go_with_it() {
         let files = Files::in_memory();
         let put = async |namespace: &str, uid: &str, content: &'static [u8]| {
-            let [filename, mime_type, namespace_uid] = ["a", "text/plain", uid].map(ToOwned::to_owned);
+            let [filename, mime_type] = ["a", "text/plain"].map(ToOwned::to_owned);
             let content = stream::iter([Ok::<_, String>(content.into())]);
-            files
-                .put(namespace, NewFile { filename, mime_type, namespace_uid, expires_in: None }, content)
-                .await
-                .unwrap()
+            let slot = files.begin_upload(&home(namespace, uid)).unwrap();
+            files.put(slot, NewFile { filename, mime_type, expires_in: None }, content).await.unwrap()
         };
         let kept = put("team-a", "uid-team-a", b"four").await;
         let (of_another, of_none) = (put("team-a", "uid-before", b"two").await, put("gone", "uid-gone", b"x").await);
@@ -86,9 +90,10 @@ mod tests {
         let mut counted = BTreeMap::new();
         jobs.count_in(&mut counted, Timestamp::UNIX_EPOCH).await.unwrap();
         assert_eq!((counted["team-a"].bytes, counted["team-a"].sessions, counted["gone"].bytes), (7, 0, 1));
+        assert_eq!((counted["team-a"].files, counted["gone"].files), (2, 1));
         assert_eq!(jobs.sweep().await.unwrap(), 2);
-        assert_eq!(files.get("team-a", &kept.id).await.unwrap(), Some(kept));
-        assert_eq!(files.get("team-a", &of_another.id).await.unwrap(), None);
-        assert_eq!(files.get("gone", &of_none.id).await.unwrap(), None);
+        assert_eq!(files.get(&home("team-a", "uid-team-a"), &kept.id).await.unwrap(), Some(kept));
+        assert_eq!(files.get(&home("team-a", "uid-before"), &of_another.id).await.unwrap(), None);
+        assert_eq!(files.get(&home("gone", "uid-gone"), &of_none.id).await.unwrap(), None);
     }
 }

@@ -18,7 +18,7 @@ const MOST_EVENTS: usize = 16;
 /// One more session of a namespace, with so many bytes.
 pub(super) fn count_in(counted: &mut BTreeMap<String, Holdings>, namespace: &str, bytes: u64, now: Timestamp) {
     let held = counted.get(namespace).copied().unwrap_or_default();
-    let one = Holdings { sessions: 1, bytes, counted_at: Some(now) };
+    let one = Holdings { sessions: 1, bytes, files: 0, counted_at: Some(now) };
     counted.insert(namespace.to_owned(), held.plus(one));
 }
 
@@ -37,10 +37,14 @@ fn near(limits: &SizeLimits, held: &BTreeMap<String, Holdings>) -> BTreeMap<Near
 fn text(namespace: &str, near: &LimitNotice) -> String {
     let LimitNotice { what, limit, reached, .. } = near;
     let limit = match what {
-        Limited::Sessions => format!("{limit} sessions"),
+        Limited::Sessions | Limited::Files => format!("{limit} {}", what.as_str()),
         Limited::Bytes | Limited::Events => format!("{limit} {} of logs and files", what.as_str()),
     };
-    if *reached {
+    if *reached && *what == Limited::Files {
+        format!(
+            "namespace {namespace} has reached its limit of {limit}: it takes no more until some are deleted or the limit is raised"
+        )
+    } else if *reached {
         format!(
             "namespace {namespace} has reached its limit of {limit}: it takes nothing new until sessions are deleted or the \
              limit is raised"
@@ -74,7 +78,7 @@ impl Namespaces {
             }
         }
         let near = near(&self.limits, &held);
-        for what in [Limited::Sessions, Limited::Bytes] {
+        for what in [Limited::Sessions, Limited::Bytes, Limited::Files] {
             for reached in [false, true] {
                 let count = near.keys().filter(|(_, of, is_reached)| (*of, *is_reached) == (what, reached)).count();
                 metrics::namespaces_near(what.as_str(), reached, count);

@@ -1,6 +1,7 @@
 //! What the service asks of the Kubernetes API, behind a trait.
 
 mod cluster;
+pub mod homes;
 pub mod named;
 pub mod objects;
 pub mod plan;

@@ -42,6 +42,7 @@ struct State {
     made: Vec<String>,
     sandboxes_refused: Option<String>,
     namespaces_gone: HashSet<String>,
+    namespaces_again: HashSet<String>,
     /// What the next read of a sandbox finds.
     stale: Option<Sandbox>,
     reviews: usize,
@@ -163,6 +164,11 @@ impl FakeCluster {
 
     pub(crate) fn remove_namespace(&self, namespace: &str) {
         self.state().namespaces_gone.insert(namespace.to_owned());
+    }
+
+    /// It has the same name and another UID from now on.
+    pub(crate) fn make_namespace_again(&self, namespace: &str) {
+        self.state().namespaces_again.insert(namespace.to_owned());
     }
 
     /// No token is known any more.
@@ -305,8 +311,12 @@ impl Resources for FakeCluster {
     }
 
     async fn namespace_uid(&self, namespace: &str) -> Result<Option<String>, ResourceError> {
-        let gone = self.state().namespaces_gone.contains(namespace);
-        Ok((!gone).then(|| format!("uid-{namespace}")))
+        let state = self.state();
+        if state.namespaces_gone.contains(namespace) {
+            return Ok(None);
+        }
+        let again = if state.namespaces_again.contains(namespace) { "-again" } else { "" };
+        Ok(Some(format!("uid-{namespace}{again}")))
     }
 
     async fn has_template(&self, namespace: &str, name: &str) -> Result<bool, ResourceError> {

@@ -194,9 +194,64 @@ async fn the_client_s_form_is_read() {
     let content: Vec<u8> = (0..6_000_000_u32).map(|index| u8::try_from(index % 251).unwrap()).collect();
     let made = client.create_file("data.bin", &content).await.unwrap();
     assert_eq!((made.filename.as_str(), made.size_bytes), ("data.bin", 6_000_000));
-    let file = world.files.get("team-a", &made.id).await.unwrap().unwrap();
+    let home = world.app.homes.now("team-a").await.unwrap().unwrap();
+    let file = world.files.get(&home, &made.id).await.unwrap().unwrap();
     let pieces: Vec<Bytes> = world.files.read("team-a", &file).await.unwrap().try_collect().await.unwrap();
     assert!(pieces.concat() == content);
     assert_eq!(client.delete_file(&made.id).await.unwrap().id, made.id);
     assert_eq!(client.delete_file(&made.id).await.unwrap_err().status().map(|status| status.as_u16()), Some(404));
+}
+
+#[tokio::test]
+async fn a_namespace_has_so_many_files_and_no_more() {
+    let sizes = SizeLimits { namespace_max_files: 2, ..SizeLimits::NONE };
+    let world = World::sized(sizes);
+    let first = world.upload("a", "x").await;
+    world.upload("b", "x").await;
+    // What other replicas have taken counts at once.
+    for world in [&world, &world.replica()] {
+        let refused = world.upload_as("alice", "/v1/files", form("c", "x")).await;
+        assert_eq!(refused.status, 400);
+        assert!(refused.message().contains("namespace team-a has 2 files, as many as it may"), "{}", refused.message());
+        assert_eq!(
+            refused.body["error"]["details"],
+            json!({"error_code": "limit_reached", "of": "namespace", "what": "files", "limit": 2})
+        );
+    }
+    assert_eq!(world.call("DELETE", &format!("/v1/files/{first}"), "alice", &Value::Null).await.status, 200);
+    world.upload("c", "x").await;
+}
+
+#[tokio::test]
+async fn a_namespace_that_uploads_as_much_as_it_may_is_told_before_it_sends_more() {
+    let world = World::new();
+    let home = world.app.homes.now("team-a").await.unwrap().unwrap();
+    let held: Vec<_> = (0..4).map(|_| world.files.begin_upload(&home).unwrap()).collect();
+    let unread =
+        stream::poll_fn(|_| -> std::task::Poll<Option<Result<Bytes, std::io::Error>>> { panic!("it is read") });
+    let refused = world.upload_as("alice", "/v1/files", Body::from_stream(unread)).await;
+    assert_eq!((refused.status.as_u16(), refused.headers["retry-after"].to_str().unwrap()), (429, "5"));
+    assert!(refused.message().contains("4 files of namespace team-a are being uploaded"), "{}", refused.message());
+    drop(held);
+    world.upload("a", "x").await;
+}
+
+#[tokio::test]
+async fn a_namespace_that_was_made_again_has_no_files() {
+    let world = World::new();
+    let id = world.upload("a", "of the one before").await;
+    world.cluster.make_namespace_again("team-a");
+    // One that has not looked it up yet: the other knows it a few seconds later.
+    let replica = world.replica();
+    let path = format!("/v1/files/{id}");
+    for (method, path) in [("GET", path.as_str()), ("DELETE", &path)] {
+        assert_eq!(replica.call(method, path, "alice", &Value::Null).await.status, 404, "{method}");
+    }
+    assert_eq!(replica.content("alice", &id).await.0, 404);
+    for query in ["", &format!("?ids[]={id}")] {
+        let list = replica.call("GET", &format!("/v1/files{query}"), "alice", &Value::Null).await;
+        assert_eq!(list.body["data"], json!([]));
+    }
+    let own = replica.upload("a", "own").await;
+    assert_eq!(replica.content("alice", &own).await, (200, "own".to_owned()));
 }

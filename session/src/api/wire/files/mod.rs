@@ -14,7 +14,7 @@ use futures::stream::{StreamExt as _, TryStreamExt as _};
 use http::{HeaderMap, HeaderValue, header};
 use longhand_protocol::FileId;
 use longhand_protocol::wire::files::{FileDeleted, FileMetadata, FilePage};
-use longhand_session_log::files::{FilesError, NewFile, Span, StoredFile};
+use longhand_session_log::files::{FilesError, Home, MAX_BYTES, NewFile, Span, StoredFile};
 use tokio::time::timeout;
 
 use self::upload::Upload;
@@ -35,6 +35,8 @@ const PAGE_PREFIX: &str = "page_";
 const MOST_IDS: usize = 100;
 /// How long all of an upload may take; each piece of it has to come within a minute.
 const DEADLINE: Duration = Duration::from_secs(3_600);
+/// Who finds as much being done as may be asks again.
+const BUSY: Duration = Duration::from_secs(5);
 
 /// A verb on the file of this identifier.
 pub(super) const fn access<'a>(verb: &'static str, id: &'a str) -> Access<'a> {
@@ -48,19 +50,24 @@ fn shown(file: StoredFile) -> FileMetadata {
 }
 
 /// The file that the path names, which the caller may do this with.
-async fn named(app: &App, Caller(identity): &Caller, path: &PathOf, verb: &'static str) -> Result<(String, FileId)> {
+async fn named(app: &App, Caller(identity): &Caller, path: &PathOf, verb: &'static str) -> Result<(Home, FileId)> {
     let namespace = namespace_for(identity, path)?;
     let id = path.of("file")?;
     app.auth.require(identity, access(verb, id), namespace).await?;
-    Ok((namespace.to_owned(), id.parse().map_err(|_| missing(id))?))
+    let id = id.parse().map_err(|_| missing(id))?;
+    Ok((known(namespace, app.homes.of(namespace).await?)?, id))
+}
+
+fn known(namespace: &str, home: Option<Home>) -> Result<Home> {
+    home.ok_or_else(|| ApiError::not_found(format!("there is no namespace {namespace}")))
 }
 
 fn missing(id: &str) -> ApiError {
     ApiError::not_found(format!("there is no file `{}`", shortened(id)))
 }
 
-async fn found(app: &App, namespace: &str, id: &FileId) -> Result<StoredFile> {
-    app.files.get(namespace, id).await?.ok_or_else(|| missing(id.as_str()))
+async fn found(app: &App, home: &Home, id: &FileId) -> Result<StoredFile> {
+    app.files.get(home, id).await?.ok_or_else(|| missing(id.as_str()))
 }
 
 /// `POST files`.
@@ -75,31 +82,40 @@ pub async fn upload(
     params.end()?;
     let namespace = namespace_for(&identity, &path)?;
     app.auth.require(&identity, Access::Kind(FILES, "create"), namespace).await?;
-    app.quota.check_bytes(&*app.store, namespace).await?;
-    let namespace_uid = app.resources.namespace_uid(namespace).await?;
-    let namespace_uid =
-        namespace_uid.ok_or_else(|| ApiError::not_found(format!("there is no namespace {namespace}")))?;
+    // As it is: what is uploaded to a namespace before goes with it.
+    let home = known(namespace, app.homes.now(namespace).await?)?;
+    let right = app.files.begin_upload(&home).map_err(|error| refused(error, |never| match never {}))?;
     let _slot = slot(&app)?;
-    let Upload { filename, mime_type, expires_in, content } = Upload::begin(&headers, body).await?;
-    let new = NewFile { filename, mime_type, namespace_uid, expires_in };
-    let stored = match timeout(DEADLINE, app.files.put(namespace, new, content)).await {
-        Ok(stored) => stored.map_err(refused)?,
-        Err(_) => return Err(ApiError::slow_body(DEADLINE)),
+    app.quota.check_files(&app.files, namespace).await?;
+    let _room = app.quota.reserve(&*app.store, namespace, largest(&headers)).await?;
+    let upload = async {
+        let Upload { filename, mime_type, expires_in, content } = Upload::begin(&headers, body).await?;
+        let new = NewFile { filename, mime_type, expires_in };
+        app.files.put(right, new, content).await.map_err(|error| refused(error, |error| error).of_change())
     };
+    let stored = timeout(DEADLINE, upload).await.unwrap_or_else(|_| Err(ApiError::slow_body(DEADLINE)))?;
     app.quota.grown(namespace, stored.bytes);
     tracing::info!(namespace, file = %stored.id, bytes = stored.bytes, "file uploaded");
     Ok(Json(shown(stored)))
 }
 
-/// Why a file is not kept.
-fn refused(error: FilesError<ApiError>) -> ApiError {
+/// How large the file of an upload may be: what is around it is not much.
+fn largest(headers: &HeaderMap) -> u64 {
+    let length = headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
+    length.unwrap_or(MAX_BYTES).min(MAX_BYTES)
+}
+
+/// Why a file is not kept or given; `broke_off` is said of an upload.
+fn refused<E: std::fmt::Display>(error: FilesError<E>, broke_off: impl FnOnce(E) -> ApiError) -> ApiError {
     let message = error.to_string();
     match error {
-        FilesError::Store(error) => ApiError::from(error).of_change(),
+        FilesError::Store(error) => error.into(),
         FilesError::NoPlace => ApiError::bad_request(message),
-        FilesError::Busy => ApiError::overloaded(message, Duration::from_secs(5)),
+        FilesError::Busy { .. } => ApiError::overloaded(message, BUSY),
+        FilesError::BusyNamespace { .. } => ApiError::too_many(message, BUSY),
         FilesError::TooLarge { .. } => ApiError::too_large(message),
-        FilesError::Upload(error) => error,
+        FilesError::Late { .. } => ApiError::timeout(message),
+        FilesError::Upload(error) => broke_off(error),
     }
 }
 
@@ -123,8 +139,14 @@ pub async fn list(
     let (files, has_more) = match scope {
         // Files are uploaded by clients, and no session makes one.
         Some(_) => (Vec::new(), false),
-        None if !ids.is_empty() => (these(&app, namespace, ids).await?, false),
-        None => app.files.page(namespace, &span, limit).await?,
+        None => {
+            let home = known(namespace, app.homes.of(namespace).await?)?;
+            if ids.is_empty() {
+                app.files.page(&home, &span, limit).await?
+            } else {
+                (these(&app, &home, ids).await?, false)
+            }
+        }
     };
     let data: Vec<FileMetadata> = files.into_iter().map(shown).collect();
     let id = |file: Option<&FileMetadata>| file.map(|file| file.id.clone());
@@ -134,9 +156,9 @@ pub async fn list(
 }
 
 /// Those of these files that there are, the newest first.
-async fn these(app: &App, namespace: &str, ids: Vec<String>) -> Result<Vec<StoredFile>> {
+async fn these(app: &App, home: &Home, ids: Vec<String>) -> Result<Vec<StoredFile>> {
     let ids: BTreeSet<FileId> = ids.into_iter().filter_map(|id| id.parse().ok()).collect();
-    let found = try_join_all(ids.iter().rev().map(|id| app.files.get(namespace, id))).await?;
+    let found = try_join_all(ids.iter().rev().map(|id| app.files.get(home, id))).await?;
     Ok(found.into_iter().flatten().collect())
 }
 
@@ -160,20 +182,18 @@ pub async fn retrieve(
     params: Params,
 ) -> Result<Json<FileMetadata>> {
     params.end()?;
-    let (namespace, id) = named(&app, &caller, &path, "get").await?;
-    Ok(Json(shown(found(&app, &namespace, &id).await?)))
+    let (home, id) = named(&app, &caller, &path, "get").await?;
+    Ok(Json(shown(found(&app, &home, &id).await?)))
 }
 
 /// `GET files/{file}/content`.
 pub async fn download(State(app): State<App>, caller: Caller, path: PathOf, params: Params) -> Result<Response> {
     params.end()?;
-    let (namespace, id) = named(&app, &caller, &path, "get").await?;
-    let file = found(&app, &namespace, &id).await?;
+    let (home, id) = named(&app, &caller, &path, "get").await?;
+    let file = found(&app, &home, &id).await?;
     let slot = slot(&app)?;
-    let content = app.files.read(&namespace, &file).await.map_err(|error| match error {
-        FilesError::Store(error) => error.into(),
-        other => ApiError::bad_request(other.to_string()),
-    })?;
+    let content = app.files.read(&home.namespace, &file).await;
+    let content = content.map_err(|error| refused(error, |never| match never {}))?;
     // It is held until the last piece is taken.
     let content = content.inspect_ok(move |_| _ = &slot);
     let content = content.inspect_err(|error| tracing::warn!(%error, "a download was broken off"));
@@ -190,10 +210,10 @@ pub async fn download(State(app): State<App>, caller: Caller, path: PathOf, para
 /// `DELETE files/{file}`. Workspaces that have it keep it.
 pub async fn delete(State(app): State<App>, caller: Caller, path: PathOf, params: Params) -> Result<Json<FileDeleted>> {
     params.end()?;
-    let (namespace, id) = named(&app, &caller, &path, "delete").await?;
-    if !app.files.delete(&namespace, &id).await? {
+    let (home, id) = named(&app, &caller, &path, "delete").await?;
+    if !app.files.delete(&home, &id).await? {
         return Err(missing(id.as_str()));
     }
-    tracing::info!(namespace, file = %id, "file deleted");
+    tracing::info!(namespace = home.namespace, file = %id, "file deleted");
     Ok(Json(FileDeleted { id, kind: "file_deleted".to_owned() }))
 }

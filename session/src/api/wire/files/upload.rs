@@ -2,6 +2,8 @@
 
 use std::ops::RangeInclusive;
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -18,6 +20,9 @@ use crate::api::extract::shortened;
 
 /// The next piece has to come within this time.
 const STALL: Duration = Duration::from_secs(60);
+/// What may come before the headers of a part, or a piece of its content, come to an end: the reader of a form holds all of
+/// it, and looks through it at each piece of the body.
+const MOST_HELD: usize = 64 * 1024;
 /// As the reference has it.
 const LONGEST_NAME: usize = 500;
 const LONGEST_TYPE: usize = 255;
@@ -46,15 +51,15 @@ impl Upload {
                 "the body is not multipart/form-data with a boundary: a file is uploaded as its part `file`",
             )
         })?;
-        let mut form = Multipart::new(Paced::new(body), boundary);
+        let mut form = Form::new(body, boundary);
         let mut expires_in = None;
         let field = loop {
-            let Some(field) = within(form.next_field()).await? else {
+            let Some(field) = form.field().await? else {
                 return Err(ApiError::bad_request("the body has no part `file`"));
             };
             match field.name() {
                 Some("file") => break field,
-                Some(EXPIRY) if expires_in.is_none() => expires_in = Some(expiry(field).await?),
+                Some(EXPIRY) if expires_in.is_none() => expires_in = Some(expiry(&form, field).await?),
                 _ => return Err(foreign(&field)),
             }
         };
@@ -65,34 +70,60 @@ impl Upload {
         }
         let content = stream::try_unfold((form, Some(field)), |(form, field)| async move {
             let Some(field) = field else { return Ok(None) };
-            next(form, field).await
+            form.next(field).await
         });
         Ok(Self { filename, mime_type, expires_in, content: content.boxed() })
     }
 }
 
-type Rest = (Multipart<'static>, Option<Field<'static>>);
+type Rest = (Form, Option<Field<'static>>);
 
-/// The next piece of the file. After its end, nothing else may come.
-async fn next(mut form: Multipart<'static>, mut field: Field<'static>) -> Result<Option<(Bytes, Rest)>> {
-    if let Some(piece) = within(field.chunk()).await? {
-        return Ok(Some((piece, (form, Some(field)))));
+/// What is left of a form.
+struct Form {
+    parts: Multipart<'static>,
+    /// The bytes that its reader was given since it last gave something back.
+    held: Arc<AtomicUsize>,
+}
+
+impl Form {
+    fn new(body: Body, boundary: String) -> Self {
+        let held = Arc::new(AtomicUsize::new(0));
+        let body = Paced { body: body.into_data_stream(), given: false, held: Arc::clone(&held) };
+        Self { parts: Multipart::new(body, boundary), held }
     }
-    drop(field);
-    match within(form.next_field()).await? {
-        None => Ok(None),
-        Some(other) => Err(foreign(&other)),
+
+    /// The next part.
+    async fn field(&mut self) -> Result<Option<Field<'static>>> {
+        within(self.parts.next_field()).await.inspect(|_| self.held.store(0, Ordering::Relaxed))
+    }
+
+    /// The next piece of a part.
+    async fn piece(&self, field: &mut Field<'static>) -> Result<Option<Bytes>> {
+        within(field.chunk()).await.inspect(|_| self.held.store(0, Ordering::Relaxed))
+    }
+
+    /// The next piece of the file. After its end, nothing else may come.
+    async fn next(mut self, mut field: Field<'static>) -> Result<Option<(Bytes, Rest)>> {
+        if let Some(piece) = self.piece(&mut field).await? {
+            return Ok(Some((piece, (self, Some(field)))));
+        }
+        drop(field);
+        match self.field().await? {
+            None => Ok(None),
+            Some(other) => Err(foreign(&other)),
+        }
     }
 }
 
 async fn within<T>(next: impl Future<Output = multer::Result<T>>) -> Result<T> {
-    match timeout(STALL, next).await {
-        Ok(Ok(next)) => Ok(next),
-        Ok(Err(error)) => {
-            Err(ApiError::bad_request(format!("the body could not be read as multipart/form-data: {error}")))
-        }
-        Err(_) => Err(ApiError::slow_body(STALL)),
-    }
+    let reason = match timeout(STALL, next).await {
+        Ok(Ok(next)) => return Ok(next),
+        // The body says why.
+        Ok(Err(multer::Error::StreamReadFailed(reason))) => reason.to_string(),
+        Ok(Err(error)) => error.to_string(),
+        Err(_) => return Err(ApiError::slow_body(STALL)),
+    };
+    Err(ApiError::bad_request(format!("the body could not be read as multipart/form-data: {reason}")))
 }
 
 fn foreign(field: &Field<'_>) -> ApiError {
@@ -103,9 +134,9 @@ fn foreign(field: &Field<'_>) -> ApiError {
 }
 
 /// For how long a file is kept.
-async fn expiry(mut field: Field<'static>) -> Result<SignedDuration> {
+async fn expiry(form: &Form, mut field: Field<'static>) -> Result<SignedDuration> {
     let mut text = Vec::new();
-    while let Some(piece) = within(field.chunk()).await? {
+    while let Some(piece) = form.piece(&mut field).await? {
         text.extend_from_slice(&piece);
         if text.len() > LONGEST_NUMBER {
             break;
@@ -132,16 +163,12 @@ fn name(given: &str) -> Result<String> {
     )))
 }
 
-/// A body of which one piece is taken at a time: the reader of a form takes all that there is, and would hold all of it.
+/// A body of which one piece is taken at a time, and no more than its reader may hold: it takes all that there is, and would
+/// hold all of it.
 struct Paced {
     body: BodyDataStream,
     given: bool,
-}
-
-impl Paced {
-    fn new(body: Body) -> Self {
-        Self { body: body.into_data_stream(), given: false }
-    }
+    held: Arc<AtomicUsize>,
 }
 
 impl Stream for Paced {
@@ -152,14 +179,24 @@ impl Stream for Paced {
             context.waker().wake_by_ref();
             return Poll::Pending;
         }
+        if self.held.load(Ordering::Relaxed) > MOST_HELD {
+            let why = format!("a part's headers, or what comes before them, are longer than {MOST_HELD} bytes");
+            return Poll::Ready(Some(Err(axum::Error::new(std::io::Error::other(why)))));
+        }
         let piece = ready!(self.body.poll_next_unpin(context));
         self.given = piece.is_some();
+        if let Some(Ok(piece)) = &piece {
+            self.held.fetch_add(piece.len(), Ordering::Relaxed);
+        }
         Poll::Ready(piece)
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
     use axum::body::Body;
     use bytes::Bytes;
     use futures::stream::{self, TryStreamExt as _};
@@ -167,7 +204,7 @@ mod tests {
     use jiff::SignedDuration;
     use rstest::rstest;
 
-    use super::Upload;
+    use super::{MOST_HELD, Upload};
 
     const FORM: &str = "multipart/form-data; boundary=xyz";
 
@@ -225,5 +262,54 @@ mod tests {
     async fn what_is_wrong_is_named(#[case] kind: &'static str, #[case] body: String, #[case] said: &str) {
         let error = read(kind, &body).await.unwrap_err();
         assert!(error.contains(said), "{error}");
+    }
+
+    /// The reader of a form holds what it has no end of.
+    #[rstest]
+    #[case::no_boundary("", "a")]
+    #[case::nothing_after_the_boundary("--xyz", " ")]
+    #[case::headers("--xyz\r\nContent-Disposition: form-data; name=\"file\"\r\n", "X-Some: header\r\n")]
+    #[case::later_headers(
+        "--xyz\r\nContent-Disposition: form-data; name=\"file\"\r\n\r\nx\r\n--xyz\r\n",
+        "X-Some: header\r\n"
+    )]
+    #[tokio::test]
+    async fn what_never_ends_is_not_held(#[case] head: &str, #[case] rest: &str) {
+        const MANY: usize = 4 << 20;
+        let mut headers = HeaderMap::new();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(FORM));
+        let (taken, rest) = (Arc::new(AtomicUsize::new(0)), Bytes::from(rest.repeat(4_096 / rest.len())));
+        let count = Arc::clone(&taken);
+        let pieces = std::iter::once(Bytes::copy_from_slice(head.as_bytes()))
+            .chain(std::iter::repeat_n(rest, MANY / 4_096))
+            .inspect(move |piece| _ = count.fetch_add(piece.len(), Ordering::Relaxed))
+            .map(Ok::<_, std::io::Error>);
+        let outcome = match Upload::begin(&headers, Body::from_stream(stream::iter(pieces))).await {
+            Ok(upload) => upload.content.try_collect::<Vec<_>>().await.map(drop),
+            Err(error) => Err(error),
+        };
+        let error = outcome.unwrap_err();
+        assert!(error.status() == 400 && error.to_string().contains("longer than 65536 bytes"), "{error}");
+        let taken = taken.load(Ordering::Relaxed);
+        assert!(taken <= MOST_HELD + 8_192 + head.len(), "{taken}");
+    }
+
+    /// What is long is the content, not what is around it.
+    #[tokio::test]
+    async fn a_long_file_in_large_pieces_is_read() {
+        let mut headers = HeaderMap::new();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(FORM));
+        let content = "0123456\r\n".repeat(300_000);
+        let body = part("name=\"file\"; filename=\"a\"", &content) + "--xyz--\r\n";
+        for size in [MOST_HELD / 4, MOST_HELD * 4] {
+            let pieces: Vec<_> = body
+                .as_bytes()
+                .chunks(size)
+                .map(|piece| Ok::<_, std::io::Error>(Bytes::copy_from_slice(piece)))
+                .collect();
+            let upload = Upload::begin(&headers, Body::from_stream(stream::iter(pieces))).await.unwrap();
+            let read: Vec<Bytes> = upload.content.try_collect().await.unwrap();
+            assert!(read.concat() == content.as_bytes());
+        }
     }
 }

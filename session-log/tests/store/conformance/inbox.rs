@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
+use longhand_protocol::event::NewEvent;
 use longhand_protocol::harness::Inbox;
 use longhand_session_log::StoreError;
 use tokio::time::Instant;
 
-use super::{Fixture, INBOX_LIMIT, PATIENCE, assert_err, claim, idle_event, message, messages, session};
+use super::{Fixture, INBOX_LIMIT, PATIENCE, assert_err, claim, idle_event, message, messages, session, tool_use};
 
 fn texts(inbox: &Inbox) -> Vec<String> {
     let text = |item: &longhand_protocol::harness::InboxItem| {
@@ -48,6 +49,22 @@ pub(crate) async fn an_enqueue_may_be_repeated(fixture: &dyn Fixture) {
     assert_eq!(again[0].event, appended.records[0].event);
     assert_eq!(again[1], first[1]);
     assert_eq!(texts(&store.inbox(&id).await.unwrap()), ["b"]);
+}
+
+/// A brain gives an event of its own the identifier of one that is queued.
+pub(crate) async fn an_identifier_stands_in_the_log_once(fixture: &dyn Fixture) {
+    let store = fixture.store();
+    let id = session(&*store).await;
+    let queued = message("a");
+    store.enqueue(&id, vec![queued.clone()]).await.unwrap();
+    let (epoch, head) = claim(&*store, &id, "a").await;
+    store.inbox(&id).await.unwrap();
+    let own = NewEvent { id: queued.id.clone(), ..tool_use() };
+    let appended = store.append(&id, epoch, head, vec![own]).await.unwrap();
+    let head = appended.records[0].seq;
+    let again = store.promote(&id, epoch, head, std::slice::from_ref(&queued.id), vec![]).await;
+    assert_err!(again, StoreError::NotQueued(event) if event == queued.id);
+    assert_eq!(store.read(&id, 0, 100).await.unwrap().records.last().unwrap().seq, head);
 }
 
 pub(crate) async fn an_inbox_is_bounded(fixture: &dyn Fixture) {

@@ -53,9 +53,15 @@ impl RefreshRecord {
     /// What is on record of a credential's present refresh token; nothing if what is there cannot be read.
     #[must_use]
     pub fn of(vault: &ObjectMeta, credential: &str, refresh: &Refresh) -> Option<Self> {
+        Self::of_secret(vault, credential, &refresh.refresh_token_ref.name)
+    }
+
+    /// What is on record of the refresh token in this Secret; nothing if what is there cannot be read.
+    #[must_use]
+    pub fn of_secret(vault: &ObjectMeta, credential: &str, secret: &str) -> Option<Self> {
         let text = vault.annotations.as_ref()?.get(&annotation(credential))?;
         let record: Self = serde_json::from_str(text).ok()?;
-        (record.secret == refresh.refresh_token_ref.name).then_some(record)
+        (record.secret == secret).then_some(record)
     }
 
     /// Puts it on record.

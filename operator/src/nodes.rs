@@ -105,8 +105,7 @@ impl Nodes {
         let (mut nodes, mut params) = (Vec::new(), ListParams::default().limit(PAGE));
         for _ in 0..MAX_PAGES {
             let page = call(|| "list nodes".to_owned(), api.list(&params)).await.map_err(|error| error.to_string())?;
-            // One that has just joined has not said yet what it is able to.
-            nodes.extend(page.items.iter().filter(|node| is_ready(node)).map(NodeView::of));
+            nodes.extend(page.items.iter().filter(|node| is_ready(node) || has_spoken(node)).map(NodeView::of));
             match page.metadata.continue_.filter(|next| !next.is_empty()) {
                 Some(next) => params = ListParams::default().limit(PAGE).continue_token(&next),
                 None => return Ok(nodes.into()),
@@ -119,6 +118,11 @@ impl Nodes {
 fn is_ready(node: &Node) -> bool {
     let conditions = node.status.iter().flat_map(|status| status.conditions.iter().flatten());
     conditions.filter(|condition| condition.type_ == "Ready").all(|condition| condition.status == "True")
+}
+
+/// Whether it says what it is able to: one that has just joined does not yet.
+fn has_spoken(node: &Node) -> bool {
+    node.status.as_ref().is_some_and(|status| status.runtime_handlers.is_some())
 }
 
 /// Whether every node that has the labels of `selector` is able, and what is to be said of it.
@@ -212,7 +216,7 @@ mod tests {
         let (context, server) = context();
         let list = |items: Vec<Value>, next: &str| json!({ "metadata": { "continue": next }, "items": items });
         let mut joining = node("c", &Value::Null);
-        joining["status"]["conditions"] = json!([{ "type": "Ready", "status": "False" }]);
+        joining["status"] = json!({ "conditions": [{ "type": "Ready", "status": "False" }] });
         let server = server.expect([
             ("GET", NODES, 200, list(vec![node("a", &able())], "more")),
             ("GET", NODES, 200, list(vec![node("b", &able()), joining], "")),
@@ -236,6 +240,22 @@ mod tests {
             assert_eq!(decided.spec.user_namespace, UserNamespace::Pod, "what they said before counts");
         }
         assert!(nodes.known.lock().await.as_ref().unwrap().until <= Instant::now() + AGAIN, "it is tried again soon");
+        server.nothing_else((nodes, context)).await;
+    }
+
+    #[tokio::test]
+    async fn a_node_that_is_away_for_a_while_keeps_its_say() {
+        let (context, server) = context();
+        let mut away = node("old", &json!([]));
+        away["status"]["conditions"] = json!([{ "type": "Ready", "status": "Unknown" }]);
+        let server =
+            server.expect([("GET", NODES, 200, json!({ "metadata": {}, "items": [node("a", &able()), away] }))]);
+        let nodes = Nodes::new(context.client.clone());
+        let mut template = fixtures::template();
+        template.spec.user_namespace = UserNamespace::Auto;
+        let (decided, seen) = nodes.decide(template).await;
+        assert_eq!(decided.spec.user_namespace, UserNamespace::Host);
+        assert_eq!(seen.unwrap().reason, "NodeWithoutSupport");
         server.nothing_else((nodes, context)).await;
     }
 

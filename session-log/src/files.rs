@@ -41,6 +41,10 @@ const UPLOADS_OF_ONE: usize = 4;
 const READS: usize = 32;
 /// Of them those of one namespace.
 const READS_OF_ONE: usize = 8;
+/// The same for sandboxes, which clients that read slowly do not keep waiting.
+const FILLS: usize = 16;
+/// Of them those of one namespace.
+const FILLS_OF_ONE: usize = 8;
 /// For how long it is waited until a content may be read.
 const READ_WAIT: Duration = Duration::from_secs(10);
 /// How long it may take to read all of a content.
@@ -221,6 +225,7 @@ pub struct Files {
     objects: Option<Objects>,
     uploads: Arc<Slots>,
     reads: Arc<Slots>,
+    fills: Arc<Slots>,
     lists: Arc<Semaphore>,
 }
 
@@ -245,6 +250,7 @@ impl Files {
             objects,
             uploads: Arc::new(Slots::new(UPLOADS, UPLOADS_OF_ONE)),
             reads: Arc::new(Slots::new(READS, READS_OF_ONE)),
+            fills: Arc::new(Slots::new(FILLS, FILLS_OF_ONE)),
             lists: Arc::new(Semaphore::new(LISTS)),
         }
     }
@@ -348,9 +354,23 @@ impl Files {
     /// [`FilesError::NoPlace`], [`FilesError::Busy`] or [`FilesError::BusyNamespace`] if it is not its turn in time, or
     /// [`FilesError::Store`] if the content cannot be read.
     pub async fn read(&self, namespace: &str, file: &StoredFile) -> Result<Content, FilesError> {
-        let objects = self.objects.as_ref().ok_or(FilesError::NoPlace)?;
         let slot = self.reads.take(namespace, READ_WAIT).await;
         let slot = slot.map_err(|taken| busy(taken, namespace, "read", [READS, READS_OF_ONE]))?;
+        self.content(namespace, file, slot).await
+    }
+
+    /// The same for a sandbox of the namespace, whose turn does not wait for those of clients.
+    ///
+    /// # Errors
+    /// Those of [`Files::read`].
+    pub async fn read_for_sandbox(&self, namespace: &str, file: &StoredFile) -> Result<Content, FilesError> {
+        let slot = self.fills.take(namespace, READ_WAIT).await;
+        let slot = slot.map_err(|taken| busy(taken, namespace, "read", [FILLS, FILLS_OF_ONE]))?;
+        self.content(namespace, file, slot).await
+    }
+
+    async fn content(&self, namespace: &str, file: &StoredFile, slot: Slot) -> Result<Content, FilesError> {
+        let objects = self.objects.as_ref().ok_or(FilesError::NoPlace)?;
         let name = object_name(&self.index.prefix().await?, namespace, file.id.as_str());
         let mut pieces = objects.stream(&name, &file.written());
         let first = pieces.next().await.transpose()?;

@@ -38,6 +38,14 @@ pub struct Granted {
     pub bearer: bool,
 }
 
+impl Granted {
+    /// The same, knowing which refresh token was used: a provider that gives that one again gives no other.
+    pub fn in_exchange_for(mut self, used: &Secret) -> Self {
+        self.refresh = self.refresh.filter(|refresh| !refresh.matches(used.expose()));
+        self
+    }
+}
+
 /// Types of access tokens that go with a proof of a key. Any other is sent as a bearer, whatever a provider calls it.
 const NO_BEARERS: [&str; 2] = ["dpop", "mac"];
 
@@ -259,6 +267,14 @@ mod tests {
         let granted = read(StatusCode::OK, body.as_bytes()).unwrap();
         assert!(granted.access.matches(b"at"));
         assert_eq!((granted.lifetime, granted.refresh.is_some()), (seconds.map(Duration::from_secs), rotated));
+    }
+
+    #[test]
+    fn a_provider_that_gives_the_same_refresh_token_again_gives_no_other() {
+        let granted = || read(StatusCode::OK, br#"{"access_token": "at", "refresh_token": "rt"}"#).unwrap();
+        let used = |value: &str| granted().refresh.filter(|refresh| refresh.matches(value.as_bytes()));
+        assert!(granted().in_exchange_for(&used("rt").unwrap()).refresh.is_none());
+        assert!(granted().in_exchange_for(&granted().access).refresh.is_some());
     }
 
     #[rstest]

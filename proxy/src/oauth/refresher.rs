@@ -289,7 +289,8 @@ impl Refresher {
         self.begin(secret).await?;
         let ask = grant::ask(&self.oauth.client, &refresh, client_secret.as_deref());
         let (status, body) = self.endpoint.ask(ask).await?;
-        match grant::read(status, &body) {
+        let granted = grant::read(status, &body).map(|granted| granted.in_exchange_for(&refresh));
+        match granted {
             Ok(granted) if granted.bearer => Ok(self.keep(granted, secret)),
             Ok(granted) => {
                 tracing::warn!(credential = self.label, "the provider gave a token that cannot be sent as a bearer");

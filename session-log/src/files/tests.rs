@@ -61,6 +61,8 @@ async fn few_contents_are_read_at_once() {
     let other = home("other", "u");
     let file = put(&files, &other, None).await;
     assert!(matches!(files.read("other", &file).await.err(), Some(FilesError::Busy { .. })));
+    let for_sandbox = files.read_for_sandbox("other", &file).await.unwrap();
+    assert_eq!(for_sandbox.try_collect::<Vec<Bytes>>().await.unwrap().concat(), b"content");
     // Who waits goes on as soon as another is done.
     let done = reading.pop().unwrap();
     let (read, whole) = tokio::join!(files.read("other", &file), done.try_collect::<Vec<Bytes>>());

@@ -1,7 +1,6 @@
 //! Files that clients have uploaded, on their way into workspaces.
 
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
 
 use axum::body::Body;
 use futures::stream::TryStreamExt as _;
@@ -12,9 +11,6 @@ use longhand_session_log::files::FilesError;
 
 use super::Executor;
 use super::workspace::{Outcome, judge_content, not_put};
-
-/// After a replica that reads as many contents as it may.
-const BUSY: Duration = Duration::from_secs(1);
 
 impl Executor {
     /// Sends the contents that a sandbox wants of these resources, one after the other.
@@ -55,11 +51,11 @@ impl Executor {
             }
             Err(error) => return lacks(error.to_string()),
         };
-        let content = match files.read(namespace, &file).await {
+        let content = match files.read_for_sandbox(namespace, &file).await {
             Ok(content) => content,
             // It is looked again soon, until there is no more time for it.
             Err(FilesError::Busy { .. } | FilesError::BusyNamespace { .. }) => {
-                return Outcome::NotNow { leave: false, wait: BUSY };
+                return Outcome::Queued;
             }
             Err(error) => return lacks(error.to_string()),
         };

@@ -39,6 +39,8 @@ pub(super) enum Outcome {
         leave: bool,
         wait: Duration,
     },
+    /// It is not the turn of a file to be read.
+    Queued,
 }
 
 /// What to do with a call now.
@@ -232,7 +234,7 @@ impl Executor {
                 Outcome::Whole => None,
                 Outcome::Lacks(what) => Some(what),
                 // Whoever reaches in will see that.
-                Outcome::NotNow { .. } => return,
+                Outcome::NotNow { .. } | Outcome::Queued => return,
             };
             self.say_lacks(key, view, lacks.as_deref()).await;
             if lacks.is_some() {
@@ -275,13 +277,22 @@ impl Call<'_> {
             }
             Outcome::NotNow { leave, wait } => {
                 course.avoid = leave.then(|| target.pod_uid.clone());
-                self.interrupted.run_until_cancelled(sleep(wait)).await;
-                if !leave && course.began.elapsed() >= executor.limits.provisioning {
-                    let text = "The call was not run: its sandbox could not be reached. The next call tries again.";
-                    return Ok(Ready::Refuse(text.to_owned()));
-                }
-                Ok(Ready::LookAgain)
+                let why = (!leave).then_some("its sandbox could not be reached");
+                Ok(self.look_again(course, wait, why).await)
             }
+            Outcome::Queued => {
+                let why = "the service reads as many files as it may, and those of its workspace were not among them";
+                Ok(self.look_again(course, SOON, Some(why)).await)
+            }
+        }
+    }
+
+    /// Waits before the workspace is looked at again; the call is refused for this reason when there is no more time for it.
+    async fn look_again(&self, course: &Course, wait: Duration, why: Option<&str>) -> Ready {
+        self.interrupted.run_until_cancelled(sleep(wait)).await;
+        match why.filter(|_| course.began.elapsed() >= self.executor.limits.provisioning) {
+            Some(why) => Ready::Refuse(format!("The call was not run: {why}. The next call tries again.")),
+            None => Ready::LookAgain,
         }
     }
 

@@ -55,9 +55,11 @@ impl Held<'_> {
         RefreshRecord { secret: self.secret.to_owned(), state }.put(&mut vault.metadata, self.credential);
     }
 
-    /// Whether the pod was told to go ahead with this refresh token, and no other since.
+    /// Whether the pod was told to go ahead with this refresh token, and no other since; also if the vault was set back
+    /// meanwhile.
     pub(super) fn is_claimed(&self, vault: &Vault) -> bool {
-        matches!(self.record(vault), Some(RefreshState::Claimed { by, .. }) if by == self.pod)
+        let record = RefreshRecord::of_secret(&vault.metadata, self.credential, self.secret);
+        matches!(record.map(|record| record.state), Some(RefreshState::Claimed { by, .. }) if by == self.pod)
     }
 
     /// What the proxy is told that wants to ask the provider; if it may, the vault says so.
@@ -97,7 +99,8 @@ impl Held<'_> {
             return (RefreshAnswer::Stored { secret: refresh.refresh_token_ref.name.clone() }, false);
         }
         // What came of the last refresh token is kept, whatever the vault was set back to meanwhile.
-        if self.live(vault).is_none() && !self.is_set_back(vault) {
+        let is_set_back = self.is_set_back(vault);
+        if self.live(vault).is_none() && !is_set_back {
             return (RefreshAnswer::Superseded {}, false);
         }
         // Who was told to go ahead meanwhile, and has the same refresh token, is not disturbed.
@@ -116,6 +119,9 @@ impl Held<'_> {
         *expiry = expires_at.map(Time);
         if rotated {
             refresh.refresh_token_ref = reference(REFRESH_TOKEN);
+        } else if is_set_back {
+            // The last one is a Secret that the service has made.
+            refresh.refresh_token_ref = SecretRef { name: self.secret.to_owned(), key: REFRESH_TOKEN.to_owned() };
         }
         let answer = RefreshAnswer::Stored { secret: refresh.refresh_token_ref.name.clone() };
         if rotated {
@@ -207,7 +213,11 @@ mod tests {
         assert_eq!(three.begin(&mut vault, at(2)), RefreshAnswer::Go {});
         vault.spec = applied.spec;
         assert_eq!(held("b").begin(&mut vault, at(1_000)), RefreshAnswer::Superseded {});
+        assert!(three.is_claimed(&vault), "also for who has lost its session meanwhile");
         assert_eq!(three.store(&mut vault.clone(), "four", true, None).0, stored("four"), "and this is the only copy");
+        let mut kept = vault.clone();
+        assert_eq!(three.store(&mut kept, "four", false, None).0, stored("three"), "the last one is named again");
+        assert_eq!(three.begin(&mut kept, at(3)), RefreshAnswer::Go {});
         assert_eq!(two.store(&mut vault, "four", true, None).0, RefreshAnswer::Superseded {});
         let by_hand = Held { secret: "by-hand", ..held("b") };
         vault.spec.credentials[0].oauth.as_mut().unwrap().refresh.as_mut().unwrap().refresh_token_ref.name =

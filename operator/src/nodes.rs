@@ -245,30 +245,26 @@ mod tests {
 
     #[tokio::test]
     async fn a_node_that_is_away_for_a_while_keeps_its_say() {
-        let (context, server) = context();
         let mut away = node("old", &json!([]));
         away["status"]["conditions"] = json!([{ "type": "Ready", "status": "Unknown" }]);
-        let server =
-            server.expect([("GET", NODES, 200, json!({ "metadata": {}, "items": [node("a", &able()), away] }))]);
-        let nodes = Nodes::new(context.client.clone());
-        let mut template = fixtures::template();
-        template.spec.user_namespace = UserNamespace::Auto;
-        let (decided, seen) = nodes.decide(template).await;
-        assert_eq!(decided.spec.user_namespace, UserNamespace::Host);
-        assert_eq!(seen.unwrap().reason, "NodeWithoutSupport");
-        server.nothing_else((nodes, context)).await;
+        let answer = json!({ "metadata": {}, "items": [node("a", &able()), away] });
+        assert_eq!(decided(200, answer).await, (UserNamespace::Host, "NodeWithoutSupport".to_owned()));
     }
 
     #[tokio::test]
     async fn what_is_not_known_of_nodes_is_not_risked() {
+        assert_eq!(decided(403, refused()).await, (UserNamespace::Host, "NodesUnknown".to_owned()));
+    }
+
+    /// What becomes of a template that leaves it to its nodes, and the reason, when this is what a list of them gives.
+    async fn decided(status: u16, answer: Value) -> (UserNamespace, String) {
         let (context, server) = context();
-        let server = server.expect([("GET", NODES, 403, refused())]);
+        let server = server.expect([("GET", NODES, status, answer)]);
         let nodes = Nodes::new(context.client.clone());
         let mut template = fixtures::template();
         template.spec.user_namespace = UserNamespace::Auto;
         let (decided, seen) = nodes.decide(template).await;
-        assert_eq!(decided.spec.user_namespace, UserNamespace::Host);
-        assert_eq!(seen.unwrap().reason, "NodesUnknown");
         server.nothing_else((nodes, context)).await;
+        (decided.spec.user_namespace, seen.unwrap().reason)
     }
 }

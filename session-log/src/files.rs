@@ -354,9 +354,7 @@ impl Files {
     /// [`FilesError::NoPlace`], [`FilesError::Busy`] or [`FilesError::BusyNamespace`] if it is not its turn in time, or
     /// [`FilesError::Store`] if the content cannot be read.
     pub async fn read(&self, namespace: &str, file: &StoredFile) -> Result<Content, FilesError> {
-        let slot = self.reads.take(namespace, READ_WAIT).await;
-        let slot = slot.map_err(|taken| busy(taken, namespace, "read", [READS, READS_OF_ONE]))?;
-        self.content(namespace, file, slot).await
+        self.content(&self.reads, [READS, READS_OF_ONE], namespace, file).await
     }
 
     /// The same for a sandbox of the namespace, whose turn does not wait for those of clients.
@@ -364,13 +362,18 @@ impl Files {
     /// # Errors
     /// Those of [`Files::read`].
     pub async fn read_for_sandbox(&self, namespace: &str, file: &StoredFile) -> Result<Content, FilesError> {
-        let slot = self.fills.take(namespace, READ_WAIT).await;
-        let slot = slot.map_err(|taken| busy(taken, namespace, "read", [FILLS, FILLS_OF_ONE]))?;
-        self.content(namespace, file, slot).await
+        self.content(&self.fills, [FILLS, FILLS_OF_ONE], namespace, file).await
     }
 
-    async fn content(&self, namespace: &str, file: &StoredFile, slot: Slot) -> Result<Content, FilesError> {
+    async fn content(
+        &self,
+        slots: &Slots,
+        most: [usize; 2],
+        namespace: &str,
+        file: &StoredFile,
+    ) -> Result<Content, FilesError> {
         let objects = self.objects.as_ref().ok_or(FilesError::NoPlace)?;
+        let slot = slots.take(namespace, READ_WAIT).await.map_err(|taken| busy(taken, namespace, "read", most))?;
         let name = object_name(&self.index.prefix().await?, namespace, file.id.as_str());
         let mut pieces = objects.stream(&name, &file.written());
         let first = pieces.next().await.transpose()?;

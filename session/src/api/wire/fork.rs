@@ -14,8 +14,7 @@ use serde_json::{Map, Value, json};
 
 use super::once::Seed;
 use super::session_create::Made;
-use super::session_resources::check_files;
-use super::vault_use::check_named;
+use super::vault_use::check_spec;
 use super::{events, view};
 use crate::api::error::{ApiError, Result};
 use crate::app::App;
@@ -65,8 +64,7 @@ pub(super) async fn create(
     let id = app.store.fork_id(&fork.session);
     let inherited = sessions::resource_of(app, &parent.meta).await?;
     let resource = resource(&id, &from, &parent, inherited, title)?;
-    check_files(app, identity, namespace, resource.spec.resources.iter()).await?;
-    check_named(app, identity, namespace, &resource.spec).await?;
+    check_spec(app, identity, namespace, &resource.spec).await?;
     let made = Made::make(app, namespace, resource, seed).await?;
     match begin(app, &made, &from, parent, first).await {
         Ok(state) => view::shown(app, state, Some(made.resource)).await,

@@ -19,8 +19,7 @@ use serde_json::json;
 use tokio::time::timeout;
 
 use super::export::slot;
-use super::session_resources::check_files;
-use super::vault_use::check_named;
+use super::vault_use::check_spec;
 use super::{namespace_for, view};
 use crate::api::error::{ApiError, Result};
 use crate::api::extract::{Caller, PathOf, is_name};
@@ -129,8 +128,7 @@ async fn permitted(
     namespace: &str,
     mut spec: AgentSessionSpec,
 ) -> Result<AgentSessionSpec> {
-    check_files(app, identity, namespace, spec.resources.iter()).await?;
-    check_named(app, identity, namespace, &spec).await?;
+    check_spec(app, identity, namespace, &spec).await?;
     for repository in spec.resources.iter_mut().filter_map(|resource| resource.github_repository.as_mut()) {
         let Some(token) = &repository.token_ref else { continue };
         if !app.auth.permits(identity, Access::ReadSecret(&token.name), namespace).await? {

@@ -1,8 +1,9 @@
-//! Whether a caller may have a session use vaults.
+//! Whether a caller may have a session use vaults, and all else that the spec of another names.
 
 use longhand_crds::wire_id::prefix;
 use longhand_crds::{AgentSessionSpec, Vault, wire_id};
 
+use super::session_resources::check_files;
 use crate::api::error::{ApiError, Result};
 use crate::api::extract::{is_reference, shortened};
 use crate::app::App;
@@ -58,17 +59,26 @@ pub async fn check_vaults(
     Ok(usable)
 }
 
-/// An error unless `identity` may use every vault that this spec, which somebody else has written, names.
+/// An error unless `identity` may use every vault that this spec names.
 ///
 /// # Errors
 /// 403 naming the vault.
-pub async fn check_named(app: &App, identity: &Identity, namespace: &str, spec: &AgentSessionSpec) -> Result<()> {
+async fn check_named(app: &App, identity: &Identity, namespace: &str, spec: &AgentSessionSpec) -> Result<()> {
     let servers = spec.agent_ref.overrides.iter().flat_map(|overrides| overrides.mcp_servers.iter().flatten());
     let of_servers = servers.filter_map(|server| server.credential.as_ref()).map(|credential| &credential.vault);
     for name in spec.vault_refs.iter().map(|vault| &vault.name).chain(of_servers) {
         app.auth.require(identity, Access::UseVault(name), namespace).await?;
     }
     Ok(())
+}
+
+/// An error unless `identity` has the rights that this spec, which somebody else has written, needs of whoever writes it.
+///
+/// # Errors
+/// 403 naming the file or the vault.
+pub(super) async fn check_spec(app: &App, identity: &Identity, namespace: &str, spec: &AgentSessionSpec) -> Result<()> {
+    check_files(app, identity, namespace, spec.resources.iter()).await?;
+    check_named(app, identity, namespace, spec).await
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@ use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use longhand_crds::Vault;
 use longhand_crds::refresh::{RefreshRecord, RefreshState, UsedUp};
-use longhand_crds::vault::{CredentialSpec, OAuth, Refresh, SecretRef};
+use longhand_crds::vault::{CredentialSpec, OAuth, SecretRef};
 use longhand_protocol::refresh::{CLAIM_SECONDS, RefreshAnswer, RefreshFailure};
 
 /// Keys of the Secrets that are made.
@@ -27,45 +27,46 @@ pub(super) struct Held<'a> {
 }
 
 impl Held<'_> {
-    /// The credential, while this refresh token is its own.
-    fn live<'v>(&self, vault: &'v Vault) -> Option<(&'v CredentialSpec, &'v Refresh)> {
+    /// The name of the Secret with the refresh token that the vault has now, if the credential is in use.
+    fn present<'v>(&self, vault: &'v Vault) -> Option<&'v str> {
         let named = |credential: &&CredentialSpec| credential.name == self.credential;
         let credential = vault.spec.credentials.iter().find(named).filter(|found| found.archived_at.is_none())?;
-        let refresh = credential.refresh().filter(|refresh| refresh.refresh_token_ref.name == self.secret)?;
-        Some((credential, refresh))
+        Some(&credential.refresh()?.refresh_token_ref.name)
+    }
+
+    /// Whether this refresh token is the credential's own.
+    fn is_live(&self, vault: &Vault) -> bool {
+        self.present(vault) == Some(self.secret)
+    }
+
+    fn used_up(&self, vault: &Vault) -> UsedUp {
+        UsedUp::of(&vault.metadata, self.credential)
     }
 
     /// Whether the vault was set back to a used-up refresh token from this one, the last.
     fn is_set_back(&self, vault: &Vault) -> bool {
-        let named = |credential: &&CredentialSpec| credential.name == self.credential;
-        let credential = vault.spec.credentials.iter().find(named).filter(|found| found.archived_at.is_none());
-        let used = UsedUp::of(&vault.metadata, self.credential);
-        used.latest == self.secret
-            && credential
-                .and_then(CredentialSpec::refresh)
-                .is_some_and(|refresh| used.includes(&refresh.refresh_token_ref.name))
+        let used = self.used_up(vault);
+        used.latest == self.secret && self.present(vault).is_some_and(|secret| used.includes(secret))
     }
 
+    /// What is on record of this refresh token, also if the vault was set back meanwhile.
     fn record(&self, vault: &Vault) -> Option<RefreshState> {
-        let (_, refresh) = self.live(vault)?;
-        Some(RefreshRecord::of(&vault.metadata, self.credential, refresh)?.state)
+        Some(RefreshRecord::of_secret(&vault.metadata, self.credential, self.secret)?.state)
     }
 
     fn put(&self, vault: &mut Vault, state: RefreshState) {
         RefreshRecord { secret: self.secret.to_owned(), state }.put(&mut vault.metadata, self.credential);
     }
 
-    /// Whether the pod was told to go ahead with this refresh token, and no other since; also if the vault was set back
-    /// meanwhile.
+    /// Whether the pod was told to go ahead with this refresh token, and no other since.
     pub(super) fn is_claimed(&self, vault: &Vault) -> bool {
-        let record = RefreshRecord::of_secret(&vault.metadata, self.credential, self.secret);
-        matches!(record.map(|record| record.state), Some(RefreshState::Claimed { by, .. }) if by == self.pod)
+        matches!(self.record(vault), Some(RefreshState::Claimed { by, .. }) if by == self.pod)
     }
 
     /// What the proxy is told that wants to ask the provider; if it may, the vault says so.
     pub(super) fn begin(&self, vault: &mut Vault, now: Timestamp) -> RefreshAnswer {
         // Whoever set the vault back to a refresh token that is used up did not make that good again.
-        if self.live(vault).is_none() || UsedUp::of(&vault.metadata, self.credential).includes(self.secret) {
+        if !self.is_live(vault) || self.used_up(vault).includes(self.secret) {
             return RefreshAnswer::Superseded {};
         }
         match self.record(vault) {
@@ -100,7 +101,7 @@ impl Held<'_> {
         }
         // What came of the last refresh token is kept, whatever the vault was set back to meanwhile.
         let is_set_back = self.is_set_back(vault);
-        if self.live(vault).is_none() && !is_set_back {
+        if !self.is_live(vault) && !is_set_back {
             return (RefreshAnswer::Superseded {}, false);
         }
         // Who was told to go ahead meanwhile, and has the same refresh token, is not disturbed.
@@ -114,18 +115,18 @@ impl Held<'_> {
         else {
             return (RefreshAnswer::Superseded {}, false);
         };
-        let reference = |key: &str| SecretRef { name: made.to_owned(), key: key.to_owned() };
-        *secret_ref = reference(TOKEN);
+        let reference = |name: &str, key: &str| SecretRef { name: name.to_owned(), key: key.to_owned() };
+        *secret_ref = reference(made, TOKEN);
         *expiry = expires_at.map(Time);
         if rotated {
-            refresh.refresh_token_ref = reference(REFRESH_TOKEN);
+            refresh.refresh_token_ref = reference(made, REFRESH_TOKEN);
         } else if is_set_back {
             // The last one is a Secret that the service has made.
-            refresh.refresh_token_ref = SecretRef { name: self.secret.to_owned(), key: REFRESH_TOKEN.to_owned() };
+            refresh.refresh_token_ref = reference(self.secret, REFRESH_TOKEN);
         }
         let answer = RefreshAnswer::Stored { secret: refresh.refresh_token_ref.name.clone() };
         if rotated {
-            let mut used = UsedUp::of(&vault.metadata, self.credential);
+            let mut used = self.used_up(vault);
             used.exchange(self.secret, made);
             used.put(&mut vault.metadata, self.credential);
         }
@@ -134,7 +135,7 @@ impl Held<'_> {
 
     /// Puts on record that the provider has refused.
     pub(super) fn fail(&self, vault: &mut Vault, reason: RefreshFailure, now: Timestamp) -> RefreshAnswer {
-        if self.live(vault).is_none() {
+        if !self.is_live(vault) {
             return RefreshAnswer::Superseded {};
         }
         self.put(vault, RefreshState::Failed { reason, at: now });

@@ -9,7 +9,7 @@ use tokio::net::{TcpStream, UdpSocket};
 use tokio::time::timeout;
 
 /// What is reachable in a cluster answers long before.
-const WINDOW: Duration = Duration::from_millis(250);
+pub const WINDOW: Duration = Duration::from_millis(250);
 const MAX_TARGETS: usize = 16;
 /// Of the root: every resolver answers it, if only by a refusal.
 const DNS_QUERY: [u8; 17] = [0x1f, 0x07, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 2, 0, 1];
@@ -64,15 +64,15 @@ impl Canary {
         if all.len() > MAX_TARGETS { Err(InvalidCanary(text.to_owned())) } else { Ok(all) }
     }
 
-    /// Whether it answers within the window. A refusal is no answer: a fence may say no in that way.
-    pub async fn answers(&self) -> bool {
+    /// Whether it answers within `window`. A refusal is no answer: a fence may say no in that way.
+    pub async fn answers(&self, window: Duration) -> bool {
         let answered = async {
             match self.protocol {
                 Protocol::Tcp => TcpStream::connect(self.address).await.map(drop),
                 Protocol::Dns => ask(self.address).await,
             }
         };
-        matches!(timeout(WINDOW, answered).await, Ok(Ok(())))
+        matches!(timeout(window, answered).await, Ok(Ok(())))
     }
 
     /// What it is called.
@@ -106,7 +106,7 @@ mod tests {
     use rstest::rstest;
     use tokio::net::UdpSocket;
 
-    use super::Canary;
+    use super::{Canary, WINDOW};
 
     #[rstest]
     #[case("", 0)]
@@ -136,7 +136,7 @@ mod tests {
             let (length, from) = resolver.recv_from(&mut query).await.unwrap();
             resolver.send_to(&query[..length], from).await.unwrap();
         };
-        let ((), answered) = tokio::join!(answer, canary.answers());
+        let ((), answered) = tokio::join!(answer, canary.answers(WINDOW));
         assert!(answered);
     }
 }

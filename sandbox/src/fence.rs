@@ -1,8 +1,8 @@
 //! The fence: whether a network policy keeps this pod in, as its canaries show.
 //!
-//! They are tried from the start and take one window at the most, in which a cluster's network answers many times over; a
-//! sandbox is ready no later for it, but that the first probe may wait for the rest of the window. A fence that is not there
-//! yet (policies are enforced a moment after a pod begins) or no more is found by trying again.
+//! They are tried from the start. The first look is a short one, in which the kernel of the pod's own node answers many times
+//! over, since a sandbox is not ready before its end; a long one confirms it at once, and takes the readiness back if the network
+//! was only slow. A fence that is not there yet (policies are enforced a moment after a pod begins) or no more is found by trying again.
 
 use std::collections::BTreeSet;
 use std::future::Future;
@@ -13,9 +13,11 @@ use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 use tracing::{info, warn};
 
-use crate::canary::Canary;
+use crate::canary::{Canary, WINDOW};
 use crate::wire::{FenceReport, FenceState};
 
+/// How long the canaries have to answer at a first look; `WINDOW` at each later one. One of them is the kubelet of the same node.
+const AT_FIRST: Duration = Duration::from_millis(50);
 /// Between two looks while there is no fence.
 const AGAIN: Duration = Duration::from_millis(250);
 /// A probe waits for a fence that is just being put up; the kubelet gives it two seconds.
@@ -59,8 +61,9 @@ async fn look(canaries: Vec<Canary>, report: watch::Sender<FenceReport>) {
     if canaries.is_empty() {
         return;
     }
+    let mut window = AT_FIRST;
     loop {
-        let answers = join_all(canaries.iter().map(Canary::answers)).await;
+        let answers = join_all(canaries.iter().map(|canary| canary.answers(window))).await;
         let reached: BTreeSet<&str> =
             canaries.iter().zip(answers).filter(|(_, answered)| *answered).map(|(canary, _)| canary.name()).collect();
         let state = if reached.is_empty() { FenceState::Fenced } else { FenceState::Open };
@@ -75,7 +78,14 @@ async fn look(canaries: Vec<Canary>, report: watch::Sender<FenceReport>) {
             _ if changed => info!("this sandbox is fenced in"),
             _ => {}
         }
-        sleep(if state == FenceState::Fenced { STILL } else { AGAIN }).await;
+        let pause = match state {
+            FenceState::Fenced if window == AT_FIRST => Duration::ZERO,
+            FenceState::Fenced => STILL,
+            _ => AGAIN,
+        };
+        // While there is no fence, each look is a first one: what answers takes no window, and the sandbox is waited for.
+        window = if state == FenceState::Fenced { WINDOW } else { AT_FIRST };
+        sleep(pause).await;
     }
 }
 

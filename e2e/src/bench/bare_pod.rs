@@ -13,6 +13,8 @@ use longhand_crds::labels;
 use crate::cluster::{TestNamespace, TestResult};
 
 const DEADLINE: Duration = Duration::from_secs(120);
+/// By which `sandboxd` looks for a fence before it is ready.
+const FENCE_VARIABLES: [&str; 2] = ["SANDBOXD_CANARIES", "SANDBOXD_REQUIRE_FENCE"];
 
 /// The pod of the sandbox whose pods' names begin with this: what a bare one looks like.
 ///
@@ -22,7 +24,14 @@ pub(super) async fn shape(namespace: &TestNamespace, prefix: &str) -> TestResult
     let selector = ListParams::default().labels(&format!("{}={}", labels::ROLE, labels::SANDBOX));
     let pods = namespace.api::<Pod>().list(&selector).await?.items;
     let found = pods.into_iter().find(|pod| pod.name_any().starts_with(prefix));
-    Ok(found.ok_or("there is no sandbox pod")?)
+    let mut pod = found.ok_or("there is no sandbox pod")?;
+    // Nobody fences a bare pod in, so that it may not wait for a fence.
+    for container in pod.spec.iter_mut().flat_map(|spec| &mut spec.containers) {
+        if let Some(env) = &mut container.env {
+            env.retain(|variable| !FENCE_VARIABLES.contains(&variable.name.as_str()));
+        }
+    }
+    Ok(pod)
 }
 
 /// Milliseconds from the create request to the condition Ready, in a watch that is open before.

@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Pod;
-use kube::Client;
 use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PostParams};
+use kube::{Client, ResourceExt as _};
+use longhand_cli::backend::is_ready;
 use longhand_crds::{Sandbox, SandboxTemplate, labels};
 use serde_json::{Value, json};
 use tokio::time::Instant;
@@ -80,15 +81,24 @@ impl Team {
         Ok(())
     }
 
-    /// Waits until `warm` pods of the pool are ready.
+    /// Waits until `warm` pods of the pool are ready. The template's status follows the pods, so that for a moment it may count
+    /// those that were just taken: the pods are looked at too.
     ///
     /// # Errors
     /// When they are not within ten minutes.
     pub async fn pool_is(&self, template: &str, warm: usize) -> TestResult {
         let what = format!("{warm} pods wait");
-        wait_for(self.api::<SandboxTemplate>(), template, &what, POOL, |template| {
-            let ready = template?.status.as_ref()?.warm_ready;
-            (usize::try_from(ready) == Ok(warm)).then_some(())
+        let uid = wait_for(self.api::<SandboxTemplate>(), template, &what, POOL, |template| {
+            let template = template?;
+            let ready = template.status.as_ref()?.warm_ready;
+            (usize::try_from(ready) == Ok(warm)).then(|| template.uid())?
+        })
+        .await?;
+        let selector = ListParams::default().labels(&format!("{}={uid}", labels::POOL_UID));
+        eventually(&what, POOL, || async {
+            let pods = self.api::<Pod>().list(&selector).await?.items;
+            let waiting = pods.iter().filter(|pod| is_ready(pod) && waits(pod, &uid)).count();
+            Ok((waiting == warm).then_some(()))
         })
         .await
     }
@@ -190,6 +200,12 @@ impl Team {
         let what = format!("{count} pods are there");
         eventually(&what, POOL, || async { Ok((self.pods().await? == count).then_some(())) }).await
     }
+}
+
+/// Whether nobody has taken a pod of the pool, which owns it until then.
+fn waits(pod: &Pod, pool: &str) -> bool {
+    let deleted = pod.metadata.deletion_timestamp.is_some();
+    !deleted && pod.owner_references().iter().any(|owner| owner.controller == Some(true) && owner.uid == pool)
 }
 
 fn unless_gone<T>(answer: kube::Result<T>) -> TestResult {

@@ -5,7 +5,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
-use longhand_sandbox::canary::Canary;
+use longhand_sandbox::canary::{Canary, WINDOW};
 use longhand_sandbox::wire::FenceReport;
 
 use crate::pod_reports::{self, PodReports};
@@ -68,7 +68,7 @@ impl Network {
     }
 
     async fn attempt(&self, canary: &Canary, key: String) -> bool {
-        let answers = canary.answers().await;
+        let answers = canary.answers(WINDOW).await;
         let mut controls = self.controls.lock().unwrap_or_else(PoisonError::into_inner);
         if controls.len() >= MAX_CONTROLS {
             controls.retain(|_, control| control.tried.elapsed() < CONTROL_FOR);

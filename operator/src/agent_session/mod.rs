@@ -101,7 +101,7 @@ async fn reconcile(session: Arc<AgentSession>, sessions: Arc<Sessions>) -> Resul
     synced(vec![first_list(agents), first_list(vaults), first_list(templates), first_list(pods)]).await?;
     let observed = observe::observe(session, &sessions, Timestamp::now()).await?;
     if let Some(left) = warm::held(&observed, Timestamp::now()) {
-        // A harness that is ready takes the session now, or none does; nothing is to be said before that is known.
+        // A harness that is there takes the session now, or none does; nothing is to be said before that is known.
         return Ok(Action::requeue(left));
     }
     proceed(&observed, &sessions, Timestamp::now()).await

@@ -64,12 +64,18 @@ pub(super) async fn observe(
     Ok(Warm { pods, ready })
 }
 
-/// For how long nothing is done, since a pod that is ready may be about to take the session.
+/// For how long nothing is done, since a pod that is ready, or the session's own in its grace, may be about to take the session:
+/// what is asked and written meanwhile would be in its way.
 pub(super) fn held(observed: &Observed, now: Timestamp) -> Option<Duration> {
     let begun = observed.wake_since?;
-    let named = before(observed).pod_uid.is_some();
-    let untouched = observed.pods.is_empty() && !named && log_call(observed) != LogCall::Ensure;
-    (untouched && observed.warm.ready).then(|| left(begun, now)).filter(|left| !left.is_zero())
+    let named = before(observed).pod_uid;
+    let in_grace = observed
+        .pods
+        .iter()
+        .any(|seen| Some(&seen.pod.uid) == named.as_ref() && matches!(seen.pod.stage, Stage::Running { .. }));
+    let offered = observed.pods.is_empty() && named.is_none() && observed.warm.ready;
+    let untouched = (in_grace || offered) && log_call(observed) != LogCall::Ensure;
+    untouched.then(|| left(begun, now)).filter(|left| !left.is_zero())
 }
 
 /// For how long no pod is made, if one that is ready may take the session.

@@ -71,6 +71,25 @@ fn a_wake_is_held_back_for_a_moment_and_for_no_longer() {
 }
 
 #[test]
+fn a_harness_in_its_grace_is_left_alone_for_a_moment() {
+    let mut woken = observed(Some("own"));
+    let own = |stage| vec![HarnessPod { pod: pod("own", stage), generation: 2, refresh_tokens: BTreeMap::new() }];
+    woken.pods = own(running());
+    woken.warm = Warm::default();
+    assert_eq!(held(&woken, now()), Some(HOLD));
+    assert_eq!(held(&woken, now() + HOLD), None);
+    // One that has ended takes nothing.
+    woken.pods = own(Stage::Succeeded);
+    assert_eq!(held(&woken, now()), None);
+    woken.pods = Vec::new();
+    assert_eq!(held(&woken, now()), None);
+    // Nor does one that the status does not name.
+    woken.pods = own(running());
+    Arc::make_mut(&mut woken.session).status.as_mut().unwrap().harness = None;
+    assert_eq!(held(&woken, now()), None);
+}
+
+#[test]
 fn a_session_that_was_just_made_is_offered_too() {
     let mut new = observed(None);
     new.wake_since = None;

@@ -26,9 +26,6 @@ use crate::stall::Impatient;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 #[cfg(feature = "tls")]
 const HANDSHAKE: Duration = Duration::from_secs(10);
-/// Room for the head of a request, with a long token in it.
-const BUFFER: usize = 128 * 1024;
-
 /// What a server allows its clients.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
@@ -40,6 +37,8 @@ pub struct Limits {
     pub stall: Duration,
     /// What is in flight may go on for so long after the server was told to close.
     pub grace: Duration,
+    /// The most that is held of one connection in each direction, in bytes, and so the largest head of a request.
+    pub buffer: usize,
 }
 
 impl Default for Limits {
@@ -49,6 +48,8 @@ impl Default for Limits {
             head: Duration::from_secs(15),
             stall: Duration::from_secs(30),
             grace: Duration::from_secs(20),
+            // With a long token in it.
+            buffer: 128 * 1024,
         }
     }
 }
@@ -181,7 +182,7 @@ where
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(limits.head)
-        .max_buf_size(BUFFER)
+        .max_buf_size(limits.buffer)
         .serve_connection(TokioIo::new(io), service)
         // What a connection is upgraded to belongs to its handler, which has to bound and to end it.
         .with_upgrades();

@@ -49,10 +49,11 @@ pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 pub const IDLE_TIMEOUT: Duration = Duration::from_secs(16 * 60);
 /// Shorter than servers usually keep connections, so that the proxy lets go first.
 const POOL_IDLE_TIMEOUT: Duration = Duration::from_secs(50);
-const MAX_POOLED_CONNECTIONS: usize = 32;
+/// Of the harness, and kept for each route: one that is closed for want of room costs the next request a handshake.
+pub const MAX_CONNECTIONS: usize = 256;
 const KEEP_ALIVE: Duration = Duration::from_secs(30);
 /// The most that is held of one connection, in bytes, and so the largest head of an answer.
-const MAX_BUFFER: usize = 64 * 1024;
+const MAX_BUFFER: usize = 32 * 1024;
 
 /// Why TLS cannot be set up.
 #[derive(Debug, thiserror::Error)]
@@ -186,7 +187,7 @@ impl Upstream {
         let client = Client::builder(TokioExecutor::new())
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(POOL_IDLE_TIMEOUT)
-            .pool_max_idle_per_host(MAX_POOLED_CONNECTIONS)
+            .pool_max_idle_per_host(MAX_CONNECTIONS)
             .http1_max_buf_size(MAX_BUFFER)
             .build(connector);
         Self { client }

@@ -8,13 +8,15 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use super::forward::Proxy;
+use crate::upstream::MAX_CONNECTIONS;
 
 const LIMITS: Limits = Limits {
-    connections: 256,
+    connections: MAX_CONNECTIONS,
     // Longer than clients keep a connection without a request, so that they let go first.
     head: Duration::from_secs(120),
     stall: Duration::from_secs(120),
     grace: Duration::ZERO,
+    buffer: 32 * 1024,
 };
 
 /// Why the listener cannot be had.

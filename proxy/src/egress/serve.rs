@@ -51,6 +51,7 @@ const LIMITS: Limits = Limits {
     // A program may be stopped for a while, and harms nobody but its own session by it.
     stall: IDLE_TIMEOUT,
     grace: Duration::ZERO,
+    buffer: 32 * 1024,
 };
 /// From the answer to a CONNECT to the tunnel.
 const UPGRADE_TIMEOUT: Duration = Duration::from_secs(10);

@@ -39,6 +39,7 @@ const LIMITS: Limits = Limits {
     head: Duration::from_secs(60),
     stall: Duration::from_secs(10 * 60),
     grace: Duration::from_millis(200),
+    buffer: 128 * 1024,
 };
 
 type Body = Either<Incoming, Full<Bytes>>;

@@ -41,6 +41,7 @@ const LIMITS: Limits = Limits {
     head: Duration::from_secs(10),
     stall: Duration::from_secs(30),
     grace: Duration::from_secs(2),
+    buffer: 128 * 1024,
 };
 
 /// Why `sandboxd` could not start or go on.

@@ -93,7 +93,7 @@ async fn look(canaries: Vec<Canary>, report: watch::Sender<FenceReport>) {
 mod tests {
     use std::net::Ipv4Addr;
 
-    use tokio::net::TcpListener;
+    use tokio::net::{TcpListener, UdpSocket};
 
     use super::{Canary, Fence};
     use crate::wire::FenceState;
@@ -115,6 +115,24 @@ mod tests {
         let closed = seen.wait_for(|report| report.state == FenceState::Fenced);
         tokio::time::timeout(std::time::Duration::from_secs(20), closed).await.unwrap().unwrap();
         assert!(fence.admits().await);
+        look.abort();
+    }
+
+    #[tokio::test]
+    async fn a_network_that_was_slow_at_the_first_look_is_found_out_by_the_second() {
+        let resolver = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let canaries = Canary::list(&format!("dns=dns://{}", resolver.local_addr().unwrap())).unwrap();
+        let (fence, look) = Fence::of(canaries, true);
+        let look = tokio::spawn(look);
+        let mut query = [0; 64];
+        // The first one has no answer, each later one has.
+        resolver.recv_from(&mut query).await.unwrap();
+        assert!(fence.admits().await);
+        let (length, from) = resolver.recv_from(&mut query).await.unwrap();
+        resolver.send_to(&query[..length], from).await.unwrap();
+        let mut seen = fence.seen.clone();
+        let open = seen.wait_for(|report| report.state == FenceState::Open);
+        tokio::time::timeout(std::time::Duration::from_secs(10), open).await.unwrap().unwrap();
         look.abort();
     }
 

@@ -1,5 +1,7 @@
 //! How large the images are, and how much memory each part holds when it has nothing to do.
 
+mod streaming;
+
 use std::path::Path;
 use std::time::Duration;
 
@@ -19,14 +21,17 @@ const IMAGE_GOAL: f64 = 20.0;
 
 const SCRIPT: &str = r#"
 rules:
-  - when: {turn: 0}
+  - when: {turn: 0, user_contains: use a tool}
     then: {tool_uses: [{name: bash, input: {command: "echo seen"}}]}
+  - when: {user_contains: on and on}
+    then: {text: "One word after the other, and so on, and so forth, and there is no end of it.", hang_after_tokens: 12}
   - then: {text: "Done."}
 "#;
 
 const METHOD: &str = "Images: the size of the archive that is loaded into the cluster. Memory: resident set of the container's first \
     process, with the pages of its file (`VmRSS`), after one session with a tool call has gone idle, with its harness still in its \
-    grace and its sandbox still there.";
+    grace and its sandbox still there; then of a harness that was ready for any session of its agent, before it has one and while 64 \
+    stream at once, each in the middle of an answer. A session that rests has no harness when its grace is over.";
 
 /// Which container, in MiB at rest. The proxy is a container of the harness's pod.
 const CONTAINERS: [(&str, f64); 5] =
@@ -44,7 +49,7 @@ pub async fn run(namespace: &TestNamespace) -> TestResult<Report> {
         results.push(Figure::single(&format!("image {image}"), "MiB", size as f64 / MIB, Goal::Below(IMAGE_GOAL)));
     }
     let fixture = Fixture::install(namespace, SCRIPT, 3_600).await?;
-    let options = SessionOptions { harness_idle_seconds: 600, ..SessionOptions::saying(&["go"]) };
+    let options = SessionOptions { harness_idle_seconds: 600, ..SessionOptions::saying(&["use a tool"]) };
     let session = fixture.session("rest", &options).await?;
     let idle = |event: &longhand_protocol::Event| matches!(event.body, EventBody::SessionStatusIdle { .. });
     fixture.service.follow(&session, 0, Duration::from_secs(120), idle).await?;
@@ -54,11 +59,11 @@ pub async fn run(namespace: &TestNamespace) -> TestResult<Report> {
         let metric = format!("memory of {container} at rest");
         results.push(Figure::single(&metric, "MiB", resident / MIB, Goal::Below(goal)));
     }
+    results.extend(streaming::measure(&fixture, &image).await?);
     Ok(Report { date: jiff::Timestamp::now().to_string(), method: METHOD.to_owned(), results })
 }
 
-/// The resident set of a container's program, with the pages of its file, in bytes: read from beside it, in `/proc`, since what
-/// the kubelet reports leaves out those pages where the node has cgroup v1.
+/// The resident set of the first container of this name, of the namespace or of Longhand itself, in bytes.
 async fn resident_bytes(namespace: &TestNamespace, container: &str, image: &str) -> TestResult<f64> {
     for place in [&namespace.name, SYSTEM_NAMESPACE] {
         let pods: Api<Pod> = Api::namespaced(namespace.client.clone(), place);
@@ -66,15 +71,20 @@ async fn resident_bytes(namespace: &TestNamespace, container: &str, image: &str)
             let spec = pod.spec.as_ref().ok_or("a pod without a spec")?;
             let mut containers = spec.init_containers.iter().flatten().chain(&spec.containers);
             if containers.any(|found| found.name == container) {
-                let name = format!("{}-{container}", namespace.name);
-                let output = run_beside(&pods, &pod, container, image, &name, &["cat", "/proc/1/status"]).await?;
-                let resident = output.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-                let kib: f64 = resident.ok_or("no VmRSS")?.trim().trim_end_matches("kB").trim().parse()?;
-                return Ok(kib * 1024.0);
+                return resident_of(&pods, &pod, container, image, &format!("{}-{container}", namespace.name)).await;
             }
         }
     }
     Err(format!("no pod has a container {container}").into())
+}
+
+/// The resident set of a container's program, with the pages of its file, in bytes: read from beside it, in `/proc`, since what
+/// the kubelet reports leaves out those pages where the node has cgroup v1. `name` is that of the container beside it.
+async fn resident_of(pods: &Api<Pod>, pod: &Pod, container: &str, image: &str, name: &str) -> TestResult<f64> {
+    let output = run_beside(pods, pod, container, image, name, &["cat", "/proc/1/status"]).await?;
+    let resident = output.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let kib: f64 = resident.ok_or("no VmRSS")?.trim().trim_end_matches("kB").trim().parse()?;
+    Ok(kib * 1024.0)
 }
 
 /// What the sandbox runs, which is an image that has a shell.

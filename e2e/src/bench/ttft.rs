@@ -13,7 +13,7 @@ use longhand_protocol::SessionId;
 use self::first_token::overhead;
 use self::tool_calls::Calls;
 use super::{Figure, Goal, Report, Samples, bare_pod};
-use crate::cluster::{Fixture, SessionOptions, TestNamespace, TestResult, session_manifest, wait_for};
+use crate::cluster::{Fixture, SessionOptions, TestNamespace, TestResult, wait_for};
 
 const ROUNDS: usize = 30;
 /// Messages to a harness that waits for the next one in its grace.
@@ -63,8 +63,8 @@ pub async fn run(namespace: &TestNamespace) -> TestResult<Report> {
     let fixture = Fixture::install(namespace, SCRIPT, 3_600).await?;
     let image = std::env::var(COUPLED_IMAGE_VARIABLE).unwrap_or_else(|_| DEFAULT_COUPLED_IMAGE.to_owned());
     let coupled = format!("harness: {{image: '{image}', resources: {{limits: {{memory: 512Mi}}}}}}");
-    namespace.apply(&agent(namespace, "coupled", &coupled)).await?;
-    namespace.apply(&agent(namespace, "warm", &format!("warm: {WARM}"))).await?;
+    agent(&fixture, "coupled", &coupled).await?;
+    agent(&fixture, "warm", &format!("warm: {WARM}")).await?;
     // One of each is not counted: it fills the caches of the node.
     for name in ["agent", "warm", "coupled"] {
         new_session(&fixture, &format!("first-{name}"), name, "hello").await?;
@@ -76,18 +76,15 @@ pub async fn run(namespace: &TestNamespace) -> TestResult<Report> {
     Ok(Report { date: jiff::Timestamp::now().to_string(), method: METHOD.to_owned(), results })
 }
 
-fn agent(namespace: &TestNamespace, name: &str, more: &str) -> String {
-    format!(
-        "apiVersion: longhand.dev/v1alpha1\nkind: Agent\nmetadata: {{name: {name}}}\nspec:\n  model: {{id: scripted-1, baseURL: 'http://scripted-model.{}.svc', credential: {{vault: model, name: api-key}}}}\n  system: You are a test.\n  tools: [{{type: agent_toolset_20260401}}]\n  {more}\n",
-        namespace.name
-    )
+/// An agent with tools, and `more` in its spec.
+async fn agent(fixture: &Fixture, name: &str, more: &str) -> TestResult {
+    let tools = "  system: You are a test.\n  tools: [{type: agent_toolset_20260401}]";
+    fixture.agent(name, &format!("{tools}\n  {more}")).await
 }
 
 async fn new_session(fixture: &Fixture, name: &str, agent: &str, text: &str) -> TestResult<f64> {
-    let options = SessionOptions { harness_idle_seconds: 0, ..SessionOptions::default() };
-    let manifest = session_manifest(name, &options).replace("{name: agent}", &format!("{{name: {agent}}}"));
-    fixture.namespace.apply(&manifest).await?;
-    let session = fixture.session_id(name).await?;
+    let options = SessionOptions { agent: agent.to_owned(), harness_idle_seconds: 0, ..SessionOptions::default() };
+    let session = fixture.session(name, &options).await?;
     overhead(fixture, &session, 0, text).await
 }
 

@@ -30,6 +30,8 @@ pub struct Fixture {
 /// What a session of a test is like.
 #[derive(Clone, Debug)]
 pub struct SessionOptions {
+    /// The agent's name.
+    pub agent: String,
     /// User messages.
     pub input: Vec<String>,
     /// Whether it has a sandbox, called `main`.
@@ -40,7 +42,7 @@ pub struct SessionOptions {
 
 impl Default for SessionOptions {
     fn default() -> Self {
-        Self { input: Vec::new(), sandbox: true, harness_idle_seconds: 2 }
+        Self { agent: "agent".to_owned(), input: Vec::new(), sandbox: true, harness_idle_seconds: 2 }
     }
 }
 
@@ -52,12 +54,12 @@ impl SessionOptions {
     }
 }
 
-/// The manifest of a session of the agent `agent` with the template `small`.
+/// The manifest of a session with the template `small`.
 #[must_use]
 pub fn session_manifest(name: &str, options: &SessionOptions) -> String {
     let mut yaml = format!(
-        "apiVersion: longhand.dev/v1alpha1\nkind: AgentSession\nmetadata: {{name: {name}}}\nspec:\n  agentRef: {{name: agent}}\n  harnessIdleSeconds: {}\n",
-        options.harness_idle_seconds
+        "apiVersion: longhand.dev/v1alpha1\nkind: AgentSession\nmetadata: {{name: {name}}}\nspec:\n  agentRef: {{name: {}}}\n  harnessIdleSeconds: {}\n",
+        options.agent, options.harness_idle_seconds
     );
     if options.sandbox {
         yaml.push_str("  sandboxes: [{name: main, templateRef: {name: small}}]\n");
@@ -88,6 +90,18 @@ impl Fixture {
         namespace.apply(&yaml).await?;
         let (service, model) = tokio::try_join!(Service::connect(namespace), ModelServer::connect(namespace))?;
         Ok(Self { namespace: namespace.clone(), service, model, api_key })
+    }
+
+    /// Applies another agent of the same model; `more` is what its spec has besides, in lines that are indented by two.
+    ///
+    /// # Errors
+    /// When the API server refuses.
+    pub async fn agent(&self, name: &str, more: &str) -> TestResult {
+        let yaml = format!(
+            "apiVersion: longhand.dev/v1alpha1\nkind: Agent\nmetadata: {{name: {name}}}\nspec:\n  model: {{id: scripted-1, baseURL: 'http://scripted-model.{}.svc', credential: {{vault: model, name: api-key}}}}\n{more}\n",
+            self.namespace.name
+        );
+        self.namespace.apply(&yaml).await.map(drop)
     }
 
     /// Applies a session and waits until its log exists.

@@ -8,6 +8,7 @@ use std::time::Duration;
 use tokio::process::{Child, Command};
 
 use crate::cluster::TestResult;
+use crate::proc_status;
 
 /// Ticks of the kernel's clock in a second, which is the same on every Linux.
 const TICKS: f64 = 100.0;
@@ -70,8 +71,7 @@ impl Program {
 
 /// What `/proc/PID/status` and `/proc/PID/stat` say.
 fn usage(status: &str, stat: &str) -> Option<Usage> {
-    let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
-    let kib: f64 = resident.trim().trim_end_matches(" kB").parse().ok()?;
+    let kib = proc_status::kib(status, "VmRSS")?;
     // The name in parentheses may hold anything.
     let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
     let ticks = |index: usize| fields.get(index)?.parse::<f64>().ok();

@@ -90,7 +90,8 @@ async fn a_missing_agent_template_or_vault_is_named_and_heals() {
     in_namespace("missing", |namespace| async move {
         let fixture = Fixture::install(&namespace, SCRIPT, 60).await?;
         let with = |agent: &str, template: &str| {
-            session_manifest("NAME", &SessionOptions::saying(&["hi"])).replace("{name: agent}", &format!("{{name: {agent}}}")).replace("{name: small}", &format!("{{name: {template}}}"))
+            let options = SessionOptions { agent: agent.to_owned(), ..SessionOptions::saying(&["hi"]) };
+            session_manifest("NAME", &options).replace("{name: small}", &format!("{{name: {template}}}"))
         };
         let agent = |name: &str, vault: &str| {
             format!(
@@ -133,8 +134,8 @@ async fn a_missing_secret_is_named_and_heals() {
                 namespace.name
             ))
             .await?;
-        let session = session_manifest("late", &SessionOptions::saying(&["hi"])).replace("{name: agent}", "{name: late}");
-        namespace.apply(&session).await?;
+        let options = SessionOptions { agent: "late".to_owned(), ..SessionOptions::saying(&["hi"]) };
+        namespace.apply(&session_manifest("late", &options)).await?;
         condition_names(&namespace, "late", "secret-to-come", Duration::from_secs(60)).await?;
         namespace
             .apply(&format!("apiVersion: v1\nkind: Secret\nmetadata: {{name: secret-to-come}}\nstringData: {{api-key: {}}}\n", fixture.api_key))

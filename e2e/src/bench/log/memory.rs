@@ -14,6 +14,7 @@ use tokio::task::JoinSet;
 use super::server::Server;
 use super::{Brain, Figure, Goal, event};
 use crate::cluster::TestResult;
+use crate::proc_status;
 
 /// Tells a process of the benchmark to hold tails on the etcd at this endpoint.
 pub const TAILS_OF: &str = "BENCH_TAILS_OF";
@@ -86,8 +87,7 @@ pub async fn hold_tails(endpoint: &str) -> TestResult {
             tails.next().await.ok_or("a tail has ended")??;
         }
         let status = std::fs::read_to_string("/proc/self/status")?;
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).ok_or("there is no VmRSS")?;
-        let kib = line.trim().trim_end_matches(" kB");
+        let kib = proc_status::kib(&status, "VmRSS").ok_or("there is no VmRSS")?;
         out.write_all(format!("{kib}\n").as_bytes()).await?;
         out.flush().await?;
     }

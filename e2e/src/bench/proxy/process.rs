@@ -15,6 +15,7 @@ use tokio::time::{Instant, sleep};
 
 use super::server::Server;
 use crate::cluster::TestResult;
+use crate::proc_status;
 
 /// Names the program.
 const BINARY_VARIABLE: &str = "PROXY_BIN";
@@ -124,8 +125,7 @@ impl Running {
     pub(super) fn peak_mib(&self) -> TestResult<f64> {
         let id = self.process.id().ok_or("the proxy has ended")?;
         let status = std::fs::read_to_string(format!("/proc/{id}/status"))?;
-        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).ok_or("no VmHWM")?;
-        Ok(line.trim().trim_end_matches(" kB").parse::<f64>()? / 1024.0)
+        Ok(proc_status::kib(&status, "VmHWM").ok_or("no VmHWM")? / 1024.0)
     }
 }
 

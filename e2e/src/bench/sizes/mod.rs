@@ -12,6 +12,7 @@ use longhand_protocol::event::EventBody;
 
 use super::{Figure, Goal, Report};
 use crate::cluster::{Fixture, SYSTEM_NAMESPACE, SessionOptions, TestNamespace, TestResult, run_beside};
+use crate::proc_status;
 
 const MIB: f64 = 1_048_576.0;
 /// Where `make images` leaves each image as an archive.
@@ -82,9 +83,7 @@ async fn resident_bytes(namespace: &TestNamespace, container: &str, image: &str)
 /// the kubelet reports leaves out those pages where the node has cgroup v1. `name` is that of the container beside it.
 async fn resident_of(pods: &Api<Pod>, pod: &Pod, container: &str, image: &str, name: &str) -> TestResult<f64> {
     let output = run_beside(pods, pod, container, image, name, &["cat", "/proc/1/status"]).await?;
-    let resident = output.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-    let kib: f64 = resident.ok_or("no VmRSS")?.trim().trim_end_matches("kB").trim().parse()?;
-    Ok(kib * 1024.0)
+    Ok(proc_status::kib(&output, "VmRSS").ok_or("no VmRSS")? * 1024.0)
 }
 
 /// What the sandbox runs, which is an image that has a shell.

@@ -9,7 +9,7 @@ use longhand_protocol::event::EventBody;
 
 use super::{MIB, resident_of};
 use crate::bench::{Figure, Goal};
-use crate::cluster::{Fixture, SessionOptions, TestResult, eventually, session_manifest, wait_for};
+use crate::cluster::{Fixture, SessionOptions, TestResult, eventually, wait_for};
 
 /// As many as one pod may serve.
 const SESSIONS: usize = 64;
@@ -22,21 +22,16 @@ const CONTAINERS: [&str; 2] = ["harness", "credential-proxy"];
 /// # Errors
 /// When they do not within two minutes, or another pod serves one of them.
 pub(super) async fn measure(fixture: &Fixture, image: &str) -> TestResult<Vec<Figure>> {
-    let namespace = &fixture.namespace;
-    namespace.apply(&agent(&namespace.name)).await?;
-    let pod = wait_for(namespace.api::<Agent>(), AGENT, "a harness is ready", DEADLINE, |agent| {
+    fixture.agent(AGENT, &format!("  warm: 1\n  harness: {{sessionsPerPod: {SESSIONS}}}")).await?;
+    let pod = wait_for(fixture.namespace.api::<Agent>(), AGENT, "a harness is ready", DEADLINE, |agent| {
         let status = agent?.status.as_ref().filter(|status| status.warm_ready == 1)?;
         Some(status.warm_pods.first()?.name.clone())
     })
     .await?;
     let waiting = resident(fixture, &pod, image, "waiting").await?;
     for number in 0..SESSIONS {
-        let name = format!("many-{number}");
-        let options = SessionOptions { sandbox: false, ..SessionOptions::default() };
-        namespace
-            .apply(&session_manifest(&name, &options).replace("{name: agent}", &format!("{{name: {AGENT}}}")))
-            .await?;
-        let session = fixture.session_id(&name).await?;
+        let options = SessionOptions { agent: AGENT.to_owned(), sandbox: false, ..SessionOptions::default() };
+        let session = fixture.session(&format!("many-{number}"), &options).await?;
         fixture.service.send(&session, "go on and on").await?;
         served_by(fixture, &session, &pod).await?;
     }
@@ -59,12 +54,6 @@ pub(super) async fn measure(fixture: &Fixture, image: &str) -> TestResult<Vec<Fi
         figures.push(figure(format!("memory of {container}, for each session that streams"), "KiB", each));
     }
     Ok(figures)
-}
-
-fn agent(namespace: &str) -> String {
-    format!(
-        "apiVersion: longhand.dev/v1alpha1\nkind: Agent\nmetadata: {{name: {AGENT}}}\nspec:\n  model: {{id: scripted-1, baseURL: 'http://scripted-model.{namespace}.svc', credential: {{vault: model, name: api-key}}}}\n  warm: 1\n  harness: {{sessionsPerPod: {SESSIONS}}}\n"
-    )
 }
 
 /// Waits until a pod has claimed the session, which has to be this one.

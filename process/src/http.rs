@@ -26,6 +26,9 @@ use crate::stall::Impatient;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 #[cfg(feature = "tls")]
 const HANDSHAKE: Duration = Duration::from_secs(10);
+/// Room for the head of a request, with a long token in it.
+pub const BUFFER: usize = 128 * 1024;
+
 /// What a server allows its clients.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
@@ -48,8 +51,7 @@ impl Default for Limits {
             head: Duration::from_secs(15),
             stall: Duration::from_secs(30),
             grace: Duration::from_secs(20),
-            // With a long token in it.
-            buffer: 128 * 1024,
+            buffer: BUFFER,
         }
     }
 }

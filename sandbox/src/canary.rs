@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::net::{TcpStream, UdpSocket};
 use tokio::time::timeout;
 
-/// What is reachable in a cluster answers long before.
+/// How long a canary has to answer where nobody waits for it; what is reachable in a cluster answers long before.
 pub const WINDOW: Duration = Duration::from_millis(250);
 const MAX_TARGETS: usize = 16;
 /// Of the root: every resolver answers it, if only by a refusal.

@@ -78,13 +78,13 @@ async fn look(canaries: Vec<Canary>, report: watch::Sender<FenceReport>) {
             _ if changed => info!("this sandbox is fenced in"),
             _ => {}
         }
-        let pause = match state {
-            FenceState::Fenced if window == AT_FIRST => Duration::ZERO,
-            FenceState::Fenced => STILL,
-            _ => AGAIN,
+        let pause;
+        (pause, window) = match state {
+            FenceState::Fenced if window == AT_FIRST => (Duration::ZERO, WINDOW),
+            FenceState::Fenced => (STILL, WINDOW),
+            // The sandbox is waited for, so that each look is a first one.
+            _ => (AGAIN, AT_FIRST),
         };
-        // While there is no fence, each look is a first one: what answers takes no window, and the sandbox is waited for.
-        window = if state == FenceState::Fenced { WINDOW } else { AT_FIRST };
         sleep(pause).await;
     }
 }

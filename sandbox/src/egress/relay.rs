@@ -13,7 +13,7 @@ use hyper::client::conn::http1;
 use hyper::service::service_fn;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
-use longhand_process::http::{Limits, Listener};
+use longhand_process::http::{BUFFER, Limits, Listener};
 use socket2::{SockRef, TcpKeepalive};
 use tokio::io::copy_bidirectional;
 use tokio::net::{TcpListener, TcpStream};
@@ -39,7 +39,7 @@ const LIMITS: Limits = Limits {
     head: Duration::from_secs(60),
     stall: Duration::from_secs(10 * 60),
     grace: Duration::from_millis(200),
-    buffer: 128 * 1024,
+    buffer: BUFFER,
 };
 
 type Body = Either<Incoming, Full<Bytes>>;

@@ -21,7 +21,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hyper_util::service::TowerToHyperService;
-use longhand_process::http::{Limits, Listener};
+use longhand_process::http::{BUFFER, Limits, Listener};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -41,7 +41,7 @@ const LIMITS: Limits = Limits {
     head: Duration::from_secs(10),
     stall: Duration::from_secs(30),
     grace: Duration::from_secs(2),
-    buffer: 128 * 1024,
+    buffer: BUFFER,
 };
 
 /// Why `sandboxd` could not start or go on.

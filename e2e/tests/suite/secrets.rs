@@ -13,6 +13,8 @@ use longhand_e2e::cluster::{
     Fixture, SYSTEM_NAMESPACE, SessionOptions, TestNamespace, TestResult, in_namespace, run_beside,
 };
 
+use crate::etcd_dump::assert_not_in_etcd;
+
 /// The sandbox looks for the key by itself: in its environment, in every process it can see, in every mount and file.
 const SCRIPT: &str = r#"
 rules:
@@ -67,7 +69,8 @@ async fn the_key_is_found_nowhere_but_in_its_secret_and_the_proxy() {
         assert_only_the_proxy_mounts_it(&namespace).await?;
         assert_not_beside_the_harness(&namespace, key).await?;
         assert_in_no_object(&namespace, key).await?;
-        assert_in_no_log(&namespace, key).await
+        assert_in_no_log(&namespace, key).await?;
+        assert_not_in_etcd(&namespace, &sandbox_image(&namespace).await?, key, session.as_str()).await
     })
     .await;
 }
@@ -108,9 +111,7 @@ pub(crate) async fn assert_only_the_proxy_mounts_it(namespace: &TestNamespace) -
 async fn assert_not_beside_the_harness(namespace: &TestNamespace, key: &str) -> TestResult {
     let pods = namespace.api::<Pod>();
     let pod = harness(namespace).await?;
-    let sandbox =
-        namespace.pods(labels::SANDBOX).await?.pop().and_then(|pod| pod.spec).ok_or("there is no sandbox pod")?;
-    let image = sandbox.containers.first().and_then(|container| container.image.clone()).ok_or("no image")?;
+    let image = sandbox_image(namespace).await?;
     let (head, tail) = key.split_at(key.len() / 2);
     let command = ["bash", "-c", SWEEP, head, tail];
     let output = run_beside(&pods, &pod, "harness", &image, "sweep", &command).await?;
@@ -118,6 +119,13 @@ async fn assert_not_beside_the_harness(namespace: &TestNamespace, key: &str) -> 
     assert!(output.contains("HARNESS"), "the sweep did not see the harness's process: {output}");
     assert!(!output.contains(key), "the key is beside the harness");
     Ok(())
+}
+
+/// An image with a shell.
+async fn sandbox_image(namespace: &TestNamespace) -> TestResult<String> {
+    let sandbox =
+        namespace.pods(labels::SANDBOX).await?.pop().and_then(|pod| pod.spec).ok_or("there is no sandbox pod")?;
+    Ok(sandbox.containers.into_iter().next().and_then(|container| container.image).ok_or("no image")?)
 }
 
 /// Every object of the namespace and of Longhand's own, of every kind that can be listed, but Secrets.

@@ -1,0 +1,122 @@
+//! Programs that fetch code and packages, in a sandbox, from servers that run in the cluster: git with LFS, pip, npm, cargo and curl. The proxy
+//! between them places a credential that none of them sees.
+
+use longhand_e2e::cluster::log::{assert_sound, messages};
+use longhand_e2e::cluster::{Fixture, Forge, TestNamespace, TestResult, in_namespace, skipped};
+use serde_json::json;
+
+use crate::etcd_dump::assert_not_in_etcd;
+use crate::online::LONG;
+use crate::secrets::{assert_in_no_log, assert_in_no_object, assert_only_the_proxy_mounts_it};
+/// The token of a repository goes to public addresses only. This one is a name of the servers in the cluster, as long as the test runs: a
+/// connection to it does not leave the node.
+const PUBLIC: &str = "9.9.9.10";
+
+const OBJECTS: &str = r#"
+apiVersion: v1
+kind: Service
+metadata: {name: forge-outside}
+spec:
+  selector: {app: forge}
+  externalIPs: ["${PUBLIC}"]
+  ports: [{name: https, port: 443, targetPort: https}]
+---
+apiVersion: v1
+kind: Service
+metadata: {name: public}
+spec: {clusterIP: None, ports: [{name: https, port: 443}]}
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: public, labels: {kubernetes.io/service-name: public}}
+addressType: IPv4
+ports: [{name: https, port: 443}]
+endpoints: [{addresses: ["${PUBLIC}"]}]
+---
+apiVersion: longhand.dev/v1alpha1
+kind: Vault
+metadata: {name: forge}
+spec:
+  credentials:
+    - name: forge
+      secretRef: {name: forge, key: value}
+      allow: {hosts: [forge.${NAMESPACE}.svc], privateAddresses: Allow}
+      placement: {type: environmentVariable, variable: {name: FORGE_TOKEN, locations: [header]}}
+---
+apiVersion: longhand.dev/v1alpha1
+kind: SandboxTemplate
+metadata: {name: clients}
+spec:
+  image: ${IMAGE}
+  resources: {requests: {cpu: 100m, memory: 128Mi}, limits: {cpu: "2", memory: 1Gi}}
+  workspace: {size: 512Mi}
+---
+apiVersion: longhand.dev/v1alpha1
+kind: AgentSession
+metadata: {name: clients}
+spec:
+  agentRef: {name: agent}
+  harnessIdleSeconds: 300
+  vaultRefs: [{name: forge}]
+  sandboxes: [{name: main, templateRef: {name: clients}}]
+  resources:
+    - name: app
+      mountPath: /workspace/app
+      githubRepository: {url: "https://public.${NAMESPACE}.svc/git/app.git", branch: main, tokenRef: {name: forge, key: value}}
+  input: [{text: go}]
+"#;
+
+/// Ends with what was cloned before the first call, and what its configuration knows.
+const COMMAND: &str = r#"
+export FORGE=https://${HOST} BEHIND_PROXY=1
+bash /opt/clients/clients.sh
+cat /workspace/app/README
+git -C /workspace/app fetch --quiet && echo ok fetch-of-resource
+grep -c lhp_ /workspace/app/.git/config
+"#;
+const CLIENTS: [&str; 9] = ["curl", "git-clone", "git-lfs", "git-fetch", "git-push", "pip", "npm", "cargo", "foreign"];
+
+#[tokio::test]
+async fn real_programs_fetch_and_push_with_a_credential_that_they_do_not_see() {
+    in_namespace("clients", |namespace| async move { run(&namespace).await }).await;
+}
+
+async fn run(namespace: &TestNamespace) -> TestResult {
+    let Some(forge) = Forge::install(namespace, "public").await? else {
+        skipped("real programs", "the cluster trusts no authority of the tests");
+        return Ok(());
+    };
+    let command = COMMAND.replace("${HOST}", &forge.host);
+    let script = json!({ "rules": [
+        { "when": { "turn": 0 }, "then": { "tool_uses": [
+            { "name": "bash", "input": { "command": command, "timeout_ms": 300_000 } },
+        ] } },
+        { "then": { "text": "{{last_tool_result}}" } },
+    ]});
+    let fixture = Fixture::install(namespace, &script.to_string(), 300).await?;
+    let objects =
+        OBJECTS.replace("${NAMESPACE}", &namespace.name).replace("${PUBLIC}", PUBLIC).replace("${IMAGE}", &forge.image);
+    namespace.apply(&objects).await?;
+    let session = fixture.session_id("clients").await?;
+    fixture.service.until_idle(&session, 0, 3 * LONG).await?;
+    let log = fixture.service.log(&session).await?;
+    assert_sound(&log);
+    let said = messages(&log).pop().unwrap_or_default();
+    for client in CLIENTS {
+        assert!(said.lines().any(|line| line == format!("ok {client}")), "{client}: {said}");
+    }
+    assert!(said.contains("of the forge\nok fetch-of-resource\n1"), "{said}");
+
+    let seen = forge.seen().await?;
+    for served in ["git upload-pack", "git receive-pack", "lfs download", "lfs upload", "pypi", "npm", "cargo", "echo"]
+    {
+        assert!(seen.get(served).is_some_and(|count| *count > 0), "{served}: {seen:?}");
+    }
+    assert_eq!(seen.get("placeholder"), None, "{seen:?}");
+
+    assert!(!serde_json::to_string(&log)?.contains(&forge.value), "the log holds the credential");
+    assert_only_the_proxy_mounts_it(namespace).await?;
+    assert_in_no_object(namespace, &forge.value).await?;
+    assert_in_no_log(namespace, &forge.value).await?;
+    assert_not_in_etcd(namespace, &forge.image, &forge.value, session.as_str()).await
+}

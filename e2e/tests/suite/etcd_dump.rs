@@ -1,0 +1,87 @@
+//! What is in the databases: Longhand's own, file by file and with what was overwritten, and that of the API server, but for Secrets.
+
+use k8s_openapi::api::core::v1::Pod;
+use kube::api::{Api, AttachParams, ListParams};
+use kube::{Client, ResourceExt as _};
+use longhand_e2e::cluster::{SYSTEM_NAMESPACE, TestNamespace, TestResult, run_beside, skipped};
+use tokio::io::{AsyncRead, AsyncReadExt as _};
+
+/// Whether each text is in the files of the process that it is run beside. They are given as two halves, so that the search does not find
+/// itself.
+const SEARCH: &str = r#"
+while [ $# -gt 0 ]; do
+  if grep -qaF -r "$1$2" /proc/1/root/var/lib/etcd/; then echo "$3 FOUND"; else echo "$3 absent"; fi
+  shift 3
+done
+"#;
+/// Where kubeadm keeps what a client of its etcd needs.
+const PKI: &str = "/etc/kubernetes/pki/etcd";
+/// Everything of the API server but Secrets.
+const BUT_SECRETS: [[&str; 2]; 2] = [["/registry/", "/registry/secrets/"], ["/registry/secrets0", "/registry0"]];
+
+/// Fails if `key` is in a database; `present` is a text that Longhand's own has to hold, so that the search is known to see.
+pub(crate) async fn assert_not_in_etcd(namespace: &TestNamespace, image: &str, key: &str, present: &str) -> TestResult {
+    let pods = |of: &str| Api::<Pod>::namespaced(Client::clone(&namespace.client), of);
+    let own = pods(SYSTEM_NAMESPACE);
+    let labels = ListParams::default().labels("app.kubernetes.io/component=etcd");
+    match own.list(&labels).await?.items.pop() {
+        Some(pod) => {
+            let name = format!("search-{:08x}", rand::random::<u32>());
+            let ((a, b), (c, d)) = (key.split_at(key.len() / 2), present.split_at(present.len() / 2));
+            let command = ["bash", "-c", SEARCH, "search", a, b, "key", c, d, "present"];
+            let found = run_beside(&own, &pod, "etcd", image, &name, &command).await?;
+            assert_eq!(found.trim(), "key absent\npresent FOUND", "Longhand's etcd");
+        }
+        None => skipped("the search of Longhand's etcd", "it is not in the cluster"),
+    }
+    let servers = pods("kube-system");
+    match servers.list(&ListParams::default().labels("component=etcd")).await?.items.pop() {
+        Some(pod) => {
+            let mut seen = false;
+            for range in BUT_SECRETS {
+                let dump = dump(&servers, &pod.name_any(), range).await?;
+                assert!(!holds(&dump, key), "the API server's etcd holds the key between {range:?}");
+                seen |= holds(&dump, &namespace.name);
+            }
+            assert!(seen, "the search of the API server's etcd sees nothing");
+        }
+        None => skipped("the search of the API server's etcd", "it does not run in a pod"),
+    }
+    Ok(())
+}
+
+async fn dump(pods: &Api<Pod>, pod: &str, [from, to]: [&str; 2]) -> TestResult<Vec<u8>> {
+    let files = ["ca.crt", "server.crt", "server.key"].map(|file| format!("{PKI}/{file}"));
+    let [ca, certificate, key] = &files;
+    let command = [
+        "etcdctl",
+        "--endpoints=https://127.0.0.1:2379",
+        "--cacert",
+        ca,
+        "--cert",
+        certificate,
+        "--key",
+        key,
+        "get",
+        from,
+        to,
+    ];
+    let params = AttachParams::default().stdout(true).stderr(true);
+    let mut process = pods.exec(pod, command, &params).await?;
+    let streams = (process.stdout().ok_or("no output")?, process.stderr().ok_or("no output of errors")?);
+    let (output, errors) = tokio::try_join!(all(streams.0), all(streams.1))?;
+    if output.is_empty() {
+        return Err(format!("etcdctl in {pod}: {}", String::from_utf8_lossy(&errors)).into());
+    }
+    Ok(output)
+}
+
+async fn all(mut stream: impl AsyncRead + Unpin) -> TestResult<Vec<u8>> {
+    let mut all = Vec::new();
+    stream.read_to_end(&mut all).await?;
+    Ok(all)
+}
+
+fn holds(dump: &[u8], text: &str) -> bool {
+    memchr::memmem::find(dump, text.as_bytes()).is_some()
+}

@@ -43,6 +43,12 @@ use crate::{LocalRef, patterns};
         .message("provision belongs to sandboxes that Longhand makes"),
     validation = Rule::new("self.runAsUser > 0 || self.podSecurity == 'Baseline'")
         .message("runAsUser 0 is root, which needs podSecurity Baseline"),
+    validation = Rule::new("self.sandboxd == 'Injected' || has(self.image)")
+        .message("sandboxd: InImage is said of an image"),
+    validation = Rule::new("!has(self.command) || self.command.size() == 0 || self.command[0].size() > 0")
+        .message("command begins with the name of a program"),
+    validation = Rule::new("!has(self.command) || !has(self.selfHosted) || !self.selfHosted")
+        .message("command belongs to sandboxes that Longhand makes"),
     validation = Rule::new("self.userNamespace != 'Auto' || !has(self.runtimeClassName)")
         .message("userNamespace Auto knows of default runtimes only; with runtimeClassName say Host or Pod"),
     validation = Rule::new("self.warm == 0 || ((!has(self.selfHosted) || !self.selfHosted) && self.workspace.persistence == 'Ephemeral')")
@@ -71,10 +77,18 @@ pub struct SandboxTemplateSpec {
     /// What is installed in them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub packages: Option<Packages>,
-    /// An image that holds `/usr/local/bin/sandboxd`; the one that Longhand ships if absent.
+    /// Any image; the one that Longhand ships if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 1_024))]
     pub image: Option<String>,
+    /// Where `sandboxd` comes from that runs in `image`.
+    #[serde(default)]
+    pub sandboxd: SandboxdSource,
+    /// A program that runs beside the tools from the start, such as a server, as their first job in the background: the program and
+    /// its arguments, without a shell.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64), inner(length(max = 4_096)))]
+    pub command: Vec<String>,
     /// Environment of the tools. Not for secrets: the model can read it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64))]
@@ -192,6 +206,16 @@ const fn default_lifetime_seconds() -> i32 {
 
 const fn default_retention_seconds() -> i32 {
     DEFAULT_RETENTION_SECONDS
+}
+
+/// Where the `sandboxd` comes from that runs in an image of one's own.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum SandboxdSource {
+    /// From Longhand, which puts it beside the image's own files when the pod starts.
+    #[default]
+    Injected,
+    /// From the image, which holds it as `/usr/local/bin/sandboxd`: nothing else has to be fetched and mounted.
+    InImage,
 }
 
 /// What becomes of a sandbox whose pod is lost.

@@ -10,6 +10,7 @@ use longhand_crds::default_model::{BASE_URL, DefaultModel};
 use longhand_crds::watch_scope::WatchScope;
 use longhand_session_log::etcd::EtcdFlags;
 
+use crate::injection::Injection;
 use crate::no_proxy;
 
 /// Reconciles the five kinds of `longhand.dev`.
@@ -73,6 +74,12 @@ pub struct Images {
     /// The sandbox of templates that name no other.
     #[arg(long = "sandbox-image", env = "SANDBOX_IMAGE")]
     pub sandbox: String,
+    /// What holds `/sandboxd` for images that have none.
+    #[arg(long = "sandboxd-image", env = "SANDBOXD_IMAGE")]
+    pub sandboxd: String,
+    /// How it gets into them. If absent, the version of the API server decides when the operator starts.
+    #[arg(long = "sandboxd-injection", env = "SANDBOXD_INJECTION", value_enum)]
+    pub injection: Option<Injection>,
     /// When the kubelet pulls them: `Always`, `IfNotPresent` or `Never`.
     #[arg(
         long = "image-pull-policy",
@@ -174,8 +181,9 @@ mod tests {
     use rstest::rstest;
 
     use super::Config;
+    use crate::injection::Injection;
 
-    const REQUIRED: [&str; 15] = [
+    const REQUIRED: [&str; 17] = [
         "operator",
         "--namespace",
         "system",
@@ -191,6 +199,8 @@ mod tests {
         "p",
         "--sandbox-image",
         "s",
+        "--sandboxd-image",
+        "d",
     ];
 
     #[test]
@@ -217,6 +227,14 @@ mod tests {
         let flag = ["--upstream-no-proxy=.svc, 10.0.0.0/8,git.corp.test:8443"];
         let config = Config::try_parse_from(REQUIRED.iter().chain(&flag)).unwrap();
         assert_eq!(config.way_out.upstream_no_proxy, [".svc", "10.0.0.0/8", "git.corp.test:8443"]);
+    }
+
+    #[rstest]
+    #[case(&[], None)]
+    #[case(&["--sandboxd-injection=ImageVolume"], Some(Injection::ImageVolume))]
+    #[case(&["--sandboxd-injection=InitContainer"], Some(Injection::InitContainer))]
+    fn how_sandboxd_gets_into_images_can_be_said(#[case] flag: &[&str], #[case] expected: Option<Injection>) {
+        assert_eq!(Config::try_parse_from(REQUIRED.iter().chain(flag)).unwrap().images.injection, expected);
     }
 
     #[test]

@@ -16,6 +16,7 @@ pub mod error;
 pub mod events;
 mod hardening;
 pub mod health;
+pub mod injection;
 pub mod leader;
 pub mod log_service;
 pub mod metrics;
@@ -47,10 +48,11 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::authorities::Authorities;
-use crate::config::{Config, Fencing};
+use crate::config::{Config, Fencing, Images};
 use crate::context::Context;
 use crate::events::Events;
 use crate::health::Health;
+use crate::injection::Injection;
 use crate::leader::Elector;
 use crate::nodes::Nodes;
 
@@ -112,7 +114,7 @@ pub async fn run(config: Config, metrics: PrometheusHandle, token: CancellationT
         namespace: config.namespace.clone(),
         session_url: without_root(&config.session_url),
         session_ca: authorities.pem().map(ToOwned::to_owned),
-        images: config.images.clone(),
+        images: images(&config, &client).await,
         fencing: fencing(&config).await,
         way_out: config.way_out.clone(),
         default_model: config.default_model.model(),
@@ -149,6 +151,14 @@ fn without_root(url: &str) -> String {
 }
 
 /// What sandboxes must not reach, as far as it can be found out here.
+async fn images(config: &Config, client: &Client) -> Images {
+    let mut images = config.images.clone();
+    if images.injection.is_none() {
+        images.injection = Some(Injection::detect(client).await);
+    }
+    images
+}
+
 async fn fencing(config: &Config) -> Fencing {
     let variable = |name| std::env::var(name).ok();
     let (host, port) = (variable("KUBERNETES_SERVICE_HOST"), variable("KUBERNETES_SERVICE_PORT"));

@@ -162,12 +162,20 @@ fn stage(pod: &Pod, main: &str) -> Stage {
             },
             // No pod of ours starts a container again that ended well; its sidecar may take a while to follow.
             (Some(ContainerState { terminated: Some(ended), .. }), _) if ended.exit_code == 0 => Stage::Succeeded,
+            // The kubelet says that the pod has failed a moment later.
+            (Some(ContainerState { terminated: Some(ended), .. }), Some(container)) if is_started_once(pod) => {
+                Stage::Failed(crash(container), ended.finished_at.as_ref().map_or(created, |time| time.0))
+            }
             (_, Some(container)) if container.restart_count > 0 || is_terminated(container) => {
                 Stage::Restarting(crash(container))
             }
             _ => Stage::Pending(pending(pod)),
         },
     }
+}
+
+fn is_started_once(pod: &Pod) -> bool {
+    pod.spec.as_ref().and_then(|spec| spec.restart_policy.as_deref()) == Some("Never")
 }
 
 fn is_terminated(container: &ContainerStatus) -> bool {

@@ -24,6 +24,7 @@ use tower_test::mock::Handle;
 use crate::config::{Fencing, Images, WayOut};
 use crate::context::Context;
 use crate::events::Events;
+use crate::injection::Injection;
 use crate::log_service::LogService;
 use crate::nodes::Nodes;
 
@@ -37,6 +38,8 @@ pub(crate) fn images() -> Images {
         harness: "longhand/harness:test".into(),
         proxy: "longhand/proxy:test".into(),
         sandbox: "longhand/sandbox:test".into(),
+        sandboxd: "longhand/sandboxd:test".into(),
+        injection: Some(Injection::ImageVolume),
         pull_policy: "IfNotPresent".into(),
     }
 }

@@ -14,6 +14,8 @@ mod egress;
 #[cfg(feature = "server")]
 mod fence;
 #[cfg(feature = "server")]
+pub mod install;
+#[cfg(feature = "server")]
 pub mod server;
 #[cfg(feature = "server")]
 pub mod supervise;

@@ -4,6 +4,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use longhand_process::{log, signals};
+use longhand_sandbox::install::{self, InstallError};
 use longhand_sandbox::server::reaper::{self, Children};
 use longhand_sandbox::server::{Config, ConfigError, Server, ServerError};
 use longhand_sandbox::supervise;
@@ -21,17 +22,24 @@ enum Error {
     Config(#[from] ConfigError),
     #[error(transparent)]
     Server(#[from] ServerError),
+    #[error(transparent)]
+    Install(#[from] InstallError),
     #[error("cannot start: {0}")]
     Io(#[from] std::io::Error),
 }
 
 fn main() -> ExitCode {
     let mut arguments = std::env::args_os().skip(1);
-    if arguments.next().is_some_and(|argument| argument == supervise::ARGUMENT) {
+    let first = arguments.next();
+    if first.as_ref().is_some_and(|argument| argument == supervise::ARGUMENT) {
         return supervise::main(arguments);
     }
     log::to_stderr();
-    match start() {
+    let outcome = match first {
+        Some(argument) if argument == install::ARGUMENT => install::main(arguments).map_err(Error::from),
+        _ => start(),
+    };
+    match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             error!(%error, "sandboxd cannot run");

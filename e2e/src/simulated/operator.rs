@@ -42,6 +42,7 @@ impl Operator {
         command.env("KUBECONFIG", kubeconfig).args(["--identity", "operator-0", "--namespace", SYSTEM_NAMESPACE]);
         command.args(["--session-url", NOWHERE, "--etcd-endpoints", &plane.etcd, "--listen", &listen]);
         command.args(["--harness-image", "harness", "--proxy-image", "proxy", "--sandbox-image", "sandbox"]);
+        command.args(["--sandboxd-image", "sandboxd"]);
         command.arg("--token-file").arg(token);
         // What answers the operator, and no sandbox.
         let api_server = plane.url.trim_start_matches("https://");

@@ -1,5 +1,6 @@
 //! Longhand's own pods die in the middle of a session. Apart from the suite, since every session of the cluster notices.
 
+mod installation;
 mod replicas;
 
 use std::time::Duration;
@@ -74,4 +75,5 @@ async fn one_after_the_other() {
     survives("service-dies-streaming", "session", "span.model_request_start").await;
     survives("service-dies-tool", "session", "x.sandbox.ready").await;
     replicas::serve().await;
+    installation::serve().await;
 }

@@ -2,7 +2,6 @@
 //! `kubectl auth can-i` would say; for an installation of the whole cluster, and for one of named namespaces.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
 use std::time::Duration;
 
 use futures::{StreamExt as _, TryStreamExt as _, stream};
@@ -10,9 +9,8 @@ use k8s_openapi::api::authorization::v1::{ResourceAttributes, SubjectAccessRevie
 use kube::Client;
 use kube::api::{Api, PostParams};
 use kube::core::DynamicObject;
-use longhand_e2e::cluster::{SYSTEM_NAMESPACE, TestNamespace, TestResult, eventually, in_namespace};
+use longhand_e2e::cluster::{SYSTEM_NAMESPACE, TestNamespace, TestResult, eventually, helm, in_namespace};
 use serde::Deserialize as _;
-use tokio::process::Command;
 
 const PAGE: &str = include_str!("../../../docs/security.md");
 const VERBS: [&str; 9] = ["get", "list", "watch", "create", "update", "patch", "delete", "deletecollection", "use"];
@@ -20,7 +18,6 @@ const BOUND: &str = "where it is bound";
 const OWN: &str = "its own namespace";
 const WATCHED: &str = "each of `watchNamespaces`";
 const AT_ONCE: usize = 16;
-const RENDER_DEADLINE: Duration = Duration::from_secs(300);
 
 /// A right: the group, the resource with its part, the object's name if only that one is meant, and the verb.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -236,21 +233,11 @@ async fn settled(client: &Client, subject: &Subject, namespace: &str, granted: &
 
 /// The accounts and roles of an installation in `home` that serves `watched`, without an object of the cluster.
 async fn rendered(release: &str, home: &TestNamespace, watched: &TestNamespace) -> TestResult<Vec<DynamicObject>> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-    let tools = Command::new(root.join("e2e/kind/tools")).arg("helm").kill_on_drop(true).output();
-    let tools = tokio::time::timeout(RENDER_DEADLINE, tools).await??;
-    let folder = String::from_utf8(tools.stdout)?;
     let values =
         format!("watchNamespaces={{{0}}},session.secretNamespaces={{{0}}},rbac.clusterScoped=false", watched.name);
-    let run = Command::new(Path::new(folder.trim()).join("helm"))
-        .args(["template", release, "charts/longhand", "-n", &home.name, "--set", &values])
-        .args(["-s", "templates/serviceaccounts.yaml", "-s", "templates/rbac-[os]*.yaml"])
-        .current_dir(&root)
-        .kill_on_drop(true)
-        .output();
-    let output = tokio::time::timeout(RENDER_DEADLINE, run).await??;
-    assert!(output.status.success(), "helm template: {}", String::from_utf8_lossy(&output.stderr));
-    let documents = String::from_utf8(output.stdout)?;
+    let only = ["-s", "templates/serviceaccounts.yaml", "-s", "templates/rbac-[os]*.yaml"];
+    let render = ["template", release, "charts/longhand", "-n", &home.name, "--set", &values];
+    let documents = helm(&[&render[..], &only].concat()).await?;
     let objects = serde_yaml::Deserializer::from_str(&documents).map(serde_yaml::Value::deserialize);
     let objects = objects.filter(|document| document.as_ref().map_or(true, |document| !document.is_null()));
     objects.map(|document| Ok(serde_yaml::from_value(document?)?)).collect()

@@ -28,7 +28,7 @@ spec: {templateRef: {name: root}}
 "#;
 
 /// What `command` prints in a sandbox whose template has `spec` besides.
-async fn says(namespace: &TestNamespace, spec: Value, command: &str) -> TestResult<String> {
+pub(crate) async fn says(namespace: &TestNamespace, spec: Value, command: &str) -> TestResult<String> {
     let script = format!(
         "rules:\n  - when: {{turn: 0}}\n    then: {{tool_uses: [{{name: bash, input: {{command: {}}}}}]}}\n  - when: {{turn: 1}}\n    then: {{text: \"{{{{last_tool_result}}}}\"}}\n",
         json!(command)

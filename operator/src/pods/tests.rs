@@ -117,6 +117,14 @@ fn a_pod_has_one_stage(#[case] status: Value, #[case] expected: Stage) {
     assert_eq!(PodView::of(&pod(&status), "main").stage, expected);
 }
 
+#[test]
+fn a_container_that_is_not_started_again_has_failed_before_its_pod_says_so() {
+    let mut pod = pod(&json!({ "phase": "Pending", "containerStatuses": main(&ended(128, "StartError"), 0) }));
+    pod.spec.get_or_insert_default().restart_policy = Some("Never".to_owned());
+    let Stage::Failed(cause, ended) = PodView::of(&pod, "main").stage else { panic!("it has not failed") };
+    assert_eq!((cause.reason.as_str(), ended), ("StartError", at(30)));
+}
+
 #[rstest]
 #[case(json!([]), None)]
 #[case(json!([{ "type": "DisruptionTarget", "status": "True", "reason": "EvictionByEvictionAPI", "message": "drained" }]), Some(Cause::new("Evicted", "drained")))]

@@ -3,27 +3,35 @@
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{
-    Container, ContainerPort, EnvVar, HTTPGetAction, LocalObjectReference, PersistentVolumeClaimVolumeSource, Pod,
-    PodDNSConfig, PodSpec, Probe, ResourceRequirements, TopologySpreadConstraint, Volume,
+    Container, ContainerPort, EnvVar, HTTPGetAction, ImageVolumeSource, LocalObjectReference,
+    PersistentVolumeClaimVolumeSource, Pod, PodDNSConfig, PodSpec, Probe, ResourceRequirements,
+    TopologySpreadConstraint, Volume,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::{Resource as _, ResourceExt as _};
-use longhand_crds::sandbox_template::{Persistence, TopologySpread, WhenUnsatisfiable};
+use longhand_crds::sandbox_template::{Persistence, SandboxdSource, TopologySpread, WhenUnsatisfiable};
 use longhand_crds::{Sandbox, SandboxTemplate, annotations, labels};
+use serde_json::json;
 use sha2::{Digest as _, Sha256};
 
 use super::{security, volume};
 use crate::config::{Fencing, Images};
 use crate::hardening::{self, env, env_of_field, mount};
+use crate::injection::Injection;
 
 /// Name of the container.
 pub(crate) const SANDBOX: &str = "sandbox";
 /// Where `sandboxd` listens.
 pub(super) const SANDBOXD_PORT: u16 = 8090;
 
+/// In images that hold it.
 const SANDBOXD: &str = "/usr/local/bin/sandboxd";
+/// In all others a volume holds it, here.
+const INJECTED: &str = "/run/longhand";
+const INJECTED_VOLUME: &str = "sandboxd";
+const INJECTED_SIZE: &str = "64Mi";
 const VERIFY_KEY: &str = "SANDBOXD_VERIFY_KEY";
 /// So much of a name is in the names of what is made for it.
 const NAME_PART: usize = 200;
@@ -153,8 +161,14 @@ fn spec(parts: Parts<'_>, template: &SandboxTemplate, verify_key: &str, workspac
         tolerations: Some(hardening::tolerations(&spec.tolerations)),
         topology_spread_constraints: (!spec.topology_spread.is_empty())
             .then(|| spec.topology_spread.iter().map(spread).collect()),
+        init_containers: installer(parts.0, template).map(|installer| vec![installer]),
         containers: vec![container(parts, template, verify_key)],
-        volumes: Some(vec![workspace, hardening::empty_dir("tmp", Quantity(TMP_SIZE.to_owned()))]),
+        volumes: Some(
+            [workspace, hardening::empty_dir("tmp", Quantity(TMP_SIZE.to_owned()))]
+                .into_iter()
+                .chain(injected(parts.0, template))
+                .collect(),
+        ),
         ..PodSpec::default()
     }
 }
@@ -176,13 +190,53 @@ fn spread(given: &TopologySpread) -> TopologySpreadConstraint {
     }
 }
 
+/// How `sandboxd` gets into the image of a template, if it has to. Until the server is known it is copied, which works on every one.
+fn injection(images: &Images, template: &SandboxTemplate) -> Option<Injection> {
+    let has_none = template.spec.image.is_some() && template.spec.sandboxd == SandboxdSource::Injected;
+    has_none.then_some(images.injection.unwrap_or(Injection::InitContainer))
+}
+
+/// The volume with `sandboxd` for an image that has none.
+fn injected(images: &Images, template: &SandboxTemplate) -> Option<Volume> {
+    Some(match injection(images, template)? {
+        Injection::ImageVolume => Volume {
+            name: INJECTED_VOLUME.to_owned(),
+            image: Some(ImageVolumeSource {
+                reference: Some(images.sandboxd.clone()),
+                pull_policy: Some(images.pull_policy.clone()),
+            }),
+            ..Volume::default()
+        },
+        Injection::InitContainer => hardening::empty_dir(INJECTED_VOLUME, Quantity(INJECTED_SIZE.to_owned())),
+    })
+}
+
+/// The container that fills that volume, where it is not an image. It asks for no more than the sandbox itself.
+fn installer(images: &Images, template: &SandboxTemplate) -> Option<Container> {
+    (injection(images, template)? == Injection::InitContainer).then(|| Container {
+        name: "install-sandboxd".to_owned(),
+        image: Some(images.sandboxd.clone()),
+        image_pull_policy: Some(images.pull_policy.clone()),
+        command: Some(["/sandboxd", "install", INJECTED].map(ToOwned::to_owned).to_vec()),
+        resources: Some(resources(template)),
+        security_context: Some(security::container(&template.spec)),
+        termination_message_policy: Some("FallbackToLogsOnError".to_owned()),
+        volume_mounts: Some(vec![mount(INJECTED_VOLUME, INJECTED, false)]),
+        ..Container::default()
+    })
+}
+
 fn container((images, fencing): Parts<'_>, template: &SandboxTemplate, verify_key: &str) -> Container {
     let spec = &template.spec;
+    let is_injected = injection(images, template).is_some();
+    let sandboxd = if is_injected { format!("{INJECTED}/sandboxd") } else { SANDBOXD.to_owned() };
+    let mounts = [mount("workspace", &spec.workspace.mount_path, false), mount("tmp", TMP, false)];
+    let injected = is_injected.then(|| mount(INJECTED_VOLUME, INJECTED, true));
     Container {
         name: SANDBOX.to_owned(),
         image: Some(spec.image.clone().unwrap_or_else(|| images.sandbox.clone())),
         image_pull_policy: Some(images.pull_policy.clone()),
-        command: Some(vec![SANDBOXD.to_owned()]),
+        command: Some(vec![sandboxd]),
         env: Some(environment(template, verify_key, fencing)),
         ports: Some(vec![ContainerPort {
             name: Some("sandboxd".to_owned()),
@@ -194,7 +248,7 @@ fn container((images, fencing): Parts<'_>, template: &SandboxTemplate, verify_ke
         resources: Some(resources(template)),
         security_context: Some(security::container(spec)),
         termination_message_policy: Some("FallbackToLogsOnError".to_owned()),
-        volume_mounts: Some(vec![mount("workspace", &spec.workspace.mount_path, false), mount("tmp", TMP, false)]),
+        volume_mounts: Some(mounts.into_iter().chain(injected).collect()),
         working_dir: Some(spec.workspace.mount_path.clone()),
         ..Container::default()
     }
@@ -228,8 +282,11 @@ fn environment(template: &SandboxTemplate, verify_key: &str, fencing: &Fencing) 
         env("SANDBOXD_CANARIES", &fencing.canaries),
         env("SANDBOXD_REQUIRE_FENCE", fencing.require.to_string()),
     ];
+    // A list, which holds whatever an argument may.
+    let command = (!spec.command.is_empty()).then(|| env("SANDBOXD_COMMAND", json!(spec.command).to_string()));
     // Programs expect a home that can be written to; the image's own is read-only.
     let home = spec.env.iter().all(|variable| variable.name != "HOME").then(|| env("HOME", TMP));
+    let own: Vec<EnvVar> = own.into_iter().chain(command).collect();
     let given = spec.env.iter().filter(|given| own.iter().all(|own| own.name != given.name));
     let given = given.map(|given| env(&given.name, &given.value));
     home.into_iter().chain(given).chain(own.clone()).collect()
@@ -251,11 +308,13 @@ fn probe(path: &str, period: i32, failures: i32) -> Probe {
 
 #[cfg(test)]
 mod tests {
-    use longhand_crds::sandbox_template::{EnvVar, Persistence, Resources};
+    use longhand_crds::sandbox_template::{EnvVar, Persistence, Resources, SandboxdSource};
     use rstest::rstest;
 
-    use super::{build, build_warm, name, pool_hash, verify_key};
+    use super::{SANDBOXD, build, build_warm, name, pool_hash, verify_key};
+    use crate::config::Images;
     use crate::fixtures;
+    use crate::injection::Injection;
     use crate::testing::{fencing, images};
 
     fn pod_of(template: &longhand_crds::SandboxTemplate) -> k8s_openapi::api::core::v1::Pod {
@@ -290,6 +349,20 @@ mod tests {
             requests: [("cpu".to_owned(), amount("3"))].into(),
         });
         insta::assert_yaml_snapshot!(pod_of(&template));
+    }
+
+    #[test]
+    fn sandboxd_is_copied_into_an_image_where_no_image_can_be_mounted() {
+        let mut template = fixtures::template();
+        template.spec.image = Some("toolbox:1".into());
+        template.spec.command = vec!["serve".into(), "--name=a b".into()];
+        let parts = Images { injection: Some(Injection::InitContainer), ..images() };
+        let pod = build((&parts, &fencing()), &fixtures::sandbox(), &template, "key=", "s-0", 0);
+        insta::assert_yaml_snapshot!(pod.spec.unwrap());
+        template.spec.sandboxd = SandboxdSource::InImage;
+        let own = pod_of(&template).spec.unwrap();
+        assert_eq!(own.containers[0].command.as_deref(), Some(&[SANDBOXD.to_owned()][..]));
+        assert_eq!((own.init_containers, own.volumes.unwrap().len()), (None, 2));
     }
 
     #[test]

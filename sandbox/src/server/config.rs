@@ -19,6 +19,7 @@ const MAX_PROCESSES: &str = "SANDBOXD_MAX_PROCESSES";
 const RELAY: &str = "SANDBOXD_RELAY";
 const CANARIES: &str = "SANDBOXD_CANARIES";
 const REQUIRE_FENCE: &str = "SANDBOXD_REQUIRE_FENCE";
+const COMMAND: &str = "SANDBOXD_COMMAND";
 const POD_UID: &str = "POD_UID";
 
 const DEFAULT_WORKSPACE: &str = "/workspace";
@@ -62,6 +63,9 @@ pub struct Options {
     pub canaries: Vec<Canary>,
     /// `SANDBOXD_REQUIRE_FENCE`: `true` if the sandbox is ready only while none of the canaries answers.
     pub require_fence: bool,
+    /// `SANDBOXD_COMMAND`: a program that is run beside the tools, with its arguments, as a JSON array such as
+    /// `["python3", "-m", "http.server"]`; none by default.
+    pub command: Vec<String>,
 }
 
 impl Default for Options {
@@ -73,6 +77,7 @@ impl Default for Options {
             relay: None,
             canaries: Vec::new(),
             require_fence: false,
+            command: Vec::new(),
         }
     }
 }
@@ -142,6 +147,14 @@ impl Config {
             None => false,
             Some(value) => parse(REQUIRE_FENCE, "true or false", value)?,
         };
+        let command = match get(COMMAND) {
+            None => Vec::new(),
+            Some(value) => program(&value).ok_or(ConfigError::Invalid {
+                name: COMMAND,
+                expected: "a JSON array of the name of a program and its arguments",
+                value,
+            })?,
+        };
         let canaries = Canary::list(&get(CANARIES).unwrap_or_default())?;
         Ok(Self {
             listen,
@@ -156,6 +169,7 @@ impl Config {
                 relay,
                 canaries,
                 require_fence,
+                command,
             },
         })
     }
@@ -163,6 +177,12 @@ impl Config {
 
 fn is_own(name: &OsString) -> bool {
     name == POD_UID || name.as_encoded_bytes().starts_with(b"SANDBOXD_")
+}
+
+fn program(value: &str) -> Option<Vec<String>> {
+    let words: Vec<String> = serde_json::from_str(value).ok()?;
+    let is_sound = words.first().is_some_and(|name| !name.is_empty()) && words.iter().all(|word| !word.contains('\0'));
+    is_sound.then_some(words)
 }
 
 fn parse<T: std::str::FromStr>(name: &'static str, expected: &'static str, value: String) -> Result<T, ConfigError> {
@@ -196,7 +216,9 @@ mod tests {
         assert_eq!(config.options.max_processes, 4096);
         assert_eq!(config.options.terminal_idle, Duration::from_secs(1800));
         assert_eq!(config.options.relay.unwrap().to_string(), "127.0.0.1:3129");
-        assert!(config.options.canaries.is_empty() && !config.options.require_fence);
+        assert!(
+            config.options.command.is_empty() && config.options.canaries.is_empty() && !config.options.require_fence
+        );
         assert!(config.options.state.unwrap().ends_with(".sandboxd-state"));
     }
 
@@ -215,6 +237,8 @@ mod tests {
     #[case("SANDBOXD_RELAY", "0.0.0.0:3129", "SANDBOXD_RELAY names 0.0.0.0:3129, which is not on loopback")]
     #[case("SANDBOXD_CANARIES", "x", "SANDBOXD_CANARIES: \"x\" is not name=tcp://address:port")]
     #[case("SANDBOXD_REQUIRE_FENCE", "1", "SANDBOXD_REQUIRE_FENCE is not true or false: \"1\"")]
+    #[case("SANDBOXD_COMMAND", "serve", "SANDBOXD_COMMAND is not a JSON array of the name of a program")]
+    #[case("SANDBOXD_COMMAND", r#"[""]"#, "SANDBOXD_COMMAND is not a JSON array of the name of a program")]
     #[case("SANDBOXD_MAX_PROCESSES", "many", "SANDBOXD_MAX_PROCESSES is not a number of processes: \"many\"")]
     #[case("SANDBOXD_GRACE_SECONDS", "-1", "SANDBOXD_GRACE_SECONDS is not a number of seconds: \"-1\"")]
     fn a_wrong_variable_is_named(#[case] name: &str, #[case] value: &str, #[case] message: &str) {

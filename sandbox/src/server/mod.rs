@@ -60,6 +60,14 @@ pub enum ServerError {
         /// Why not.
         source: std::io::Error,
     },
+    /// The program that shall run beside the tools does not.
+    #[error("{program} cannot run beside the tools (SANDBOXD_COMMAND): {reason}")]
+    Command {
+        /// The program.
+        program: String,
+        /// Why not.
+        reason: String,
+    },
     /// The address cannot be listened on.
     #[error("cannot listen on {address} (SANDBOXD_LISTEN): {source}")]
     Listen {
@@ -87,7 +95,7 @@ impl Server {
     /// Prepares the workspace and listens. Child processes are registered in `children` (see [`reaper`]).
     pub async fn bind(config: Config, children: Children) -> Result<Self, ServerError> {
         let Config { listen, verifier, workspace, grace, mut environment, options } = config;
-        let Options { max_processes, terminal_idle, state, relay, canaries, require_fence } = options;
+        let Options { max_processes, terminal_idle, state, relay, canaries, require_fence, command } = options;
         let variables = Variables::default();
         let egress = match relay {
             None => None,
@@ -101,6 +109,10 @@ impl Server {
         environment.extend(told);
         let (fence, canaries) = Fence::of(canaries, require_fence);
         let toolbox = Toolbox::new(Setup { workspace, environment, variables, children, max_processes })?;
+        if let Some((program, arguments)) = command.split_first() {
+            let started = toolbox.run_beside(program, arguments).await;
+            started.map_err(|reason| ServerError::Command { program: program.clone(), reason })?;
+        }
         let listen_error = |source| ServerError::Listen { address: listen, source };
         let listener = TcpListener::bind(listen).await.map_err(listen_error)?;
         let address = listener.local_addr().map_err(listen_error)?;

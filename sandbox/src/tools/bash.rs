@@ -19,7 +19,7 @@ use super::input::{BashInput, ProcessInput};
 use super::jobs::Jobs;
 use super::process::{Ended, Output, Process};
 use super::scratch::Scratch;
-use super::shell::{Handover, Interpreter, ShellState};
+use super::shell::{self, Handover, Interpreter, ShellState};
 use super::spawned::Launcher;
 use super::terminal::{Size, Terminal, TerminalError};
 use super::{ToolError, ToolResult, fail};
@@ -126,11 +126,25 @@ impl Bash {
         let (state, notice) = self.start_state();
         let handover = self.hand_over(command)?;
         let process = self.start(&state, &handover)?;
-        let mut output = self.jobs.adopt(process, handover, command, &self.scratch).await?;
+        let mut output = self.jobs.adopt(process, Some(handover), command, &self.scratch).await?;
         if let Some(notice) = notice {
             output.content.insert_str(0, &notice);
         }
         Ok(output)
+    }
+
+    /// Starts a program of the image in the workspace, in the environment of the start, as a job.
+    pub(super) async fn beside(&self, program: &str, arguments: &[String]) -> Result<(), ToolError> {
+        let ShellState { cwd, environment } = &self.initial;
+        let Some(found) = shell::program(program, self.path()) else {
+            return fail(format!("this image has no {program}"));
+        };
+        let mut command = Command::new(found);
+        command.args(arguments).env_clear().envs(self.variables.added_to(environment, environment));
+        command.env("PWD", cwd).current_dir(cwd);
+        let process = Process::start(command, &self.launcher).map_err(|error| ToolError(error.to_string()))?;
+        let shown = std::iter::once(program).chain(arguments.iter().map(String::as_str)).collect::<Vec<_>>().join(" ");
+        self.jobs.adopt(process, None, &shown, &self.scratch).await.map(drop)
     }
 
     /// Starts a shell on a terminal or with pipes, in the workspace.

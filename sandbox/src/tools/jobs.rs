@@ -62,11 +62,11 @@ impl Jobs {
         fail(format!("{running} commands run in the background already; end one with the tool process"))
     }
 
-    /// Lets `process` run on as a job, and says which.
+    /// Lets `process` run on as a job, and says which. What it was handed over is there until it ends.
     pub(super) async fn adopt(
         &self,
         process: Process,
-        handover: Handover,
+        handover: Option<Handover>,
         command: &str,
         scratch: &Scratch,
     ) -> ToolResult {

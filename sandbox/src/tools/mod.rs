@@ -121,6 +121,11 @@ pub(crate) struct Toolbox {
 }
 
 impl Toolbox {
+    /// Runs a program as the first job in the background; the reason if it cannot be started.
+    pub(crate) async fn run_beside(&self, program: &str, arguments: &[String]) -> Result<(), String> {
+        self.bash.beside(program, arguments).await.map_err(|error| error.0)
+    }
+
     /// Prepares the workspace. To be called in a runtime, which then watches over the processes of commands.
     pub(crate) fn new(setup: Setup) -> Result<Self, SetupError> {
         let Setup { workspace, environment, variables, children, max_processes } = setup;

@@ -36,13 +36,8 @@ pub(super) struct Interpreter {
 impl Interpreter {
     /// The best shell in the directories of `path`, and in the usual ones.
     pub(super) fn find(path: Option<&OsStr>) -> Option<Self> {
-        let usual = ["/bin", "/usr/bin", "/usr/local/bin"].map(PathBuf::from);
-        let directories: Vec<_> = path.map(std::env::split_paths).into_iter().flatten().chain(usual).collect();
-        [("bash", BASH), ("sh", SH)].into_iter().find_map(|(name, wrapper)| {
-            let mut programs =
-                directories.iter().filter(|directory| directory.is_absolute()).map(|directory| directory.join(name));
-            programs.find(|program| is_executable(program)).map(|program| Self { program, wrapper })
-        })
+        let both = [("bash", BASH), ("sh", SH)];
+        both.into_iter().find_map(|(name, wrapper)| Some(Self { program: program(name, path)?, wrapper }))
     }
 
     /// A POSIX shell at this place.
@@ -56,6 +51,15 @@ impl Interpreter {
         let name = self.program.file_name().unwrap_or_else(|| OsStr::new("sh"));
         [OsStr::new("-c"), OsStr::new(self.wrapper), name, base.as_os_str()]
     }
+}
+
+/// The program of this name, or at this absolute path, in the directories of `path` and in the usual ones.
+pub(super) fn program(name: &str, path: Option<&OsStr>) -> Option<PathBuf> {
+    let usual = ["/bin", "/usr/bin", "/usr/local/bin"].map(PathBuf::from);
+    let directories = path.map(std::env::split_paths).into_iter().flatten().chain(usual);
+    // An absolute name takes the place of the directory.
+    let mut programs = directories.filter(|directory| directory.is_absolute()).map(|directory| directory.join(name));
+    programs.find(|program| is_executable(program))
 }
 
 fn is_executable(program: &Path) -> bool {

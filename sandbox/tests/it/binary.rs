@@ -1,9 +1,10 @@
 //! The real binary, as a container would run it.
 
 use crate::sandboxd::{Sandboxd, command};
-use crate::support::{LONG, POD, alive, bash, client, eventually, exists, state};
+use crate::support::{LONG, POD, alive, bash, call, client, eventually, exists, state};
 use longhand_sandbox::client::SandboxError;
 use longhand_sandbox::wire::{ExecuteRequest, ToolOutput};
+use serde_json::json;
 
 #[tokio::test]
 async fn sigterm_lets_a_call_finish() {
@@ -81,6 +82,43 @@ fn a_wrong_setting_ends_it_with_a_message() {
     assert_eq!(output.status.code(), Some(1));
     let log = String::from_utf8(output.stderr).unwrap();
     assert!(log.contains("the environment variable POD_UID is required"), "{log}");
+}
+
+#[tokio::test]
+async fn a_program_runs_beside_the_tools_and_is_their_first_job() {
+    let command = r#"["sh", "-c", "echo begun; echo \"$1\" > told; exec sleep 60", "sh", "a b"]"#;
+    let mut sandboxd = Sandboxd::with(&[("SANDBOXD_COMMAND", command)]);
+    exists(&sandboxd.path("told")).await;
+    assert_eq!(std::fs::read_to_string(sandboxd.path("told")).unwrap(), "a b\n");
+    let looked = call("a", "process", json!({"id": 1}));
+    let job = sandboxd.client.execute(&sandboxd.target, &looked, LONG).await.unwrap();
+    assert!(job.content.contains("job 1 (process ") && job.content.ends_with("begun\n"), "{}", job.content);
+    let pid = job.content.split_once("(process ").unwrap().1.split_once(')').unwrap().0.to_owned();
+    let activity = sandboxd.client.activity(&sandboxd.target).await.unwrap();
+    assert!(activity.running_calls == 0 && activity.background > 0, "{activity:?}");
+    sandboxd.terminate();
+    assert_eq!(sandboxd.ended().await, Some(0));
+    eventually("the program is gone", async || !alive(&pid)).await;
+}
+
+#[test]
+fn a_program_that_is_not_there_ends_it_with_a_message() {
+    let workspace = tempfile::tempdir().unwrap();
+    let output = command()
+        .env("SANDBOXD_LISTEN", "127.0.0.1:0")
+        .env("SANDBOXD_RELAY", "127.0.0.1:0")
+        .env("POD_UID", POD)
+        .env("SANDBOXD_VERIFY_KEY", client().1)
+        .env("SANDBOXD_WORKSPACE", workspace.path())
+        .env("SANDBOXD_COMMAND", r#"["nonesuch"]"#)
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let log = String::from_utf8(output.stderr).unwrap();
+    assert!(
+        log.contains("nonesuch cannot run beside the tools (SANDBOXD_COMMAND): this image has no nonesuch"),
+        "{log}"
+    );
 }
 
 #[test]

@@ -1,0 +1,86 @@
+//! An installation that serves a namespace that it names, with rights in no other, and copies `sandboxd` into images.
+
+use std::time::Duration;
+
+use k8s_openapi::api::rbac::v1::ClusterRoleBinding;
+use kube::ResourceExt as _;
+use kube::api::{Api, ListParams, Patch, PatchParams};
+use longhand_crds::{AgentSession, SandboxTemplate, labels};
+use longhand_e2e::cluster::log::{assert_sound, messages};
+use longhand_e2e::cluster::{
+    Fixture, SYSTEM_NAMESPACE, SessionOptions, TestNamespace, TestResult, helm, in_namespace, session_manifest,
+    wait_for,
+};
+use serde_json::json;
+
+const SCRIPT: &str = r#"
+rules:
+  - when: {turn: 0}
+    then: {tool_uses: [{name: bash, input: {command: "echo served"}}]}
+  - then: {text: "{{last_tool_result}}"}
+"#;
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// An image without `sandboxd`, which `images/build harness-python` makes.
+const IMAGE_VARIABLE: &str = "E2E_HARNESS_PYTHON_IMAGE";
+const IMAGE: &str = concat!("longhand/harness-python:", env!("CARGO_PKG_VERSION"));
+
+/// Changes what the installation serves and how `sandboxd` gets into images, and waits until it does; `of` is a list of namespaces in
+/// Helm's notation, or `null` for all.
+async fn serve_only(of: &str, injection: &str) -> TestResult {
+    let values = format!("watchNamespaces={of},session.secretNamespaces={of},sandbox.sandboxd.injection={injection}");
+    let upgrade =
+        ["upgrade", "longhand", "charts/longhand", "-n", SYSTEM_NAMESPACE, "--reuse-values", "--set", &values];
+    helm(&[&upgrade[..], &["--wait", "--timeout", "4m"]].concat()).await.map(drop)
+}
+
+async fn confined(named: &TestNamespace, other: &TestNamespace) -> TestResult {
+    serve_only(&format!("{{{}}}", named.name), "InitContainer").await?;
+    let bindings = Api::<ClusterRoleBinding>::all(named.client.clone()).list(&ListParams::default()).await?;
+    let operators =
+        bindings.iter().flat_map(|binding| binding.subjects.iter().flatten().map(move |who| (who, binding)));
+    for (who, binding) in operators {
+        assert_ne!(who.name, "longhand-operator", "{} gives the operator rights everywhere", binding.name_any());
+    }
+    let elsewhere = Fixture::install(other, SCRIPT, 60).await?;
+    elsewhere.namespace.apply(&session_manifest("unserved", &SessionOptions::saying(&["go"]))).await?;
+
+    let fixture = Fixture::install(named, SCRIPT, 60).await?;
+    let image = std::env::var(IMAGE_VARIABLE).unwrap_or_else(|_| IMAGE.to_owned());
+    let patch = Patch::Merge(json!({ "spec": { "image": image } }));
+    named.api::<SandboxTemplate>().patch("small", &PatchParams::default(), &patch).await?;
+    let session = fixture.session("served", &SessionOptions::saying(&["go"])).await?;
+    fixture.service.until_idle(&session, 0, PATIENCE).await?;
+    let log = fixture.service.log(&session).await?;
+    assert_sound(&log);
+    assert_eq!(messages(&log).last().map(|said| said.trim()), Some("served"), "{log:?}");
+    wait_for(named.api::<AgentSession>(), "served", "phase is idle", PATIENCE, |session| {
+        (session?.status.as_ref()?.phase.as_deref()? == "idle").then_some(())
+    })
+    .await?;
+    let pod = named.pods(labels::SANDBOX).await?.pop().and_then(|pod| pod.spec).ok_or("there is no sandbox pod")?;
+    let copied: Vec<_> = pod.init_containers.iter().flatten().map(|container| container.name.as_str()).collect();
+    assert_eq!(copied, ["install-sandboxd"]);
+    let unserved = other.api::<AgentSession>().get("unserved").await?;
+    assert_eq!(unserved.status, None, "a session of a namespace that is not named");
+    Ok(())
+}
+
+/// Whatever comes of it, the installation serves all namespaces again.
+pub(crate) async fn serve() {
+    in_namespace("named", |named| async move {
+        let other = TestNamespace::create(named.client.clone(), "not-named").await?;
+        let outcome = confined(&named, &other).await;
+        let restored = serve_only("null", "Auto").await;
+        outcome?;
+        restored?;
+        // What was made meanwhile is served now.
+        let served = wait_for(other.api::<AgentSession>(), "unserved", "phase is idle", PATIENCE, |session| {
+            (session?.status.as_ref()?.phase.as_deref()? == "idle").then_some(())
+        })
+        .await;
+        other.delete().await;
+        served
+    })
+    .await;
+}

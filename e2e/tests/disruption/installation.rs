@@ -25,17 +25,18 @@ const PATIENCE: Duration = Duration::from_secs(120);
 const IMAGE_VARIABLE: &str = "E2E_HARNESS_PYTHON_IMAGE";
 const IMAGE: &str = concat!("longhand/harness-python:", env!("CARGO_PKG_VERSION"));
 
-/// Changes what the installation serves and how `sandboxd` gets into images, and waits until it does; `of` is a list of namespaces in
-/// Helm's notation, or `null` for all.
-async fn serve_only(of: &str, injection: &str) -> TestResult {
-    let values = format!("watchNamespaces={of},session.secretNamespaces={of},sandbox.sandboxd.injection={injection}");
-    let upgrade =
-        ["upgrade", "longhand", "charts/longhand", "-n", SYSTEM_NAMESPACE, "--reuse-values", "--set", &values];
-    helm(&[&upgrade[..], &["--wait", "--timeout", "4m"]].concat()).await.map(drop)
+/// Changes what the installation serves and how `sandboxd` gets into images, and waits until it does. No namespace stands for all of
+/// them.
+async fn serve_only(namespaces: &[&str], injection: &str) -> TestResult {
+    let of = json!(namespaces);
+    let values =
+        format!("watchNamespaces={of},session.secretNamespaces={of},sandbox.sandboxd.injection={:?}", injection);
+    let upgrade = ["upgrade", "longhand", "charts/longhand", "-n", SYSTEM_NAMESPACE, "--reuse-values", "--wait"];
+    helm(&[&upgrade[..], &["--timeout", "4m", "--set-json", &values]].concat()).await.map(drop)
 }
 
 async fn confined(named: &TestNamespace, other: &TestNamespace) -> TestResult {
-    serve_only(&format!("{{{}}}", named.name), "InitContainer").await?;
+    serve_only(&[&named.name], "InitContainer").await?;
     let bindings = Api::<ClusterRoleBinding>::all(named.client.clone()).list(&ListParams::default()).await?;
     let operators =
         bindings.iter().flat_map(|binding| binding.subjects.iter().flatten().map(move |who| (who, binding)));
@@ -71,7 +72,7 @@ pub(crate) async fn serve() {
     in_namespace("named", |named| async move {
         let other = TestNamespace::create(named.client.clone(), "not-named").await?;
         let outcome = confined(&named, &other).await;
-        let restored = serve_only("null", "Auto").await;
+        let restored = serve_only(&[], "Auto").await;
         outcome?;
         restored?;
         // What was made meanwhile is served now.

@@ -96,8 +96,10 @@ async fn run(namespace: &TestNamespace) -> TestResult {
     let fixture = Fixture::install(namespace, &script.to_string(), 300).await?;
     // The address of a run that has just ended may still lead to its servers.
     let public = format!("{PUBLIC}{}", rand::random_range(1..255_u8));
-    let objects =
-        OBJECTS.replace("${NAMESPACE}", &namespace.name).replace("${PUBLIC}", &public).replace("${IMAGE}", &forge.image);
+    let objects = OBJECTS
+        .replace("${NAMESPACE}", &namespace.name)
+        .replace("${PUBLIC}", &public)
+        .replace("${IMAGE}", &forge.image);
     namespace.apply(&objects).await?;
     let session = fixture.session_id("clients").await?;
     fixture.service.until_idle(&session, 0, 3 * LONG).await?;

@@ -15,6 +15,9 @@ pub const MAX_REQUEST_BYTES: usize = 8 * 1024 * 1024;
 /// The mode of a file, in octal digits, in the answer to `GET /v1/files`.
 pub const MODE_HEADER: &str = "x-longhand-mode";
 
+/// What a file system needs for a workspace at the most, in bytes, in the answer to `GET /v1/workspace`.
+pub const WORKSPACE_BYTES_HEADER: &str = "x-longhand-workspace-bytes";
+
 /// What a connection is upgraded to that leads to a port of the sandbox: bytes as they are.
 pub const TUNNEL_PROTOCOL: &str = "tcp";
 
@@ -144,7 +147,7 @@ pub struct Activity {
     /// Whole seconds since the last call, terminal, transfer or connection to a port ended, or since the start if there was none; 0 while there is
     /// one. What runs in the background does not count.
     pub idle_seconds: u64,
-    /// Whether new calls are refused for good.
+    /// Whether new calls are refused, which they are until the sandbox is resumed.
     pub draining: bool,
 }
 
@@ -177,7 +180,7 @@ pub struct Stored {
     pub created: bool,
 }
 
-/// Answer of `PUT /v1/archive`.
+/// Answer of `PUT /v1/archive` and `PUT /v1/workspace`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Unpacked {
     /// Files and links that were put in place.
@@ -285,6 +288,8 @@ pub enum ErrorCode {
     CallMismatch,
     /// 409: the sandbox is being reclaimed; the call was not started.
     Draining,
+    /// 409: the sandbox would have to be drained first, or never have been used.
+    WrongState,
     /// 410: the call has finished, but its result is no longer kept.
     ResultEvicted,
     /// 410: the call was running when `sandboxd` was restarted; it is not run again.

@@ -14,7 +14,7 @@ use super::error::{Failure, error_body, retry_after};
 use super::{MAX_RESPONSE_BYTES, SandboxClient, SandboxError, Target};
 use crate::provision::{Content, Provisioned};
 use crate::token::Scope;
-use crate::wire::{MODE_HEADER, Stored, Unpacked};
+use crate::wire::{MODE_HEADER, Stored, Unpacked, WORKSPACE_BYTES_HEADER};
 
 /// How long a sandbox may send nothing of a file.
 const STALL: Duration = Duration::from_secs(60);
@@ -27,6 +27,15 @@ pub struct Download {
     /// Its mode, such as 0o644.
     pub mode: u32,
     /// What is in it.
+    pub content: Reading,
+}
+
+/// A whole workspace that is on its way.
+#[derive(Debug)]
+pub struct Workspace {
+    /// What a file system needs for it at the most, in bytes.
+    pub bytes: u64,
+    /// A tar archive of it.
     pub content: Reading,
 }
 
@@ -74,11 +83,7 @@ impl SandboxClient {
     pub async fn download(&self, target: &Target, path: &str) -> Result<Download, SandboxError> {
         let request = Request::builder().method(Method::GET).uri(uri("/v1/files", path, None));
         let response = self.streamed(target, request, http_body_util::Empty::<Bytes>::new()).await?;
-        let number = |name: &str, radix| {
-            let value = response.headers().get(name)?.to_str().ok()?;
-            u64::from_str_radix(value, radix).ok()
-        };
-        let (size, mode) = (number(header::CONTENT_LENGTH.as_str(), 10), number(MODE_HEADER, 8));
+        let (size, mode) = (number(&response, header::CONTENT_LENGTH.as_str(), 10), number(&response, MODE_HEADER, 8));
         let (Some(size), Some(Ok(mode))) = (size, mode.map(u32::try_from)) else {
             let reason = "the answer has no size or mode".to_owned();
             return Err(SandboxError::Protocol { status: response.status(), reason });
@@ -147,6 +152,36 @@ impl SandboxClient {
         decoded(self.streamed(target, request, archive).await?).await
     }
 
+    /// Ends what still runs in a drained sandbox and reads all of its workspace, as often as is asked for.
+    ///
+    /// # Errors
+    /// See [`SandboxError`]. [`super::NotStarted::Rejected`] has status 422 if there is something in it that cannot be sent, and 409 if the
+    /// sandbox is not drained.
+    pub async fn read_workspace(&self, target: &Target) -> Result<Workspace, SandboxError> {
+        let request = Request::builder().method(Method::GET).uri("/v1/workspace");
+        let response = self.streamed(target, request, http_body_util::Empty::<Bytes>::new()).await?;
+        let Some(bytes) = number(&response, WORKSPACE_BYTES_HEADER, 10) else {
+            let reason = "the answer has no size".to_owned();
+            return Err(SandboxError::Protocol { status: response.status(), reason });
+        };
+        Ok(Workspace { bytes, content: Reading { body: response.into_body() } })
+    }
+
+    /// Replaces the workspace of a sandbox that has never been used by another one's. Once it has succeeded, doing it again succeeds
+    /// at once and changes nothing; until then only one at a time is let do it.
+    ///
+    /// # Errors
+    /// See [`SandboxError`]. After an error a part of it may be there, which the next attempt removes.
+    pub async fn fill_workspace<B>(&self, target: &Target, archive: B) -> Result<Unpacked, SandboxError>
+    where
+        B: Body + Send + 'static,
+        B::Data: Send,
+        B::Error: Into<Box<dyn StdError + Send + Sync>>,
+    {
+        let request = Request::builder().method(Method::PUT).uri("/v1/workspace");
+        decoded(self.streamed(target, request, archive).await?).await
+    }
+
     async fn streamed<B>(
         &self,
         target: &Target,
@@ -161,6 +196,11 @@ impl SandboxClient {
         let response = self.open(target, Scope::Tools, request, body).await.map_err(failed)?;
         if response.status().is_success() { Ok(response) } else { Err(failed(refusal(response).await)) }
     }
+}
+
+fn number(response: &Response<Incoming>, header: &str, radix: u32) -> Option<u64> {
+    let value = response.headers().get(header)?.to_str().ok()?;
+    u64::from_str_radix(value, radix).ok()
 }
 
 /// What a refused request says.

@@ -32,7 +32,7 @@ use crate::wire::{
 use error::{Failure, error_body, retry_after};
 
 pub use error::{NotStarted, SandboxError};
-pub use files::{Download, Reading};
+pub use files::{Download, Reading, Workspace};
 pub use terminal::Tunnel;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
@@ -105,14 +105,19 @@ impl SandboxClient {
         control(self.request(target, Method::GET, "/v1/activity", Bytes::new())).await
     }
 
-    /// Makes the sandbox refuse new calls for good, if it has been idle for `idle`, whatever runs in its background.
+    /// Makes the sandbox refuse new calls until it is resumed, if it has been idle for `idle`, whatever runs in its background.
     pub async fn drain(&self, target: &Target, idle: Duration) -> Result<DrainResponse, SandboxError> {
         self.drain_if(target, &DrainRequest { idle_seconds: idle.as_secs(), background_counts: false }).await
     }
 
-    /// Makes the sandbox refuse new calls for good, if it has been idle in the sense of `request`.
+    /// Makes the sandbox refuse new calls until it is resumed, if it has been idle in the sense of `request`.
     pub async fn drain_if(&self, target: &Target, request: &DrainRequest) -> Result<DrainResponse, SandboxError> {
         control(self.post(target, "/v1/drain", request)).await
+    }
+
+    /// Makes a drained sandbox take calls again. Repeating it changes nothing.
+    pub async fn resume(&self, target: &Target) -> Result<Activity, SandboxError> {
+        control(self.request(target, Method::DELETE, "/v1/drain", Bytes::new())).await
     }
 
     /// Leads what leaves the sandbox to the proxy of its session. Repeating it changes nothing.

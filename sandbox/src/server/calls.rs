@@ -179,6 +179,28 @@ impl Calls {
         DrainResponse { drained, activity }
     }
 
+    /// Takes calls again.
+    pub(super) fn resume(&self) -> Activity {
+        self.journal().resume(Instant::now());
+        info!("calls are taken again");
+        self.activity()
+    }
+
+    /// Ends what calls have left running, so that nothing changes the workspace any more: of a sandbox that takes no call only.
+    pub(super) async fn settle(&self) -> Result<(), ApiError> {
+        if !self.journal().is_draining() {
+            return Err(ApiError::NotDrained);
+        }
+        self.toolbox.end().await;
+        Ok(())
+    }
+
+    /// Begins to fill the workspace with another sandbox's; nothing to do if that was done before.
+    pub(super) fn fill(self: &Arc<Self>) -> Result<Option<Filling>, ApiError> {
+        let begun = self.journal().fill().map_err(ApiError::NotNow)?;
+        Ok(begun.then(|| Filling { calls: Arc::clone(self), whole: false }))
+    }
+
     pub(super) fn is_terminating(&self) -> bool {
         self.journal().is_terminating()
     }
@@ -217,6 +239,25 @@ pub(super) struct Open {
 impl Drop for Open {
     fn drop(&mut self) {
         self.calls.journal().close(self.what, Instant::now());
+    }
+}
+
+/// A workspace that is being filled. Unless it is said to be whole, it is not.
+pub(super) struct Filling {
+    calls: Arc<Calls>,
+    whole: bool,
+}
+
+impl Filling {
+    /// All of it is here.
+    pub(super) fn whole(mut self) {
+        self.whole = true;
+    }
+}
+
+impl Drop for Filling {
+    fn drop(&mut self) {
+        self.calls.journal().filled(self.whole, Instant::now());
     }
 }
 

@@ -49,6 +49,8 @@ pub(super) enum ApiError {
     Transfer(#[from] TransferError),
     #[error(transparent)]
     Egress(#[from] BindError),
+    #[error("the sandbox takes calls: drain it before its workspace goes elsewhere")]
+    NotDrained,
     #[error("the work failed inside sandboxd")]
     Failed,
     #[error("{}", not_now(*.0))]
@@ -61,6 +63,7 @@ fn not_now(reason: Refused) -> &'static str {
     match reason {
         Refused::Draining => "the sandbox is being reclaimed",
         Refused::Terminating => "the sandbox is ending",
+        Refused::Used => "the sandbox has been used, and its workspace is not replaced",
         _ => "too many terminals, transfers or connections to ports are open",
     }
 }
@@ -80,6 +83,7 @@ fn refusal(call_id: &CallId, reason: Refused) -> String {
         Refused::Busy => format!("too many calls run; call {call_id} was not started"),
         Refused::Draining => format!("the sandbox is being reclaimed; call {call_id} was not started"),
         Refused::Terminating => format!("the sandbox is ending; call {call_id} was not started"),
+        Refused::Used => format!("the sandbox has been used; call {call_id} was not started"),
     }
 }
 
@@ -104,6 +108,7 @@ impl ApiError {
                 (StatusCode::INTERNAL_SERVER_ERROR, ErrorCode::Failed)
             }
             Self::Egress(_) => (StatusCode::BAD_REQUEST, ErrorCode::InvalidRequest),
+            Self::NotDrained => (StatusCode::CONFLICT, ErrorCode::WrongState),
             Self::Failed => (StatusCode::INTERNAL_SERVER_ERROR, ErrorCode::Failed),
             Self::SlowBody { .. } => (StatusCode::REQUEST_TIMEOUT, ErrorCode::RequestTimeout),
             Self::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, ErrorCode::TooLarge),
@@ -117,6 +122,7 @@ impl ApiError {
                 Refused::Busy => (StatusCode::TOO_MANY_REQUESTS, ErrorCode::TooManyCalls),
                 Refused::Draining => (StatusCode::CONFLICT, ErrorCode::Draining),
                 Refused::Terminating => (StatusCode::SERVICE_UNAVAILABLE, ErrorCode::Terminating),
+                Refused::Used => (StatusCode::CONFLICT, ErrorCode::WrongState),
             },
         }
     }

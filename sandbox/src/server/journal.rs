@@ -129,6 +129,8 @@ pub(super) enum Refused {
     Draining,
     /// The process is ending.
     Terminating,
+    /// Something has begun here before.
+    Used,
 }
 
 enum State<R> {
@@ -185,6 +187,20 @@ pub(super) struct Journal<R> {
     transfers: usize,
     tunnels: usize,
     last_end: Instant,
+    /// Whether anything has ever begun here.
+    used: bool,
+    filling: Filling,
+}
+
+/// Whether the workspace is one that another sandbox has handed over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Filling {
+    /// No, or a part of it at the most.
+    No,
+    /// It is on its way.
+    Now,
+    /// All of it is here.
+    Done,
 }
 
 /// What keeps a sandbox busy besides calls.
@@ -219,11 +235,14 @@ impl<R: Clone> Journal<R> {
             transfers: 0,
             tunnels: 0,
             last_end: now,
+            used: false,
+            filling: Filling::No,
         }
     }
 
     /// Takes over what an earlier process has done.
     pub(super) fn restore(&mut self, past: Vec<Past>) {
+        self.used |= !past.is_empty();
         for call in past {
             match call {
                 Past::Finished { call_id, fingerprint, output } => {
@@ -270,6 +289,7 @@ impl<R: Clone> Journal<R> {
             Mode::Accepting => {
                 let handle = start();
                 self.running += 1;
+                self.used = true;
                 self.calls.insert(id.clone(), Entry { fingerprint, state: State::Running(handle.clone()) });
                 Ok(Begun::Started(handle))
             }
@@ -330,9 +350,33 @@ impl<R: Clone> Journal<R> {
             Mode::Accepting if *open >= limit => Err(Refused::Busy),
             Mode::Accepting => {
                 *open += 1;
+                self.used = true;
                 Ok(())
             }
         }
+    }
+
+    /// Begins to fill the workspace with another sandbox's, which counts as a transfer; `false` if that was done before. Who asks twice,
+    /// not knowing what became of the first time, finds that all of it is here and changes nothing.
+    pub(super) fn fill(&mut self) -> Result<bool, Refused> {
+        match (self.mode, self.filling) {
+            (Mode::Draining, _) => Err(Refused::Draining),
+            (Mode::Terminating, _) => Err(Refused::Terminating),
+            (Mode::Accepting, Filling::Done) => Ok(false),
+            (Mode::Accepting, Filling::Now) => Err(Refused::Busy),
+            (Mode::Accepting, Filling::No) if self.used => Err(Refused::Used),
+            (Mode::Accepting, Filling::No) => {
+                self.filling = Filling::Now;
+                self.transfers += 1;
+                Ok(true)
+            }
+        }
+    }
+
+    /// Ends what [`Journal::fill`] began. What is here in part only is begun again.
+    pub(super) fn filled(&mut self, whole: bool, now: Instant) {
+        self.filling = if whole { Filling::Done } else { Filling::No };
+        self.close(Use::Transfer, now);
     }
 
     /// Ends what [`Journal::open`] began.
@@ -366,7 +410,7 @@ impl<R: Clone> Journal<R> {
         if self.is_busy() { Duration::ZERO } else { now.saturating_duration_since(self.last_end) }
     }
 
-    /// Refuses everything new for good, if nothing is going on and nothing has been for `idle`. What commands have left
+    /// Refuses everything new until it is resumed, if nothing is going on and nothing has been for `idle`. What commands have left
     /// running counts if `background` holds it.
     pub(super) fn drain(&mut self, idle: Duration, background: Option<Background>, now: Instant) -> bool {
         let quiet = background.is_none_or(|background| {
@@ -376,6 +420,18 @@ impl<R: Clone> Journal<R> {
         if self.mode == Mode::Accepting && !self.is_busy() && quiet && self.idle(now) >= idle {
             self.mode = Mode::Draining;
         }
+        self.mode == Mode::Draining
+    }
+
+    /// Takes calls again after it was drained. What has been idle until now is idle from now on.
+    pub(super) fn resume(&mut self, now: Instant) {
+        if self.mode == Mode::Draining {
+            self.mode = Mode::Accepting;
+            self.last_end = now;
+        }
+    }
+
+    pub(super) fn is_draining(&self) -> bool {
         self.mode == Mode::Draining
     }
 

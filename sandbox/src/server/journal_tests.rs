@@ -322,3 +322,50 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_workspace_is_filled_once_and_by_one_at_a_time() {
+    let mut fixture = Fixture::new();
+    let now = fixture.now;
+    assert_eq!(fixture.journal.fill(), Ok(true));
+    assert_eq!(fixture.journal.fill(), Err(Refused::Busy));
+    assert_eq!(fixture.journal.activity(QUIET, now).transfers, 1);
+    assert!(!fixture.journal.drain(Duration::ZERO, None, now), "it is in use");
+    fixture.journal.filled(false, now);
+    assert_eq!(fixture.journal.fill(), Ok(true), "it is begun again");
+    fixture.journal.filled(true, now);
+    assert_eq!(fixture.journal.activity(QUIET, now).transfers, 0);
+    fixture.begin("a").unwrap();
+    assert_eq!(fixture.journal.fill(), Ok(false), "whoever asks once more does not undo what was done since");
+}
+
+#[test]
+fn a_workspace_that_was_used_is_not_replaced() {
+    let mut fixture = Fixture::new();
+    fixture.begin("a").unwrap();
+    assert_eq!(fixture.journal.fill(), Err(Refused::Used));
+    let mut fixture = Fixture::new();
+    fixture.journal.open(Use::Terminal).unwrap();
+    fixture.journal.close(Use::Terminal, fixture.now);
+    assert_eq!(fixture.journal.fill(), Err(Refused::Used));
+    let mut fixture = Fixture::new();
+    fixture.journal.restore(vec![Past::Evicted { key: 1 }]);
+    assert_eq!(fixture.journal.fill(), Err(Refused::Used));
+}
+
+#[test]
+fn what_was_drained_takes_calls_again_and_is_idle_from_then_on() {
+    let mut fixture = Fixture::new();
+    let later = fixture.now + Duration::from_secs(60);
+    assert!(fixture.journal.drain(Duration::from_secs(60), None, later));
+    fixture.journal.resume(later);
+    assert!(fixture.begin("a").is_ok());
+    let mut fixture = Fixture::new();
+    let later = fixture.now + Duration::from_secs(60);
+    assert!(fixture.journal.drain(Duration::from_secs(60), None, later));
+    fixture.journal.resume(later);
+    assert!(!fixture.journal.drain(Duration::from_secs(60), None, later + Duration::from_secs(59)));
+    fixture.journal.terminate();
+    fixture.journal.resume(later);
+    assert_eq!(fixture.begin("b"), Err(Refused::Terminating), "what ends goes on ending");
+}

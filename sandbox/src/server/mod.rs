@@ -13,6 +13,7 @@ mod routes;
 mod terminal;
 mod transfer;
 mod tunnel;
+mod workspace;
 
 use std::net::SocketAddr;
 use std::path::Path;

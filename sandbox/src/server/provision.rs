@@ -43,7 +43,7 @@ pub(super) async fn content(
     let toolbox = Arc::clone(calls.toolbox());
     let _turn = toolbox.provisioning().await;
     let (workspace, name) = (toolbox.workspace(), content.name.clone());
-    let made = receive(open, body, move |from| Toolbox::put_stored(workspace, &content, from)).await?;
+    let made = receive(Some(open), body, move |from| Toolbox::put_stored(workspace, &content, from)).await?;
     let made = if made { vec![name] } else { Vec::new() };
     Ok(Json(Provisioned { made, ..Provisioned::default() }))
 }

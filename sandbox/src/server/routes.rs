@@ -16,7 +16,7 @@ use tokio::time::timeout;
 use super::auth::{require_port_token, require_terminal_token, require_token};
 use super::calls::Calls;
 use super::error::ApiError;
-use super::{mcp, provision, terminal, transfer, tunnel};
+use super::{mcp, provision, terminal, transfer, tunnel, workspace};
 use crate::egress::{BindError, Egress};
 use crate::fence::Fence;
 use crate::token::Verifier;
@@ -48,11 +48,12 @@ pub(super) fn router(served: Served, verifier: Arc<Verifier>, own: u16) -> Route
         .route("/v1/execute", post(execute))
         .route("/v1/cancel", post(cancel))
         .route("/v1/activity", get(activity))
-        .route("/v1/drain", post(drain))
+        .route("/v1/drain", post(drain).delete(resume))
         .route("/v1/egress", put(bind_egress).delete(unbind_egress))
         .route("/v1/provision", post(provision::provision).put(provision::content))
         .route("/v1/files", get(transfer::download).put(transfer::upload))
         .route("/v1/archive", get(transfer::download_folder).put(transfer::upload_folder))
+        .route("/v1/workspace", get(workspace::send).put(workspace::fill))
         .route("/mcp", post(mcp::message))
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)
@@ -83,6 +84,10 @@ async fn activity(State(calls): State<Arc<Calls>>) -> Json<Activity> {
 
 async fn drain(State(calls): State<Arc<Calls>>, Body(request): Body<DrainRequest>) -> Json<DrainResponse> {
     Json(calls.drain(&request))
+}
+
+async fn resume(State(calls): State<Arc<Calls>>) -> Json<Activity> {
+    Json(calls.resume())
 }
 
 async fn livez() -> &'static str {

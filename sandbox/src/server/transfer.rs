@@ -66,7 +66,7 @@ pub(super) async fn download(State(calls): State<Arc<Calls>>, Asked(which): Aske
     let open = calls.open(Use::Transfer)?;
     let file = prepare(&calls, which.path, Outgoing::open).await?;
     let (size, mode) = (file.size, file.mode);
-    let mut response = Body::new(Sending::start(open, Some(size), move |to| file.send(to))).into_response();
+    let mut response = Body::new(Sending::start(Some(open), Some(size), move |to| file.send(to))).into_response();
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
     headers.insert(CONTENT_LENGTH, HeaderValue::from(size));
@@ -80,12 +80,8 @@ pub(super) async fn download(State(calls): State<Arc<Calls>>, Asked(which): Aske
 pub(super) async fn download_folder(State(calls): State<Arc<Calls>>, Asked(which): Asked) -> Answer {
     let open = calls.open(Use::Transfer)?;
     let folder = prepare(&calls, which.path, Folder::open).await?;
-    let send = move |to: &mut Pieces| {
-        let mut to = io::BufWriter::with_capacity(PIECE, to);
-        folder.send(&mut to)?;
-        to.flush()
-    };
-    let mut response = Body::new(Sending::start(open, None, send)).into_response();
+    let send = move |to: &mut Pieces| in_pieces(to, |to| folder.send(to));
+    let mut response = Body::new(Sending::start(Some(open), None, send)).into_response();
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/x-tar"));
     Ok(response)
 }
@@ -96,7 +92,7 @@ pub(super) async fn upload(State(calls): State<Arc<Calls>>, Asked(which): Asked,
     let open = calls.open(Use::Transfer)?;
     let workspace = calls.toolbox().workspace();
     let store = move |from: &mut Received| transfer::store(&workspace, &which.path, mode, from);
-    let stored: Stored = receive(open, body, store).await?;
+    let stored: Stored = receive(Some(open), body, store).await?;
     let status = if stored.created { StatusCode::CREATED } else { StatusCode::OK };
     Ok((status, Json(stored)).into_response())
 }
@@ -111,8 +107,18 @@ pub(super) async fn upload_folder(State(calls): State<Arc<Calls>>, Asked(which):
         io::copy(from, &mut io::sink()).map_err(TransferError::Broken)?;
         Ok(unpacked)
     };
-    let unpacked: Unpacked = receive(open, body, unpack).await?;
+    let unpacked: Unpacked = receive(Some(open), body, unpack).await?;
     Ok(Json(unpacked).into_response())
+}
+
+/// Sends what consists of many small parts.
+pub(super) fn in_pieces(
+    to: &mut Pieces,
+    send: impl FnOnce(&mut io::BufWriter<&mut Pieces>) -> io::Result<()>,
+) -> io::Result<()> {
+    let mut to = io::BufWriter::with_capacity(PIECE, to);
+    send(&mut to)?;
+    to.flush()
 }
 
 async fn prepare<T: Send + 'static>(
@@ -127,7 +133,7 @@ async fn prepare<T: Send + 'static>(
 
 /// Hands a body on to a thread, and gives what that makes of it.
 pub(super) async fn receive<T: Send + 'static>(
-    open: Open,
+    open: Option<Open>,
     mut body: Body,
     store: impl FnOnce(&mut Received) -> Result<T, TransferError> + Send + 'static,
 ) -> Result<T, ApiError> {
@@ -191,7 +197,7 @@ impl Read for Received {
 }
 
 /// Where a thread puts what is to be sent.
-struct Pieces(mpsc::Sender<io::Result<Bytes>>);
+pub(super) struct Pieces(mpsc::Sender<io::Result<Bytes>>);
 
 impl Write for Pieces {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
@@ -207,13 +213,17 @@ impl Write for Pieces {
 }
 
 /// A body that a thread fills. When the thread fails, so does the body: the other end sees that it is not whole.
-struct Sending {
+pub(super) struct Sending {
     pieces: mpsc::Receiver<io::Result<Bytes>>,
     left: Option<u64>,
 }
 
 impl Sending {
-    fn start(open: Open, size: Option<u64>, send: impl FnOnce(&mut Pieces) -> io::Result<()> + Send + 'static) -> Self {
+    pub(super) fn start(
+        open: Option<Open>,
+        size: Option<u64>,
+        send: impl FnOnce(&mut Pieces) -> io::Result<()> + Send + 'static,
+    ) -> Self {
         let (sender, pieces) = mpsc::channel(QUEUE);
         tokio::task::spawn_blocking(move || {
             let _open = open;

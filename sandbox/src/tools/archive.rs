@@ -20,14 +20,15 @@ use super::place::Place;
 use super::transfer::{Incoming, TransferError, broken};
 use crate::wire::Unpacked;
 
-const MAX_PATH: usize = 4096;
-const MAX_DEPTH: usize = 200;
+pub(super) const MAX_PATH: usize = 4096;
+pub(super) const MAX_DEPTH: usize = 200;
 /// Of the extensions of one entry, which hold its long names.
 const MAX_EXTENSIONS: u64 = 64 * 1024;
 /// Their modes are set at the end, so that one without write permission can be filled.
-const MAX_DIRECTORIES: usize = 1_000_000;
+pub(super) const MAX_DIRECTORIES: usize = 1_000_000;
 
-const READ_DIRECTORY: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
+pub(super) const READ_DIRECTORY: OFlags =
+    OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 const READ_FILE: OFlags = OFlags::RDONLY.union(OFlags::NOFOLLOW).union(OFlags::NONBLOCK).union(OFlags::CLOEXEC);
 
 /// Writes what is below `root`. What is neither a directory, a regular file nor a link is left out; what goes meanwhile too.
@@ -42,6 +43,18 @@ fn pack_directory(builder: &mut Builder<impl Write>, directory: &OwnedFd, at: &P
     if depth > MAX_DEPTH {
         return Err(io::Error::other(format!("{} is more than {MAX_DEPTH} directories deep", at.display())));
     }
+    for name in names(directory)? {
+        let name = OsStr::from_bytes(&name);
+        match pack_entry(builder, directory, name, &at.join(name), depth) {
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            other => other?,
+        }
+    }
+    Ok(())
+}
+
+/// What is in a directory, in order.
+pub(super) fn names(directory: &OwnedFd) -> io::Result<Vec<Vec<u8>>> {
     let mut names: Vec<Vec<u8>> = Vec::new();
     for entry in Dir::read_from(directory)? {
         let name = entry?.file_name().to_bytes().to_vec();
@@ -50,14 +63,7 @@ fn pack_directory(builder: &mut Builder<impl Write>, directory: &OwnedFd, at: &P
         }
     }
     names.sort_unstable();
-    for name in names {
-        let name = OsStr::from_bytes(&name);
-        match pack_entry(builder, directory, name, &at.join(name), depth) {
-            Err(error) if error.kind() == ErrorKind::NotFound => {}
-            other => other?,
-        }
-    }
-    Ok(())
+    Ok(names)
 }
 
 fn pack_entry(

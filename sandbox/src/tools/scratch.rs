@@ -11,6 +11,9 @@ use tempfile::TempDir;
 // Together with the bound of one file, this bounds the room on the node: 16 files of 16 MiB.
 const KEPT_OUTPUTS: usize = 16;
 
+/// What the directory's name begins with.
+pub(super) const PREFIX: &str = ".sandboxd-";
+
 /// The directory; it goes with `sandboxd`.
 #[derive(Debug)]
 pub(super) struct Scratch {
@@ -21,7 +24,7 @@ pub(super) struct Scratch {
 
 impl Scratch {
     pub(super) fn new(parent: &Path) -> io::Result<Self> {
-        let dir = tempfile::Builder::new().prefix(".sandboxd-").tempdir_in(parent)?;
+        let dir = tempfile::Builder::new().prefix(PREFIX).tempdir_in(parent)?;
         Ok(Self { dir, next: AtomicU64::new(1), outputs: Mutex::default() })
     }
 

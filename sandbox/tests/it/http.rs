@@ -269,7 +269,15 @@ async fn without_the_right_token_nothing_but_the_probes_answers() {
         (Some(other.sign(POD).unwrap()), "signature does not match"),
         (Some(f.signer.sign("another pod").unwrap()), "subject (sub) is not this pod's UID"),
     ] {
-        for head in ["GET /v1/activity", "POST /v1/execute", "POST /v1/drain", "GET /nothing"] {
+        for head in [
+            "GET /v1/activity",
+            "POST /v1/execute",
+            "POST /v1/drain",
+            "DELETE /v1/drain",
+            "GET /v1/workspace",
+            "PUT /v1/workspace",
+            "GET /nothing",
+        ] {
             let (status, body) = f.raw(head, token.as_deref(), b"").await;
             let body: ErrorBody = serde_json::from_str(&body).unwrap();
             assert_eq!((status, body.error.code), (401, ErrorCode::Unauthorized), "{head}");

@@ -22,3 +22,5 @@ mod support;
 mod terminal;
 #[cfg(test)]
 mod transfer;
+#[cfg(test)]
+mod workspace;

@@ -23,7 +23,7 @@ use crate::LocalRef;
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
 )]
 #[x_kube(
-    validation = Rule::new("self.templateRef == oldSelf.templateRef && has(self.sessionRef) == has(oldSelf.sessionRef) && (!has(self.sessionRef) || self.sessionRef == oldSelf.sessionRef) && has(self.workspaceFrom) == has(oldSelf.workspaceFrom) && (!has(self.workspaceFrom) || self.workspaceFrom == oldSelf.workspaceFrom)")
+    validation = Rule::new("self.templateRef == oldSelf.templateRef && has(self.sessionRef) == has(oldSelf.sessionRef) && (!has(self.sessionRef) || self.sessionRef == oldSelf.sessionRef) && has(self.workspaceFrom) == has(oldSelf.workspaceFrom)")
         .message("only desiredState and handoffTo of a Sandbox can be changed: make another"),
     validation = Rule::new("!has(self.handoffTo) || !has(oldSelf.handoffTo) || self.handoffTo == oldSelf.handoffTo")
         .message("handoffTo can be set and taken back, and not be changed"),
@@ -50,7 +50,13 @@ pub struct SandboxSpec {
 }
 
 /// A workspace that another sandbox hands over.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[x_kube(
+    validation = Rule::new("self.sandbox == oldSelf.sandbox && self.uid == oldSelf.uid && has(self.claim) == has(oldSelf.claim) && (!has(self.claim) || self.claim == oldSelf.claim) && (!has(oldSelf.copiedTo) || (has(self.copiedTo) && self.copiedTo == oldSelf.copiedTo))")
+        .message("of workspaceFrom only copiedTo can be set, once: make another Sandbox"),
+    validation = Rule::new("!has(self.claim) || !has(self.copiedTo)")
+        .message("a workspace in a PersistentVolumeClaim moves with it and is not copied"),
+)]
 #[serde(rename_all = "camelCase")]
 pub struct WorkspaceFrom {
     /// Name of the other `Sandbox`.
@@ -59,9 +65,23 @@ pub struct WorkspaceFrom {
     /// UID of the other `Sandbox`.
     #[schemars(length(min = 1, max = 64))]
     pub uid: String,
-    /// Name of the `PersistentVolumeClaim` that holds the workspace.
+    /// Name of the `PersistentVolumeClaim` that holds the workspace. Without one, it is copied from the other's pod, and the sandbox
+    /// takes no calls before it has all of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253))]
-    pub claim: String,
+    pub claim: Option<String>,
+    /// UID of the pod that has been given a copy of the workspace, all of it: from then on the sandbox is like any other.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 64))]
+    pub copied_to: Option<String>,
+}
+
+impl WorkspaceFrom {
+    /// Whether the workspace has to be copied and has not been yet, or not all of it.
+    #[must_use]
+    pub fn is_awaited(&self) -> bool {
+        self.claim.is_none() && self.copied_to.is_none()
+    }
 }
 
 /// The reason of `Finished` of a sandbox whose workspace had been kept and could not be used again, such as since it lies on a node

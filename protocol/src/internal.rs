@@ -181,6 +181,8 @@ pub struct SettleHandoff {
 pub enum Handoff {
     /// Something still runs in the sandbox, which takes nothing new.
     InUse,
+    /// Nothing runs any more, and its workspace is being copied into the other sandbox's pod: its own has to stay.
+    Moving,
     /// Nothing runs any more: its pod may go, and its workspace belongs to this sandbox then.
     Settled {
         /// Name of the other `Sandbox`.

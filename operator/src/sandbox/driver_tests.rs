@@ -9,7 +9,7 @@ use kube::Resource as _;
 use kube::core::DeserializeGuard;
 use kube::runtime::controller::Action;
 use longhand_crds::Sandbox;
-use longhand_crds::sandbox::SandboxStatus;
+use longhand_crds::sandbox::{SandboxStatus, WorkspaceFrom};
 use longhand_crds::sandbox_template::Persistence;
 use longhand_protocol::internal::Drained;
 use rstest::rstest;
@@ -251,6 +251,22 @@ async fn a_pod_of_the_pool_is_taken_by_one_write_and_is_ready_at_once() {
     let written = &sent[1]["status"];
     assert_eq!((&written["podName"], &written["address"]), (&json!("shell-0"), &json!("10.0.0.7:8090")));
     assert_eq!((&written["conditions"][0]["status"], &written["provisioningDeadline"]), (&json!("True"), &Value::Null));
+}
+
+#[tokio::test]
+async fn one_of_the_pool_that_gets_a_copy_of_a_workspace_is_not_ready_before_it_has_it() {
+    let (sandboxes, server) = sandboxes(Arc::default(), vec![warm("shell-0", "7")], vec![fence()]);
+    let server = server.expect([("PATCH", SHELL, 200, answer(&taken("shell-0"))), status()]);
+    let mut sandbox = sandbox(None);
+    let from = WorkspaceFrom { sandbox: "giver".into(), uid: "g".into(), ..WorkspaceFrom::default() };
+    Arc::make_mut(&mut sandbox).spec.workspace_from = Some(from);
+    reconcile(sandbox, sandboxes.clone()).await.unwrap();
+    let sent = server.nothing_else(sandboxes).await;
+    let written = &sent[1]["status"];
+    assert_eq!((&written["podName"], &written["address"]), (&json!("shell-0"), &json!("10.0.0.7:8090")));
+    let ready = &written["conditions"][0];
+    assert_eq!((&ready["status"], &ready["reason"]), (&json!("False"), &json!("WorkspaceMoving")));
+    assert_ne!(written["provisioningDeadline"], Value::Null);
 }
 
 #[tokio::test]

@@ -1,4 +1,5 @@
-//! A sandbox that is handed to another session: its pod ends, its workspace gets another owner, and it goes.
+//! A sandbox that is handed to another session: its workspace gets another owner when its pod has ended, or has been copied before
+//! that ends if it is in no volume, and it goes.
 //!
 //! `spec.handoffTo` is the intent, and each step may be done again: whatever fails, the next reconcile goes on.
 
@@ -22,7 +23,7 @@ use crate::error::Error;
 use crate::events::Happened;
 use crate::pods::{self, PodView, Stage, is_overdue};
 
-/// When a sandbox is asked again in which something runs.
+/// When it is asked again of a sandbox in which something runs, or whose workspace is being copied.
 const AGAIN: Duration = Duration::from_secs(2);
 
 /// Asks the session service for its part, and does the operator's when nothing runs in the sandbox any more.
@@ -37,7 +38,7 @@ pub(super) async fn go_on(
     let (context, regarding) = (&sandboxes.context, sandbox.object_ref(&()));
     let request = SettleHandoff { uid: sandbox.uid().unwrap_or_default() };
     let (to, to_uid) = match context.log.settle_handoff(&namespace, &name, &request).await? {
-        Handoff::InUse => return Ok(Action::requeue(AGAIN)),
+        Handoff::InUse | Handoff::Moving => return Ok(Action::requeue(AGAIN)),
         Handoff::TakenBack { reason } => {
             context.events.publish(Happened::SandboxHandoffTakenBack, &regarding, &reason).await;
             return Ok(Action::await_change());

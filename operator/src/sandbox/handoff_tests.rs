@@ -69,6 +69,23 @@ async fn its_pod_stays_while_something_runs_in_it() {
 }
 
 #[tokio::test]
+async fn its_pod_stays_while_its_workspace_is_copied_and_then_both_go() {
+    let pod = pod(&running("2020-01-01T00:00:00Z"));
+    let (_, mut all, server, sandbox) = handed_over(Handoff::Moving, vec![pod], Some("pod-0"));
+    Arc::get_mut(&mut all).unwrap().claims = store::<PersistentVolumeClaim>([]);
+    let server = server.expect([status()]);
+    assert_eq!(reconcile(sandbox, all.clone()).await.unwrap(), Action::requeue(Duration::from_secs(2)));
+    server.nothing_else(all).await;
+
+    let (_, mut all, server, sandbox) = handed_over(settled(), vec![], None);
+    Arc::get_mut(&mut all).unwrap().claims = store::<PersistentVolumeClaim>([]);
+    let gone: Value = json!({ "kind": "Status", "apiVersion": "v1", "status": "Success" });
+    let server = server.expect([status(), ("DELETE", SANDBOX, 200, gone), event()]);
+    reconcile(sandbox, all.clone()).await.unwrap();
+    server.nothing_else(all).await;
+}
+
+#[tokio::test]
 async fn its_workspace_gets_another_owner_and_then_it_goes() {
     let (_, all, server, sandbox) = handed_over(settled(), vec![], None);
     let gone: Value = json!({ "kind": "Status", "apiVersion": "v1", "status": "Success" });

@@ -75,7 +75,7 @@ pub(super) async fn observe(sandbox: Arc<Sandbox>, sandboxes: &Sandboxes) -> Res
     let ephemeral = |template: &&SandboxTemplate| template.spec.workspace.persistence == Persistence::Ephemeral;
     let warm = template
         .as_ref()
-        .filter(|_| wanted && sandbox.spec.workspace_from.is_none())
+        .filter(|_| wanted && sandbox.spec.workspace_from.as_ref().is_none_or(|from| from.claim.is_none()))
         .filter(ephemeral)
         .map(|template| warm(template, sandboxes))
         .unwrap_or_default();

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use kube::ResourceExt as _;
-use longhand_crds::sandbox::{DesiredState, Loss, SandboxStatus, WORKSPACE_LOST};
+use longhand_crds::sandbox::{DesiredState, Loss, SandboxStatus, WORKSPACE_LOST, WorkspaceFrom};
 use longhand_crds::sandbox_template::OnFailure;
 
 use super::observe::Observed;
@@ -87,6 +87,8 @@ pub(super) enum View {
     WaitingForPod(String),
     /// No pod is made before the workspace is here, which this sandbox hands over.
     WaitingForWorkspace(String),
+    /// Its pod runs and takes no calls before the workspace of this sandbox has been copied into it.
+    Receiving(String),
     /// It takes no more calls, as it goes to this session.
     HandingOver(String),
     /// Its pod ends, and no other is made.
@@ -178,9 +180,16 @@ fn end(plan: &mut Plan, observed: &Observed, policy: &Policy, cause: Cause) {
 /// Its workspace goes to another session. A pod that there is stays until nothing runs in it any more.
 fn hand_over(plan: &mut Plan, observed: &Observed, session: &str) {
     plan.view = View::HandingOver(session.to_owned());
-    plan.pod = observed.current.as_ref().and_then(|uid| observed.pods.iter().find(|seen| &seen.uid == uid)).cloned();
-    plan.handoff = observed.volume.name().is_some();
-    plan.expired = (!plan.handoff).then_some("its workspace was handed to another session");
+    let current = observed.current.as_ref().and_then(|uid| observed.pods.iter().find(|seen| &seen.uid == uid));
+    // A workspace that is in no volume is lost with its pod: there is none that it could be copied from.
+    let in_volume = observed.volume.name().is_some();
+    plan.pod = current.filter(|pod| in_volume || matches!(pod.stage, Stage::Running { .. })).cloned();
+    plan.handoff = true;
+}
+
+/// The sandbox whose workspace has to be copied into this one's pod before that takes calls.
+pub(super) fn awaits(observed: &Observed) -> Option<&WorkspaceFrom> {
+    observed.sandbox.spec.workspace_from.as_ref().filter(|from| from.is_awaited())
 }
 
 /// The pod that there is, if any, is the current one no more.
@@ -245,8 +254,12 @@ fn bound(plan: &mut Plan, observed: &Observed, status: &SandboxStatus, policy: &
         View::Ready => plan.deadline = None,
         View::Terminating(_) | View::NotReady if was_ready => {}
         _ => {
-            let deadline =
-                plan.deadline.unwrap_or_else(|| now.saturating_add(policy.provisioning).unwrap_or(Timestamp::MAX));
+            let after = |begin: Timestamp, wait: Duration| begin.saturating_add(wait).unwrap_or(Timestamp::MAX);
+            let deadline = match plan.view {
+                // As long again to fill the workspace, whatever becomes of its pods meanwhile.
+                View::Receiving(_) => after(created(observed).min(now), policy.provisioning.saturating_mul(2)),
+                _ => plan.deadline.unwrap_or_else(|| after(now, policy.provisioning)),
+            };
             plan.deadline = Some(deadline);
             if now < deadline {
                 plan.requeue = earliest(plan.requeue, elapsed(now, deadline));
@@ -255,7 +268,8 @@ fn bound(plan: &mut Plan, observed: &Observed, status: &SandboxStatus, policy: &
             let last = find(&status.conditions, READY).filter(|ready| ready.status != "True");
             let last = last.map_or_else(String::new, |ready| format!(": {}: {}", ready.reason, ready.message));
             let seconds = policy.provisioning.as_secs();
-            let cause = if plan.incarnation > 0 && observed.volume.may_hold_files() {
+            let kept = observed.volume.may_hold_files() && awaits(observed).is_none();
+            let cause = if plan.incarnation > 0 && kept {
                 let message = format!("no pod could use the workspace that was kept within {seconds} s{last}");
                 Cause::new(WORKSPACE_LOST, message)
             } else {
@@ -328,10 +342,13 @@ fn judge(
     now: Timestamp,
 ) {
     plan.view = match &current.stage {
-        Stage::Running { ready_since: Some(since), .. } => {
-            reclaim(plan, policy, current, *since, now);
-            View::Ready
-        }
+        Stage::Running { ready_since: Some(since), .. } => match awaits(observed) {
+            Some(from) => View::Receiving(from.sandbox.clone()),
+            None => {
+                reclaim(plan, policy, current, *since, now);
+                View::Ready
+            }
+        },
         Stage::Running { ready_since: None, .. } => {
             plan.requeue = unresponsive(status, now);
             View::NotReady
@@ -397,7 +414,8 @@ fn replace(plan: &mut Plan, observed: &Observed, policy: &Policy, now: Timestamp
         return;
     }
     plan.volume = policy.persistent && observed.volume.is_missing();
-    if let Some(from) = observed.sandbox.spec.workspace_from.as_ref().filter(|_| plan.volume) {
+    let moves = |from: &&WorkspaceFrom| plan.volume && from.claim.is_some();
+    if let Some(from) = observed.sandbox.spec.workspace_from.as_ref().filter(moves) {
         plan.volume = false;
         plan.view = View::WaitingForWorkspace(from.sandbox.clone());
         return;
@@ -414,6 +432,9 @@ fn backoff(restarts: i64) -> Duration {
     }
 }
 
+#[cfg(test)]
+#[path = "plan_handoff_tests.rs"]
+mod handoff_tests;
 #[cfg(test)]
 #[path = "plan_tests.rs"]
 mod tests;

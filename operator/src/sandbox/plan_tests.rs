@@ -4,7 +4,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use longhand_crds::annotations;
-use longhand_crds::sandbox::{DesiredState, Loss, SandboxStatus, SessionRef, WorkspaceFrom};
+use longhand_crds::sandbox::{DesiredState, Loss, SandboxStatus};
 use longhand_crds::sandbox_template::{BackgroundProcesses, OnFailure, Persistence, SandboxTemplateSpec};
 use rstest::rstest;
 
@@ -16,16 +16,16 @@ use crate::sandbox::observe::Observed;
 use crate::sandbox::status::{lost, status};
 use crate::sandbox::volume::Volume;
 
-const NOW: i64 = 1_000;
+pub(super) const NOW: i64 = 1_000;
 const NAME: &str = "quickstart-main-3e8f1a-3e8f1";
 /// What is left of the lifetime.
 const LIFE: u64 = 603_801;
 
-fn at(second: i64) -> Timestamp {
+pub(super) fn at(second: i64) -> Timestamp {
     Timestamp::from_second(second).unwrap()
 }
 
-fn pod(restarts: i64, stage: Stage) -> PodView {
+pub(super) fn pod(restarts: i64, stage: Stage) -> PodView {
     PodView {
         name: format!("{NAME}-{restarts}"),
         uid: format!("pod-{restarts}"),
@@ -35,7 +35,7 @@ fn pod(restarts: i64, stage: Stage) -> PodView {
     }
 }
 
-fn ready(since: i64) -> Stage {
+pub(super) fn ready(since: i64) -> Stage {
     Stage::Running { since: at(since), ready_since: Some(at(since)) }
 }
 
@@ -43,16 +43,16 @@ fn pending() -> Stage {
     Stage::Pending(Pending::Starting)
 }
 
-fn failed(second: i64) -> Stage {
+pub(super) fn failed(second: i64) -> Stage {
     Stage::Failed(Cause::new("OOMKilled", "too much"), at(second))
 }
 
-fn terminating(due: i64) -> Stage {
+pub(super) fn terminating(due: i64) -> Stage {
     Stage::Terminating { disruption: None, due: at(due) }
 }
 
 /// A sandbox whose status names the pod after so many restarts.
-fn observed(named: Option<i64>, restarts: i64, pods: Vec<PodView>) -> Observed {
+pub(super) fn observed(named: Option<i64>, restarts: i64, pods: Vec<PodView>) -> Observed {
     let mut sandbox = fixtures::sandbox();
     sandbox.status = Some(SandboxStatus {
         pod_name: named.map(|named| format!("{NAME}-{named}")),
@@ -75,7 +75,7 @@ fn observed(named: Option<i64>, restarts: i64, pods: Vec<PodView>) -> Observed {
 }
 
 impl Observed {
-    fn with(mut self, change: impl FnOnce(&mut SandboxStatus)) -> Self {
+    pub(super) fn with(mut self, change: impl FnOnce(&mut SandboxStatus)) -> Self {
         change(Arc::make_mut(&mut self.sandbox).status.as_mut().unwrap());
         self
     }
@@ -85,11 +85,11 @@ impl Observed {
         self
     }
 
-    fn persistent(self) -> Self {
+    pub(super) fn persistent(self) -> Self {
         self.template(|spec| spec.workspace.persistence = Persistence::Persistent)
     }
 
-    fn suspended(mut self) -> Self {
+    pub(super) fn suspended(mut self) -> Self {
         Arc::make_mut(&mut self.sandbox).spec.desired_state = DesiredState::Suspended;
         self
     }
@@ -100,7 +100,7 @@ impl Observed {
     }
 
     /// As it is after the plan was carried out, with these pods.
-    fn after(mut self, plan: &Plan, now: i64, pods: Vec<PodView>) -> Self {
+    pub(super) fn after(mut self, plan: &Plan, now: i64, pods: Vec<PodView>) -> Self {
         let written = status(&self, plan, plan.pod.as_ref(), None, at(now));
         self.current = written.pod_uid.clone();
         Arc::make_mut(&mut self.sandbox).status = Some(written);
@@ -109,11 +109,11 @@ impl Observed {
     }
 }
 
-fn condition<'a>(status: &'a SandboxStatus, kind: &str) -> (&'a str, &'a str) {
+pub(super) fn condition<'a>(status: &'a SandboxStatus, kind: &str) -> (&'a str, &'a str) {
     find(&status.conditions, kind).map_or(("", ""), |condition| (&condition.status, &condition.reason))
 }
 
-fn name(restarts: i64) -> Option<String> {
+pub(super) fn name(restarts: i64) -> Option<String> {
     Some(format!("{NAME}-{restarts}"))
 }
 
@@ -504,56 +504,6 @@ fn a_sandbox_that_has_ended_leaves_no_pod_on_a_lost_node() {
     let ended = observed(None, 1, vec![pod(0, terminating(NOW - 30))])
         .with(|status| status.conditions = merge(&[], &[Observation::yes(FINISHED, "OOMKilled", "")], None, at(NOW)));
     assert_eq!(plan(&ended, at(NOW)).forget, ids(&[0]));
-}
-
-#[test]
-fn a_sandbox_waits_for_the_workspace_that_it_is_handed_whatever_its_template_says() {
-    let mut receiver = observed(None, 0, vec![]);
-    let from = WorkspaceFrom { sandbox: "giver".into(), uid: "g".into(), claim: "w".into() };
-    Arc::make_mut(&mut receiver.sandbox).spec.workspace_from = Some(from);
-    let waits = plan(&receiver, at(NOW));
-    assert_eq!(
-        (waits.view.clone(), waits.make.clone(), waits.volume),
-        (View::WaitingForWorkspace("giver".into()), None, false)
-    );
-    let written = status(&receiver, &waits, None, None, at(NOW));
-    assert_eq!(
-        (find(&written.conditions, READY).unwrap().reason.as_str(), written.workspace_claim),
-        ("WorkspaceMoving", None)
-    );
-    let receiver = receiver.after(&waits, NOW, vec![]);
-    assert!(matches!(plan(&receiver, at(NOW + 120)).view, View::Finished(_)), "not for ever");
-    let mut receiver = receiver;
-    receiver.volume = Volume::Bound { name: "w".into() };
-    let goes = plan(&receiver, at(NOW));
-    assert_eq!((goes.make.is_some(), goes.volume), (true, false));
-    assert_eq!(status(&receiver, &goes, None, None, at(NOW)).workspace_claim.as_deref(), Some("w"));
-
-    let mut asleep = receiver.suspended();
-    asleep.volume = Volume::Missing;
-    let written = status(&asleep, &plan(&asleep, at(NOW)), None, None, at(NOW));
-    assert_eq!(find(&written.conditions, SUSPENDED).unwrap().reason, "WorkspaceMoving");
-}
-
-#[test]
-fn a_sandbox_that_is_handed_over_gets_no_pod_and_goes_when_its_workspace_has() {
-    let to = SessionRef { name: "other".into(), uid: "o".into(), sandbox: "main".into() };
-    let mut giver = observed(Some(0), 0, vec![pod(0, ready(NOW - 900))]).persistent();
-    Arc::make_mut(&mut giver.sandbox).spec.handoff_to = Some(to);
-    giver.volume = Volume::Bound { name: "w".into() };
-    let goes = plan(&giver, at(NOW));
-    assert_eq!((goes.handoff, goes.expired, goes.make.clone(), goes.drain.clone()), (true, None, None, None));
-    let written = status(&giver, &goes, goes.pod.as_ref(), None, at(NOW));
-    let ready = find(&written.conditions, READY).unwrap();
-    assert_eq!((ready.status.as_str(), ready.reason.as_str()), ("False", "HandingOver"));
-    assert_eq!(written.address.as_deref(), Some("10.0.0.7:8090"), "a call that runs is still joined");
-    assert_eq!(written.workspace_claim.as_deref(), Some("w"));
-    // Even if its pod is lost, or its time is over.
-    giver.pods = vec![pod(0, failed(NOW))];
-    assert_eq!((plan(&giver, at(NOW)).loss, plan(&giver, at(2_000_000)).view), (None, goes.view));
-    giver.volume = Volume::Missing;
-    let gone = plan(&giver, at(NOW));
-    assert!(gone.expired.unwrap().contains("handed to another session") && !gone.handoff);
 }
 
 #[rstest]

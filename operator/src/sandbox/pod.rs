@@ -77,7 +77,8 @@ pub(super) fn build(
     incarnation: i64,
 ) -> Pod {
     let persistent = template.spec.workspace.persistence == Persistence::Persistent;
-    let workspace = (persistent || sandbox.spec.workspace_from.is_some()).then(|| volume::claim_name(sandbox));
+    let handed = sandbox.spec.workspace_from.as_ref().is_some_and(|from| from.claim.is_some());
+    let workspace = (persistent || handed).then(|| volume::claim_name(sandbox));
     Pod {
         metadata: ObjectMeta {
             name: Some(name.to_owned()),

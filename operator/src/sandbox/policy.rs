@@ -43,7 +43,7 @@ impl Policy {
             lifetime: seconds(spec.map_or(DEFAULT_LIFETIME_SECONDS, |spec| spec.lifetime_seconds)),
             retention: seconds(spec.map_or(DEFAULT_RETENTION_SECONDS, |spec| spec.retention_seconds)),
             on_failure: spec.map(|spec| spec.on_failure).unwrap_or_default(),
-            persistent: sandbox.spec.workspace_from.is_some()
+            persistent: sandbox.spec.workspace_from.as_ref().is_some_and(|from| from.claim.is_some())
                 || spec.is_some_and(|spec| spec.workspace.persistence == Persistence::Persistent),
         }
     }

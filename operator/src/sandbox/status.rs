@@ -6,7 +6,7 @@ use longhand_crds::annotations;
 use longhand_crds::sandbox::{Loss, SandboxStatus};
 
 use super::observe::Observed;
-use super::plan::{Plan, View};
+use super::plan::{Plan, View, awaits};
 use super::pod::SANDBOXD_PORT;
 use super::volume;
 use crate::conditions::{FINISHED, Observation, READY, RESOURCES_READY, SUSPENDED, find, merge};
@@ -42,12 +42,14 @@ pub(super) fn status(
         Stage::Running { ready_since, .. } => ready_since,
         _ => None,
     });
-    // Calls that run in one that is handed over are still joined.
-    let serves = matches!(plan.view, View::Ready | View::HandingOver(_)) || plan.make.is_some();
+    // Calls that run in one that is handed over are still joined, and one that receives a workspace is sent it.
+    let serves = matches!(plan.view, View::Ready | View::HandingOver(_) | View::Receiving(_)) || plan.make.is_some();
     if let Some(since) = ready_since.filter(|_| serves) {
         status.address = pod.and_then(|pod| pod.ip.as_deref()).map(address);
         status.ready_at.get_or_insert(Time(since));
-        status.provisioning_deadline = None;
+        if awaits(observed).is_none() {
+            status.provisioning_deadline = None;
+        }
     }
     let mut seen = vec![ready(observed, plan, pod, error)];
     seen.extend(suspended(observed, plan));
@@ -121,6 +123,9 @@ fn ready(observed: &Observed, plan: &Plan, pod: Option<&PodView>, error: Option<
             no("TemplateNotFound", format!("SandboxTemplate {template} does not exist in this namespace"))
         }
         View::Provisioning => match pod.map(|pod| &pod.stage) {
+            Some(Stage::Running { ready_since: Some(_), .. }) if let Some(from) = awaits(observed) => {
+                receiving(name, &from.sandbox)
+            }
             Some(Stage::Running { ready_since: Some(_), .. }) => {
                 // In the words of the reconcile that comes next, which has nothing to write then.
                 Observation::yes(READY, "Running", format!("pod {name} takes calls"))
@@ -147,6 +152,7 @@ fn ready(observed: &Observed, plan: &Plan, pod: Option<&PodView>, error: Option<
         View::WaitingForWorkspace(from) => {
             no("WorkspaceMoving", format!("a pod is made when Sandbox {from} has handed its workspace over"))
         }
+        View::Receiving(from) => receiving(name, from),
         View::HandingOver(session) => no(
             "HandingOver",
             format!("it takes no more calls: its workspace goes to AgentSession {session} when nothing runs in it"),
@@ -155,6 +161,11 @@ fn ready(observed: &Observed, plan: &Plan, pod: Option<&PodView>, error: Option<
         View::Suspended => no("Suspended", "there is no pod, as spec.desiredState says".to_owned()),
         View::Finished(cause) => no(&cause.reason, cause.message.clone()),
     }
+}
+
+fn receiving(pod: &str, from: &str) -> Observation {
+    let message = format!("pod {pod} takes calls when it has been given the workspace of Sandbox {from}");
+    Observation::no(READY, "WorkspaceMoving", message)
 }
 
 /// Whether there was a time without a pod and there is no pod since then that was ready.

@@ -87,7 +87,7 @@ impl Volume {
 /// The name of the claim that a sandbox keeps its workspace in: its own, or the one that another sandbox hands over.
 pub(super) fn claim_name(sandbox: &Sandbox) -> String {
     let own = || pod::stem(&sandbox.name_any(), &sandbox.uid().unwrap_or_default());
-    sandbox.spec.workspace_from.as_ref().map_or_else(own, |from| from.claim.clone())
+    sandbox.spec.workspace_from.as_ref().and_then(|from| from.claim.clone()).unwrap_or_else(own)
 }
 
 /// The claim of a sandbox, which goes when the sandbox goes.

@@ -284,7 +284,7 @@ impl From<HandoffError> for ApiError {
             HandoffError::NoSandbox { .. } => Self::not_found(message),
             HandoffError::OtherNamespace | HandoffError::Itself => Self::bad_request(message),
             HandoffError::Ended { .. }
-            | HandoffError::NotKept { .. }
+            | HandoffError::NoPod { .. }
             | HandoffError::InUse { .. }
             | HandoffError::SelfHosted { .. }
             | HandoffError::Taken { .. }

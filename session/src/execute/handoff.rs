@@ -1,24 +1,30 @@
 //! Handing a sandbox to another session: its workspace, in a new pod, and none of its processes.
 //!
 //! `spec.handoffTo` of the Sandbox is the intent, which one write decides: from then on it takes no new call, and both the operator
-//! and whoever asks again go on from wherever somebody else has stopped. The workspace has one owner at any moment.
+//! and whoever asks again go on from wherever somebody else has stopped. The workspace has one owner at any moment: a volume changes
+//! hands in one write, and of one that has to be copied the copy counts from the write on that says that it is whole.
+
+use std::sync::Arc;
 
 use longhand_crds::sandbox::{DesiredState, SessionRef, WorkspaceFrom};
 use longhand_crds::{AgentSession, Sandbox, session_id};
 use longhand_protocol::SessionId;
 use longhand_protocol::event::{EventBody, NewEvent};
 use longhand_protocol::internal::Handoff;
-use longhand_sandbox::client::{SandboxError, Target};
+use longhand_sandbox::client::{NotStarted, SandboxError, Target};
 use longhand_sandbox::wire::{Activity, DrainRequest, DrainResponse};
 use longhand_session_log::StoreError;
 use longhand_session_log::store::SessionMeta;
 
-use super::sandboxes::SandboxView;
+use super::handoff_copy::WorkspaceCopy;
+use super::sandboxes::{SandboxKey, SandboxView};
 use super::{ExecuteError, Executor, plan};
 use crate::resources::{ResourceError, plan as objects};
 
 /// Nothing is idle for so long: a drain that is a question only.
 const NEVER: u64 = u64::MAX;
+/// How often a write is tried again whose object has changed since it was read.
+pub(super) const TRIES: usize = 5;
 
 /// A session's sandbox of this name.
 #[derive(Clone, Copy, Debug)]
@@ -52,13 +58,13 @@ pub enum HandoffError {
         /// Why.
         why: String,
     },
-    /// Its workspace goes with its pod.
-    #[error(
-        "the workspace of the Sandbox {name} is in no volume and cannot go to another pod: that takes a template with `workspace.persistence: Persistent`; `longhand cp` copies files"
-    )]
-    NotKept {
+    /// Its workspace is in no volume, and in no pod either that it could be copied from.
+    #[error("no pod of the Sandbox {name} has its workspace now ({why}): ask again when it is ready")]
+    NoPod {
         /// The object's name.
         name: String,
+        /// Why not.
+        why: String,
     },
     /// Something runs in it.
     #[error("the Sandbox {name} is in use ({what}): ask again when it is not")]
@@ -126,7 +132,7 @@ impl Executor {
     ///
     /// # Errors
     /// See [`HandoffError`]; asking again is safe.
-    pub async fn hand_off(&self, from: Party<'_>, to: Party<'_>) -> Result<()> {
+    pub async fn hand_off(self: &Arc<Self>, from: Party<'_>, to: Party<'_>) -> Result<()> {
         let Some(source) = self.may_go(from, to).await? else { return Ok(()) };
         let name = source.metadata.name.as_deref().unwrap_or_default();
         let uid = source.metadata.uid.as_deref().unwrap_or_default();
@@ -135,7 +141,7 @@ impl Executor {
         }
         match self.settle_handoff(&from.meta.namespace, name, uid).await {
             Ok(Handoff::TakenBack { reason }) => Err(HandoffError::TakenBack(reason)),
-            Ok(Handoff::InUse | Handoff::Settled { .. }) => Ok(()),
+            Ok(Handoff::InUse | Handoff::Moving | Handoff::Settled { .. }) => Ok(()),
             Err(error) => {
                 // It is decided, and the operator goes on.
                 tracing::warn!(sandbox = name, %error, "a handoff goes on later");
@@ -156,7 +162,7 @@ impl Executor {
         let there = self.resources.sandbox(&key_there.namespace, &key_there.name).await?;
         let comes_from = there.as_ref().and_then(|there| there.spec.workspace_from.as_ref());
         let Some(source) = self.resources.sandbox(&key.namespace, &key.name).await? else {
-            let done = comes_from.is_some_and(|comes_from| comes_from.sandbox == key.name);
+            let done = comes_from.is_some_and(|from| from.sandbox == key.name && !from.is_awaited());
             return if done { Ok(None) } else { Err(HandoffError::NoSandbox { name: key.name }) };
         };
         if let Some(goes_to) = &source.spec.handoff_to {
@@ -169,8 +175,8 @@ impl Executor {
         if let Some(why) = view.finished.clone().or_else(|| view.deleting.then(|| "it is being removed".to_owned())) {
             return Err(HandoffError::Ended { name: key.name, why });
         }
-        if source.status.as_ref().is_none_or(|status| status.workspace_claim.is_none()) {
-            return Err(HandoffError::NotKept { name: key.name });
+        if claim(&source).is_none() && view.serving().is_none() {
+            return Err(HandoffError::NoPod { name: key.name, why: view.explanation().to_owned() });
         }
         if self.hosted.queue(to.meta, to.sandbox).await?.is_some() {
             return Err(HandoffError::SelfHosted { session: to.meta.id.clone(), sandbox: to.sandbox.to_owned() });
@@ -181,7 +187,7 @@ impl Executor {
             let (session, sandbox) = (to.meta.id.clone(), to.sandbox.to_owned());
             return Err(HandoffError::Taken { session, sandbox, name: key_there.name });
         }
-        if let Some(what) = self.in_use(&from.meta.id, &key.name, &view).await? {
+        if let Some(what) = self.in_use(&from.meta.id, &key.name, &view, claim(&source).is_some()).await? {
             return Err(HandoffError::InUse { name: key.name, what });
         }
         if let Some(ended) = in_the_way {
@@ -192,13 +198,16 @@ impl Executor {
     }
 
     /// What runs in a sandbox, if anything does.
-    async fn in_use(&self, session: &SessionId, name: &str, view: &SandboxView) -> Result<Option<String>> {
+    async fn in_use(&self, session: &SessionId, name: &str, view: &SandboxView, kept: bool) -> Result<Option<String>> {
         let Some(pod_uid) = &view.pod_uid else { return Ok(None) };
         if self.has_open_call(session, name, pod_uid).await? {
             return Ok(Some("a tool call".to_owned()));
         }
         let Some(answer) = self.ask_to_drain(view, NEVER).await? else { return Ok(None) };
-        let Activity { running_calls, terminals, transfers, tunnels, .. } = answer.activity;
+        let Activity { running_calls, terminals, transfers, tunnels, draining, .. } = answer.activity;
+        if draining && !kept {
+            return Ok(Some("it is just being reclaimed".to_owned()));
+        }
         let all = [("calls", running_calls), ("terminals", terminals), ("transfers", transfers), ("ports", tunnels)];
         Ok(all.into_iter().find(|(_, count)| *count > 0).map(|(what, count)| format!("{what}: {count}")))
     }
@@ -212,63 +221,128 @@ impl Executor {
     }
 
     /// Does the service's part of a handoff that is decided: the other session's sandbox exists, nothing runs in this one any more,
-    /// and both logs say so.
+    /// what is in no volume has been copied, and both logs say so.
     ///
     /// # Errors
     /// See [`HandoffError`]; it may be repeated.
-    pub async fn settle_handoff(&self, namespace: &str, name: &str, uid: &str) -> Result<Handoff> {
+    pub async fn settle_handoff(self: &Arc<Self>, namespace: &str, name: &str, uid: &str) -> Result<Handoff> {
         let source = self.resources.sandbox(namespace, name).await?;
         let source = source.filter(|source| source.metadata.uid.as_deref() == Some(uid));
         let source = source.ok_or_else(|| HandoffError::NoSandbox { name: name.to_owned() })?;
         let unasked = || HandoffError::NotHandedOver { name: name.to_owned(), uid: uid.to_owned() };
-        let goes_to = source.spec.handoff_to.as_ref().ok_or_else(unasked)?;
+        let goes_to = source.spec.handoff_to.clone().ok_or_else(unasked)?;
         let receiver = self.resources.session(namespace, &goes_to.name).await?;
         let receiver = receiver.filter(|receiver| receiver.metadata.uid.as_ref() == Some(&goes_to.uid));
         // Before anything ends: until then it can be taken back without a trace.
-        let made = match receiver.as_ref().and_then(|receiver| received(receiver, &goes_to.sandbox, &source)) {
-            Some(wanted) => self.resources.ensure_sandbox(wanted).await,
-            None => {
-                let reason = format!("the AgentSession {} is gone, or its sandbox {}", goes_to.name, goes_to.sandbox);
-                return self.take_back(&source, reason).await;
+        let wanted = receiver.and_then(|receiver| {
+            let wanted = received(&receiver, &goes_to.sandbox, &source)?;
+            Some((wanted, (session_id(&receiver.metadata), goes_to.sandbox.clone())))
+        });
+        let Some((wanted, receiver)) = wanted else {
+            let reason = format!("the AgentSession {} is gone, or its sandbox {}", goes_to.name, goes_to.sandbox);
+            let there = objects::sandbox_name(&goes_to.name, &goes_to.uid, &goes_to.sandbox);
+            if let Some(there) = self.resources.sandbox(namespace, &there).await?.filter(|there| awaits(there, uid)) {
+                self.resources.discard_sandbox(&there).await?;
             }
+            return self.take_back(source, reason).await;
         };
-        let made = match made {
-            Err(ResourceError::Refused { reason, .. }) => return self.take_back(&source, reason).await,
+        let made = match self.resources.ensure_sandbox(wanted).await {
+            Err(ResourceError::Refused { reason, .. }) => return self.take_back(source, reason).await,
             made => made?,
         };
-        if made.spec.workspace_from.as_ref().is_none_or(|comes_from| comes_from.uid != uid) {
+        let Some(comes_from) = made.spec.workspace_from.as_ref().filter(|comes_from| comes_from.uid == uid) else {
             let reason = format!("the AgentSession {} has got another sandbox {}", goes_to.name, goes_to.sandbox);
-            return self.take_back(&source, reason).await;
-        }
-        let view = SandboxView::of(&source);
-        if self.ask_to_drain(&view, 0).await?.is_some_and(|answer| !answer.drained) {
-            return Ok(Handoff::InUse);
-        }
+            return self.take_back(source, reason).await;
+        };
         let giver = match source.spec.session_ref.clone() {
             Some(session) => self.owner_of(namespace, &session).await?.map(|giver| (giver, session.sandbox)),
             None => None,
         };
-        if let (Some((giver, _)), Some(pod_uid)) = (&giver, &view.pod_uid)
-            && self.has_open_call(giver, name, pod_uid).await?
+        let view = SandboxView::of(&source);
+        if comes_from.is_awaited()
+            && let Some(reason) = self.hopeless(&view, &made)
         {
+            self.resources.discard_sandbox(&made).await?;
+            return self.take_back(source, reason).await;
+        }
+        // Once it is copied, it does not matter what becomes of the pod.
+        if comes_from.copied_to.is_none() && !self.is_quiet(name, &view, giver.as_ref().map(|giver| &giver.0)).await? {
             return Ok(Handoff::InUse);
         }
-        if let (Some(giver), Some(receiver)) = (giver, receiver) {
-            self.say_both(giver, (session_id(&receiver.metadata), goes_to.sandbox.clone()), uid).await?;
+        if comes_from.is_awaited() {
+            // A pod that does not answer for the moment has no address. The other one does not wait for it for ever.
+            if let (Some(pod_uid), Some(address)) = (view.pod_uid, view.address) {
+                let source = (SandboxKey { namespace: namespace.to_owned(), name: name.to_owned() }, uid.to_owned());
+                let from = Target { address, pod_uid };
+                self.begin_copy(WorkspaceCopy { source, from, there: made, giver, receiver });
+            }
+            return Ok(Handoff::Moving);
+        }
+        if let Some(giver) = giver {
+            self.say_both(giver, receiver, uid).await?;
         }
         let metadata = made.metadata;
         Ok(Handoff::Settled { name: metadata.name.unwrap_or_default(), uid: metadata.uid.unwrap_or_default() })
     }
 
-    /// The sandbox stays what it was. One that was drained for it gets another pod when it is needed.
-    async fn take_back(&self, source: &Sandbox, reason: String) -> Result<Handoff> {
-        let answer = self.ask_to_drain(&SandboxView::of(source), NEVER).await?;
-        self.resources.take_back_sandbox(source, answer.is_some_and(|answer| answer.drained)).await?;
-        Ok(Handoff::TakenBack { reason })
+    /// Whether nothing runs in it any more, which takes nothing new from now on.
+    async fn is_quiet(&self, name: &str, view: &SandboxView, giver: Option<&SessionId>) -> Result<bool> {
+        if self.ask_to_drain(view, 0).await?.is_some_and(|answer| !answer.drained) {
+            return Ok(false);
+        }
+        Ok(match (giver, &view.pod_uid) {
+            (Some(giver), Some(pod_uid)) => !self.has_open_call(giver, name, pod_uid).await?,
+            _ => true,
+        })
+    }
+
+    /// Why the workspace will never be copied, if so.
+    fn hopeless(&self, source: &SandboxView, there: &Sandbox) -> Option<String> {
+        if source.pod_uid.is_none() {
+            return Some("its pod is gone, and its workspace with it".to_owned());
+        }
+        let view = SandboxView::of(there);
+        let Some(why) = view.finished else { return self.copies.refused(&view.uid) };
+        let last = self.copies.failed(&view.uid).map(|last| format!("; {last}")).unwrap_or_default();
+        let name = there.metadata.name.as_deref().unwrap_or_default();
+        Some(format!("the Sandbox {name}, which should get it, has ended ({why}){last}"))
+    }
+
+    /// The sandbox stays what it was. One that was drained for it takes calls again or, as its workspace is kept, gets another pod when
+    /// it is needed.
+    async fn take_back(&self, mut source: Sandbox, reason: String) -> Result<Handoff> {
+        let (view, kept) = (SandboxView::of(&source), claim(&source).is_some());
+        let drained = self.ask_to_drain(&view, NEVER).await?.is_some_and(|answer| answer.drained);
+        if drained
+            && !kept
+            && let (Some(pod_uid), Some(address)) = (view.pod_uid, view.address)
+        {
+            match self.client.resume(&Target { address, pod_uid }).await {
+                // It is an older one: it is reclaimed when it has been idle.
+                Err(SandboxError::NotStarted(error @ NotStarted::Rejected { .. })) => {
+                    tracing::warn!(%error, "a sandbox does not take calls again");
+                }
+                resumed => _ = resumed?,
+            }
+        }
+        let goes_to = source.spec.handoff_to.clone();
+        for _ in 0..TRIES {
+            let error = match self.resources.take_back_sandbox(&source, drained && kept).await {
+                Err(error @ ResourceError::Conflict { .. }) => error,
+                written => return Ok(written.map(|()| Handoff::TakenBack { reason })?),
+            };
+            let metadata = &source.metadata;
+            let (namespace, name) = (metadata.namespace.as_deref(), metadata.name.as_deref());
+            let again = self.resources.sandbox(namespace.unwrap_or_default(), name.unwrap_or_default()).await?;
+            let same = |again: &Sandbox| again.metadata.uid == metadata.uid && again.spec.handoff_to == goes_to;
+            source = again.filter(same).ok_or(error)?;
+        }
+        let what = source.metadata.name.unwrap_or_default();
+        Err(ResourceError::Conflict { what, reason: format!("it has changed {TRIES} times") }.into())
     }
 
     /// Each log says it once.
-    async fn say_both(&self, from: (SessionId, String), to: (SessionId, String), uid: &str) -> Result<()> {
+    pub(super) async fn say_both(&self, from: (SessionId, String), to: (SessionId, String), uid: &str) -> Result<()> {
         let ((giver, sandbox), (receiver, to_sandbox)) = (from, to);
         let received = EventBody::SandboxReceived {
             sandbox: to_sandbox.clone(),
@@ -300,14 +374,26 @@ fn reference(party: Party<'_>) -> SessionRef {
     SessionRef { name: name.clone(), uid: uid.clone(), sandbox: party.sandbox.to_owned() }
 }
 
-/// The sandbox that gets the workspace, as its session wants it. It sleeps until it is needed.
+/// The volume of its workspace.
+fn claim(sandbox: &Sandbox) -> Option<&String> {
+    sandbox.status.as_ref()?.workspace_claim.as_ref()
+}
+
+/// Whether a sandbox awaits the workspace of the one with this UID.
+fn awaits(sandbox: &Sandbox, uid: &str) -> bool {
+    sandbox.spec.workspace_from.as_ref().is_some_and(|from| from.uid == uid && from.is_awaited())
+}
+
+/// The sandbox that gets the workspace, as its session wants it. It sleeps until it is needed, unless it has to be sent its workspace.
 fn received(session: &AgentSession, name: &str, source: &Sandbox) -> Option<Sandbox> {
     let mut sandbox = objects::sandbox(session, name)?;
-    sandbox.spec.desired_state = DesiredState::Suspended;
+    let claim = claim(source).cloned();
+    sandbox.spec.desired_state = if claim.is_some() { DesiredState::Suspended } else { DesiredState::Running };
     sandbox.spec.workspace_from = Some(WorkspaceFrom {
         sandbox: source.metadata.name.clone()?,
         uid: source.metadata.uid.clone()?,
-        claim: source.status.as_ref()?.workspace_claim.clone()?,
+        claim,
+        copied_to: None,
     });
     Some(sandbox)
 }

@@ -3,6 +3,7 @@
 mod egress;
 mod handoff;
 mod handoff_call;
+mod handoff_copy;
 mod hosted;
 mod plan;
 mod provision;
@@ -36,6 +37,7 @@ use tracing::{Instrument as _, info_span};
 
 pub use self::egress::Egress;
 pub use self::handoff::{HandoffError, Party};
+use self::handoff_copy::Copies;
 pub use self::hosted::Hosted;
 pub use self::reach::ReachError;
 pub use self::reclaim::DrainError;
@@ -157,6 +159,8 @@ pub struct Executor {
     announced: TtlCache<EventId, ()>,
     /// What workspaces hold, by the session's UID and the sandbox's name.
     filled: TtlCache<(String, String), workspace::Filled>,
+    /// Workspaces that are being copied.
+    copies: Copies,
     tasks: TaskTracker,
     abort: CancellationToken,
 }
@@ -185,6 +189,7 @@ impl Executor {
             running: Mutex::default(),
             announced: TtlCache::new(ANNOUNCED),
             filled: TtlCache::new(ANNOUNCED),
+            copies: Copies::default(),
             tasks: TaskTracker::new(),
             abort: CancellationToken::new(),
         }
@@ -330,6 +335,8 @@ async fn see_through(registered: Registered, entry: Arc<Running>, sender: watch:
     sender.send_replace(Some(outcome));
 }
 
+#[cfg(test)]
+mod handoff_copy_tests;
 #[cfg(test)]
 mod handoff_tests;
 #[cfg(test)]

@@ -58,6 +58,10 @@ impl Executor {
         let sandbox = self.resources.sandbox(namespace, name).await?;
         let sandbox =
             sandbox.ok_or_else(|| DrainError::NoSandbox { namespace: namespace.to_owned(), name: name.to_owned() })?;
+        if sandbox.spec.handoff_to.is_some() {
+            // Somebody wants its workspace.
+            return Ok(Drained { drained: false, idle_seconds: 0 });
+        }
         let view = SandboxView::of(&sandbox);
         if view.pod_uid.as_ref() != Some(&request.pod_uid) {
             return Err(DrainError::OtherPod { wanted: request.pod_uid.clone(), found: view.pod_uid });

@@ -276,6 +276,24 @@ impl Resources for Cluster {
         self.change_sandbox(sandbox, serde_json::json!({ "handoffTo": null, "desiredState": desired })).await
     }
 
+    async fn copied_sandbox(&self, sandbox: &Sandbox, pod_uid: &str) -> Result<(), ResourceError> {
+        self.change_sandbox(sandbox, serde_json::json!({ "workspaceFrom": { "copiedTo": pod_uid } })).await
+    }
+
+    async fn discard_sandbox(&self, sandbox: &Sandbox) -> Result<(), ResourceError> {
+        let (namespace, name) = (sandbox.namespace().unwrap_or_default(), sandbox.name_any());
+        let preconditions = Preconditions { uid: sandbox.uid(), resource_version: sandbox.resource_version() };
+        let params = DeleteParams { preconditions: Some(preconditions), ..DeleteParams::background() };
+        let api = self.sandboxes_in(&namespace);
+        let remove = async {
+            match api.delete(&name, &params).await {
+                Err(kube::Error::Api(status)) if status.is_not_found() => Ok(()),
+                other => other.map(|_| ()),
+            }
+        };
+        call(&format!("Sandbox {namespace}/{name}"), remove).await
+    }
+
     async fn remove_sandbox(&self, namespace: &str, name: &str, uid: &str) -> Result<(), ResourceError> {
         let preconditions = Preconditions { uid: Some(uid.to_owned()), ..Preconditions::default() };
         let params = DeleteParams { preconditions: Some(preconditions), ..DeleteParams::background() };

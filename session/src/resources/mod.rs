@@ -6,6 +6,7 @@ pub mod named;
 pub mod objects;
 pub mod plan;
 pub mod pods;
+pub(crate) mod quantity;
 mod review;
 pub mod revisions;
 pub mod templates;
@@ -97,6 +98,12 @@ pub trait Resources: Send + Sync + 'static {
     /// Says that the sandbox goes to no other session, if nothing at all has changed since it was read, and whether it shall have no
     /// pod.
     async fn take_back_sandbox(&self, sandbox: &Sandbox, suspend: bool) -> Result<(), ResourceError>;
+
+    /// Says which pod the sandbox's workspace has been copied to, if nothing at all has changed since it was read.
+    async fn copied_sandbox(&self, sandbox: &Sandbox, pod_uid: &str) -> Result<(), ResourceError>;
+
+    /// Removes the sandbox, if nothing at all has changed since it was read. One that is gone is no error.
+    async fn discard_sandbox(&self, sandbox: &Sandbox) -> Result<(), ResourceError>;
 
     /// Removes the sandbox, if it is still the one with this UID.
     async fn remove_sandbox(&self, namespace: &str, name: &str, uid: &str) -> Result<(), ResourceError>;

@@ -7,9 +7,9 @@ use longhand_crds::template_resource::TemplateResource;
 use longhand_crds::wire_id::prefix;
 use longhand_crds::{SandboxTemplate, wire_id};
 
-use super::ResourceError;
 use super::cluster::Cluster;
 use super::named::find;
+use super::{ResourceError, quantity};
 
 /// A sandbox template.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,6 +26,8 @@ pub struct Template {
     pub provision: Vec<TemplateResource>,
     /// How long that may take.
     pub provisioning: Duration,
+    /// How many bytes a workspace may hold, if that is understood.
+    pub workspace_bytes: Option<u64>,
 }
 
 impl Template {
@@ -39,6 +41,7 @@ impl Template {
             network: template.spec.network.is_some(),
             provision: template.spec.provision.clone(),
             provisioning: Duration::from_secs(u64::try_from(template.spec.provisioning_seconds).unwrap_or(0)),
+            workspace_bytes: quantity::bytes(&template.spec.workspace.size.0),
         }
     }
 }

@@ -430,6 +430,18 @@ impl Resources for FakeCluster {
         })
     }
 
+    async fn copied_sandbox(&self, sandbox: &Sandbox, pod_uid: &str) -> Result<(), ResourceError> {
+        self.change_sandbox(sandbox, |spec| {
+            spec.workspace_from.as_mut().unwrap().copied_to = Some(pod_uid.to_owned());
+        })
+    }
+
+    async fn discard_sandbox(&self, sandbox: &Sandbox) -> Result<(), ResourceError> {
+        self.change_sandbox(sandbox, |_| {})?;
+        FakeCluster::remove_sandbox(self, sandbox.metadata.name.as_deref().unwrap());
+        Ok(())
+    }
+
     async fn remove_sandbox(&self, _: &str, name: &str, uid: &str) -> Result<(), ResourceError> {
         let known = self.state().sandboxes.get(&key("team-a", name)).and_then(|known| known.metadata.uid.clone());
         if known.as_deref() == Some(uid) {

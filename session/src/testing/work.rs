@@ -7,6 +7,7 @@ use longhand_crds::wire_id::{derived_id, prefix};
 
 use super::cluster::FakeCluster;
 use crate::resources::ResourceError;
+use crate::resources::quantity;
 use crate::resources::templates::{Template, Templates};
 
 impl FakeCluster {
@@ -28,6 +29,7 @@ impl Templates for FakeCluster {
             provisioning: Duration::from_secs(
                 spec(name).map_or(120, |spec| u64::try_from(spec.provisioning_seconds).unwrap()),
             ),
+            workspace_bytes: spec(name).and_then(|spec| quantity::bytes(&spec.workspace.size.0)),
             network: self.networks.lock().unwrap().contains(&(namespace.to_owned(), name.to_owned())),
         };
         let hosted: Vec<Template> = self

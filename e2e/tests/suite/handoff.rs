@@ -4,12 +4,14 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
+use k8s_openapi::api::events::v1::Event;
 use kube::ResourceExt as _;
-use kube::api::ListParams;
-use longhand_crds::{Sandbox, labels};
+use kube::api::{DeleteParams, ListParams};
+use longhand_crds::{Sandbox, SandboxTemplate, labels};
 use longhand_e2e::cluster::log::{assert_sound, kinds, results_of, text};
 use longhand_e2e::cluster::{
-    Fixture, SessionOptions, TestResult, VIEWER, eventually, in_namespace, longhand, session_manifest, token,
+    Fixture, SessionOptions, TestNamespace, TestResult, VIEWER, eventually, in_namespace, longhand, session_manifest,
+    token, wait_for,
 };
 use longhand_protocol::SessionId;
 use longhand_protocol::event::EventBody;
@@ -30,6 +32,32 @@ metadata: {name: kept}
 spec:
   resources: {requests: {cpu: 20m, memory: 64Mi}, limits: {cpu: "1", memory: 256Mi}}
   workspace: {size: 64Mi, persistence: Persistent}
+"#;
+/// The same, with what a copy could lose.
+const FURNISHED: &str = r#"
+rules:
+  - when: {user_contains: begin, turn: 0}
+    then: {tool_uses: [{name: bash, input: {command: "echo made here > note; mkdir -p .git/refs empty; echo ref: main > .git/HEAD; printf '#!/bin/sh\\necho ran' > run; chmod 755 run; ln -s run link; nohup sleep 600 >/dev/null 2>&1 & echo begun"}}]}
+  - when: {user_contains: look, turn: 0}
+    then: {tool_uses: [{name: bash, input: {command: "cat note || echo nothing; cat .git/HEAD; ./link; echo empty: $(ls -A empty | wc -l); echo link: $(readlink link); echo asleep: $(grep -lx sleep /proc/[0-9]*/comm | wc -l)"}}]}
+  - then: {text: "Done."}
+"#;
+const POOL: &str = r#"
+apiVersion: longhand.dev/v1alpha1
+kind: SandboxTemplate
+metadata: {name: pooled}
+spec:
+  resources: {requests: {cpu: 20m, memory: 64Mi}, limits: {cpu: "1", memory: 256Mi}}
+  workspace: {size: 64Mi}
+  warm: 1
+"#;
+const UNSCHEDULABLE: &str = r#"
+apiVersion: longhand.dev/v1alpha1
+kind: SandboxTemplate
+metadata: {name: huge}
+spec:
+  resources: {requests: {cpu: "500", memory: 64Mi}, limits: {cpu: "500", memory: 256Mi}}
+  provisioningSeconds: SECONDS
 "#;
 const LONG: Duration = Duration::from_secs(120);
 
@@ -107,18 +135,104 @@ async fn the_workspace_goes_to_the_other_session_and_no_process_does() {
 }
 
 #[tokio::test]
-async fn a_workspace_that_is_in_no_volume_stays_and_it_is_said_why() {
-    in_namespace("handoff-ephemeral", |namespace| async move {
-        let fixture = Fixture::install(&namespace, SCRIPT, 600).await?;
+async fn a_workspace_in_no_volume_is_copied_into_a_pod_that_was_ready_before() {
+    in_namespace("handoff-copy", |namespace| async move {
+        let fixture = Fixture::install(&namespace, FURNISHED, 600).await?;
+        namespace.apply(POOL).await?;
+        let pooled = wait_for(namespace.api::<SandboxTemplate>(), "pooled", "its pool is full", LONG, |template| {
+            (template?.status.as_ref()?.warm_ready == 1).then_some(())
+        });
+        pooled.await?;
         let from = session(&fixture, "giver", "small", &["begin"]).await?;
-        let to = session(&fixture, "receiver", "small", &[]).await?;
+        let to = session(&fixture, "receiver", "pooled", &[]).await?;
         fixture.service.until_idle(&from, 0, LONG).await?;
-        let request = HandOff { to_session: to, to_sandbox: None };
-        let error = fixture.service.wire.hand_off(&from, "main", &request).await.err().ok_or("it was handed over")?;
-        assert_eq!(error.status().map(|status| status.as_u16()), Some(409), "{error}");
-        assert!(error.to_string().contains("persistence: Persistent"), "{error}");
+        let before = namespace.pods(labels::SANDBOX).await?;
+
+        for _ in 0..2 {
+            let code = longhand(&namespace, &["handoff", "giver", "--to", "receiver/main"]).await?;
+            assert_eq!(format!("{code:?}"), format!("{:?}", ExitCode::SUCCESS), "and again, which changes nothing");
+        }
+        let uid = eventually("the sandbox of the other session alone is there, with a copy", LONG, || async {
+            let sandboxes = namespace.api::<Sandbox>().list(&ListParams::default()).await?.items;
+            let [sandbox] = sandboxes.as_slice() else { return Ok(None) };
+            Ok(sandbox.spec.workspace_from.as_ref().and_then(|from| from.copied_to.clone()))
+        })
+        .await?;
+        assert!(before.iter().any(|pod| pod.metadata.uid.as_ref() == Some(&uid)), "it was taken from the pool");
+
+        let said = look(&fixture, &to).await?;
+        for wanted in ["made here", "ref: main", "ran", "empty: 0", "link: run", "asleep: 0"] {
+            assert!(said.contains(wanted), "{wanted}: {said}");
+        }
+        // The session that gave it away begins anew.
         let said = look(&fixture, &from).await?;
-        assert!(said.contains("made here"), "nothing has happened to it: {said}");
+        assert!(said.contains("nothing"), "{said}");
+        let (given, received) = (fixture.service.log(&from).await?, fixture.service.log(&to).await?);
+        let count = |kinds: &[&str], wanted: &str| kinds.iter().filter(|kind| **kind == wanted).count();
+        assert_eq!(count(&kinds(&given), "x.sandbox.handed_off"), 1, "{:?}", kinds(&given));
+        assert_eq!(count(&kinds(&received), "x.sandbox.received"), 1, "{:?}", kinds(&received));
+        Ok(())
+    })
+    .await;
+}
+
+/// Waits until the only sandbox is the giver's, which is handed over no more, and gives why the handoff was taken back.
+async fn taken_back(namespace: &TestNamespace) -> TestResult<String> {
+    eventually("the handoff is taken back, and the Event says so", LONG, || async {
+        let sandboxes = namespace.api::<Sandbox>().list(&ListParams::default()).await?.items;
+        let [sandbox] = sandboxes.as_slice() else { return Ok(None) };
+        if sandbox.spec.handoff_to.is_some() {
+            return Ok(None);
+        }
+        let events = namespace.api::<Event>().list(&ListParams::default()).await?.items;
+        let said = events.into_iter().find(|event| event.reason.as_deref() == Some("SandboxHandoffTakenBack"));
+        Ok(said.and_then(|event| event.note))
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_workspace_stays_if_the_other_pod_does_not_come() {
+    in_namespace("handoff-late", |namespace| async move {
+        let fixture = Fixture::install(&namespace, SCRIPT, 600).await?;
+        namespace.apply(&UNSCHEDULABLE.replace("SECONDS", "5")).await?;
+        let from = session(&fixture, "giver", "small", &["begin"]).await?;
+        let to = session(&fixture, "receiver", "huge", &[]).await?;
+        fixture.service.until_idle(&from, 0, LONG).await?;
+        let before = namespace.pods(labels::SANDBOX).await?;
+        fixture.service.wire.hand_off(&from, "main", &HandOff { to_session: to.clone(), to_sandbox: None }).await?;
+        let why = taken_back(&namespace).await?;
+        assert!(why.contains("ProvisioningDeadlineExceeded"), "{why}");
+        let said = look(&fixture, &from).await?;
+        assert!(said.contains("made here"), "{said}");
+        let after = namespace.pods(labels::SANDBOX).await?;
+        assert!(before.iter().all(|old| after.iter().any(|pod| pod.metadata.uid == old.metadata.uid)), "the same pod");
+        for session in [&from, &to] {
+            let log = fixture.service.log(session).await?;
+            assert!(kinds(&log).iter().all(|kind| !kind.ends_with("handed_off") && !kind.ends_with("received")));
+        }
+        Ok(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_workspace_that_is_lost_with_its_pod_goes_to_nobody() {
+    in_namespace("handoff-lost", |namespace| async move {
+        let fixture = Fixture::install(&namespace, SCRIPT, 600).await?;
+        // It is on its way for as long as there is no pod for it.
+        namespace.apply(&UNSCHEDULABLE.replace("SECONDS", "600")).await?;
+        let from = session(&fixture, "giver", "small", &["begin"]).await?;
+        let to = session(&fixture, "receiver", "huge", &[]).await?;
+        fixture.service.until_idle(&from, 0, LONG).await?;
+        let pods = namespace.pods(labels::SANDBOX).await?;
+        let [pod] = pods.as_slice() else { return Err(format!("{} pods", pods.len()).into()) };
+        fixture.service.wire.hand_off(&from, "main", &HandOff { to_session: to, to_sandbox: None }).await?;
+        namespace.api::<Pod>().delete(&pod.name_any(), &DeleteParams::default().grace_period(0)).await?;
+        let why = taken_back(&namespace).await?;
+        assert!(why.contains("its workspace with it"), "{why}");
+        let said = look(&fixture, &from).await?;
+        assert!(said.contains("nothing"), "{said}");
         Ok(())
     })
     .await;

@@ -48,7 +48,7 @@ pub(super) struct WorkspaceCopy {
 
 /// Why a workspace was not copied.
 #[derive(Debug, thiserror::Error)]
-enum CopyError {
+pub(super) enum CopyError {
     /// Trying again would change nothing.
     #[error("{0}")]
     Never(String),
@@ -200,7 +200,7 @@ impl Executor {
 
     /// Writes down that the pod has all of it, while it is the sandbox's and the workspace is still being handed over; whether it is so
     /// now. From then on the sandbox is like any other.
-    async fn commit(&self, copy: &WorkspaceCopy, to: &Target) -> Result<bool, CopyError> {
+    pub(super) async fn commit(&self, copy: &WorkspaceCopy, to: &Target) -> Result<bool, CopyError> {
         let (source, uid) = &copy.source;
         let name = copy.there.metadata.name.as_deref().unwrap_or_default();
         for _ in 0..TRIES {

@@ -10,8 +10,11 @@ use longhand_sandbox::client::Target;
 use rstest::rstest;
 use serde_json::{Value, json};
 
+use super::handoff_copy::{CopyError, WorkspaceCopy};
 use super::handoff_tests::{Two, refused};
+use super::sandboxes::SandboxKey;
 use super::tests::{execute, result, said};
+use crate::resources::Resources as _;
 use crate::testing::hands::{Hands, eventually, hands};
 
 const MOVING: &str = "moving";
@@ -166,6 +169,37 @@ async fn a_pod_that_is_lost_before_it_has_all_of_it_is_succeeded_by_the_next_one
     two.becomes(SETTLED).await;
     assert_eq!(two.copied_to().await.as_deref(), Some("hands-3"));
     assert!(pod.file("note").exists());
+}
+
+#[tokio::test]
+async fn a_copy_counts_only_in_the_pod_that_there_is_and_while_it_is_handed_over() {
+    let two = Two::in_no_volume().await;
+    two.decide().await;
+    assert_eq!(two.settle().await["state"], MOVING);
+    let target = |uid: &str| Target { address: two.hands.address.clone(), pod_uid: uid.to_owned() };
+    let copy = WorkspaceCopy {
+        source: (SandboxKey { namespace: "team-a".to_owned(), name: two.name.clone() }, two.uid().await),
+        from: target("hands-1"),
+        there: two.sandbox(&two.name_there).await.unwrap(),
+        giver: None,
+        receiver: (two.to.clone(), "default".to_owned()),
+    };
+    let executor = &two.world.executor;
+    // It was whole, and then the pod was lost.
+    two.world.cluster.sandbox_status(&two.name_there, awaiting("hands-3", "127.0.0.1:1"));
+    let late = executor.commit(&copy, &target("hands-2")).await;
+    assert!(matches!(late, Err(CopyError::OtherPod(_))), "{late:?}");
+    assert_eq!(two.copied_to().await, None);
+
+    assert!(executor.commit(&copy, &target("hands-3")).await.unwrap());
+    assert_eq!(two.copied_to().await.as_deref(), Some("hands-3"));
+    assert!(executor.commit(&copy, &target("hands-2")).await.unwrap(), "the first one counts");
+    assert_eq!(two.copied_to().await.as_deref(), Some("hands-3"));
+
+    let source = two.sandbox(&two.name).await.unwrap();
+    two.world.cluster.take_back_sandbox(&source, false).await.unwrap();
+    let late = executor.commit(&copy, &target("hands-3")).await;
+    assert!(matches!(late, Err(CopyError::TakenBack)), "{late:?}");
 }
 
 #[tokio::test]

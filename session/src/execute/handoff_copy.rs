@@ -160,7 +160,7 @@ impl Executor {
         let (bytes, content) = (workspace.bytes, workspace.content.into_body());
         match self.client.fill_workspace(&to, content).await {
             Ok(unpacked) => {
-                tracing::info!(bytes, files = unpacked.files, pod_uid = to.pod_uid, "a workspace is copied")
+                tracing::info!(bytes, files = unpacked.files, pod_uid = to.pod_uid, "a workspace is copied");
             }
             Err(SandboxError::NotStarted(NotStarted::Busy { .. })) => return Ok(()),
             Err(error) => return Err(judged(error)),
@@ -230,19 +230,16 @@ impl Executor {
 
 /// Sorts what a sandbox said.
 fn judged(error: SandboxError) -> CopyError {
-    match error {
-        SandboxError::NotStarted(NotStarted::Rejected { status, message })
-            if matches!(status, StatusCode::UNPROCESSABLE_ENTITY | StatusCode::INSUFFICIENT_STORAGE) =>
-        {
+    let SandboxError::NotStarted(NotStarted::Rejected { status, message }) = &error else {
+        return CopyError::Sandbox(error);
+    };
+    match *status {
+        StatusCode::UNPROCESSABLE_ENTITY | StatusCode::INSUFFICIENT_STORAGE => {
             CopyError::Never(format!("its workspace cannot be copied: {message}"))
         }
-        SandboxError::NotStarted(NotStarted::Rejected { status, .. })
-            if matches!(status, StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED) =>
-        {
-            CopyError::Never(
-                "its pod, or the other one, is of an older version that does not copy workspaces".to_owned(),
-            )
-        }
-        other => CopyError::Sandbox(other),
+        StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED => CopyError::Never(
+            "its pod, or the other one, is of an older version that does not copy workspaces".to_owned(),
+        ),
+        _ => CopyError::Sandbox(error),
     }
 }

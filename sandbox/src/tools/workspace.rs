@@ -112,10 +112,14 @@ fn clear(directory: &OwnedFd, at: &Path, keeps: &dyn Fn(&OsStr) -> bool) -> Resu
             chmodat(directory, name, Mode::RWXU, AtFlags::empty())?;
             openat(directory, name, READ_DIRECTORY, Mode::empty()).map(Some)
         };
-        let failed = |error: rustix::io::Errno| TransferError::of(&path, &error.into());
-        if let Some(below) = remove().map_err(failed)? {
+        // A program that runs beside the tools may make and remove what it likes meanwhile.
+        let tolerated = |error: rustix::io::Errno| match error {
+            rustix::io::Errno::NOENT | rustix::io::Errno::NOTEMPTY => Ok(None),
+            other => Err(TransferError::of(&path, &other.into())),
+        };
+        if let Some(below) = remove().or_else(tolerated)? {
             clear(&below, &path, &|_| false)?;
-            unlinkat(directory, name, AtFlags::REMOVEDIR).map_err(failed)?;
+            unlinkat(directory, name, AtFlags::REMOVEDIR).map(|()| None).or_else(tolerated)?;
         }
     }
     Ok(())

@@ -14,7 +14,7 @@ use crate::error::Error;
 use crate::sandbox::{ground, pod};
 use crate::{metrics, pods};
 
-/// Pods that are made at the same time.
+/// Pods that are made at the same time; while others are being taken, one after the other, as those who take them come first.
 const CONCURRENCY: usize = 8;
 
 /// Makes and deletes pods as the plan says.
@@ -40,7 +40,8 @@ pub(super) async fn apply(observed: &Observed, plan: &Plan, pools: &Pools) -> Re
         pods::delete(&context.client, &namespace, &found.pod.name, &found.pod.uid).await?;
     }
     let all: Vec<_> = plan.make.iter().map(|name| make(observed, name, &key, pools)).collect();
-    stream::iter(all).buffer_unordered(CONCURRENCY).try_collect::<Vec<()>>().await?;
+    let at_once = if observed.burst.is_some() { 1 } else { CONCURRENCY };
+    stream::iter(all).buffer_unordered(at_once).try_collect::<Vec<()>>().await?;
     Ok(())
 }
 

@@ -1,12 +1,15 @@
 use std::sync::Arc;
+use std::time::Duration;
 
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use longhand_crds::SandboxTemplate;
 use serde_json::{Value, json};
 
+use super::observe::observe;
 use super::refill::{Refill, Refills};
-use super::{Pools, reconcile};
+use super::{Pools, proceed, reconcile};
 use crate::fixtures;
 use crate::owned_pods::listed;
 use crate::sandbox::{network_policy, pod};
@@ -106,6 +109,23 @@ async fn a_pod_of_somebody_else_is_left_alone_and_reported() {
     reconcile(template(1), pools.clone()).await.unwrap_err();
     let sent = server.nothing_else(pools).await;
     assert_eq!(warm(&sent[3])["reason"], "PodNameTaken");
+}
+
+#[tokio::test]
+async fn while_pods_are_being_taken_the_status_is_written_only_if_something_is_wrong() {
+    for (made, written) in [(201, false), (403, true)] {
+        let (pools, server) = pools(vec![], vec![fence()]);
+        let answered = match made {
+            201 => answer(&waiting(0, "key=")),
+            _ => failure(403, "Forbidden", "pods \"x\" is forbidden: exceeded quota: q, requested: pods=1"),
+        };
+        let status = written.then(|| ("PATCH", STATUS, 200, answer(&fixtures::template())));
+        let server = server.expect([keys(), ("POST", PODS, made, answered)].into_iter().chain(status));
+        let mut observed = observe((SandboxTemplate::clone(&template(1)), None), &pools);
+        observed.burst = Some(Duration::from_millis(500));
+        assert_eq!(proceed(&observed, &pools, Timestamp::now()).await.is_err(), written);
+        server.nothing_else(pools).await;
+    }
 }
 
 #[tokio::test]

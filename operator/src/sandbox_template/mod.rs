@@ -87,6 +87,10 @@ async fn proceed(observed: &Observed, pools: &Pools, now: Timestamp) -> Result<A
     let plan = plan::plan(observed, now);
     let applied = apply::apply(observed, &plan, pools).await;
     let template = &observed.template;
+    // How many wait changes with each that is taken: it is written when the burst pauses, as all is well.
+    if observed.burst.is_some() && applied.is_ok() && plan.stuck.is_none() && plan.failed.is_none() {
+        return Ok(drive::action(plan.requeue));
+    }
     let status = status::status(observed, &plan, applied.as_ref().err(), now);
     crate::status::write(&pools.context.client, template, template.status.as_ref(), &status).await?;
     applied?;

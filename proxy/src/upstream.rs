@@ -53,7 +53,7 @@ const POOL_IDLE_TIMEOUT: Duration = Duration::from_secs(50);
 pub const MAX_CONNECTIONS: usize = 256;
 const KEEP_ALIVE: Duration = Duration::from_secs(30);
 /// The most that is held of one connection, in bytes, and so the largest head of an answer.
-const MAX_BUFFER: usize = 32 * 1024;
+const MAX_BUFFER: usize = 16 * 1024;
 
 /// Why TLS cannot be set up.
 #[derive(Debug, thiserror::Error)]

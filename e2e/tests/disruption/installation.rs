@@ -29,8 +29,7 @@ const IMAGE: &str = concat!("longhand/harness-python:", env!("CARGO_PKG_VERSION"
 /// them.
 async fn serve_only(namespaces: &[&str], injection: &str) -> TestResult {
     let of = json!(namespaces);
-    let values =
-        format!("watchNamespaces={of},session.secretNamespaces={of},sandbox.sandboxd.injection={:?}", injection);
+    let values = format!("watchNamespaces={of},session.secretNamespaces={of},sandbox.sandboxd.injection={injection:?}");
     let upgrade = ["upgrade", "longhand", "charts/longhand", "-n", SYSTEM_NAMESPACE, "--reuse-values", "--wait"];
     helm(&[&upgrade[..], &["--timeout", "4m", "--set-json", &values]].concat()).await.map(drop)
 }

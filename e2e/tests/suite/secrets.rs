@@ -29,16 +29,17 @@ rules:
   - then: {text: "{{last_tool_result}}"}
 "#;
 
-/// What an ephemeral container beside the harness, as the same user, can read of it. The text searched for is given as
-/// two arguments, so that the search does not find itself.
+/// What an ephemeral container beside another one, as the same user, can read of it: environment, mounts and files, those on volumes
+/// too. The text searched for is given as two arguments, so that the search does not find itself; the third is the name of the
+/// other one's process.
 const SWEEP: &str = r#"
 needle="$0$1"
 for process in /proc/[0-9]*; do
-  case "$(tr '\0' ' ' < "$process/cmdline" 2>/dev/null)" in *harness*) echo "HARNESS" ;; esac
+  [ "$(cat "$process/comm" 2>/dev/null)" != "$2" ] || echo THERE
   tr '\0' '\n' < "$process/environ" 2>/dev/null
   cat "$process/mountinfo" 2>/dev/null
   grep -rhoa "$needle[0-9a-f]*" "$process/root/" --exclude-dir=proc --exclude-dir=sys 2>/dev/null
-done | grep -o -e HARNESS -e "$needle[0-9a-f]*" | sort -u
+done | grep -o -e THERE -e "$needle[0-9a-f]*" | sort -u
 echo swept
 "#;
 
@@ -67,10 +68,18 @@ async fn the_key_is_found_nowhere_but_in_its_secret_and_the_proxy() {
         assert!(!serde_json::to_string(&log)?.contains(key), "the log holds the key");
 
         assert_only_the_proxy_mounts_it(&namespace).await?;
-        assert_not_beside_the_harness(&namespace, key).await?;
+        let image = sandbox_image(&namespace).await?;
+        assert_not_beside(&namespace.api::<Pod>(), &harness(&namespace).await?, "harness", &image, key).await?;
+        let own: Api<Pod> = Api::namespaced(namespace.client.clone(), SYSTEM_NAMESPACE);
+        for component in ["operator", "session"] {
+            let labels = ListParams::default().labels(&format!("app.kubernetes.io/component={component}"));
+            for pod in own.list(&labels).await? {
+                assert_not_beside(&own, &pod, component, &image, key).await?;
+            }
+        }
         assert_in_no_object(&namespace, key).await?;
         assert_in_no_log(&namespace, key).await?;
-        assert_not_in_etcd(&namespace, &sandbox_image(&namespace).await?, key, session.as_str()).await
+        assert_not_in_etcd(&namespace, &image, key, session.as_str()).await
     })
     .await;
 }
@@ -107,17 +116,16 @@ pub(crate) async fn assert_only_the_proxy_mounts_it(namespace: &TestNamespace) -
     Ok(())
 }
 
-/// Reads the harness's own environment, mounts and files from a container that shares its processes and its user.
-async fn assert_not_beside_the_harness(namespace: &TestNamespace, key: &str) -> TestResult {
-    let pods = namespace.api::<Pod>();
-    let pod = harness(namespace).await?;
-    let image = sandbox_image(namespace).await?;
+/// Reads a container's own environment, mounts and files from one that shares its processes and its user.
+async fn assert_not_beside(pods: &Api<Pod>, pod: &Pod, container: &str, image: &str, key: &str) -> TestResult {
     let (head, tail) = key.split_at(key.len() / 2);
-    let command = ["bash", "-c", SWEEP, head, tail];
-    let output = run_beside(&pods, &pod, "harness", &image, "sweep", &command).await?;
-    assert!(output.contains("swept"), "the sweep did not end: {output}");
-    assert!(output.contains("HARNESS"), "the sweep did not see the harness's process: {output}");
-    assert!(!output.contains(key), "the key is beside the harness");
+    let command = ["bash", "-c", SWEEP, head, tail, container];
+    // A container of Longhand's own is looked at by every run.
+    let name = format!("sweep-{:08x}", rand::random::<u32>());
+    let output = run_beside(pods, pod, container, image, &name, &command).await?;
+    assert!(output.contains("swept"), "the sweep beside {container} did not end: {output}");
+    assert!(output.contains("THERE"), "the sweep did not see the process of {container}: {output}");
+    assert!(!output.contains(key), "the key is beside {container}");
     Ok(())
 }
 

@@ -42,8 +42,8 @@ use crate::{
 /// Shorter than servers usually keep connections, so that the proxy lets go first.
 const POOL_IDLE_TIMEOUT: Duration = Duration::from_secs(50);
 const MAX_POOLED_CONNECTIONS: usize = 8;
-/// The head of an answer, in bytes.
-const MAX_HEAD: usize = 32 * 1024;
+/// The most that is read of an answer at once, in bytes, and so its largest head: as much as a TLS record holds.
+const MAX_HEAD: usize = 16 * 1024;
 /// What may come of an answer in HTTP/2 before the client takes it, which is 10 MB/s at 100 ms from the upstream.
 const STREAM_WINDOW: u32 = 1024 * 1024;
 const CONNECTION_WINDOW: u32 = 1024 * 1024;

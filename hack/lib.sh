@@ -16,7 +16,7 @@ export VERSION IMAGES BIN IMAGE_PREFIX RELEASE NAMESPACE E2E_CLUSTER
 # What the tests and measurements run besides the product.
 export E2E_HARNESS_PYTHON_IMAGE=$IMAGE_PREFIX/harness-python:$VERSION E2E_CLIENTS_IMAGE=$IMAGE_PREFIX/clients:$VERSION
 # ca.crt and ca.key of an authority that a cluster of ours trusts, for servers of the tests.
-export E2E_CA=$ROOT/target/test-ca
+if [[ $E2E_CLUSTER == kind ]]; then export E2E_CA=$ROOT/target/test-ca; fi
 export E2E_MODEL_IMAGE=$IMAGE_PREFIX/scripted-model:$VERSION BENCH_COUPLED_IMAGE=$IMAGE_PREFIX/coupled:$VERSION
 [[ $E2E_CLUSTER == kind || $E2E_CLUSTER == existing ]] || die "E2E_CLUSTER is kind or existing, not $E2E_CLUSTER"
 

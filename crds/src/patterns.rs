@@ -27,8 +27,8 @@ pub const SECRET_KEY: &str = r"^\.?[-_a-zA-Z0-9][-._a-zA-Z0-9]*$";
 /// A service or a region in the scope of an AWS signature.
 pub const AWS_SCOPE: &str = "^[a-z0-9-]+$";
 
-/// Folders of a sandbox that its workspace would hide.
-pub const NO_RESERVED_FOLDER: &str = "!self.mountPath.matches('^/(tmp|proc|sys|dev|etc)(/|$)')";
+/// Folders of a sandbox that its workspace would hide, or have in it.
+pub const NO_RESERVED_FOLDER: &str = "!self.mountPath.matches('^/(tmp|proc|sys|dev|etc|run/longhand)(/|$)|^/run/*$')";
 
 /// Headers that frame or route a message, or belong to one connection: the proxy places no credential there.
 pub const NO_RESERVED_HEADER: &str = concat!(

@@ -24,7 +24,7 @@ use crate::LocalRef;
 )]
 #[x_kube(
     validation = Rule::new("self.templateRef == oldSelf.templateRef && has(self.sessionRef) == has(oldSelf.sessionRef) && (!has(self.sessionRef) || self.sessionRef == oldSelf.sessionRef) && has(self.workspaceFrom) == has(oldSelf.workspaceFrom)")
-        .message("only desiredState and handoffTo of a Sandbox can be changed: make another"),
+        .message("only desiredState, handoffTo and workspaceFrom.copiedTo of a Sandbox can be changed: make another"),
     validation = Rule::new("!has(self.handoffTo) || !has(oldSelf.handoffTo) || self.handoffTo == oldSelf.handoffTo")
         .message("handoffTo can be set and taken back, and not be changed"),
 )]

@@ -47,6 +47,8 @@ use crate::{LocalRef, patterns};
         .message("sandboxd: InImage is said of an image"),
     validation = Rule::new("!has(self.command) || self.command.size() == 0 || self.command[0].size() > 0")
         .message("command begins with the name of a program"),
+    validation = Rule::new("!has(self.command) || self.command.map(word, word.size()).sum() <= 8192")
+        .message("command has 8,192 characters at the most"),
     validation = Rule::new("!has(self.command) || !has(self.selfHosted) || !self.selfHosted")
         .message("command belongs to sandboxes that Longhand makes"),
     validation = Rule::new("self.userNamespace != 'Auto' || !has(self.runtimeClassName)")
@@ -85,7 +87,7 @@ pub struct SandboxTemplateSpec {
     #[serde(default)]
     pub sandboxd: SandboxdSource,
     /// A program that runs beside the tools from the start, such as a server, as their first job in the background: the program and
-    /// its arguments, without a shell.
+    /// its arguments, without a shell. 8,192 characters in all.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64), inner(length(max = 4_096)))]
     pub command: Vec<String>,
@@ -393,7 +395,7 @@ pub struct Resources {
 #[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[x_kube(
     validation = Rule::new(patterns::NO_RESERVED_FOLDER)
-        .message("mountPath is inside a folder that sandboxes need for themselves: /tmp, /proc, /sys, /dev or /etc"),
+        .message("mountPath is inside a folder that sandboxes need for themselves: /tmp, /proc, /sys, /dev, /etc or /run/longhand"),
     validation = Rule::new("!has(self.storageClassName) || self.persistence == 'Persistent'")
         .message("storageClassName belongs to a workspace that is Persistent"),
 )]

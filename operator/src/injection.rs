@@ -3,11 +3,14 @@
 use std::time::Duration;
 
 use kube::Client;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 /// From this minor version of Kubernetes on an API server takes image volumes, and cannot be told not to (KEP 4639).
 const IMAGE_VOLUMES_SINCE: u32 = 36;
 const DEADLINE: Duration = Duration::from_secs(10);
+/// Another way in is another pod, so that every pool would be made anew.
+const TRIES: usize = 5;
+const AGAIN: Duration = Duration::from_secs(1);
 
 /// The way in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -22,18 +25,16 @@ pub enum Injection {
 impl Injection {
     /// What the cluster is able to, as far as its API server says so.
     pub(crate) async fn detect(client: &Client) -> Self {
-        let version = match timeout(DEADLINE, client.apiserver_version()).await {
-            Ok(Ok(version)) => version,
-            Ok(Err(error)) => {
-                tracing::warn!(%error, "the API server does not say its version: sandboxd is copied into images");
-                return Self::InitContainer;
+        for _ in 0..TRIES {
+            match timeout(DEADLINE, client.apiserver_version()).await {
+                Ok(Ok(version)) => return Self::by_version(&version.major, &version.minor),
+                Ok(Err(error)) => tracing::warn!(%error, "the API server does not say its version"),
+                Err(_) => tracing::warn!("the API server does not say its version in time"),
             }
-            Err(_) => {
-                tracing::warn!("the API server does not say its version in time: sandboxd is copied into images");
-                return Self::InitContainer;
-            }
-        };
-        Self::by_version(&version.major, &version.minor)
+            sleep(AGAIN).await;
+        }
+        tracing::warn!("the version of the API server is not known: sandboxd is copied into images");
+        Self::InitContainer
     }
 
     /// Some providers write a minor version as `36+`.

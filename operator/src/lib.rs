@@ -150,7 +150,7 @@ fn without_root(url: &str) -> String {
     url.as_str().trim_end_matches('/').to_owned()
 }
 
-/// What sandboxes must not reach, as far as it can be found out here.
+/// What pods are made of, on this cluster.
 async fn images(config: &Config, client: &Client) -> Images {
     let mut images = config.images.clone();
     if images.injection.is_none() {
@@ -159,6 +159,7 @@ async fn images(config: &Config, client: &Client) -> Images {
     images
 }
 
+/// What sandboxes must not reach, as far as it can be found out here.
 async fn fencing(config: &Config) -> Fencing {
     let variable = |name| std::env::var(name).ok();
     let (host, port) = (variable("KUBERNETES_SERVICE_HOST"), variable("KUBERNETES_SERVICE_PORT"));

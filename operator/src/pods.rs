@@ -25,6 +25,8 @@ pub struct PodView {
     pub created: Timestamp,
     /// How far it is.
     pub stage: Stage,
+    /// Since when it has not been ready, as far as it says so.
+    pub unready_since: Option<Timestamp>,
 }
 
 /// How far a pod is.
@@ -91,6 +93,7 @@ impl PodView {
             ip: pod.status.as_ref().and_then(|status| status.pod_ip.clone()),
             created: pod.metadata.creation_timestamp.as_ref().map_or(Timestamp::UNIX_EPOCH, |time| time.0),
             stage: stage(pod, main),
+            unready_since: condition(pod, "Ready").filter(|ready| ready.0 == "False").map(|ready| ready.2),
         }
     }
 

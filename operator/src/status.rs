@@ -19,17 +19,38 @@ where
     K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + DeserializeOwned,
     S: Serialize + PartialEq + Sync,
 {
-    if old == Some(status) {
-        return Ok(());
-    }
+    if old == Some(status) { Ok(()) } else { put(client, object, None, status).await }
+}
+
+/// Writes `status` if the object is what `object` shows. One that is gone, or was made anew under the same name, is left alone.
+///
+/// # Errors
+/// A conflict when the object has changed since; or when the API server refuses, or does not answer.
+pub async fn write_as_seen<K, S>(client: &Client, object: &K, status: &S) -> Result<(), CallError>
+where
+    K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + DeserializeOwned,
+    S: Serialize + Sync,
+{
+    put(client, object, object.resource_version(), status).await
+}
+
+async fn put<K, S>(client: &Client, object: &K, version: Option<String>, status: &S) -> Result<(), CallError>
+where
+    K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + DeserializeOwned,
+    S: Serialize + Sync,
+{
     let (namespace, name) = (object.namespace().unwrap_or_default(), object.name_any());
     let api: Api<K> = Api::namespaced(client.clone(), &namespace);
-    let patch = Patch::Apply(serde_json::json!({
+    let mut patch = serde_json::json!({
         "apiVersion": K::api_version(&()),
         "kind": K::kind(&()),
         "metadata": { "name": name, "uid": object.uid() },
         "status": status,
-    }));
+    });
+    if let Some(version) = version {
+        patch["metadata"]["resourceVersion"] = version.into();
+    }
+    let patch = Patch::Apply(patch);
     let params = PatchParams::apply(crate::MANAGER).force();
     let what = || format!("write the status of {} {namespace}/{name}", K::kind(&()));
     let error = match call(what, api.patch_status(&name, &params, &patch)).await {

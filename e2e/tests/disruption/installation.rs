@@ -1,7 +1,9 @@
 //! An installation that serves a namespace that it names, with rights in no other, and copies `sandboxd` into images.
 
+use std::panic::AssertUnwindSafe;
 use std::time::Duration;
 
+use futures::FutureExt as _;
 use k8s_openapi::api::rbac::v1::ClusterRoleBinding;
 use kube::ResourceExt as _;
 use kube::api::{Api, ListParams, Patch, PatchParams};
@@ -54,10 +56,7 @@ async fn confined(named: &TestNamespace, other: &TestNamespace) -> TestResult {
     let log = fixture.service.log(&session).await?;
     assert_sound(&log);
     assert_eq!(messages(&log).last().map(|said| said.trim()), Some("served"), "{log:?}");
-    wait_for(named.api::<AgentSession>(), "served", "phase is idle", PATIENCE, |session| {
-        (session?.status.as_ref()?.phase.as_deref()? == "idle").then_some(())
-    })
-    .await?;
+    idle(named, "served").await?;
     let pod = named.pods(labels::SANDBOX).await?.pop().and_then(|pod| pod.spec).ok_or("there is no sandbox pod")?;
     let copied: Vec<_> = pod.init_containers.iter().flatten().map(|container| container.name.as_str()).collect();
     assert_eq!(copied, ["install-sandboxd"]);
@@ -66,21 +65,29 @@ async fn confined(named: &TestNamespace, other: &TestNamespace) -> TestResult {
     Ok(())
 }
 
+async fn idle(namespace: &TestNamespace, session: &str) -> TestResult {
+    wait_for(namespace.api::<AgentSession>(), session, "phase is idle", PATIENCE, |session| {
+        (session?.status.as_ref()?.phase.as_deref()? == "idle").then_some(())
+    })
+    .await
+}
+
 /// Whatever comes of it, the installation serves all namespaces again.
 pub(crate) async fn serve() {
     in_namespace("named", |named| async move {
         let other = TestNamespace::create(named.client.clone(), "not-named").await?;
-        let outcome = confined(&named, &other).await;
+        let outcome = AssertUnwindSafe(confined(&named, &other)).catch_unwind().await;
         let restored = serve_only(&[], "Auto").await;
-        outcome?;
-        restored?;
-        // What was made meanwhile is served now.
-        let served = wait_for(other.api::<AgentSession>(), "unserved", "phase is idle", PATIENCE, |session| {
-            (session?.status.as_ref()?.phase.as_deref()? == "idle").then_some(())
-        })
-        .await;
+        let served = match (&outcome, &restored) {
+            // What was made meanwhile is served now.
+            (Ok(Ok(())), Ok(())) => idle(&other, "unserved").await,
+            _ => Ok(()),
+        };
         other.delete().await;
-        served
+        match outcome {
+            Ok(outcome) => outcome.and(restored).and(served),
+            Err(panicked) => std::panic::resume_unwind(panicked),
+        }
     })
     .await;
 }

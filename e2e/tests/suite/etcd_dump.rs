@@ -1,5 +1,7 @@
 //! What is in the databases: Longhand's own, file by file and with what was overwritten, and that of the API server, but for Secrets.
 
+use std::time::Duration;
+
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::{Api, AttachParams, ListParams};
 use kube::{Client, ResourceExt as _};
@@ -14,6 +16,7 @@ while [ $# -gt 0 ]; do
   shift 3
 done
 "#;
+const DUMP: Duration = Duration::from_secs(120);
 /// Where kubeadm keeps what a client of its etcd needs.
 const PKI: &str = "/etc/kubernetes/pki/etcd";
 /// Everything of the API server but Secrets.
@@ -69,7 +72,8 @@ async fn dump(pods: &Api<Pod>, pod: &str, [from, to]: [&str; 2]) -> TestResult<V
     let params = AttachParams::default().stdout(true).stderr(true);
     let mut process = pods.exec(pod, command, &params).await?;
     let streams = (process.stdout().ok_or("no output")?, process.stderr().ok_or("no output of errors")?);
-    let (output, errors) = tokio::try_join!(all(streams.0), all(streams.1))?;
+    let both = async { tokio::try_join!(all(streams.0), all(streams.1)) };
+    let (output, errors) = tokio::time::timeout(DUMP, both).await??;
     if output.is_empty() {
         return Err(format!("etcdctl in {pod}: {}", String::from_utf8_lossy(&errors)).into());
     }

@@ -29,6 +29,7 @@ fn pod(generation: i64, stage: Stage) -> HarnessPod {
         ip: None,
         created: at(900),
         stage,
+        unready_since: None,
     };
     HarnessPod { pod, generation, refresh_tokens: BTreeMap::new() }
 }

@@ -55,7 +55,7 @@ fn summary(status: SessionStatus) -> SessionSummary {
 }
 
 fn with_pod(stage: Stage) -> Observed {
-    let pod = PodView { name: "h-1".into(), uid: "pod-1".into(), ip: None, created: at(1), stage };
+    let pod = PodView { name: "h-1".into(), uid: "pod-1".into(), ip: None, created: at(1), stage, unready_since: None };
     let mut observed =
         Observed { pods: vec![HarnessPod { pod, generation: 1, refresh_tokens: BTreeMap::new() }], ..observed() };
     let harness = HarnessStatus {

@@ -19,7 +19,7 @@ fn now() -> Timestamp {
 }
 
 fn pod(uid: &str, stage: Stage) -> PodView {
-    PodView { name: format!("pod-{uid}"), uid: uid.to_owned(), ip: None, created: now(), stage }
+    PodView { name: format!("pod-{uid}"), uid: uid.to_owned(), ip: None, created: now(), stage, unready_since: None }
 }
 
 fn running() -> Stage {

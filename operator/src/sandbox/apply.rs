@@ -18,6 +18,9 @@ use crate::error::Error;
 use crate::metrics;
 use crate::pods::{self, Made, PodView};
 
+/// When a sandbox is looked at again that has changed since it was seen.
+const CHANGED: Duration = Duration::from_secs(1);
+
 /// The pod that there is after a plan was carried out.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Applied {
@@ -120,13 +123,26 @@ pub(super) async fn reclaim(sandbox: &Sandbox, drain: &Drain, sandboxes: &Sandbo
         let left = idle_seconds.saturating_sub(answer.idle_seconds).max(1);
         return Ok(Reclaimed::NotBefore(Duration::from_secs(left)));
     }
-    if !suspend {
-        remove(sandbox, sandboxes).await?;
+    if !suspend && !remove_as_seen(sandbox, sandboxes).await? {
+        return Ok(Reclaimed::NotBefore(CHANGED));
     }
     // It takes no more calls, so it goes whatever is wanted by now. Of a sandbox that is gone the garbage collector would remove
     // it too, a little later.
     pods::delete(&sandboxes.context.client, &namespace, pod_name, pod_uid).await?;
     Ok(Reclaimed::Yes)
+}
+
+/// Removes the sandbox, and with it all that it owns, unless it has changed: somebody may want its workspace now.
+async fn remove_as_seen(sandbox: &Sandbox, sandboxes: &Sandboxes) -> Result<bool, Error> {
+    let (namespace, name) = (sandbox.namespace().unwrap_or_default(), sandbox.name_any());
+    let api: Api<Sandbox> = Api::namespaced(sandboxes.context.client.clone(), &namespace);
+    let seen = Preconditions { uid: sandbox.uid(), resource_version: sandbox.resource_version() };
+    let params = DeleteParams::background().preconditions(seen);
+    match unless_gone(|| format!("delete Sandbox {namespace}/{name}"), api.delete(&name, &params)).await {
+        Ok(_) => Ok(true),
+        Err(error) if error.is_conflict() => Ok(false),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// Removes the sandbox, and with it all that it owns.

@@ -49,6 +49,9 @@ use crate::{drive, metrics, pods};
 /// What is remembered of those that are gone is forgotten this often.
 const TIDIED: Duration = Duration::from_secs(60);
 
+/// When a sandbox is looked at again that has just ended.
+const SOON: Duration = Duration::from_millis(100);
+
 /// What the reconcile of a sandbox looks at.
 struct Sandboxes {
     context: Arc<Context>,
@@ -143,6 +146,15 @@ async fn proceed(observed: &Observed, sandboxes: &Sandboxes, now: Timestamp) -> 
         return Ok(Action::await_change());
     }
     let mut written = sandbox.status.clone();
+    let ended = written.as_ref().is_some_and(|status| find(&status.conditions, FINISHED).is_some());
+    if let (View::Finished(_), Some(_), false) = (&plan.view, plan::awaits(observed), ended) {
+        // Either it has ended or the workspace is in its pod: whoever writes first decides, and the pod goes after that.
+        let status = status::status(observed, &plan, None, None, now);
+        crate::status::write_as_seen(client, &**sandbox, &status).await?;
+        sandboxes.written.note(sandbox, &status);
+        tell(observed, &plan, None, now, sandboxes).await;
+        return Ok(Action::requeue(SOON));
+    }
     if let Some(loss) = &plan.loss {
         let lost = status::lost(observed, &plan, loss, now);
         crate::status::write(client, &**sandbox, written.as_ref(), &lost).await?;

@@ -130,7 +130,7 @@ fn decide(observed: &Observed, now: Timestamp) -> Plan {
     };
     if let Some(to) = &observed.sandbox.spec.handoff_to {
         // Whoever made the pod, or whatever it was about to become: it is on its way out.
-        hand_over(&mut plan, observed, &to.name);
+        hand_over(&mut plan, observed, (&status, &policy), &to.name, now);
         return plan;
     }
     if let Some(ended) = find(&status.conditions, FINISHED).filter(|ended| ended.status == "True") {
@@ -178,13 +178,25 @@ fn end(plan: &mut Plan, observed: &Observed, policy: &Policy, cause: Cause) {
 }
 
 /// Its workspace goes to another session. A pod that there is stays until nothing runs in it any more.
-fn hand_over(plan: &mut Plan, observed: &Observed, session: &str) {
+fn hand_over(
+    plan: &mut Plan,
+    observed: &Observed,
+    (status, policy): (&SandboxStatus, &Policy),
+    session: &str,
+    now: Timestamp,
+) {
     plan.view = View::HandingOver(session.to_owned());
     let current = observed.current.as_ref().and_then(|uid| observed.pods.iter().find(|seen| &seen.uid == uid));
     // A workspace that is in no volume is lost with its pod: there is none that it could be copied from.
     let in_volume = observed.volume.name().is_some();
-    plan.pod = current.filter(|pod| in_volume || matches!(pod.stage, Stage::Running { .. })).cloned();
     plan.handoff = true;
+    plan.loss = loss(status, current, policy, now).filter(|_| !in_volume);
+    if plan.loss.is_some() {
+        plan.restarts = plan.restarts.saturating_add(1);
+        plan.incarnation = plan.incarnation.saturating_add(1);
+        return;
+    }
+    plan.pod = current.filter(|pod| in_volume || matches!(pod.stage, Stage::Running { .. })).cloned();
 }
 
 /// The sandbox whose workspace has to be copied into this one's pod before that takes calls.
@@ -267,7 +279,8 @@ fn bound(plan: &mut Plan, observed: &Observed, status: &SandboxStatus, policy: &
             }
             let last = find(&status.conditions, READY).filter(|ready| ready.status != "True");
             let last = last.map_or_else(String::new, |ready| format!(": {}: {}", ready.reason, ready.message));
-            let seconds = policy.provisioning.as_secs();
+            let given = if matches!(plan.view, View::Receiving(_)) { 2 } else { 1 };
+            let seconds = policy.provisioning.saturating_mul(given).as_secs();
             let kept = observed.volume.may_hold_files() && awaits(observed).is_none();
             let cause = if plan.incarnation > 0 && kept {
                 let message = format!("no pod could use the workspace that was kept within {seconds} s{last}");
@@ -297,7 +310,9 @@ fn loss(status: &SandboxStatus, named: Option<&PodView>, policy: &Policy, now: T
             let silent = || Cause::new("NodeLost", "the pod was told to end and its node does not answer");
             gone(&pod.uid, disruption.clone().unwrap_or_else(silent))
         }
-        Stage::Running { ready_since: None, .. } if unresponsive(status, now).is_some_and(|left| left.is_zero()) => {
+        Stage::Running { ready_since: None, .. }
+            if unresponsive(status, pod, now).is_some_and(|left| left.is_zero()) =>
+        {
             let message = format!(
                 "the pod was ready and has not been so for {} s: it hangs, or its node is lost",
                 UNRESPONSIVE.as_secs()
@@ -309,9 +324,10 @@ fn loss(status: &SandboxStatus, named: Option<&PodView>, policy: &Policy, now: T
 }
 
 /// For how long a pod that was ready, and is not now, is still waited for.
-fn unresponsive(status: &SandboxStatus, now: Timestamp) -> Option<Duration> {
+fn unresponsive(status: &SandboxStatus, pod: &PodView, now: Timestamp) -> Option<Duration> {
     status.ready_at.as_ref()?;
-    let since = false_since(&status.conditions, READY).unwrap_or(now);
+    // The condition of a sandbox that is handed over, or is being filled, is False although its pod is ready.
+    let since = pod.unready_since.or_else(|| false_since(&status.conditions, READY)).unwrap_or(now);
     Some(UNRESPONSIVE.saturating_sub(elapsed(since, now)))
 }
 
@@ -350,7 +366,7 @@ fn judge(
             }
         },
         Stage::Running { ready_since: None, .. } => {
-            plan.requeue = unresponsive(status, now);
+            plan.requeue = unresponsive(status, current, now);
             View::NotReady
         }
         Stage::Pending(Pending::Stuck(cause)) => View::Stuck(cause.clone()),

@@ -8,8 +8,8 @@ use rstest::rstest;
 
 use super::tests::{NOW, at, condition, failed, name, observed, pod, ready, terminating};
 use super::{View, plan};
-use crate::conditions::{READY, SUSPENDED, find};
-use crate::pods::Stage;
+use crate::conditions::{Observation, READY, SUSPENDED, find, merge};
+use crate::pods::{PodView, Stage};
 use crate::sandbox::observe::Observed;
 use crate::sandbox::status::status;
 use crate::sandbox::volume::Volume;
@@ -69,20 +69,44 @@ fn a_sandbox_that_is_handed_over_gets_no_pod_and_goes_when_its_workspace_has() {
 }
 
 #[rstest]
-#[case::it_runs(ready(NOW - 900), true)]
-#[case::it_does_not_answer(Stage::Running { since: at(NOW), ready_since: None }, true)]
-#[case::it_ends(terminating(NOW + 30), false)]
-#[case::it_has_failed(failed(NOW), false)]
-fn a_workspace_in_no_volume_is_there_as_long_as_its_pod(#[case] stage: Stage, #[case] there: bool) {
+#[case::it_runs(vec![ready(NOW - 900)], true, None)]
+#[case::it_does_not_answer(vec![Stage::Running { since: at(NOW), ready_since: None }], true, None)]
+#[case::it_ends(vec![terminating(NOW + 30)], false, None)]
+#[case::it_has_failed(vec![failed(NOW)], false, Some("OOMKilled"))]
+#[case::it_is_gone(vec![], false, Some("Deleted"))]
+fn a_workspace_in_no_volume_is_there_as_long_as_its_pod(
+    #[case] stage: Vec<Stage>,
+    #[case] there: bool,
+    #[case] lost: Option<&str>,
+) {
     let to = SessionRef { name: "other".into(), uid: "o".into(), sandbox: "main".into() };
-    let mut giver = observed(Some(0), 0, vec![pod(0, stage)]);
+    let mut giver = observed(Some(0), 0, stage.into_iter().map(|stage| pod(0, stage)).collect());
     Arc::make_mut(&mut giver.sandbox).spec.handoff_to = Some(to);
     let goes = plan(&giver, at(NOW));
-    assert_eq!((goes.handoff, goes.expired, goes.make.clone(), goes.loss.clone()), (true, None, None, None));
+    assert_eq!((goes.handoff, goes.expired, goes.make.clone()), (true, None, None));
+    assert_eq!(goes.loss.as_ref().map(|loss| loss.reason.as_str()), lost);
+    assert_eq!((goes.restarts, goes.incarnation), if lost.is_some() { (1, 1) } else { (0, 0) });
     assert!(goes.remove.is_empty(), "what may be copied stays");
     let written = status(&giver, &goes, goes.pod.as_ref(), None, at(NOW));
     assert_eq!(written.pod_uid.is_some(), there, "{written:?}");
     assert_eq!(condition(&written, READY), ("False", "HandingOver"));
+}
+
+#[rstest]
+#[case::a_moment(NOW - 5, None)]
+#[case::too_long(NOW - 61, Some("Unresponsive"))]
+fn a_pod_that_is_filled_is_lost_when_it_does_not_answer_for_long(#[case] since: i64, #[case] lost: Option<&str>) {
+    let unready =
+        PodView { unready_since: Some(at(since)), ..pod(0, Stage::Running { since: at(1), ready_since: None }) };
+    let mut receiver = observed(Some(0), 0, vec![unready]).with(|status| {
+        // It has not been ready by this since it was made.
+        status.conditions = merge(&[], &[Observation::no(READY, "WorkspaceMoving", "")], None, at(NOW - 100));
+        status.ready_at = Some(Time(at(NOW - 100)));
+    });
+    let sandbox = Arc::make_mut(&mut receiver.sandbox);
+    sandbox.spec.workspace_from = Some(from_giver());
+    sandbox.metadata.creation_timestamp = Some(Time(at(NOW - 101)));
+    assert_eq!(plan(&receiver, at(NOW)).loss.map(|loss| loss.reason).as_deref(), lost);
 }
 
 #[test]

@@ -32,6 +32,7 @@ pub(super) fn pod(restarts: i64, stage: Stage) -> PodView {
         ip: Some("10.0.0.7".into()),
         created: at(900 + restarts),
         stage,
+        unready_since: None,
     }
 }
 

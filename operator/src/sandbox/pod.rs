@@ -283,8 +283,9 @@ fn environment(template: &SandboxTemplate, verify_key: &str, fencing: &Fencing) 
         env("SANDBOXD_CANARIES", &fencing.canaries),
         env("SANDBOXD_REQUIRE_FENCE", fencing.require.to_string()),
     ];
-    // A list, which holds whatever an argument may.
-    let command = (!spec.command.is_empty()).then(|| env("SANDBOXD_COMMAND", json!(spec.command).to_string()));
+    // The kubelet makes `$` of `$$`, and would put a variable in the place of `$(NAME)`.
+    let command = json!(spec.command).to_string().replace('$', "$$");
+    let command = (!spec.command.is_empty()).then(|| env("SANDBOXD_COMMAND", command));
     // Programs expect a home that can be written to; the image's own is read-only.
     let home = spec.env.iter().all(|variable| variable.name != "HOME").then(|| env("HOME", TMP));
     let own: Vec<EnvVar> = own.into_iter().chain(command).collect();
@@ -356,7 +357,7 @@ mod tests {
     fn sandboxd_is_copied_into_an_image_where_no_image_can_be_mounted() {
         let mut template = fixtures::template();
         template.spec.image = Some("toolbox:1".into());
-        template.spec.command = vec!["serve".into(), "--name=a b".into()];
+        template.spec.command = vec!["serve".into(), "--name=a b $$ $(HOME)".into()];
         let parts = Images { injection: Some(Injection::InitContainer), ..images() };
         let pod = build((&parts, &fencing()), &fixtures::sandbox(), &template, "key=", "s-0", 0);
         insta::assert_yaml_snapshot!(pod.spec.unwrap());

@@ -29,6 +29,7 @@ fn of(slot: usize, hash: &str, stage: Stage) -> PoolPod {
         ip: None,
         created: at(100 + i64::try_from(slot).unwrap()),
         stage,
+        unready_since: None,
     };
     PoolPod { pod, hash: hash.into(), verify_key: "key=".into() }
 }

@@ -51,6 +51,17 @@ async fn it_is_whole_and_nothing_that_ran_changes_it() {
 }
 
 #[tokio::test]
+async fn one_that_was_read_takes_calls_again() {
+    let from = Sandboxd::start("0");
+    from.run("a", "echo x > file").await;
+    drained(&from).await;
+    let mut workspace = from.client.read_workspace(&from.target).await.unwrap();
+    while workspace.content.next().await.unwrap().is_some() {}
+    from.client.resume(&from.target).await.unwrap();
+    assert_eq!(from.run("b", "cat file").await.content, "x\n");
+}
+
+#[tokio::test]
 async fn what_was_broken_off_is_begun_again_and_leaves_nothing() {
     let (from, to) = (Sandboxd::start("0"), Sandboxd::start("0"));
     from.run("a", "head -c 3000000 /dev/zero > a; echo b > b").await;

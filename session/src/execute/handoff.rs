@@ -6,6 +6,7 @@
 
 use std::sync::Arc;
 
+use http::StatusCode;
 use longhand_crds::sandbox::{DesiredState, SessionRef, WorkspaceFrom};
 use longhand_crds::{AgentSession, Sandbox, session_id};
 use longhand_protocol::SessionId;
@@ -175,7 +176,8 @@ impl Executor {
         if let Some(why) = view.finished.clone().or_else(|| view.deleting.then(|| "it is being removed".to_owned())) {
             return Err(HandoffError::Ended { name: key.name, why });
         }
-        if claim(&source).is_none() && view.serving().is_none() {
+        let on_its_way = source.spec.workspace_from.as_ref().is_some_and(WorkspaceFrom::is_awaited);
+        if on_its_way || (claim(&source).is_none() && view.serving().is_none()) {
             return Err(HandoffError::NoPod { name: key.name, why: view.explanation().to_owned() });
         }
         if self.hosted.queue(to.meta, to.sandbox).await?.is_some() {
@@ -231,6 +233,17 @@ impl Executor {
         let source = source.ok_or_else(|| HandoffError::NoSandbox { name: name.to_owned() })?;
         let unasked = || HandoffError::NotHandedOver { name: name.to_owned(), uid: uid.to_owned() };
         let goes_to = source.spec.handoff_to.clone().ok_or_else(unasked)?;
+        let giver = match source.spec.session_ref.clone() {
+            Some(session) => self.owner_of(namespace, &session).await?.map(|giver| (giver, session.sandbox)),
+            None => None,
+        };
+        let there = objects::sandbox_name(&goes_to.name, &goes_to.uid, &goes_to.sandbox);
+        let there = self.resources.sandbox(namespace, &there).await?;
+        let there = there.filter(|there| there.spec.workspace_from.as_ref().is_some_and(|from| from.uid == uid));
+        if let Some(there) = there.as_ref().filter(|there| !awaits(there, uid) && claim(&source).is_none()) {
+            // It has it, whatever has become of anything else since.
+            return self.settled(there, giver, &goes_to).await;
+        }
         let receiver = self.resources.session(namespace, &goes_to.name).await?;
         let receiver = receiver.filter(|receiver| receiver.metadata.uid.as_ref() == Some(&goes_to.uid));
         // Before anything ends: until then it can be taken back without a trace.
@@ -240,12 +253,11 @@ impl Executor {
         });
         let Some((wanted, receiver)) = wanted else {
             let reason = format!("the AgentSession {} is gone, or its sandbox {}", goes_to.name, goes_to.sandbox);
-            let there = objects::sandbox_name(&goes_to.name, &goes_to.uid, &goes_to.sandbox);
-            if let Some(there) = self.resources.sandbox(namespace, &there).await?.filter(|there| awaits(there, uid)) {
-                self.resources.discard_sandbox(&there).await?;
-            }
-            return self.take_back(source, reason).await;
+            return self.give_up(source, there.filter(|there| awaits(there, uid)), reason).await;
         };
+        if source.spec.workspace_from.as_ref().is_some_and(WorkspaceFrom::is_awaited) {
+            return self.take_back(source, "its own workspace is still on its way".to_owned()).await;
+        }
         let made = match self.resources.ensure_sandbox(wanted).await {
             Err(ResourceError::Refused { reason, .. }) => return self.take_back(source, reason).await,
             made => made?,
@@ -254,16 +266,11 @@ impl Executor {
             let reason = format!("the AgentSession {} has got another sandbox {}", goes_to.name, goes_to.sandbox);
             return self.take_back(source, reason).await;
         };
-        let giver = match source.spec.session_ref.clone() {
-            Some(session) => self.owner_of(namespace, &session).await?.map(|giver| (giver, session.sandbox)),
-            None => None,
-        };
         let view = SandboxView::of(&source);
         if comes_from.is_awaited()
             && let Some(reason) = self.hopeless(&view, &made)
         {
-            self.resources.discard_sandbox(&made).await?;
-            return self.take_back(source, reason).await;
+            return self.give_up(source, Some(made), reason).await;
         }
         // Once it is copied, it does not matter what becomes of the pod.
         if comes_from.copied_to.is_none() && !self.is_quiet(name, &view, giver.as_ref().map(|giver| &giver.0)).await? {
@@ -278,11 +285,37 @@ impl Executor {
             }
             return Ok(Handoff::Moving);
         }
-        if let Some(giver) = giver {
-            self.say_both(giver, receiver, uid).await?;
+        self.settled(&made, giver, &goes_to).await
+    }
+
+    /// The other sandbox has it, or will when the pod of this one has ended. The logs of sessions that are there say so.
+    async fn settled(
+        &self,
+        there: &Sandbox,
+        giver: Option<(SessionId, String)>,
+        goes_to: &SessionRef,
+    ) -> Result<Handoff> {
+        let namespace = there.metadata.namespace.as_deref().unwrap_or_default();
+        let receiver = self.owner_of(namespace, goes_to).await?;
+        let from = there.spec.workspace_from.as_ref().map(|from| from.uid.as_str()).unwrap_or_default();
+        if let (Some(giver), Some(receiver)) = (giver, receiver) {
+            self.say_both(giver, (receiver, goes_to.sandbox.clone()), from).await?;
         }
-        let metadata = made.metadata;
-        Ok(Handoff::Settled { name: metadata.name.unwrap_or_default(), uid: metadata.uid.unwrap_or_default() })
+        let (name, uid) = (there.metadata.name.clone(), there.metadata.uid.clone());
+        Ok(Handoff::Settled { name: name.unwrap_or_default(), uid: uid.unwrap_or_default() })
+    }
+
+    /// Takes back what will not be copied, with the sandbox that awaits it. A pod that does not answer for the moment could not be told
+    /// to take calls again: it is waited for, until the operator counts it as lost.
+    async fn give_up(&self, source: Sandbox, there: Option<Sandbox>, reason: String) -> Result<Handoff> {
+        let view = SandboxView::of(&source);
+        if claim(&source).is_none() && view.pod_uid.is_some() && view.address.is_none() {
+            return Ok(Handoff::Moving);
+        }
+        if let Some(there) = there {
+            self.resources.discard_sandbox(&there).await?;
+        }
+        self.take_back(source, reason).await
     }
 
     /// Whether nothing runs in it any more, which takes nothing new from now on.
@@ -302,9 +335,12 @@ impl Executor {
             return Some("its pod is gone, and its workspace with it".to_owned());
         }
         let view = SandboxView::of(there);
+        let name = there.metadata.name.as_deref().unwrap_or_default();
+        if there.spec.desired_state == DesiredState::Suspended {
+            return Some(format!("the Sandbox {name}, which should get it, was suspended"));
+        }
         let Some(why) = view.finished else { return self.copies.refused(&view.uid) };
         let last = self.copies.failed(&view.uid).map(|last| format!("; {last}")).unwrap_or_default();
-        let name = there.metadata.name.as_deref().unwrap_or_default();
         Some(format!("the Sandbox {name}, which should get it, has ended ({why}){last}"))
     }
 
@@ -319,8 +355,10 @@ impl Executor {
         {
             match self.client.resume(&Target { address, pod_uid }).await {
                 // It is an older one: it is reclaimed when it has been idle.
-                Err(SandboxError::NotStarted(error @ NotStarted::Rejected { .. })) => {
-                    tracing::warn!(%error, "a sandbox does not take calls again");
+                Err(SandboxError::NotStarted(NotStarted::Rejected { status, message }))
+                    if [StatusCode::NOT_FOUND, StatusCode::METHOD_NOT_ALLOWED].contains(&status) =>
+                {
+                    tracing::warn!(%status, message, "a sandbox does not take calls again");
                 }
                 resumed => _ = resumed?,
             }

@@ -29,6 +29,8 @@ const WAITING: usize = 1_024;
 const LIMIT: Duration = Duration::from_secs(3_600);
 /// How long the pod is waited for before the copy is asked for again.
 const POD_WAIT: Duration = Duration::from_secs(30);
+/// How long a pod may look through its workspace before it sends it.
+const HEAD: Duration = Duration::from_secs(120);
 const REMEMBERED_FOR: Duration = Duration::from_secs(600);
 
 /// A workspace that is to be copied.
@@ -58,6 +60,8 @@ pub(super) enum CopyError {
     OtherPod(String),
     #[error("it was taken back")]
     TakenBack,
+    #[error("the pod that has it did not begin to send it within {} s", HEAD.as_secs())]
+    Silent,
     #[error(transparent)]
     Resources(#[from] ResourceError),
     #[error(transparent)]
@@ -155,7 +159,8 @@ impl Executor {
         if self.client.activity(&to).await.map_err(judged)?.transfers > 0 {
             return Ok(());
         }
-        let workspace = self.client.read_workspace(&copy.from).await.map_err(judged)?;
+        let workspace = timeout(HEAD, self.client.read_workspace(&copy.from)).await;
+        let workspace = workspace.map_err(|_| CopyError::Silent)?.map_err(judged)?;
         self.check_size(copy, workspace.bytes).await?;
         let (bytes, content) = (workspace.bytes, workspace.content.into_body());
         match self.client.fill_workspace(&to, content).await {

@@ -14,7 +14,9 @@ use super::handoff_copy::{CopyError, WorkspaceCopy};
 use super::handoff_tests::{Two, refused};
 use super::sandboxes::SandboxKey;
 use super::tests::{execute, result, said};
+use crate::auth::Access;
 use crate::resources::Resources as _;
+use crate::resources::plan::sandbox_name;
 use crate::testing::hands::{Hands, eventually, hands};
 
 const MOVING: &str = "moving";
@@ -253,6 +255,61 @@ async fn a_session_that_goes_meanwhile_gets_nothing() {
     assert_eq!(two.hand_over().await.status, 200);
     two.world.cluster.remove_session("team-a", "two");
     assert!(two.is_taken_back().await.contains("the AgentSession two is gone"));
+    two.is_untouched().await;
+}
+
+#[tokio::test]
+async fn a_workspace_that_is_still_on_its_way_goes_no_further() {
+    let two = Two::in_no_volume().await;
+    assert_eq!(two.hand_over().await.status, 200);
+    // A persistent template has given the other one a volume already.
+    let mut status = awaiting("hands-2", "127.0.0.1:1");
+    status.workspace_claim = Some("own".into());
+    two.world.cluster.sandbox_status(&two.name_there, status);
+    let third = two.world.session("three", "pod-3").await;
+    let name = sandbox_name("three", "uid-three", "default");
+    let handoff = |name| Access::InSandbox { part: "handoff", verb: "create", name };
+    for access in [Access::Object("agentsessions", "update", "three"), handoff(&name)] {
+        two.world.cluster.allow("system:serviceaccount:team-a:alice", access, "team-a");
+    }
+    let path = format!("/v1/sessions/{}/sandboxes/default/handoff", two.to);
+    let answer = two.world.call("POST", &path, "alice", &json!({"to_session": third})).await;
+    refused(&answer, 409, "no pod of the Sandbox");
+}
+
+#[tokio::test]
+async fn what_was_copied_is_the_other_sessions_whatever_becomes_of_it() {
+    let two = Two::in_no_volume().await;
+    two.furnish();
+    two.decide().await;
+    assert_eq!(two.settle().await["state"], MOVING);
+    let there = two.sandbox(&two.name_there).await.unwrap();
+    two.world.cluster.copied_sandbox(&there, "hands-2").await.unwrap();
+    two.world.cluster.remove_session("team-a", "two");
+    assert_eq!(two.settle().await["state"], SETTLED);
+}
+
+#[tokio::test]
+async fn a_pod_that_does_not_answer_is_not_given_up_before_it_could_be_told() {
+    let two = Two::in_no_volume().await;
+    assert_eq!(two.hand_over().await.status, 200);
+    assert_eq!(two.settle().await["state"], MOVING);
+    let silent = json!({"podUID": "hands-1", "conditions": [condition("Ready", "False", "HandingOver")]});
+    two.world.cluster.sandbox_status(&two.name, serde_json::from_value(silent).unwrap());
+    two.world.cluster.remove_session("team-a", "two");
+    assert_eq!(two.settle().await["state"], MOVING, "it was drained, and would stay so");
+    two.world.cluster.sandbox_ready(&two.name, "hands-1", &two.hands.address);
+    assert!(two.is_taken_back().await.contains("the AgentSession two is gone"));
+    two.is_untouched().await;
+}
+
+#[tokio::test]
+async fn one_that_is_suspended_meanwhile_gets_nothing() {
+    let two = Two::in_no_volume().await;
+    assert_eq!(two.hand_over().await.status, 200);
+    let there = two.sandbox(&two.name_there).await.unwrap();
+    two.world.cluster.suspend_sandbox(&there).await.unwrap();
+    assert!(two.is_taken_back().await.contains("was suspended"));
     two.is_untouched().await;
 }
 

@@ -82,6 +82,13 @@ impl Executor {
         // A call that is dispatched from here on is refused by the sandbox and goes to the next one.
         let wanted = DrainRequest { idle_seconds: request.idle_seconds, background_counts: request.background_counts };
         let answer = self.client.drain_if(&target, &wanted).await?;
+        if answer.drained {
+            // Somebody may have asked for its workspace meanwhile. Whoever asks from here on finds it drained.
+            let now = self.resources.sandbox(namespace, name).await?;
+            if now.is_some_and(|now| now.spec.handoff_to.is_some()) {
+                return Ok(Drained { drained: false, idle_seconds: 0 });
+            }
+        }
         metrics::drain(answer.drained);
         if answer.drained && request.suspend {
             self.resources.suspend_sandbox(&sandbox).await?;

@@ -18,7 +18,14 @@ fn running() -> Stage {
 }
 
 fn pod(number: i64, stage: Stage) -> Seen {
-    let pod = PodView { name: format!("w-{number}"), uid: format!("u-{number}"), ip: None, created: at(1), stage };
+    let pod = PodView {
+        name: format!("w-{number}"),
+        uid: format!("u-{number}"),
+        ip: None,
+        created: at(1),
+        stage,
+        unready_since: None,
+    };
     Seen { pod, number, digest: Some("now".into()), serving: 0 }
 }
 

@@ -13,16 +13,13 @@ use longhand_protocol::SessionId;
 use self::first_token::overhead;
 use self::tool_calls::Calls;
 use super::{Figure, Goal, Report, Samples, bare_pod};
-use crate::cluster::{Fixture, SessionOptions, TestNamespace, TestResult, wait_for};
+use crate::cluster::{Fixture, SessionOptions, TestNamespace, TestResult, coupled_image, wait_for};
 
 const ROUNDS: usize = 30;
 /// Messages to a harness that waits for the next one in its grace.
 const MESSAGES: usize = 60;
 const WARM: i32 = 2;
 const DEADLINE: Duration = Duration::from_secs(120);
-/// The harness in one image with the sandbox's tools and a repository of 50 MB, which it clones before it starts.
-const COUPLED_IMAGE_VARIABLE: &str = "BENCH_COUPLED_IMAGE";
-const DEFAULT_COUPLED_IMAGE: &str = concat!("longhand/coupled:", env!("CARGO_PKG_VERSION"));
 /// The goals of the issue that asked for them.
 const WARM_P50_MS: f64 = 15.0;
 const WARM_P95_MS: f64 = 40.0;
@@ -61,7 +58,7 @@ struct Rounds {
 /// When a session does not answer within two minutes.
 pub async fn run(namespace: &TestNamespace) -> TestResult<Report> {
     let fixture = Fixture::install(namespace, SCRIPT, 3_600).await?;
-    let image = std::env::var(COUPLED_IMAGE_VARIABLE).unwrap_or_else(|_| DEFAULT_COUPLED_IMAGE.to_owned());
+    let image = coupled_image();
     let coupled = format!("harness: {{image: '{image}', resources: {{limits: {{memory: 512Mi}}}}}}");
     agent(&fixture, "coupled", &coupled).await?;
     agent(&fixture, "warm", &format!("warm: {WARM}")).await?;

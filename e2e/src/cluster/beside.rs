@@ -4,10 +4,9 @@ use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt as _;
-use kube::api::{Api, AttachParams, Patch, PatchParams};
-use tokio::io::AsyncReadExt as _;
+use kube::api::{Api, Patch, PatchParams};
 
-use super::{TestResult, wait_for};
+use super::{TestResult, exec, wait_for};
 
 const START: Duration = Duration::from_secs(60);
 const RUN: Duration = Duration::from_secs(60);
@@ -43,10 +42,6 @@ pub async fn run_beside(
         status.state.as_ref()?.running.as_ref().map(|_| ())
     })
     .await?;
-    let params = AttachParams::default().container(name).stdout(true).stderr(false);
-    let mut process = pods.exec(&pod, command.iter().copied(), &params).await?;
-    let mut output = String::new();
-    let mut stdout = process.stdout().ok_or("no output")?;
-    tokio::time::timeout(RUN, stdout.read_to_string(&mut output)).await??;
-    Ok(output)
+    let (output, _) = exec(pods, &pod, Some(name), command, RUN).await?;
+    Ok(String::from_utf8(output)?)
 }

@@ -8,12 +8,9 @@ use longhand_protocol::SessionId;
 use rand::Rng as _;
 
 use super::namespace::TestNamespace;
-use super::{ModelServer, Service, TestResult, wait_for};
+use super::{ModelServer, Service, TestResult, model_image, wait_for};
 
 const AGENT: &str = include_str!("../../fixtures/agent.yaml");
-/// The image of the scripted model; an existing cluster has it in a registry of its own.
-const MODEL_IMAGE_VARIABLE: &str = "E2E_MODEL_IMAGE";
-const DEFAULT_MODEL_IMAGE: &str = concat!("longhand/scripted-model:", env!("CARGO_PKG_VERSION"));
 
 /// An agent whose model follows a script, and the ways to reach both.
 pub struct Fixture {
@@ -80,7 +77,7 @@ impl Fixture {
     /// When the API server refuses, or the model is not ready in time.
     pub async fn install(namespace: &TestNamespace, script: &str, sandbox_idle_seconds: u32) -> TestResult<Self> {
         let api_key = format!("sk-e2e-{:032x}", rand::rng().random::<u128>());
-        let image = std::env::var(MODEL_IMAGE_VARIABLE).unwrap_or_else(|_| DEFAULT_MODEL_IMAGE.to_owned());
+        let image = model_image();
         let yaml = AGENT
             .replace("${NAMESPACE}", &namespace.name)
             .replace("${API_KEY}", &api_key)

@@ -6,19 +6,15 @@ use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt as _;
-use kube::api::{Api, AttachParams, ListParams};
+use kube::api::{Api, ListParams};
 use longhand_cli::backend::is_ready;
 use rand::Rng as _;
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
-use tokio::io::AsyncReadExt as _;
 
 use super::namespace::TestNamespace;
-use super::{TestResult, eventually};
+use super::{TestResult, clients_image, eventually, exec};
 
 const MANIFEST: &str = include_str!("../../fixtures/forge.yaml");
-/// The image of `e2e/clients`, which `images/build clients` makes.
-const IMAGE_VARIABLE: &str = "E2E_CLIENTS_IMAGE";
-const DEFAULT_IMAGE: &str = concat!("longhand/clients:", env!("CARGO_PKG_VERSION"));
 /// A folder with the certificate and the key of an authority that the cluster's proxies trust.
 const AUTHORITY_VARIABLE: &str = "E2E_CA";
 /// The subject that `hack/cluster` gives it.
@@ -48,7 +44,7 @@ impl Forge {
         let Ok(authority) = std::fs::read_to_string(authority.join("ca.key")) else { return Ok(None) };
         let [host, other] = ["forge", alias].map(|name| format!("{name}.{}.svc", namespace.name));
         let (certificate, key) = certificate(&authority, vec![host.clone(), other])?;
-        let image = std::env::var(IMAGE_VARIABLE).unwrap_or_else(|_| DEFAULT_IMAGE.to_owned());
+        let image = clients_image();
         let value = format!("forge-{:032x}", rand::rng().random::<u128>());
         let indented = |pem: &str| pem.trim().replace('\n', "\n    ");
         let yaml = MANIFEST
@@ -74,12 +70,8 @@ impl Forge {
     /// When they do not say so within a minute.
     pub async fn seen(&self) -> TestResult<BTreeMap<String, u64>> {
         let command = ["curl", "-sSk", "https://127.0.0.1:8443/seen"];
-        let mut process =
-            self.pods.exec(&self.pod, command, &AttachParams::default().stdout(true).stderr(false)).await?;
-        let mut output = String::new();
-        let mut stdout = process.stdout().ok_or("no output")?;
-        tokio::time::timeout(START, stdout.read_to_string(&mut output)).await??;
-        Ok(serde_json::from_str(&output)?)
+        let (output, _) = exec(&self.pods, &self.pod, None, &command, START).await?;
+        Ok(serde_json::from_slice(&output)?)
     }
 }
 

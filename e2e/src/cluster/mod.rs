@@ -4,9 +4,11 @@
 mod beside;
 mod cli;
 mod dump;
+mod exec;
 mod fixture;
 mod forge;
 mod helm;
+mod images;
 pub mod log;
 mod model;
 mod namespace;
@@ -20,9 +22,11 @@ use kube::Client;
 
 pub use beside::run_beside;
 pub use cli::longhand;
+pub use exec::exec;
 pub use fixture::{Fixture, SessionOptions, session_manifest};
 pub use forge::Forge;
 pub use helm::helm;
+pub use images::{clients_image, coupled_image, harness_python_image, model_image};
 pub use model::{ModelServer, Recorded, RecordedRequest};
 pub use namespace::TestNamespace;
 pub use nodes::{kubectl, nodes, takes_any_pod};

@@ -10,8 +10,8 @@ use kube::api::{Api, ListParams, Patch, PatchParams};
 use longhand_crds::{AgentSession, SandboxTemplate, labels};
 use longhand_e2e::cluster::log::{assert_sound, messages};
 use longhand_e2e::cluster::{
-    Fixture, SYSTEM_NAMESPACE, SessionOptions, TestNamespace, TestResult, helm, in_namespace, session_manifest,
-    wait_for,
+    Fixture, SYSTEM_NAMESPACE, SessionOptions, TestNamespace, TestResult, harness_python_image, helm, in_namespace,
+    session_manifest, wait_for,
 };
 use serde_json::json;
 
@@ -22,10 +22,6 @@ rules:
   - then: {text: "{{last_tool_result}}"}
 "#;
 const PATIENCE: Duration = Duration::from_secs(120);
-
-/// An image without `sandboxd`, which `images/build harness-python` makes.
-const IMAGE_VARIABLE: &str = "E2E_HARNESS_PYTHON_IMAGE";
-const IMAGE: &str = concat!("longhand/harness-python:", env!("CARGO_PKG_VERSION"));
 
 /// Changes what the installation serves and how `sandboxd` gets into images, and waits until it does. No namespace stands for all of
 /// them.
@@ -48,8 +44,7 @@ async fn confined(named: &TestNamespace, other: &TestNamespace) -> TestResult {
     elsewhere.namespace.apply(&session_manifest("unserved", &SessionOptions::saying(&["go"]))).await?;
 
     let fixture = Fixture::install(named, SCRIPT, 60).await?;
-    let image = std::env::var(IMAGE_VARIABLE).unwrap_or_else(|_| IMAGE.to_owned());
-    let patch = Patch::Merge(json!({ "spec": { "image": image } }));
+    let patch = Patch::Merge(json!({ "spec": { "image": harness_python_image() } }));
     named.api::<SandboxTemplate>().patch("small", &PatchParams::default(), &patch).await?;
     let session = fixture.session("served", &SessionOptions::saying(&["go"])).await?;
     fixture.service.until_idle(&session, 0, PATIENCE).await?;

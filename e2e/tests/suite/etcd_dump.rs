@@ -3,10 +3,9 @@
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Pod;
-use kube::api::{Api, AttachParams, ListParams};
+use kube::api::{Api, ListParams};
 use kube::{Client, ResourceExt as _};
-use longhand_e2e::cluster::{SYSTEM_NAMESPACE, TestNamespace, TestResult, run_beside, skipped};
-use tokio::io::{AsyncRead, AsyncReadExt as _};
+use longhand_e2e::cluster::{SYSTEM_NAMESPACE, TestNamespace, TestResult, exec, run_beside, skipped};
 
 /// Whether each text is in the files of the process that it is run beside. They are given as two halves, so that the search does not find
 /// itself.
@@ -69,21 +68,11 @@ async fn dump(pods: &Api<Pod>, pod: &str, [from, to]: [&str; 2]) -> TestResult<V
         from,
         to,
     ];
-    let params = AttachParams::default().stdout(true).stderr(true);
-    let mut process = pods.exec(pod, command, &params).await?;
-    let streams = (process.stdout().ok_or("no output")?, process.stderr().ok_or("no output of errors")?);
-    let both = async { tokio::try_join!(all(streams.0), all(streams.1)) };
-    let (output, errors) = tokio::time::timeout(DUMP, both).await??;
+    let (output, errors) = exec(pods, pod, None, &command, DUMP).await?;
     if output.is_empty() {
         return Err(format!("etcdctl in {pod}: {}", String::from_utf8_lossy(&errors)).into());
     }
     Ok(output)
-}
-
-async fn all(mut stream: impl AsyncRead + Unpin) -> TestResult<Vec<u8>> {
-    let mut all = Vec::new();
-    stream.read_to_end(&mut all).await?;
-    Ok(all)
 }
 
 fn holds(dump: &[u8], text: &str) -> bool {

@@ -5,14 +5,13 @@ use std::time::Duration;
 
 use longhand_crds::{Agent, AgentSession};
 use longhand_e2e::cluster::log::{assert_sound, text};
-use longhand_e2e::cluster::{Fixture, SessionOptions, TestResult, in_namespace, session_manifest};
+use longhand_e2e::cluster::{
+    Fixture, SessionOptions, TestResult, harness_python_image, in_namespace, session_manifest,
+};
 use longhand_protocol::SessionId;
 use longhand_protocol::event::{EventBody, StopReason};
 use longhand_protocol::wire::NumberedEvent;
 
-/// The image of examples/harness-python, which `images/build harness-python` makes.
-const IMAGE_VARIABLE: &str = "E2E_HARNESS_PYTHON_IMAGE";
-const DEFAULT_IMAGE: &str = concat!("longhand/harness-python:", env!("CARGO_PKG_VERSION"));
 const TURN: Duration = Duration::from_secs(120);
 
 const SCRIPT: &str = r#"
@@ -38,7 +37,7 @@ rules:
 async fn a_session_is_the_same_with_another_harness_image() {
     in_namespace("harness-images", |namespace| async move {
         let fixture = Fixture::install(&namespace, SCRIPT, 60).await?;
-        let image = std::env::var(IMAGE_VARIABLE).unwrap_or_else(|_| DEFAULT_IMAGE.to_owned());
+        let image = harness_python_image();
         let mut other = serde_json::to_value(namespace.api::<Agent>().get("agent").await?)?;
         other["metadata"] = serde_json::json!({"name": "python"});
         other["spec"]["harness"] = serde_json::json!({ "image": image });

@@ -4,22 +4,13 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::api::ListParams;
 use longhand_crds::{Sandbox, labels};
 use longhand_e2e::cluster::log::messages;
-use longhand_e2e::cluster::{Fixture, SessionOptions, TestNamespace, TestResult, in_namespace, wait_for};
+use longhand_e2e::cluster::{
+    Fixture, SessionOptions, TestNamespace, TestResult, harness_python_image, in_namespace, model_image, wait_for,
+};
 use serde_json::json;
 
 use crate::online::{LONG, script};
 use crate::sandbox_security::says;
-
-/// Debian with Python; `images/build harness-python` makes it.
-const PYTHON_VARIABLE: &str = "E2E_HARNESS_PYTHON_IMAGE";
-const PYTHON: &str = concat!("longhand/harness-python:", env!("CARGO_PKG_VERSION"));
-/// One static program and nothing else.
-const EMPTY_VARIABLE: &str = "E2E_MODEL_IMAGE";
-const EMPTY: &str = concat!("longhand/scripted-model:", env!("CARGO_PKG_VERSION"));
-
-fn image(variable: &str, default: &str) -> String {
-    std::env::var(variable).unwrap_or_else(|_| default.to_owned())
-}
 
 async fn sandbox_pod(namespace: &TestNamespace) -> TestResult<Pod> {
     let pods = namespace.api::<Pod>();
@@ -31,7 +22,7 @@ async fn sandbox_pod(namespace: &TestNamespace) -> TestResult<Pod> {
 async fn sandboxd_is_mounted_into_an_image_and_a_program_of_it_runs_beside() {
     in_namespace("sandbox-image", |namespace| async move {
         let spec = json!({
-            "image": image(PYTHON_VARIABLE, PYTHON),
+            "image": harness_python_image(),
             "command": ["python3", "-m", "http.server", "--bind", "127.0.0.1", "8123"],
         });
         let command = "for _ in $(seq 100); do curl -sf http://127.0.0.1:8123/ >/dev/null && break; sleep 0.1; done; \
@@ -66,7 +57,7 @@ async fn in_an_image_without_a_shell_files_can_be_worked_on() {
         fixture.model.set_script(&rules.to_string()).await?;
         let template = json!({
             "apiVersion": "longhand.dev/v1alpha1", "kind": "SandboxTemplate", "metadata": { "name": "small" },
-            "spec": { "image": image(EMPTY_VARIABLE, EMPTY) },
+            "spec": { "image": model_image() },
         });
         namespace.apply(&template.to_string()).await?;
         let session = fixture.session("empty", &SessionOptions::saying(&["go"])).await?;
@@ -85,7 +76,7 @@ async fn a_pod_that_cannot_start_is_made_anew_ever_more_rarely_and_says_why() {
         let objects = format!(
             "apiVersion: longhand.dev/v1alpha1\nkind: SandboxTemplate\nmetadata: {{name: broken}}\nspec: {{image: '{}', command: [nonesuch], provisioningSeconds: 10}}\n---\n\
              apiVersion: longhand.dev/v1alpha1\nkind: Sandbox\nmetadata: {{name: broken}}\nspec: {{templateRef: {{name: broken}}}}\n",
-            image(PYTHON_VARIABLE, PYTHON)
+            harness_python_image()
         );
         namespace.apply(&objects).await?;
         let what = "it has been given up";

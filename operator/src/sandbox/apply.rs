@@ -13,7 +13,7 @@ use super::plan::{Drain, Plan};
 use super::pod::{self, SANDBOX};
 use super::take::take;
 use super::{Sandboxes, ground, volume};
-use crate::calls::{call, unless_gone};
+use crate::calls::{CallError, call, unless_gone};
 use crate::error::Error;
 use crate::metrics;
 use crate::pods::{self, Made, PodView};
@@ -134,12 +134,9 @@ pub(super) async fn reclaim(sandbox: &Sandbox, drain: &Drain, sandboxes: &Sandbo
 
 /// Removes the sandbox, and with it all that it owns, unless it has changed: somebody may want its workspace now.
 async fn remove_as_seen(sandbox: &Sandbox, sandboxes: &Sandboxes) -> Result<bool, Error> {
-    let (namespace, name) = (sandbox.namespace().unwrap_or_default(), sandbox.name_any());
-    let api: Api<Sandbox> = Api::namespaced(sandboxes.context.client.clone(), &namespace);
     let seen = Preconditions { uid: sandbox.uid(), resource_version: sandbox.resource_version() };
-    let params = DeleteParams::background().preconditions(seen);
-    match unless_gone(|| format!("delete Sandbox {namespace}/{name}"), api.delete(&name, &params)).await {
-        Ok(_) => Ok(true),
+    match delete(sandbox, seen, sandboxes).await {
+        Ok(()) => Ok(true),
         Err(error) if error.is_conflict() => Ok(false),
         Err(error) => Err(error.into()),
     }
@@ -147,10 +144,13 @@ async fn remove_as_seen(sandbox: &Sandbox, sandboxes: &Sandboxes) -> Result<bool
 
 /// Removes the sandbox, and with it all that it owns.
 pub(super) async fn remove(sandbox: &Sandbox, sandboxes: &Sandboxes) -> Result<(), Error> {
+    let meant = Preconditions { uid: sandbox.uid(), ..Preconditions::default() };
+    Ok(delete(sandbox, meant, sandboxes).await?)
+}
+
+async fn delete(sandbox: &Sandbox, if_it_is: Preconditions, sandboxes: &Sandboxes) -> Result<(), CallError> {
     let (namespace, name) = (sandbox.namespace().unwrap_or_default(), sandbox.name_any());
     let api: Api<Sandbox> = Api::namespaced(sandboxes.context.client.clone(), &namespace);
-    let params =
-        DeleteParams::background().preconditions(Preconditions { uid: sandbox.uid(), ..Preconditions::default() });
-    unless_gone(|| format!("delete Sandbox {namespace}/{name}"), api.delete(&name, &params)).await?;
-    Ok(())
+    let params = DeleteParams::background().preconditions(if_it_is);
+    unless_gone(|| format!("delete Sandbox {namespace}/{name}"), api.delete(&name, &params)).await.map(drop)
 }

@@ -156,6 +156,19 @@ impl Cluster {
         call(&format!("Sandbox {namespace}/{name}"), api.patch(&name, &params, &patch)).await.map(|_| ())
     }
 
+    /// One that is gone is no error.
+    async fn delete_sandbox(&self, namespace: &str, name: &str, if_it_is: Preconditions) -> Result<(), ResourceError> {
+        let params = DeleteParams::background().preconditions(if_it_is);
+        let api = self.sandboxes_in(namespace);
+        let remove = async {
+            match api.delete(name, &params).await {
+                Err(kube::Error::Api(status)) if status.is_not_found() => Ok(()),
+                other => other.map(|_| ()),
+            }
+        };
+        call(&format!("Sandbox {namespace}/{name}"), remove).await
+    }
+
     pub(super) fn client(&self) -> &Client {
         &self.client
     }
@@ -282,30 +295,17 @@ impl Resources for Cluster {
 
     async fn discard_sandbox(&self, sandbox: &Sandbox) -> Result<(), ResourceError> {
         let (namespace, name) = (sandbox.namespace().unwrap_or_default(), sandbox.name_any());
-        let preconditions = Preconditions { uid: sandbox.uid(), resource_version: sandbox.resource_version() };
-        let params = DeleteParams { preconditions: Some(preconditions), ..DeleteParams::background() };
-        let api = self.sandboxes_in(&namespace);
-        let remove = async {
-            match api.delete(&name, &params).await {
-                Err(kube::Error::Api(status)) if status.is_not_found() => Ok(()),
-                other => other.map(|_| ()),
-            }
-        };
-        call(&format!("Sandbox {namespace}/{name}"), remove).await
+        let seen = Preconditions { uid: sandbox.uid(), resource_version: sandbox.resource_version() };
+        self.delete_sandbox(&namespace, &name, seen).await
     }
 
     async fn remove_sandbox(&self, namespace: &str, name: &str, uid: &str) -> Result<(), ResourceError> {
-        let preconditions = Preconditions { uid: Some(uid.to_owned()), ..Preconditions::default() };
-        let params = DeleteParams { preconditions: Some(preconditions), ..DeleteParams::background() };
-        let api = self.sandboxes_in(namespace);
-        let remove = async {
-            match api.delete(name, &params).await {
-                // Another one of the name is not the one that was meant.
-                Err(kube::Error::Api(status)) if status.is_not_found() || status.is_conflict() => Ok(()),
-                other => other.map(|_| ()),
-            }
-        };
-        call(&format!("Sandbox {namespace}/{name}"), remove).await
+        let meant = Preconditions { uid: Some(uid.to_owned()), ..Preconditions::default() };
+        match self.delete_sandbox(namespace, name, meant).await {
+            // Another one of the name is not the one that was meant.
+            Err(ResourceError::Conflict { .. }) => Ok(()),
+            other => other,
+        }
     }
 }
 

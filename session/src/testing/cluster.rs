@@ -109,6 +109,7 @@ impl FakeCluster {
                 cluster.allow(ALICE, Access::Kind(kind, verb), "team-a");
             }
         }
+        cluster.allow(ALICE, Access::UseVault("models"), "team-a");
         for verb in ["list", "create", "get", "delete"] {
             cluster.allow(ALICE, Access::Kind("files", verb), "team-a");
         }

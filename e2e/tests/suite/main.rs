@@ -21,6 +21,7 @@ mod quickstart;
 mod redteam;
 mod resources;
 mod roles;
+mod rotation;
 mod sandbox_images;
 mod sandbox_lifecycle;
 mod sandbox_losses;

@@ -84,6 +84,8 @@ pub mod annotations {
     pub const LOG_FROM: &str = "longhand.dev/log-from";
     /// Of a session's `Sandbox`: which resource could not be put into its workspace, and why. It goes when all are there.
     pub const RESOURCES_FAILED: &str = "longhand.dev/resources-failed";
+    /// Of a session's `Sandbox`: the place in a trace of the tool call that it was made for, as W3C Trace Context writes it.
+    pub const TRACEPARENT: &str = "longhand.dev/traceparent";
     /// Of what a harness pod without a session was made: one of another digest is not what its agent needs.
     pub const POD_DIGEST: &str = "longhand.dev/pod-digest";
 }

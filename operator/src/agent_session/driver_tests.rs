@@ -54,7 +54,7 @@ fn sessions(log: Arc<FakeLog>, woken: bool, pods: Vec<Pod>) -> (Arc<Sessions>, S
     let (context, server) = context_with(log);
     let wakes = Wakes::default();
     if woken {
-        let wake = Wake { namespace: "team".into(), name: "quickstart".into(), uid: UID.into() };
+        let wake = Wake { namespace: "team".into(), name: "quickstart".into(), uid: UID.into(), ..Wake::default() };
         wakes.apply(WakeEvent::Set(derived_session_id(UID), wake), Timestamp::now());
     }
     let sessions = Sessions {

@@ -208,6 +208,7 @@ fn environment(context: &Context, own: Vec<EnvVar>) -> Vec<EnvVar> {
         env("MODEL_BASE_URL", format!("http://127.0.0.1:8081{MODEL_PREFIX}")),
         env("MCP_BASE_URL", format!("http://127.0.0.1:8081{MCP_PREFIX}")),
     ]);
+    variables.extend(context.tracing.variables());
     // No secret; and what lies in the operator's namespace cannot be mounted in another.
     variables.extend(context.session_ca.as_ref().map(|authorities| env("LOG_CA", authorities)));
     variables

@@ -27,6 +27,7 @@ use kube::runtime::watcher;
 use longhand_crds::{Agent, AgentSession, SandboxTemplate, Vault, labels, session_id};
 use longhand_protocol::internal::SessionSummary;
 use tokio_util::sync::CancellationToken;
+use tracing::{Instrument as _, info_span};
 
 use self::observe::Observed;
 use self::plan::LogCall;
@@ -145,7 +146,12 @@ async fn ask(observed: &Observed, sessions: &Sessions) -> Result<Option<SessionS
     let (namespace, name) = (session.namespace().unwrap_or_default(), session.name_any());
     let log = &sessions.context.log;
     match plan::log_call(observed) {
-        LogCall::Ensure => Ok(Some(log.ensure(&namespace, &name, &session.uid().unwrap_or_default()).await?)),
+        LogCall::Ensure => {
+            // What the resource says begins a trace, as a message of a client does.
+            let span = info_span!("ensure session", %namespace, name);
+            let uid = session.uid().unwrap_or_default();
+            Ok(Some(log.ensure(&namespace, &name, &uid).instrument(span).await?))
+        }
         LogCall::Refresh => Ok(Some(log.summary(&namespace, &name).await?)),
         LogCall::Nothing => Ok(None),
     }

@@ -14,6 +14,7 @@ mod reservations;
 mod security;
 mod status;
 mod take;
+mod trace;
 mod volume;
 mod written;
 
@@ -101,7 +102,7 @@ pub async fn run(context: Arc<Context>, token: CancellationToken) {
     let written = Written::default();
     let sandboxes = Arc::new(Sandboxes { context, templates, pods, claims, policies, reservations, written, fence });
     tokio::select! {
-        () = drive::run(controller, sandboxes.clone(), token, reconcile) => {}
+        () = drive::run(controller, sandboxes.clone(), token, trace::reconcile) => {}
         () = tidy(&sandboxes) => {}
     }
 }

@@ -3,8 +3,10 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
-use longhand_crds::Sandbox;
+use kube::ResourceExt as _;
+use longhand_crds::{Sandbox, annotations};
 use longhand_protocol::event::EventBody;
+use longhand_protocol::trace;
 use longhand_session_log::store::SessionMeta;
 use tokio::time::Instant;
 
@@ -74,12 +76,15 @@ impl Executor {
     ) -> Result<Result<Sandbox, String>, ExecuteError> {
         let (namespace, name) = (&meta.namespace, &meta.name);
         let session = self.resources.session(namespace, name).await?;
-        let wanted = session
+        let mut wanted = session
             .filter(|session| session.metadata.uid.as_ref() == Some(&meta.uid))
             .and_then(|session| resources::plan::sandbox(&session, sandbox))
             .ok_or_else(|| ExecuteError::NoSession { namespace: namespace.clone(), name: name.clone() })?;
         if let Some(reason) = self.no_room(&Self::key_of(meta, sandbox)).await? {
             return Ok(Err(reason));
+        }
+        if let Some(parent) = trace::current() {
+            wanted.annotations_mut().insert(annotations::TRACEPARENT.to_owned(), parent.to_string());
         }
         let made = match self.resources.ensure_sandbox(wanted).await {
             Err(ResourceError::Refused { reason, .. }) => return Ok(Err(reason)),

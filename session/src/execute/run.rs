@@ -18,6 +18,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio::try_join;
 use tokio_util::sync::CancellationToken;
+use tracing::{Instrument as _, Span, info_span};
 
 use super::plan::{self, Intent, Leave, Step, Verdict};
 use super::sandboxes::{SandboxKey, SandboxView};
@@ -56,8 +57,8 @@ pub(super) struct Course {
     pub(super) key: SandboxKey,
     pub(super) seen: watch::Receiver<Option<SandboxView>>,
     pub(super) began: Instant,
-    /// When it began to wait for a sandbox.
-    pub(super) waiting: Option<Instant>,
+    /// Since when it waits for a sandbox.
+    pub(super) waiting: Option<Waiting>,
     /// A pod that takes no more calls.
     pub(super) avoid: Option<String>,
     /// UID of a sandbox that had ended before this call needed one.
@@ -72,6 +73,12 @@ pub(super) struct Course {
     known: Option<CallState>,
     /// What the log said of it when this task began, and what this task has added.
     pub(super) since: Since,
+}
+
+/// A wait for a sandbox, and its span.
+pub(super) struct Waiting {
+    since: Instant,
+    _span: Span,
 }
 
 impl<'a> Call<'a> {
@@ -98,6 +105,7 @@ impl<'a> Call<'a> {
             Ok(intent) => intent,
             Err(text) => return self.refuse("refused", text).await,
         };
+        Span::current().record("tool", &intent.tool).record("sandbox", &intent.sandbox);
         let by_service = intent.sandbox.is_empty();
         let queue = if by_service { None } else { self.executor.hosted.queue(&state.meta, &intent.sandbox).await? };
         match plan::leave(&intent, &story.since) {
@@ -256,7 +264,7 @@ impl<'a> Call<'a> {
         if course.waiting.is_some() {
             return Ok(());
         }
-        course.waiting = Some(Instant::now());
+        course.waiting = Some(Waiting { since: Instant::now(), _span: info_span!("wait for sandbox") });
         let body =
             EventBody::SandboxProvisioning { sandbox: course.intent.sandbox.clone(), tool_use_id: self.call.clone() };
         // Parallel calls wait for one sandbox: the first to say so says it for all.
@@ -310,8 +318,8 @@ impl<'a> Call<'a> {
         pod_uid: String,
         address: &str,
     ) -> Result<Option<Incarnation>, ExecuteError> {
-        if let Some(since) = course.waiting.take() {
-            metrics::provisioned(since.elapsed());
+        if let Some(waited) = course.waiting.take() {
+            metrics::provisioned(waited.since.elapsed());
         }
         self.executor.say_ready(&course.meta, &course.intent.sandbox, &pod_uid).await?;
         let attempt = format!("{:016x}", rand::random::<u64>());
@@ -371,7 +379,8 @@ impl<'a> Call<'a> {
         };
         let state = CallState::Dispatched { incarnation: incarnation.clone() };
         let left = self.executor.limits.tool.saturating_sub(course.began.elapsed());
-        let mut running = pin!(self.executor.client.execute(&target, &request, left));
+        let span = info_span!("run in sandbox", otel.kind = "client", pod_uid = target.pod_uid);
+        let mut running = pin!(self.executor.client.execute(&target, &request, left).instrument(span));
         let answer = tokio::select! {
             biased;
             answer = running.as_mut() => answer,

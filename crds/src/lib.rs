@@ -84,6 +84,8 @@ pub mod annotations {
     pub const LOG_FROM: &str = "longhand.dev/log-from";
     /// Of a session's `Sandbox`: which resource could not be put into its workspace, and why. It goes when all are there.
     pub const RESOURCES_FAILED: &str = "longhand.dev/resources-failed";
+    /// Of a `Sandbox` that rests, as it was not ready in time: the incarnation that a call wants to be made all the same.
+    pub const RETRY: &str = "longhand.dev/retry";
     /// Of what a harness pod without a session was made: one of another digest is not what its agent needs.
     pub const POD_DIGEST: &str = "longhand.dev/pod-digest";
 }

@@ -5,12 +5,14 @@ mod apply;
 mod fence;
 pub(crate) mod ground;
 mod handoff;
+mod loss;
 pub(crate) mod network_policy;
 mod observe;
 mod plan;
 pub(crate) mod pod;
 mod policy;
 mod reservations;
+mod rest;
 mod security;
 mod status;
 mod take;
@@ -267,6 +269,11 @@ async fn tell(observed: &Observed, plan: &Plan, applied: Option<&Applied>, now: 
     }
     if let (Some(name), Some(Applied { taken: false, .. })) = (&plan.make, applied) {
         events.publish(Happened::SandboxCreated, &regarding, &format!("made pod {name}")).await;
+    }
+    if let (View::Resting { why, .. }, Some(miss)) = (&plan.view, &plan.miss)
+        && status.last_miss.as_ref() != Some(miss)
+    {
+        events.publish(Happened::SandboxUnavailable, &regarding, why).await;
     }
     if let View::Finished(cause) = &plan.view
         && find(&status.conditions, FINISHED).is_none()

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt as _;
 use kube::runtime::reflector::ObjectRef;
+use kube::{Api, ResourceExt as _};
 use longhand_crds::sandbox::DesiredState;
 use longhand_crds::sandbox_template::Persistence;
 use longhand_crds::{Sandbox, SandboxTemplate, annotations, labels};
@@ -12,6 +13,7 @@ use longhand_crds::{Sandbox, SandboxTemplate, annotations, labels};
 use super::pod::{self, SANDBOX};
 use super::volume::{self, Volume};
 use super::{Sandboxes, network_policy};
+use crate::calls::call;
 use crate::context::lookup;
 use crate::error::Error;
 use crate::pods::{self, Pending, PodView, Stage};
@@ -80,7 +82,14 @@ pub(super) async fn observe(sandbox: Arc<Sandbox>, sandboxes: &Sandboxes) -> Res
         .map(|template| warm(template, sandboxes))
         .unwrap_or_default();
     let claim = ObjectRef::new(&volume::claim_name(&sandbox)).within(&namespace);
-    let volume = Volume::of(sandboxes.claims.get(&claim).as_deref(), &uid);
+    let mut volume = Volume::of(sandboxes.claims.get(&claim).as_deref(), &uid);
+    // A workspace that there was is not given up because a watch is late.
+    let known = status.workspace_claim.as_ref().is_some_and(|known| *known == claim.name);
+    if volume.is_missing() && known && current.is_none() && sandbox.spec.handoff_to.is_none() {
+        let api: Api<PersistentVolumeClaim> = Api::namespaced(sandboxes.context.client.clone(), &namespace);
+        let found = call(|| format!("get PersistentVolumeClaim {namespace}/{}", claim.name), api.get_opt(&claim.name));
+        volume = Volume::of(found.await?.as_ref(), &uid);
+    }
     let fence = sandboxes.policies.get(&ObjectRef::new(network_policy::NAME).within(&namespace));
     let fence_wanted = network_policy::build(&namespace, &sandboxes.context.namespace);
     let fenced = network_policy::holds(fence.as_deref(), &fence_wanted);

@@ -10,7 +10,8 @@ use longhand_sandbox::wire::DrainRequest;
 use longhand_session_log::StoreError;
 use longhand_session_log::store::CallState;
 
-use super::sandboxes::SandboxView;
+use super::handoff::NEVER;
+use super::sandboxes::{SandboxKey, SandboxView};
 use super::{ExecuteError, Executor, plan};
 use crate::metrics;
 use crate::resources::ResourceError;
@@ -104,6 +105,35 @@ impl Executor {
             }
         }
         Ok(Drained { drained: answer.drained, idle_seconds: answer.activity.idle_seconds })
+    }
+
+    /// Does what is left of a reclaim whose sandbox takes no more calls and is still there: whoever drained it may be gone, or has another
+    /// idea of its time by now. Whether it takes no calls still.
+    pub(super) async fn finish_reclaim(&self, key: &SandboxKey, seen: &SandboxView) -> Result<bool, ResourceError> {
+        let Some((pod_uid, address)) = seen.serving() else { return Ok(true) };
+        let target = Target { address: address.to_owned(), pod_uid: pod_uid.to_owned() };
+        let wanted = DrainRequest { idle_seconds: NEVER, background_counts: true };
+        match self.client.drain_if(&target, &wanted).await {
+            Ok(answer) if answer.drained => {}
+            Ok(_) => return Ok(false),
+            // It is lost, which the operator sees.
+            Err(_) => return Ok(true),
+        }
+        let Some(sandbox) = self.resources.sandbox(&key.namespace, &key.name).await? else { return Ok(true) };
+        if SandboxView::of(&sandbox).serving() != seen.serving() {
+            return Ok(true);
+        }
+        tracing::info!(sandbox = key.name, pod_uid, "a sandbox was drained and not removed");
+        let kept = sandbox.status.as_ref().is_some_and(|status| status.workspace_claim.is_some());
+        let removed = match kept {
+            true => self.resources.suspend_sandbox(&sandbox).await,
+            false => self.resources.discard_sandbox(&sandbox).await,
+        };
+        match removed {
+            // Somebody else does.
+            Err(ResourceError::Conflict { .. }) => Ok(true),
+            removed => removed.map(|()| true),
+        }
     }
 
     /// The session of a sandbox, unless its resource is gone.

@@ -144,7 +144,7 @@ pub struct SandboxStatus {
     /// When it is given up unless it is ready by then.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub provisioning_deadline: Option<Time>,
-    /// Since when the pod that there is has been ready for the first time.
+    /// Since when the pod that there is has been ready for this sandbox: one of a pool since it was taken.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ready_at: Option<Time>,
     /// Why the pod before this one is gone.

@@ -344,7 +344,7 @@ fn judge(
         Stage::Running { ready_since: Some(since), .. } => match awaits(observed) {
             Some(from) => View::Receiving(from.sandbox.clone()),
             None => {
-                reclaim(plan, policy, current, *since, now);
+                reclaim(plan, observed, policy, current, ready_for_us(status, current, *since, now), now);
                 View::Ready
             }
         },
@@ -366,9 +366,24 @@ fn judge(
     };
 }
 
+/// Since when the pod has been ready for this sandbox: one of a pool may have been so long before.
+fn ready_for_us(status: &SandboxStatus, pod: &PodView, ready_since: Timestamp, now: Timestamp) -> Timestamp {
+    if status.pod_uid.as_ref() != Some(&pod.uid) {
+        return now;
+    }
+    status.ready_at.as_ref().map_or(ready_since, |since| since.0.max(ready_since))
+}
+
 /// A session's sandbox goes when it has been idle for as long as its template says. Only the service knows when a call
 /// ran last, so it is asked when the time may be over.
-fn reclaim(plan: &mut Plan, policy: &Policy, current: &PodView, ready_since: Timestamp, now: Timestamp) {
+fn reclaim(
+    plan: &mut Plan,
+    observed: &Observed,
+    policy: &Policy,
+    current: &PodView,
+    ready_since: Timestamp,
+    now: Timestamp,
+) {
     let Some(idle) = policy.idle else { return };
     let left = idle.saturating_sub(elapsed(ready_since, now));
     if left.is_zero() {
@@ -384,7 +399,7 @@ fn reclaim(plan: &mut Plan, policy: &Policy, current: &PodView, ready_since: Tim
     }
 }
 
-fn replace(plan: &mut Plan, observed: &Observed, policy: &Policy, now: Timestamp) {
+fn replace(plan: &mut Plan, observed: &Observed, status: &SandboxStatus, policy: &Policy, now: Timestamp) {
     if observed.template.is_none() {
         plan.view = View::TemplateMissing;
         return;

@@ -179,6 +179,37 @@ fn an_idle_sandbox_of_a_session_is_reclaimed(
     assert_eq!((plan.drain, plan.requeue), (expected, requeue.map(Duration::from_secs)));
 }
 
+#[rstest]
+#[case::taken_a_moment_ago(Some(NOW - 4), Some(6), None)]
+#[case::taken_and_not_written_down(None, Some(10), None)]
+#[case::taken_long_ago(Some(NOW - 10), Some(LIFE), drain())]
+fn a_pod_of_a_pool_is_idle_only_since_it_was_taken(
+    #[case] taken: Option<i64>,
+    #[case] requeue: Option<u64>,
+    #[case] expected: Option<Drain>,
+) {
+    let waited = vec![pod(0, ready(-1_000_000))];
+    let mine = match taken {
+        Some(taken) => observed(Some(0), 0, waited).with(|status| status.ready_at = Some(Time(at(taken)))),
+        None => observed(None, 0, waited),
+    };
+    let planned = plan(&mine, at(NOW));
+    assert_eq!(
+        (planned.view.clone(), planned.requeue, planned.drain.clone()),
+        (View::Ready, requeue.map(Duration::from_secs), expected)
+    );
+    let written = status(&mine, &planned, planned.pod.as_ref(), None, at(NOW));
+    assert_eq!(written.ready_at, Some(Time(at(taken.unwrap_or(NOW)))));
+}
+
+#[test]
+fn a_pod_is_ready_for_a_sandbox_since_it_was_taken() {
+    let claims = observed(None, 0, vec![]);
+    let begins = plan(&claims, at(NOW));
+    let written = status(&claims, &begins, Some(&pod(0, ready(-1_000_000))), None, at(NOW));
+    assert_eq!((condition(&written, READY), written.ready_at), (("True", "Running"), Some(Time(at(NOW)))));
+}
+
 #[test]
 fn without_a_template_nothing_is_made() {
     let observed = Observed { template: None, fenced: false, ..observed(None, 0, vec![]) };

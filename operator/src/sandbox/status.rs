@@ -46,7 +46,9 @@ pub(super) fn status(
     let serves = matches!(plan.view, View::Ready | View::HandingOver(_) | View::Receiving(_)) || plan.make.is_some();
     if let Some(since) = ready_since.filter(|_| serves) {
         status.address = pod.and_then(|pod| pod.ip.as_deref()).map(address);
-        status.ready_at.get_or_insert(Time(since));
+        // Idleness counts from here: one that waited in a pool has been ready for nobody until now.
+        let is_new = observed.sandbox.status.as_ref().and_then(|old| old.pod_uid.as_ref()) != status.pod_uid.as_ref();
+        status.ready_at.get_or_insert(Time(if is_new { now } else { since }));
         if awaits(observed).is_none() {
             (status.provisioning_deadline, status.last_miss) = (None, None);
         }

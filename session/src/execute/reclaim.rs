@@ -1,5 +1,6 @@
 //! Draining an idle sandbox, so that it can be removed while no call runs in it.
 
+use jiff::Timestamp;
 use longhand_crds::sandbox::SessionRef;
 use longhand_crds::session_id;
 use longhand_protocol::SessionId;
@@ -49,6 +50,13 @@ pub enum DrainError {
     Sandbox(#[from] SandboxError),
 }
 
+/// For how long a sandbox has had its pod, if that is less than it should have been idle for: what `sandboxd` says goes back to its
+/// start, also of a pod that has waited in a pool since.
+fn too_young(ready_at: Option<Timestamp>, idle_seconds: u64, now: Timestamp) -> Option<u64> {
+    let had_for = u64::try_from(now.duration_since(ready_at?).as_secs()).unwrap_or(0);
+    Some(had_for).filter(|had_for| *had_for < idle_seconds)
+}
+
 impl Executor {
     /// Makes a sandbox take no more calls, if it has been idle for long enough and the log knows of no call in it, and suspends
     /// it if that is asked for.
@@ -66,6 +74,11 @@ impl Executor {
         let view = SandboxView::of(&sandbox);
         if view.pod_uid.as_ref() != Some(&request.pod_uid) {
             return Err(DrainError::OtherPod { wanted: request.pod_uid.clone(), found: view.pod_uid });
+        }
+        let ready_at = sandbox.status.as_ref().and_then(|status| status.ready_at.as_ref()).map(|time| time.0);
+        if let Some(idle_seconds) = too_young(ready_at, request.idle_seconds, Timestamp::now()) {
+            metrics::drain(false);
+            return Ok(Drained { drained: false, idle_seconds });
         }
         let owner = match sandbox.spec.session_ref.clone() {
             Some(session) => self.owner_of(namespace, &session).await?.map(|owner| (owner, session.sandbox)),

@@ -392,7 +392,8 @@ fn reclaim(
             pod_uid: current.uid.clone(),
             idle_seconds: idle.as_secs(),
             background_counts: policy.background_counts,
-            suspend: policy.persistent,
+            // Whatever its template says by now, if there still is one.
+            suspend: policy.persistent || observed.volume.may_hold_files(),
         });
     } else {
         plan.requeue = Some(left);

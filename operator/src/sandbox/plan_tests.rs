@@ -168,7 +168,15 @@ fn drain() -> Option<Drain> {
     drain().map(|drain| Drain { suspend: true, ..drain }), Some(LIFE)
 )]
 #[case::free_standing(observed(Some(0), 0, vec![pod(0, ready(1))]).free_standing(), None, Some(LIFE))]
-#[case::template_gone(Observed { template: None, ..observed(Some(0), 0, vec![pod(0, ready(1))]) }, None, Some(LIFE))]
+#[case::template_gone(
+    Observed { template: None, ..observed(Some(0), 0, vec![pod(0, ready(NOW - 300))]) },
+    drain().map(|drain| Drain { idle_seconds: 300, ..drain }), Some(LIFE)
+)]
+#[case::template_gone_and_workspace_kept(
+    Observed { template: None, volume: Volume::Bound { name: "w".into() }, ..observed(Some(0), 0, vec![pod(0, ready(NOW - 300))]) },
+    drain().map(|drain| Drain { idle_seconds: 300, suspend: true, ..drain }), Some(LIFE)
+)]
+#[case::template_gone_and_in_use(Observed { template: None, ..observed(Some(0), 0, vec![pod(0, ready(NOW - 299))]) }, None, Some(1))]
 #[case::not_ready(observed(Some(0), 0, vec![pod(0, pending())]), None, Some(120))]
 fn an_idle_sandbox_of_a_session_is_reclaimed(
     #[case] observed: Observed,

@@ -47,6 +47,7 @@ pub(super) fn sandboxes(log: Arc<FakeLog>, pods: Vec<Pod>, policies: Vec<Network
             reservations,
             written: Written::default(),
             fence: Fence::new(Arc::new(Told::default())),
+            complaints: super::Complaints::default(),
         }),
         server,
     )

@@ -86,6 +86,8 @@ pub mod annotations {
     pub const RESOURCES_FAILED: &str = "longhand.dev/resources-failed";
     /// Of a session's `Sandbox`: the place in a trace of the tool call that it was made for, as W3C Trace Context writes it.
     pub const TRACEPARENT: &str = "longhand.dev/traceparent";
+    /// Of a `Sandbox` that rests, as it was not ready in time: the incarnation that a call wants to be made all the same.
+    pub const RETRY: &str = "longhand.dev/retry";
     /// Of what a harness pod without a session was made: one of another digest is not what its agent needs.
     pub const POD_DIGEST: &str = "longhand.dev/pod-digest";
 }

@@ -180,6 +180,8 @@ pub struct SandboxTemplateSpec {
 /// What a sandbox is bound by whose template is gone, and what templates say that say nothing.
 pub const DEFAULT_PROVISIONING_SECONDS: i32 = 120;
 /// See [`DEFAULT_PROVISIONING_SECONDS`].
+pub const DEFAULT_IDLE_SECONDS: i32 = 300;
+/// See [`DEFAULT_PROVISIONING_SECONDS`].
 pub const DEFAULT_SUSPENDED_SECONDS: i32 = 86_400;
 /// See [`DEFAULT_PROVISIONING_SECONDS`].
 pub const DEFAULT_LIFETIME_SECONDS: i32 = 604_800;
@@ -195,7 +197,7 @@ const fn default_provisioning_seconds() -> i32 {
 }
 
 const fn default_idle_seconds() -> i32 {
-    300
+    DEFAULT_IDLE_SECONDS
 }
 
 const fn default_suspended_seconds() -> i32 {

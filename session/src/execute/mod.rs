@@ -16,6 +16,7 @@ pub mod sandboxes;
 mod stored;
 mod story;
 mod unknown;
+mod wait;
 mod workspace;
 
 use std::collections::HashMap;

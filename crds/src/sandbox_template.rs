@@ -138,6 +138,9 @@ pub struct SandboxTemplateSpec {
     /// The folder that the tools work in.
     #[serde(default)]
     pub workspace: Workspace,
+    /// `/tmp`, where programs keep what need not last: the home of the tools, if `env` names none, and so their caches.
+    #[serde(default)]
+    pub scratch: Scratch,
     /// Repositories, files and archives that a session's workspace is given before the first tool call runs in it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16))]
@@ -451,6 +454,27 @@ impl Default for Workspace {
             mount_path: default_mount_path(),
         }
     }
+}
+
+/// The folder for what need not last.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[x_kube(validation = Rule::new(crate::SIZE).message(crate::SIZE_MESSAGE).field_path(".size"))]
+#[serde(rename_all = "camelCase")]
+pub struct Scratch {
+    /// How much it may hold. A sandbox that holds more is evicted.
+    #[serde(default = "default_scratch_size")]
+    #[schemars(schema_with = "crate::quantity_schema")]
+    pub size: Quantity,
+}
+
+impl Default for Scratch {
+    fn default() -> Self {
+        Self { size: default_scratch_size() }
+    }
+}
+
+fn default_scratch_size() -> Quantity {
+    Quantity("1Gi".to_owned())
 }
 
 /// Whether a workspace outlives the pod.

@@ -51,6 +51,8 @@ async fn the_api_server_refuses_what_cannot_work_and_names_the_field() {
             ("SandboxTemplate", "spec: {workspace: {size: 0}}", "size is an amount above 0"),
             ("SandboxTemplate", "spec: {workspace: {size: '0'}}", "size is an amount above 0"),
             ("SandboxTemplate", "spec: {workspace: {size: -1Gi}}", "size is an amount above 0"),
+            ("SandboxTemplate", "spec: {scratch: {size: much}}", "spec.scratch.size: Invalid value"),
+            ("SandboxTemplate", "spec: {scratch: {size: 0Gi}}", "size is an amount above 0"),
             ("SandboxTemplate", "spec: {resources: {requests: {cpu: two}}}", "spec.resources.requests[cpu]"),
             ("SandboxTemplate", "spec: {resources: {limits: {memory: 2 GB}}}", "an amount is a number with or without a unit"),
             ("SandboxTemplate", "spec: {resources: {limits: {memory: -1}}}", "and not below 0"),
@@ -81,8 +83,8 @@ async fn the_api_server_refuses_what_cannot_work_and_names_the_field() {
 async fn the_api_server_takes_amounts_in_every_form() {
     in_namespace("amounts", |namespace| async move {
         for (name, spec) in [
-            ("units", "{workspace: {size: 500M}, resources: {requests: {cpu: 100m, memory: 64Mi}, limits: {cpu: '0.1', memory: 67108864}}}"),
-            ("numbers", "{workspace: {size: 1073741824}, resources: {requests: {cpu: 1, memory: 0}, limits: {cpu: 1000m}}}"),
+            ("units", "{workspace: {size: 500M}, scratch: {size: 1.5Gi}, resources: {requests: {cpu: 100m, memory: 64Mi}, limits: {cpu: '0.1', memory: 67108864}}}"),
+            ("numbers", "{workspace: {size: 1073741824}, scratch: {size: '1e9'}, resources: {requests: {cpu: 1, memory: 0}, limits: {cpu: 1000m}}}"),
             ("one-side", "{resources: {requests: {cpu: 3}, limits: {memory: 1Gi, 'example.com/gpu': 1}}}"),
         ] {
             let yaml = format!("apiVersion: longhand.dev/v1alpha1\nkind: SandboxTemplate\nmetadata: {{name: {name}}}\nspec: {spec}\n");

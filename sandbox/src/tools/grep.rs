@@ -7,12 +7,13 @@ use std::path::Path;
 use grep_matcher::{Match, Matcher, NoCaptures, NoError};
 use grep_regex::{ErrorKind, RegexMatcher, RegexMatcherBuilder};
 use grep_searcher::{BinaryDetection, Searcher, SearcherBuilder, Sink, SinkMatch};
+use rustix::fs::FileType;
 
 use super::budget::{Budget, Within};
-use super::files::io_error;
-use super::glob::walk;
+use super::files::{io_error, open_regular};
 use super::input::SearchInput;
-use super::place;
+use super::place::{Missing, Place};
+use super::walk::Walk;
 use super::{ToolError, ToolResult, fail, resolve};
 use crate::wire::ToolOutput;
 
@@ -29,34 +30,33 @@ pub(super) fn grep(workspace: &Path, input: &SearchInput, budget: &Budget) -> To
         None => workspace.to_owned(),
     };
     let matcher = LineMatcher::new(&input.pattern)?;
-    place::check(workspace, &base)?;
-    std::fs::metadata(&base).map_err(|error| io_error("search", &base, &error))?;
+    let place = Place::find(workspace, &base, Missing::Fail)?;
+    let kind = place.stat().map_err(|error| io_error("search", &base, &error))?.st_mode;
     let mut searcher = SearcherBuilder::new()
         .line_number(true)
         .binary_detection(BinaryDetection::quit(0))
         .heap_limit(Some(MAX_LINE_BUFFER))
         .build();
     let mut found = Found::default();
-    for entry in walk(&base).sort_by_file_path(Path::cmp).build() {
-        budget.check()?;
-        // What cannot be read (no permission, just deleted) is as if it were not there.
-        let Ok(entry) = entry else { continue };
-        let path = entry.path();
-        // A link below the base is not followed; the base may be one.
-        let is_file =
-            if entry.depth() == 0 { path.is_file() } else { entry.file_type().is_some_and(|kind| kind.is_file()) };
-        if !is_file {
-            continue;
-        }
-        let Ok(file) = File::open(path) else { continue };
+    let mut look = |path: &Path, file: File| {
         let sink = Lines { path: path.display().to_string(), found: &mut found };
         if searcher.search_reader(&matcher, Within { budget, inner: file }, sink).is_err() {
             budget.check()?;
             found.skipped += 1;
         }
-        if found.full {
-            break;
+        Ok::<_, ToolError>(found.full)
+    };
+    if FileType::from_raw_mode(kind) == FileType::Directory {
+        let mut walk = Walk::new(&place, budget)?;
+        while let Some(next) = walk.next(budget)? {
+            if let Some(file) = next.open()
+                && look(&next.path, file)?
+            {
+                break;
+            }
         }
+    } else {
+        look(&base, open_regular(&place)?.0)?;
     }
     Ok(found.into_output(&input.pattern, &base))
 }

@@ -57,7 +57,7 @@ pub struct Config {
     #[command(flatten)]
     pub default_model: DefaultModelFlags,
     /// Where `/livez`, `/readyz` and `/metrics` are served.
-    #[arg(long, env = "LISTEN_ADDRESS", default_value = "0.0.0.0:8081")]
+    #[arg(long, env = "LISTEN_ADDRESS", default_value = "[::]:8081")]
     pub listen: SocketAddr,
     /// The Lease that the replicas share.
     #[arg(long, env = "LEASE_NAME", default_value = "longhand-operator")]

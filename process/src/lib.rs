@@ -5,6 +5,8 @@
 
 #[cfg(feature = "http")]
 pub mod http;
+#[cfg(feature = "listen")]
+pub mod listen;
 pub mod log;
 #[cfg(feature = "mcp")]
 pub mod mcp;

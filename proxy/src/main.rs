@@ -10,7 +10,7 @@ use std::{
 };
 
 use clap::Parser;
-use longhand_process::{log, signals};
+use longhand_process::{listen, log, signals};
 use longhand_protocol::{
     client::{self, HarnessClient, Server, TokenSource},
     egress::PORT,
@@ -53,7 +53,7 @@ struct Args {
     #[arg(long, env = "PROXY_LISTEN", default_value = "127.0.0.1:8081")]
     listen: SocketAddr,
     /// Where to listen for probes and metrics.
-    #[arg(long, env = "PROXY_HEALTH_LISTEN", default_value = "0.0.0.0:8082")]
+    #[arg(long, env = "PROXY_HEALTH_LISTEN", default_value = "[::]:8082")]
     health_listen: SocketAddr,
     /// The UID of this pod, which egress tokens name. Needed with egress.
     #[arg(long, env = "POD_UID")]
@@ -125,7 +125,7 @@ async fn run(args: Args) -> Result<(), Failure> {
     let proxy = Arc::new(Proxy::new(config, args.session_token_file, &tls, service.as_ref()));
     let metrics = PrometheusBuilder::new().set_buckets(BUCKETS)?.install_recorder()?;
     let listener = base_url::serve::bind(args.listen).await?;
-    let health_listener = TcpListener::bind(args.health_listen)
+    let health_listener = listen::bind(args.health_listen)
         .await
         .map_err(|source| Failure::BindHealth { address: args.health_listen, source })?;
     let mut asked = signals::Stop::listen().map_err(Failure::Signal)?;

@@ -7,7 +7,7 @@ use longhand_protocol::event::EventBody;
 use tokio::time::Instant;
 
 use super::provision::Roused;
-use super::run::{Waiting, Call, Course, LOOK_AGAIN, changed};
+use super::run::{Call, Course, LOOK_AGAIN, Waiting, changed};
 use super::sandboxes::SandboxView;
 use super::{ExecuteError, plan};
 

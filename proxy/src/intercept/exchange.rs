@@ -26,9 +26,10 @@ use super::{
     upstream::{Outgoing, Tasks, Upstream},
 };
 use crate::{
+    audit::Subject,
     body::Relayed,
-    egress::{Answer, SessionContext, Target, audit::Subject},
-    headers::{framing_conflict, prepare_intercepted_request, prepare_intercepted_response},
+    egress::{Answer, SessionContext, Target},
+    headers::{framing_conflict, is_encoded, prepare_intercepted_request, prepare_intercepted_response},
     linger::Lingering,
     secret::Secret,
     upstream::IDLE_TIMEOUT,
@@ -86,7 +87,7 @@ impl Exchange {
         let (outcome, answer) = match self.exchange(parts, body, &subject).await {
             Ok(answer) => ("forwarded", answer),
             Err(refused) => {
-                tracing::warn!(%host, method = subject.method, credential = refused.credential(), reason = %refused, "refused");
+                tracing::warn!(%host, method = %subject.method, credential = refused.credential(), reason = %refused, "refused");
                 if refused.is_decision() {
                     self.context.audit.denied(refused.credential(), &subject, &refused.to_string());
                 }
@@ -123,7 +124,7 @@ impl Exchange {
         if response.status().is_informational() {
             return Err(Refused::BadAnswer("a switch of protocols that was not asked for"));
         }
-        let encoded = response.headers().get(header::CONTENT_ENCODING).is_some_and(|encoding| encoding != "identity");
+        let encoded = is_encoded(response.headers());
         if encoded && credentialed && !head_only && response.status() != StatusCode::NOT_MODIFIED {
             return Err(Refused::BadAnswer(
                 "a compressed body, although it was asked not to: it cannot be looked into",

@@ -209,8 +209,12 @@ pub(super) mod tests {
     }
 
     fn read(config: Value) -> longhand_proxy::config::Egress {
-        let mut whole =
-            super::super::proxy_config::config("http://model.test", &fixtures::vault().spec.credentials[0], &[], &[]);
+        let mut whole = super::super::proxy_config::config(
+            "http://model.test",
+            ("models", &fixtures::vault().spec.credentials[0]),
+            &[],
+            &[],
+        );
         whole["egress"] = config;
         longhand_proxy::config::Config::parse(&whole.to_string()).unwrap().egress.unwrap()
     }

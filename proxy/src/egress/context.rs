@@ -9,8 +9,9 @@ use longhand_protocol::{SessionId, egress::Seed};
 use rustls::ClientConfig;
 use tokio_util::sync::CancellationToken;
 
-use super::{audit::Audit, dial::Dialer};
+use super::dial::Dialer;
 use crate::{
+    audit::Audit,
     config::{Binding, BindingPlacement, Network},
     secret::SecretFile,
 };

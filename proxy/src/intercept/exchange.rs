@@ -26,9 +26,10 @@ use super::{
     upstream::{Outgoing, Tasks, Upstream},
 };
 use crate::{
+    audit::Subject,
     body::Relayed,
-    egress::{Answer, SessionContext, Target, audit::Subject},
-    headers::{framing_conflict, prepare_intercepted_request, prepare_intercepted_response},
+    egress::{Answer, SessionContext, Target},
+    headers::{framing_conflict, is_encoded, prepare_intercepted_request, prepare_intercepted_response},
     linger::Lingering,
     secret::Secret,
     upstream::IDLE_TIMEOUT,
@@ -63,7 +64,8 @@ struct Ready {
     values: Values,
     /// What was kept by the proxy and must not come back either.
     kept: Values,
-    batch: bool,
+    /// The credential that the Git LFS batch endpoint is asked with.
+    batch: Option<Arc<str>>,
     head_only: bool,
 }
 
@@ -86,7 +88,7 @@ impl Exchange {
         let (outcome, answer) = match self.exchange(parts, body, &subject).await {
             Ok(answer) => ("forwarded", answer),
             Err(refused) => {
-                tracing::warn!(%host, method = subject.method, credential = refused.credential(), reason = %refused, "refused");
+                tracing::warn!(%host, method = %subject.method, credential = refused.credential(), reason = %refused, "refused");
                 if refused.is_decision() {
                     self.context.audit.denied(refused.credential(), &subject, &refused.to_string());
                 }
@@ -123,7 +125,7 @@ impl Exchange {
         if response.status().is_informational() {
             return Err(Refused::BadAnswer("a switch of protocols that was not asked for"));
         }
-        let encoded = response.headers().get(header::CONTENT_ENCODING).is_some_and(|encoding| encoding != "identity");
+        let encoded = is_encoded(response.headers());
         if encoded && credentialed && !head_only && response.status() != StatusCode::NOT_MODIFIED {
             return Err(Refused::BadAnswer(
                 "a compressed body, although it was asked not to: it cannot be looked into",
@@ -135,8 +137,8 @@ impl Exchange {
             scrub_headers(&mut head.headers, values);
         }
         let body = Relayed::new(body, IDLE_TIMEOUT).with_trailers();
-        if batch && credentialed && head.status.is_success() {
-            let sealed = self.seal(body).await?;
+        if let Some(credential) = batch.filter(|_| head.status.is_success()) {
+            let sealed = self.seal(body, &credential).await?;
             head.headers.remove(header::CONTENT_LENGTH);
             let sealed = Full::new(sealed).map_err(|never| match never {});
             return Ok(answer(head.status, head.headers, Scrubbed::<_>::new(sealed, values)));
@@ -186,13 +188,20 @@ impl Exchange {
         };
         let mut used = allowed.used.clone();
         used.extend(in_body.into_iter().filter(|number| !allowed.used.contains(number)));
-        let kept = opened.iter().filter_map(|(_, value)| value.as_bytes().rsplit(|byte| *byte == b' ').next());
+        let mut labels: Vec<Arc<str>> =
+            used.iter().map(|number| self.context.bindings[*number].binding.label().into()).collect();
+        for (.., made_for) in &opened {
+            if !labels.contains(made_for) {
+                labels.push(made_for.clone());
+            }
+        }
+        let kept = opened.iter().filter_map(|(_, value, _)| value.as_bytes().rsplit(|byte| *byte == b' ').next());
         let kept = Values::new(kept.filter(|value| (MIN_VALUE..=MAX_VALUE).contains(&value.len())));
         let kept = kept.map_err(|_| Refused::Handle)?;
         // A secret key only signs: nothing goes out that a server could send back and that is of use to anybody.
         let signs = |number: &usize| claim.as_ref().is_some_and(|claim| claim.number == *number);
         let credentialed = !used.iter().all(signs) || !opened.is_empty();
-        for (name, value) in opened {
+        for (name, value, _) in opened {
             headers.insert(name, value);
         }
         if credentialed {
@@ -208,8 +217,8 @@ impl Exchange {
         }
         let values = self.shared.values.of(&self.target.host, &self.context.bindings, now);
         let values = values.map_err(|_| Refused::BadAnswer("more values of credentials than can be looked for"))?;
-        for number in &used {
-            self.context.audit.used(&self.context.bindings[*number].binding.label(), subject).await?;
+        for label in &labels {
+            self.context.audit.used(label, subject).await?;
         }
         let target = match &query {
             Some(query) => format!("{}?{}", path.as_str(), query.as_str()),
@@ -224,7 +233,7 @@ impl Exchange {
             let bound = &self.context.bindings[claim.number];
             aws::outgoing::sign(claim, bound, secret, (&method, &uri), &mut headers, &payload)?;
         }
-        let batch = is_batch(&method, uri.path());
+        let batch = labels.into_iter().next().filter(|_| credentialed && is_batch(&method, uri.path()));
         let head_only = method == Method::HEAD;
         let mut request = Request::new(body);
         *request.method_mut() = method;
@@ -316,7 +325,7 @@ impl Exchange {
     }
 
     /// Keeps what the Git LFS batch endpoint hands out.
-    async fn seal(&self, body: Relayed<Incoming>) -> Result<Bytes, Refused> {
+    async fn seal(&self, body: Relayed<Incoming>, credential: &Arc<str>) -> Result<Bytes, Refused> {
         let whole = Limited::new(body, MAX_ANSWER).collect().await;
         let whole =
             whole.map_err(|_| Refused::BadAnswer("a Git LFS batch that is too large or ended early"))?.to_bytes();
@@ -324,7 +333,7 @@ impl Exchange {
             let mut rules = self.context.bindings.iter().map(|bound| &bound.binding.rule);
             rules.any(|rule| rule.covers(&link.host) && rule.port == link.port && rule.scheme == link.scheme)
         };
-        Ok(Bytes::from_owner(self.shared.sealed.seal(&whole, bound, Instant::now())?))
+        Ok(Bytes::from_owner(self.shared.sealed.seal(&whole, credential, bound, Instant::now())?))
     }
 }
 

@@ -38,8 +38,9 @@ use self::{
     values::HostValues,
 };
 use crate::{
+    audit::Subject,
     config::Binding,
-    egress::{Answer, SessionContext, Target, audit::Subject},
+    egress::{Answer, SessionContext, Target},
     linger::Lingering,
     policy::Host,
     upstream::IDLE_TIMEOUT,

@@ -9,7 +9,8 @@ use super::{
     upstream::SendError,
 };
 use crate::{
-    egress::{Answer, audit::Unrecorded, refusal},
+    audit::Unrecorded,
+    egress::{Answer, refusal},
     secret::FileCondition,
 };
 

@@ -3,7 +3,7 @@
 
 use std::{
     collections::HashMap,
-    sync::{Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -96,6 +96,8 @@ struct Kept {
     link: Link,
     header: HeaderName,
     value: Secret,
+    /// The credential that it was made for, by its name.
+    credential: Arc<str>,
     until: Instant,
 }
 
@@ -104,13 +106,14 @@ struct Kept {
 pub struct NotForThis;
 
 impl Sealed {
-    /// Replaces every credential in the answer of a batch endpoint by a handle.
+    /// Replaces every credential in the answer of a batch endpoint, which was asked with `credential`, by a handle.
     ///
     /// # Errors
     /// [`SealError`], when one could not be kept.
     pub fn seal(
         &self,
         answer: &[u8],
+        credential: &Arc<str>,
         bound: impl Fn(&Link) -> bool,
         now: Instant,
     ) -> Result<Zeroizing<Vec<u8>>, SealError> {
@@ -119,12 +122,18 @@ impl Sealed {
         let objects = top.get_mut("objects").and_then(Value::as_array_mut).into_iter().flatten();
         let actions = objects.filter_map(|object| object.get_mut("actions")?.as_object_mut());
         for action in actions.flat_map(|actions| actions.values_mut()) {
-            self.seal_action(action, &bound, now)?;
+            self.seal_action(action, credential, &bound, now)?;
         }
         serde_json::to_vec(&answer).map(Zeroizing::new).map_err(|_| SealError::Answer)
     }
 
-    fn seal_action(&self, action: &mut Value, bound: &impl Fn(&Link) -> bool, now: Instant) -> Result<(), SealError> {
+    fn seal_action(
+        &self,
+        action: &mut Value,
+        credential: &Arc<str>,
+        bound: &impl Fn(&Link) -> bool,
+        now: Instant,
+    ) -> Result<(), SealError> {
         let href = action.get("href").and_then(Value::as_str).unwrap_or_default().to_owned();
         let Some(headers) = action.get_mut("header").and_then(Value::as_object_mut) else { return Ok(()) };
         for (name, value) in headers {
@@ -139,8 +148,8 @@ impl Sealed {
                 return Err(SealError::Elsewhere(link.host.to_string()));
             }
             let secret = Secret::new(text.as_bytes()).map_err(|_| SealError::Answer)?;
-            *value =
-                Value::String(self.keep(Kept { link, header: parsed, value: secret, until: now + LIFETIME }, now)?);
+            let (credential, until) = (credential.clone(), now + LIFETIME);
+            *value = Value::String(self.keep(Kept { link, header: parsed, value: secret, credential, until }, now)?);
         }
         Ok(())
     }
@@ -160,7 +169,8 @@ impl Sealed {
         Ok(handle)
     }
 
-    /// Takes the handles out of a request's headers, and gives the headers that belong in their places.
+    /// Takes the handles out of a request's headers, and gives the headers that belong in their places, each with the name of the
+    /// credential that it was made for.
     ///
     /// # Errors
     /// [`NotForThis`], for a handle that is unknown, has expired, or was given for another URL or header.
@@ -169,7 +179,7 @@ impl Sealed {
         headers: &mut HeaderMap,
         link: &Link,
         now: Instant,
-    ) -> Result<Vec<(HeaderName, HeaderValue)>, NotForThis> {
+    ) -> Result<Vec<(HeaderName, HeaderValue, Arc<str>)>, NotForThis> {
         let handles: Vec<(HeaderName, String)> = headers
             .iter()
             .filter_map(|(name, value)| Some((name.clone(), value.to_str().ok()?.trim().to_owned())))
@@ -184,7 +194,7 @@ impl Sealed {
                 return Err(NotForThis);
             }
             headers.remove(&name);
-            opened.push((name, kept.value.header("").map_err(|_| NotForThis)?));
+            opened.push((name, kept.value.header("").map_err(|_| NotForThis)?, kept.credential.clone()));
         }
         Ok(opened)
     }
@@ -213,7 +223,7 @@ mod tests {
     fn a_handle_is_good_for_its_url_and_for_an_hour() {
         let sealed = Sealed::default();
         let now = Instant::now();
-        let clean = sealed.seal(&answer(HREF, "Bearer minted-token"), |_| true, now).unwrap();
+        let clean = sealed.seal(&answer(HREF, "Bearer minted-token"), &"team/one".into(), |_| true, now).unwrap();
         let clean: Value = serde_json::from_slice(&clean).unwrap();
         let headers = &clean["objects"][0]["actions"]["download"]["header"];
         let handle = headers["Authorization"].as_str().unwrap();
@@ -225,7 +235,7 @@ mod tests {
         };
         let (left, opened) = open(handle, HREF, now).unwrap();
         assert_eq!((left, opened[0].1.as_bytes()), (0, &b"Bearer minted-token"[..]));
-        assert!(opened[0].1.is_sensitive());
+        assert!(opened[0].1.is_sensitive() && &*opened[0].2 == "team/one");
         for other in [
             "https://git.example/a.git/info/lfs/objects/2?x=1",
             "https://evil.example/a.git/info/lfs/objects/1?x=1",
@@ -241,7 +251,8 @@ mod tests {
     #[test]
     fn what_cannot_be_kept_is_refused() {
         let sealed = Sealed::default();
-        let seal = |answer: &[u8]| sealed.seal(answer, |link| link.host.as_str() == "git.example", Instant::now());
+        let bound = |link: &Link| link.host.as_str() == "git.example";
+        let seal = |answer: &[u8]| sealed.seal(answer, &"team/one".into(), bound, Instant::now());
         assert_eq!(seal(b"[]").unwrap_err(), SealError::Answer);
         assert_eq!(seal(b"<html>").unwrap_err(), SealError::Answer);
         assert_eq!(seal(&answer("/relative", "Bearer x")).unwrap_err(), SealError::Link);

@@ -9,7 +9,7 @@ use base64::{Engine, engine::general_purpose::STANDARD};
 use http::{Request, Response, StatusCode, header};
 use http_body_util::{BodyExt, Collected};
 use hyper::body::Incoming;
-use longhand_protocol::egress::CredentialOutcome;
+use longhand_protocol::egress::{CredentialOutcome, path_sha256};
 use rstest::rstest;
 use serde_json::json;
 
@@ -213,6 +213,9 @@ async fn what_git_lfs_hands_out_is_kept_and_used() {
     let header = format!("Authorization: {handle}");
     let (status, text) = world.curl(&["--include", "--header", &header, "https://git.example/objects/1"]).await;
     assert!(status == "200" && text.contains("right: true") && !text.contains("minted-for"), "{text}");
+    // What was made for one object is named by the credential that it was made for.
+    let used = world.event_of(|event| event.path_sha256 == Some(path_sha256("/objects/1"))).await;
+    assert_eq!((used.outcome, used.credential.as_deref()), (CredentialOutcome::Used, Some("team/one")));
     let (status, text) = world.curl(&["--header", &header, "https://git.example/objects/2"]).await;
     assert!(status == "403" && text.contains("Git LFS handle"), "{text}");
 }

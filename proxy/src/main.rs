@@ -196,7 +196,7 @@ fn service(service: &Service) -> Result<Arc<HarnessClient>, client::Error> {
     let Service { session, url, ca, token_file } = service;
     let server = Server::new(url);
     let server = match ca {
-        Some(authorities) => server.trusting(authorities),
+        Some(authorities) => server.trusting(authorities.as_str()),
         None => server,
     };
     HarnessClient::new(server, session.clone(), TokenSource::file(token_file)).map(Arc::new)

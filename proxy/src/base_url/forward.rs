@@ -18,11 +18,12 @@ use tokio::time::timeout;
 use super::token::SessionToken;
 use crate::{
     body::Relayed,
-    config::{Config, Credential, Placement, Route},
+    config::{Config, Credential, KeptIn, Placement, Route},
     error::{Malformed, Refusal},
     headers::{framing_conflict, prepare_request, prepare_response},
     oauth::{self, Refresher, refresher::Timing},
     policy::{Destination, Mismatch, PlainPath},
+    refusals::{LastWord, Word},
     secret::{FileCondition, Secret, SecretFile},
     upstream::{IDLE_TIMEOUT, Outgoing, Reach, Upstream, Way},
 };
@@ -47,6 +48,7 @@ struct BoundRoute {
     route: Route,
     source: Option<Source>,
     upstream: Upstream,
+    last_word: LastWord,
 }
 
 /// Where a credential's value comes from.
@@ -82,10 +84,14 @@ pub struct CredentialState {
     pub route: String,
     /// The credential's name.
     pub credential: String,
+    /// Where it is kept, if that is known.
+    pub kept_in: Option<KeptIn>,
     /// Why it cannot be used, if it cannot.
     pub condition: Option<Unusable>,
     /// Whether the harness can do nothing without it.
     pub required: bool,
+    /// What the upstream said of it last.
+    pub last_word: Option<Word>,
 }
 
 /// Why a credential cannot be used.
@@ -122,6 +128,7 @@ impl Proxy {
         let bind = |route: Route| BoundRoute {
             source: route.credential.as_ref().map(|credential| Source::of(credential, &way, service, &mut shared)),
             upstream: Upstream::new(&way, Reach::of(route.allow_private)),
+            last_word: LastWord::default(),
             route,
         };
         Self { token: SessionToken::new(token_file), routes: config.routes.into_iter().map(bind).collect() }
@@ -131,14 +138,17 @@ impl Proxy {
     #[must_use]
     pub fn credentials(&self, now: Instant) -> Vec<CredentialState> {
         let state = |bound: &BoundRoute| {
+            let credential = bound.route.credential.as_ref()?;
             Some(CredentialState {
                 route: bound.route.name.clone(),
-                credential: bound.route.credential.as_ref()?.name.clone(),
+                credential: credential.name.clone(),
+                kept_in: credential.kept_in.clone(),
                 condition: match bound.source.as_ref()? {
                     Source::File(file) => file.current(now).err().map(Unusable::File),
                     Source::OAuth(refresher) => refresher.condition().map(Unusable::Token),
                 },
                 required: bound.route.required,
+                last_word: bound.last_word.get(),
             })
         };
         self.routes.iter().filter_map(state).collect()
@@ -282,7 +292,9 @@ impl BoundRoute {
         *outgoing.uri_mut() = uri;
         *outgoing.version_mut() = Version::HTTP_11;
         *outgoing.headers_mut() = headers;
-        self.upstream.send(host, outgoing).await
+        let response = self.upstream.send(host, outgoing).await?;
+        self.last_word.note(response.status());
+        Ok(response)
     }
 
     /// What of an answer is passed on.

@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use super::{audit::Audit, dial::Dialer};
 use crate::{
     config::{Binding, BindingPlacement, Network},
+    refusals::LastWord,
     secret::SecretFile,
 };
 
@@ -27,6 +28,8 @@ pub struct Bound {
     pub file: SecretFile,
     /// The rest of AWS keys.
     pub aws: Option<AwsFiles>,
+    /// What upstreams said of it last.
+    pub last_word: LastWord,
 }
 
 /// The files of AWS keys besides that of the secret access key.
@@ -50,7 +53,7 @@ impl Bound {
                 session_token: keys.session_token_file.clone().map(SecretFile::new),
             }),
         };
-        Self { binding, file, aws }
+        Self { binding, file, aws, last_word: LastWord::default() }
     }
 
     /// All of its files.

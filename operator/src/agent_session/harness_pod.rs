@@ -215,7 +215,12 @@ fn environment(context: &Context, own: Vec<EnvVar>) -> Vec<EnvVar> {
 
 fn proxy(context: &Context, references: &References, egress: Option<Way<'_>>, refreshes: Option<&str>) -> Container {
     let credential = &references.credential;
-    let mut config = proxy_config::config(&references.base_url, credential, &references.fallbacks, &references.mcp);
+    let mut config = proxy_config::config(
+        &references.base_url,
+        (&references.vault, credential),
+        &references.fallbacks,
+        &references.mcp,
+    );
     proxy_config::set_way_out(&mut config, &context.way_out);
     let mut volume_mounts =
         vec![mount("token", TOKEN_FOLDER, true), mount("credential", proxy_config::folder(&credential.name), true)];

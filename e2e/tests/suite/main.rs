@@ -33,5 +33,6 @@ mod sdks;
 mod secrets;
 mod tenancy;
 mod two_sandboxes;
+mod vault_conditions;
 mod warm;
 mod without_tools;

@@ -9,6 +9,7 @@ pub(crate) mod observe;
 mod plan;
 mod proxy_config;
 mod proxy_health;
+mod seen;
 mod status;
 pub mod sweep;
 mod triggers;
@@ -36,6 +37,7 @@ use self::status::Outcome;
 use crate::context::{Context, Guarded, GuardedStore, first_list, synced};
 use crate::drive;
 use crate::error::Error;
+use crate::vault::sightings::Sightings;
 use crate::wakes::Wakes;
 
 /// What the reconcile of a session looks at.
@@ -48,6 +50,8 @@ struct Sessions {
     pods: Store<Pod>,
     wakes: Arc<Wakes>,
     proxies: Arc<dyn Proxies>,
+    /// What proxies say, for the vaults.
+    sightings: Arc<Sightings>,
 }
 
 /// The sessions' own store and the controller that feeds it.
@@ -61,13 +65,14 @@ pub struct Prepared {
 /// The agents of which a pod that was not made for a session was taken or given back.
 pub type Taken = UnboundedReceiver<ObjectRef<Guarded<Agent>>>;
 
-/// Sets up the watches; `woken` are the sessions whose wake key changed.
+/// Sets up the watches; `woken` are the sessions whose wake key changed, and `sightings` gets what proxies say of credentials.
 ///
 /// # Errors
 /// When the HTTP client for proxies cannot be set up.
 pub fn prepare(
     context: Arc<Context>,
     wakes: Arc<Wakes>,
+    sightings: Arc<Sightings>,
     woken: impl Stream<Item = ObjectRef<Guarded<AgentSession>>> + Send + 'static,
 ) -> Result<(Prepared, Taken), reqwest::Error> {
     let everything = watcher::Config::default;
@@ -85,7 +90,7 @@ pub fn prepare(
         .reconcile_on(triggers::by_template(store.clone(), template_stream))
         .reconcile_on(woken);
     let proxies = Arc::new(HttpProxies::new()?);
-    let sessions = Arc::new(Sessions { context, agents, vaults, templates, pods, wakes, proxies });
+    let sessions = Arc::new(Sessions { context, agents, vaults, templates, pods, wakes, proxies, sightings });
     Ok((Prepared { store, controller, sessions }, taken))
 }
 
@@ -134,10 +139,12 @@ async fn proceed(observed: &Observed, sessions: &Sessions, now: Timestamp) -> Re
         apply::tell(observed, &plan, &harness, &status, sessions).await;
     }
     applied?;
-    log?;
+    let asked = log?.is_some();
     if let Some(settled) = observed.worked {
         sessions.wakes.settle(&session_id(&observed.session.metadata), settled);
     }
+    // Last, as nobody waits for it.
+    seen::tell_vaults(observed, &harness, asked, sessions, now).await;
     Ok(drive::action(plan.requeue))
 }
 

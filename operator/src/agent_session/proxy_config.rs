@@ -36,12 +36,12 @@ pub(super) fn config(
     fallbacks: &[FallbackAccess],
     servers: &[McpAccess],
 ) -> Value {
-    let model = route("model", MODEL_PREFIX, base_url, &placed(Some(vault), credential, &folder(&credential.name)));
+    let model = route("model", MODEL_PREFIX, base_url, placed(Some(vault), credential, &folder(&credential.name)));
     let fallbacks = fallbacks.iter().map(|fallback| {
         let name = format!("fallback-{}", fallback.route);
         let prefix = format!("{MODEL_PREFIX}{FALLBACK_ROUTES}/{}", fallback.route);
-        let credential = placed(Some(&fallback.vault), &fallback.credential, &fallback_folder(fallback));
-        route(&name, &prefix, &fallback.base_url, &credential)
+        let placed = placed(Some(&fallback.vault), &fallback.credential, &fallback_folder(fallback));
+        route(&name, &prefix, &fallback.base_url, placed)
     });
     let routes: Vec<Value> = std::iter::once(model).chain(fallbacks).chain(servers.iter().map(server)).collect();
     json!({ "routes": routes })
@@ -104,7 +104,7 @@ pub(super) fn set_way_out(config: &mut Value, way_out: &WayOut) {
     }
 }
 
-fn route(name: &str, prefix: &str, base_url: &str, credential: &Value) -> Value {
+fn route(name: &str, prefix: &str, base_url: &str, credential: Value) -> Value {
     json!({ "name": name, "prefix": prefix, "upstream": base_url, "credential": credential })
 }
 
@@ -121,9 +121,7 @@ fn server(server: &McpAccess) -> Value {
         "required": false,
     });
     match &server.credential {
-        Some(credential) => {
-            route["credential"] = placed(server.vault.as_deref(), credential, &mcp_folder(server));
-        }
+        Some(credential) => route["credential"] = placed(server.vault.as_deref(), credential, &mcp_folder(server)),
         None => route["allowPrivate"] = json!(server.private_addresses == PrivateAddresses::Allow),
     }
     route
@@ -154,6 +152,12 @@ pub(super) fn refresh_folder(server: &McpAccess) -> String {
     format!("{CREDENTIALS}/{}", refresh_volume(server))
 }
 
+/// Where a credential is kept, which the proxy says again when it reports of it: the vault may name another Secret by then.
+pub(super) fn kept_in(vault: &str, credential: &CredentialSpec) -> Value {
+    let secret = &credential.secret_ref;
+    json!({ "vault": vault, "credential": credential.name, "secret": secret.name, "key": secret.key })
+}
+
 fn placed(vault: Option<&str>, credential: &CredentialSpec, folder: &str) -> Value {
     let allow = &credential.allow;
     let port = allow.port.unwrap_or_else(|| i32::from(allow.scheme.default_port()));
@@ -176,6 +180,7 @@ fn placed(vault: Option<&str>, credential: &CredentialSpec, folder: &str) -> Val
             "pathPrefixes": allow.path_prefixes,
             "allowPrivate": allow.private_addresses == PrivateAddresses::Allow,
         },
+        "keptIn": vault.map(|vault| kept_in(vault, credential)),
     })
 }
 

@@ -24,12 +24,13 @@ use super::{
 use crate::{
     audit::{Audit, Subject},
     body::Relayed,
-    config::{Config, Credential, Origin, Placement, Route},
+    config::{Config, Credential, KeptIn, Origin, Placement, Route},
     error::{Malformed, Refusal},
     headers::{framing_conflict, prepare_request},
     intercept::scrub::{Unscrubbable, Values, fits},
     oauth::{self, Refresher, refresher::Timing},
     policy::{Destination, Mismatch, PlainPath},
+    refusals::{LastWord, Word},
     secret::{FileCondition, Secret, SecretFile},
     upstream::{Outgoing, Reach, Upstream, Way},
 };
@@ -56,6 +57,7 @@ struct BoundRoute {
     route: Route,
     source: Option<(Source, Arc<Known>)>,
     upstream: Upstream,
+    last_word: LastWord,
 }
 
 /// A request, and where it is put on record.
@@ -110,10 +112,14 @@ pub struct CredentialState {
     pub route: String,
     /// The credential's name.
     pub credential: String,
+    /// Where it is kept, if that is known.
+    pub kept_in: Option<KeptIn>,
     /// Why it cannot be used, if it cannot.
     pub condition: Option<Unusable>,
     /// Whether the harness can do nothing without it.
     pub required: bool,
+    /// What the upstream said of it last.
+    pub last_word: Option<Word>,
 }
 
 /// Why a credential cannot be used.
@@ -155,6 +161,7 @@ impl Proxy {
         let bind = |route: Route| BoundRoute {
             source: route.credential.as_ref().map(|credential| Source::of(credential, &way, service, &mut shared)),
             upstream: Upstream::new(&way, Reach::of(route.allow_private)),
+            last_word: LastWord::default(),
             route,
         };
         Self { token: SessionToken::new(token_file), routes: config.routes.into_iter().map(bind).collect(), audit }
@@ -164,11 +171,14 @@ impl Proxy {
     #[must_use]
     pub fn credentials(&self, now: Instant) -> Vec<CredentialState> {
         let state = |bound: &BoundRoute| {
+            let credential = bound.route.credential.as_ref()?;
             Some(CredentialState {
                 route: bound.route.name.clone(),
-                credential: bound.route.credential.as_ref()?.name.clone(),
+                credential: credential.name.clone(),
+                kept_in: credential.kept_in.clone(),
                 condition: bound.source.as_ref()?.0.condition(now),
                 required: bound.route.required,
+                last_word: bound.last_word.get(),
             })
         };
         self.routes.iter().filter_map(state).collect()
@@ -358,7 +368,9 @@ impl BoundRoute {
         if let (Some(Record { audit, subject }), Some(credential)) = (record, &self.route.credential) {
             audit.used(&credential.label(), subject).await?;
         }
-        self.upstream.send(host, outgoing).await
+        let response = self.upstream.send(host, outgoing).await?;
+        self.last_word.note(response.status());
+        Ok(response)
     }
 
     /// The credential's value, if the route has a credential.

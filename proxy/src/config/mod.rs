@@ -7,6 +7,7 @@ use longhand_protocol::SessionId;
 use serde::Deserialize;
 
 pub use self::egress::{Audit, AwsKeys, Binding, BindingPlacement, Egress, Location, Network};
+pub use self::kept_in::KeptIn;
 pub use self::oauth::{ClientAuth, OAuth, OAuthClient, Service};
 pub use self::way_out::{NoProxy, UpstreamProxy, UpstreamProxyProblem};
 use self::{
@@ -20,6 +21,7 @@ use crate::{
 };
 
 mod egress;
+mod kept_in;
 mod oauth;
 mod way_out;
 
@@ -103,6 +105,8 @@ pub struct Credential {
     pub rule: Rule,
     /// How it is refreshed, if it is an access token that can be.
     pub oauth: Option<OAuth>,
+    /// Where it is kept, if that is known.
+    pub kept_in: Option<KeptIn>,
 }
 
 impl Credential {
@@ -270,6 +274,8 @@ struct RawCredential {
     allow: RawAllow,
     #[serde(default)]
     oauth: Option<RawOAuth>,
+    #[serde(default)]
+    kept_in: Option<KeptIn>,
 }
 
 #[derive(Deserialize)]
@@ -373,7 +379,7 @@ impl TryFrom<RawCredential> for Credential {
     type Error = RouteProblem;
 
     fn try_from(raw: RawCredential) -> Result<Self, RouteProblem> {
-        let RawCredential { name, vault, file, placement, allow, oauth } = raw;
+        let RawCredential { name, vault, file, placement, allow, oauth, kept_in } = raw;
         if !file.is_absolute() {
             return Err(RouteProblem::File(file));
         }
@@ -399,6 +405,7 @@ impl TryFrom<RawCredential> for Credential {
             file,
             placement,
             oauth: oauth.map(OAuth::try_from).transpose()?,
+            kept_in,
             rule: allow.rule(|text| Host::parse(text).map(HostPattern::Exact))?,
         })
     }

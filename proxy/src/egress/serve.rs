@@ -149,11 +149,9 @@ impl EgressProxy {
         self.interceptor.ca_pem()
     }
 
-    /// Every binding's `<vault>/<credential>`, and why it cannot be used, if it cannot.
-    pub fn credentials(&self, now: Instant) -> impl Iterator<Item = (String, Option<FileCondition>)> {
-        self.bindings
-            .iter()
-            .map(move |bound| (bound.binding.label(), bound.files().find_map(|file| file.current(now).err())))
+    /// Every binding, and why it cannot be used, if it cannot.
+    pub fn credentials(&self, now: Instant) -> impl Iterator<Item = (&Bound, Option<FileCondition>)> {
+        self.bindings.iter().map(move |bound| (bound, bound.files().find_map(|file| file.current(now).err())))
     }
 
     /// Answers a request. A CONNECT that is answered with success goes on as a tunnel.

@@ -60,6 +60,8 @@ struct Ready {
     websocket: bool,
     /// Whether it has a credential.
     credentialed: bool,
+    /// The bindings that are used.
+    used: Vec<usize>,
     /// What must not come back.
     values: Values,
     /// What was kept by the proxy and must not come back either.
@@ -104,10 +106,13 @@ impl Exchange {
         let mut parts = parts;
         let client = parts.extensions.remove::<OnUpgrade>();
         let ready = self.prepare(parts, body, subject).await?;
-        let Ready { request, shown, websocket, credentialed, values, kept, batch, head_only } = ready;
+        let Ready { request, shown, websocket, credentialed, used, values, kept, batch, head_only } = ready;
         let mut response = self.upstream.send(request, websocket).await.map_err(|error| {
             if shown.is_set() { Denial::Unresolved { place: "body" }.into() } else { Refused::from(error) }
         })?;
+        for number in used {
+            self.context.bindings[number].last_word.note(response.status());
+        }
         if framing_conflict(response.headers()) {
             return Err(Refused::BadAnswer("two lengths for one body"));
         }
@@ -239,7 +244,7 @@ impl Exchange {
         *request.method_mut() = method;
         *request.uri_mut() = uri;
         *request.headers_mut() = headers;
-        Ok(Ready { request, shown, websocket, credentialed, values, kept, batch, head_only })
+        Ok(Ready { request, shown, websocket, credentialed, used, values, kept, batch, head_only })
     }
 
     fn candidates(&self) -> Vec<Candidate<'_>> {

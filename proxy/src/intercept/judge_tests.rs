@@ -26,6 +26,7 @@ fn binding(name: &str, locations: &[Location], host: &str, prefixes: &[&str]) ->
             path_prefixes: prefixes.iter().map(|prefix| PlainPath::parse(prefix).unwrap()).collect(),
             allow_private: false,
         },
+        kept_in: None,
     }
 }
 

@@ -35,6 +35,7 @@ fn binding() -> Binding {
             path_prefixes: vec![],
             allow_private: false,
         },
+        kept_in: None,
     }
 }
 

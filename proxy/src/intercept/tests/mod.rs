@@ -5,6 +5,7 @@ mod clients;
 mod early;
 mod git;
 mod packages;
+mod refusals;
 mod smuggling;
 mod streams;
 mod support;

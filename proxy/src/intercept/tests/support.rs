@@ -71,6 +71,7 @@ impl Report for Recorder {
 
 pub(super) struct World {
     pub(super) files: TempDir,
+    pub(super) egress: Arc<EgressProxy>,
     relay: SocketAddr,
     ca_pem: String,
     events: Recorder,
@@ -116,9 +117,9 @@ impl World {
         std::fs::write(files.path().join("ca.pem"), &ca_pem).unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        tasks.spawn(serve::serve(listener, proxy, CancellationToken::new(), Duration::ZERO));
+        tasks.spawn(serve::serve(listener, proxy.clone(), CancellationToken::new(), Duration::ZERO));
         let relay = relay(&mut tasks, address, maker.token(|_| {})).await;
-        Self { files, relay, ca_pem, events, _tasks: tasks }
+        Self { files, egress: proxy, relay, ca_pem, events, _tasks: tasks }
     }
 
     /// What stands for `team/one`.

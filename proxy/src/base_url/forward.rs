@@ -97,7 +97,11 @@ impl Source {
     fn condition(&self, now: Instant) -> Option<Unusable> {
         match self {
             Self::File(file) => match file.current(now) {
-                Ok(secret) => fits(secret.expose()).err().map(Unusable::Length),
+                // One that is too short is sent, and not looked for.
+                Ok(secret) => match fits(secret.expose()) {
+                    Err(problem @ (Unscrubbable::TooLong | Unscrubbable::TooMany)) => Some(Unusable::Length(problem)),
+                    Err(Unscrubbable::TooShort) | Ok(()) => None,
+                },
                 Err(condition) => Some(Unusable::File(condition)),
             },
             Self::OAuth(refresher) => refresher.condition().map(Unusable::Token),

@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::{
     config::Placement,
-    intercept::scrub::{MAX_VALUE, Unscrubbable, Values},
+    intercept::scrub::{MAX_VALUE, MIN_VALUE, Unscrubbable, Values},
     secret::Secret,
 };
 
@@ -39,6 +39,9 @@ impl Known {
         }
         let previous = seen.as_ref().map(|seen| seen.current.clone());
         let secrets: Vec<&Arc<Secret>> = std::iter::once(used).chain(&previous).collect();
+        // A value that is too short to be told from other text, such as the `none` of a model server without keys, is not looked for.
+        let secrets: Vec<&Arc<Secret>> =
+            secrets.into_iter().filter(|secret| secret.expose().len() >= MIN_VALUE).collect();
         // The whole of it, besides what the value alone decides of it.
         let pairs: Vec<Secret> = match &self.placement {
             Placement::Basic(username) => secrets.iter().map(|secret| secret.encoded(username)).collect(),
@@ -87,11 +90,11 @@ mod tests {
     }
 
     #[rstest]
-    #[case(7, Some(Unscrubbable::TooShort))]
+    #[case(7, None)]
     #[case(8, None)]
     #[case(8 * 1024, None)]
     #[case(8 * 1024 + 1, Some(Unscrubbable::TooLong))]
-    fn what_cannot_be_looked_for_is_not_sent(#[case] length: usize, #[case] expected: Option<Unscrubbable>) {
+    fn what_is_too_long_to_be_looked_for_is_not_sent(#[case] length: usize, #[case] expected: Option<Unscrubbable>) {
         let secret = Arc::new(Secret::of(&"x".repeat(length)));
         for placement in [Placement::Bearer, Placement::Basic("me".to_owned())] {
             assert_eq!(Known::new(placement).with(&secret).err(), expected);

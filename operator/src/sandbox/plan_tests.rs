@@ -215,7 +215,7 @@ fn a_pod_is_ready_for_a_sandbox_since_it_was_taken() {
     let claims = observed(None, 0, vec![]);
     let begins = plan(&claims, at(NOW));
     let written = status(&claims, &begins, Some(&pod(0, ready(-1_000_000))), None, at(NOW));
-    assert_eq!((condition(&written, READY), written.ready_at), (("True", "Running"), Some(Time(at(NOW)))));
+    assert_eq!((condition(&written, READY), &written.ready_at), (("True", "Running"), &Some(Time(at(NOW)))));
 }
 
 #[test]

@@ -102,7 +102,7 @@ fn a_workspace_is_kept_when_there_is_no_pod_for_it_in_time(#[case] stage: Option
     let mut up = asked;
     (up.pods, up.current) = (vec![pod(2, ready(NOW + 3_005))], Some("pod-2".into()));
     let written = status(&up, &plan(&up, at(NOW + 3_005)), up.pods.first(), None, at(NOW + 3_005));
-    assert_eq!((condition(&written, READY), written.last_miss), (("True", "Running"), None));
+    assert_eq!((condition(&written, READY), &written.last_miss), (("True", "Running"), &None));
 }
 
 #[rstest]

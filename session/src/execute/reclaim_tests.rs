@@ -9,6 +9,7 @@ use serde_json::json;
 
 use super::Limits;
 use super::tests::{execute, made, result, running, said};
+use crate::resources::Resources as _;
 use crate::testing::hands::{Hands, eventually, hands};
 use crate::testing::{SOON, World, limits};
 

@@ -15,7 +15,8 @@ impl Needle {
     pub fn new(text: &str) -> Self {
         let hex: String = text.bytes().map(|byte| format!("{byte:02x}")).collect();
         let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
-        let url = text.bytes().map(|byte| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") });
+        let url =
+            text.bytes().map(|byte| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") });
         let mut forms = vec![text.to_owned(), hex.to_uppercase(), hex, url.collect()];
         for before in 0..3_usize {
             let bytes = [&vec![0; before][..], text.as_bytes()].concat();
@@ -37,7 +38,17 @@ impl Needle {
     /// What finds it, for `grep -E`. It does not match itself.
     #[must_use]
     pub fn pattern(&self) -> String {
-        let form = |form: &String| form.chars().map(|letter| if letter.is_ascii_alphanumeric() || letter == '-' { letter.to_string() } else { format!("[{letter}]") }).collect::<String>();
+        let form = |form: &String| {
+            form.chars()
+                .map(|letter| {
+                    if letter.is_ascii_alphanumeric() || letter == '-' {
+                        letter.to_string()
+                    } else {
+                        format!("[{letter}]")
+                    }
+                })
+                .collect::<String>()
+        };
         let hidden = |form: String| {
             let (first, rest) = form.split_at(1);
             if first == "[" { form } else { format!("[{first}]{rest}") }

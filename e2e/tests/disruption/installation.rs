@@ -97,7 +97,10 @@ async fn one_trace(collector: &Collector) -> TestResult {
         let span = of(&spans, done).ok_or("a span is gone")?;
         assert_eq!(span.trace, turn.trace, "{done:?} is of another trace than the turn");
         let is_root = spans.iter().all(|other| other.id != span.parent);
-        assert!(!is_root || span.name == "turn" || span.name == "start harness", "{span:?} is a part of nothing that was sent");
+        assert!(
+            !is_root || span.name == "turn" || span.name == "start harness",
+            "{span:?} is a part of nothing that was sent"
+        );
     }
     Ok(())
 }

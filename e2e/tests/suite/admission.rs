@@ -65,10 +65,9 @@ async fn a_handoff_is_not_written_by_hand() {
         let sandbox = "apiVersion: longhand.dev/v1alpha1\nkind: Sandbox\nmetadata: {name: s}\nspec:\n  \
              templateRef: {name: none}\n";
         namespace.apply(sandbox).await?;
-        for (field, value) in [
-            ("handoffTo", "{name: other, uid: u, sandbox: s}"),
-            ("workspaceFrom", "{sandbox: other, uid: u}"),
-        ] {
+        for (field, value) in
+            [("handoffTo", "{name: other, uid: u, sandbox: s}"), ("workspaceFrom", "{sandbox: other, uid: u}")]
+        {
             let written = format!("{sandbox}  {field}: {value}\n");
             refused(&namespace, &written, "is written by the session service alone").await?;
             let new = written.replace("name: s}", "name: new}");

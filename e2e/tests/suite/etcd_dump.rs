@@ -21,7 +21,12 @@ const PKI: &str = "/etc/kubernetes/pki/etcd";
 const BUT_SECRETS: [[&str; 2]; 2] = [["/registry/", "/registry/secrets/"], ["/registry/secrets0", "/registry0"]];
 
 /// Fails if `key` is in a database; `present` is a text that Longhand's own has to hold, so that the search is known to see.
-pub(crate) async fn assert_not_in_etcd(namespace: &TestNamespace, image: &str, key: &Needle, present: &str) -> TestResult {
+pub(crate) async fn assert_not_in_etcd(
+    namespace: &TestNamespace,
+    image: &str,
+    key: &Needle,
+    present: &str,
+) -> TestResult {
     let pods = |of: &str| Api::<Pod>::namespaced(Client::clone(&namespace.client), of);
     let own = pods(SYSTEM_NAMESPACE);
     let labels = ListParams::default().labels("app.kubernetes.io/component=etcd");

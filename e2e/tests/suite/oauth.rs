@@ -6,7 +6,9 @@ use kube::ResourceExt as _;
 use kube::api::{ListParams, Patch, PatchParams};
 use longhand_crds::{Vault, labels};
 use longhand_e2e::cluster::log::{assert_sound, messages};
-use longhand_e2e::cluster::{Fixture, Forge, Needle, TestNamespace, TestResult, eventually, in_namespace, skipped, wait_for};
+use longhand_e2e::cluster::{
+    Fixture, Forge, Needle, TestNamespace, TestResult, eventually, in_namespace, skipped, wait_for,
+};
 
 use crate::online::{LONG, pod_of};
 use crate::secrets::{assert_in_no_log, assert_in_no_object, assert_only_the_proxy_mounts_it};

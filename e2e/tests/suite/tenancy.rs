@@ -152,7 +152,8 @@ async fn connects_to_no_pod_of(me: &Team, them: &Team) -> TestResult {
     let mut targets = Vec::new();
     for (role, port) in [(labels::SANDBOX, 8090), (labels::HARNESS, 8082), (labels::HARNESS, 8084)] {
         let pod = them.fixture.namespace.pods(role).await?.pop().ok_or_else(|| format!("there is no pod of {role}"))?;
-        targets.push(format!("{}/{port}", pod.status.and_then(|status| status.pod_ip).ok_or("a pod without an address")?));
+        targets
+            .push(format!("{}/{port}", pod.status.and_then(|status| status.pod_ip).ok_or("a pod without an address")?));
     }
     let tries = format!(
         "for to in {}; do timeout 3 bash -c \"exec 3<>/dev/tcp/$to\" 2>/dev/null; echo \"$to $?\"; done",

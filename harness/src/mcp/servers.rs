@@ -195,7 +195,8 @@ impl Session {
         for call in calls {
             let (slot, token, event) = (self.slot(&call.server), CancellationToken::new(), call.event.clone());
             self.running.insert(event.clone(), token.clone());
-            let span = info_span!("mcp", otel.kind = "client", call = %event, server = call.server.name(), tool = call.tool);
+            let span =
+                info_span!("mcp", otel.kind = "client", call = %event, server = call.server.name(), tool = call.tool);
             let answered = async move { Outcome { call: event, answer: slot.call(call, &token).await } };
             self.calls.spawn(answered.instrument(span));
         }

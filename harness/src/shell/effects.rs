@@ -71,9 +71,14 @@ pub(super) async fn perform(
         }
         Effect::CallModel { target, body, message } => {
             let model = body.get("model").and_then(Value::as_str);
-            let span = info_span!("chat", otel.kind = "client", gen_ai.request.model = model,
-                gen_ai.usage.input_tokens = field::Empty, gen_ai.usage.output_tokens = field::Empty,
-                first_token_ms = field::Empty);
+            let span = info_span!(
+                "chat",
+                otel.kind = "client",
+                gen_ai.request.model = model,
+                gen_ai.usage.input_tokens = field::Empty,
+                gen_ai.usage.output_tokens = field::Empty,
+                first_token_ms = field::Empty
+            );
             let call = call_model(service, models, &target, &body, message).instrument(span);
             Ok(unless_interrupted(watch, wake, async { Input::Model(call.await) }).await)
         }

@@ -106,7 +106,8 @@ impl Harness {
             let watch = watching.get_or_insert_with(|| Watch::begin(self.client.clone(), seen));
             // It belongs to what woke the session.
             let woken_by = claim.since.as_ref().and_then(|since| since.inbox.traceparent);
-            let span = belonging(info_span!("turn", session = %self.client.session_id(), epoch = claim.epoch), woken_by);
+            let span =
+                belonging(info_span!("turn", session = %self.client.session_id(), epoch = claim.epoch), woken_by);
             log = match self.serve(claim, log, watch, shutdown).instrument(span).await {
                 Turn::Idle(..) if rest == Rest::Leave => return Exit::Done("the session rests".to_owned()),
                 Turn::Idle(log, seen) => match wait_for_work(watch, seen, grace, shutdown).await {

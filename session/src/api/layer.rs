@@ -57,8 +57,16 @@ fn span_of(request: &Request, id: &str, method: &str, route: &str) -> Span {
             http.response.status_code = field::Empty);
     }
     let name = format!("{method} {route}");
-    let span = info_span!("request", request_id = id, method, route, session = field::Empty,
-        http.response.status_code = field::Empty, otel.name = name, otel.kind = "server");
+    let span = info_span!(
+        "request",
+        request_id = id,
+        method,
+        route,
+        session = field::Empty,
+        http.response.status_code = field::Empty,
+        otel.name = name,
+        otel.kind = "server"
+    );
     belonging(span, parent)
 }
 

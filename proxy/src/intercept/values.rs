@@ -184,6 +184,7 @@ mod tests {
                         path_prefixes: vec![],
                         allow_private: false,
                     },
+                    kept_in: None,
                 })
             };
             let bindings = vec![bound("a", a), bound("b", b)];

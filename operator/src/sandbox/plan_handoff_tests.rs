@@ -40,7 +40,7 @@ fn a_sandbox_waits_for_the_workspace_that_it_is_handed_whatever_its_template_say
         "what may come still is not thrown away: {late:?}"
     );
     let written = status(&receiver, &late, None, None, at(NOW + 120));
-    assert_eq!(condition(&written, SUSPENDED), ("", ""));
+    assert_eq!(condition(&written, SUSPENDED), ("True", "WorkspaceMoving"));
     let mut receiver = receiver;
     receiver.volume = Volume::Bound { name: "w".into() };
     let goes = plan(&receiver, at(NOW));

@@ -86,7 +86,8 @@ mod tests {
         let known = Known::new(Placement::Basic("me".to_owned()));
         let secret = Arc::new(Secret::of("first-value"));
         let pair = String::from_utf8(secret.encoded("me").expose().to_vec()).unwrap();
-        assert_eq!(clean(&known.with(&secret).unwrap(), &format!("<{pair}>")), format!("<{}>", "*".repeat(pair.len())));
+        let clean = clean(&known.with(&secret).unwrap(), &format!("<{pair}>"));
+        assert!(clean.starts_with("<[credential removed]") && clean.len() == pair.len() + 2, "{clean}");
     }
 
     #[rstest]
@@ -95,7 +96,9 @@ mod tests {
     #[case(8 * 1024, None)]
     #[case(8 * 1024 + 1, Some(Unscrubbable::TooLong))]
     fn what_is_too_long_to_be_looked_for_is_not_sent(#[case] length: usize, #[case] expected: Option<Unscrubbable>) {
-        let secret = Arc::new(Secret::of(&"x".repeat(length)));
+        // Of many letters: what repeats itself takes long to prepare for.
+        let text: String = (0..length).map(|at| char::from(b'a' + u8::try_from(at * at / 7 % 26).unwrap())).collect();
+        let secret = Arc::new(Secret::of(&text));
         for placement in [Placement::Bearer, Placement::Basic("me".to_owned())] {
             assert_eq!(Known::new(placement).with(&secret).err(), expected);
         }

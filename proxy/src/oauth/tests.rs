@@ -262,7 +262,7 @@ async fn what_passes_is_tried_again_later(#[case] instead: Instead) {
     provider.given().instead.push_back(instead);
     let problem = pod.token().await.unwrap_err();
     assert!(matches!(problem, Problem::Provider(_)), "{problem}");
-    assert!(pod.until_renewed().await.starts_with("at-"));
+    assert!(pod.until_renewed().await.starts_with("access-"));
     pod.settled().await;
     let kept = vault.kept();
     assert!(kept.failures.is_empty() && kept.stored.len() == 1);

@@ -124,7 +124,7 @@ fn quantity_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
 
 /// That a field `size` is an amount of something. It is said of the object that has the field, since no rule of a value is asked
 /// about `null`.
-pub(crate) const SIZE: &str = "self.size != null && (type(self.size) == int ? self.size > 0 : isQuantity(self.size) && quantity(self.size).sign() > 0)";
+pub(crate) const SIZE: &str = "self.size != null && (type(self.size) == int ? self.size > 0 : isQuantity(self.size) && quantity(self.size).compareTo(quantity('0')) > 0)";
 pub(crate) const SIZE_MESSAGE: &str = "size is an amount above 0, such as 4Gi";
 
 /// The schema of a list of conditions, a map by `type`, without the long descriptions that every kind would repeat.

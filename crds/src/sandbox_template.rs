@@ -315,7 +315,7 @@ fn quantities_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
         "additionalProperties": {
             "x-kubernetes-int-or-string": true,
             "x-kubernetes-validations": [{
-                "rule": "type(self) == int ? self >= 0 : isQuantity(self) && quantity(self).sign() >= 0",
+                "rule": "type(self) == int ? self >= 0 : isQuantity(self) && quantity(self).compareTo(quantity('0')) >= 0",
                 "message": "an amount is a number with or without a unit, such as 500m or 2Gi, and not below 0",
             }],
         },

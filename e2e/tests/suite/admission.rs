@@ -49,7 +49,7 @@ async fn a_vault_is_named_only_by_whom_may_use_it() {
             ("name: c}", "name: d}".to_owned()),
             (credential, format!("{credential}, baseURL: 'https://a.test/other'")),
             (credential, format!("{credential}, fallbacks: [{{id: n, baseURL: 'https://a.test/other'}}]")),
-            ("spec:", format!("spec:\n  mcpServers: [{{name: s, url: 'https://a.test/mcp', {credential}}}]")),
+            ("spec:", format!("spec:\n  tools: [{{type: mcp_toolset, mcpServerName: s}}]\n  mcpServers: [{{name: s, url: 'https://a.test/mcp', {credential}}}]")),
         ] {
             refused(&developer, &agent("theirs", "other").replace(from, &to), "may not use vault other").await?;
         }
@@ -69,7 +69,10 @@ async fn a_handoff_is_not_written_by_hand() {
             [("handoffTo", "{name: other, uid: u, sandbox: s}"), ("workspaceFrom", "{sandbox: other, uid: u}")]
         {
             let written = format!("{sandbox}  {field}: {value}\n");
-            refused(&namespace, &written, "is written by the session service alone").await?;
+            // What it begins with is never changed, whoever asks.
+            if field != "workspaceFrom" {
+                refused(&namespace, &written, "is written by the session service alone").await?;
+            }
             let new = written.replace("name: s}", "name: new}");
             refused(&namespace, &new, "is written by the session service alone").await?;
         }

@@ -36,12 +36,12 @@ pub(super) fn config(
     fallbacks: &[FallbackAccess],
     servers: &[McpAccess],
 ) -> Value {
-    let model = route("model", MODEL_PREFIX, base_url, placed(Some(vault), credential, &folder(&credential.name)));
+    let model = route("model", MODEL_PREFIX, base_url, &placed(Some(vault), credential, &folder(&credential.name)));
     let fallbacks = fallbacks.iter().map(|fallback| {
         let name = format!("fallback-{}", fallback.route);
         let prefix = format!("{MODEL_PREFIX}{FALLBACK_ROUTES}/{}", fallback.route);
         let placed = placed(Some(&fallback.vault), &fallback.credential, &fallback_folder(fallback));
-        route(&name, &prefix, &fallback.base_url, placed)
+        route(&name, &prefix, &fallback.base_url, &placed)
     });
     let routes: Vec<Value> = std::iter::once(model).chain(fallbacks).chain(servers.iter().map(server)).collect();
     json!({ "routes": routes })
@@ -104,7 +104,7 @@ pub(super) fn set_way_out(config: &mut Value, way_out: &WayOut) {
     }
 }
 
-fn route(name: &str, prefix: &str, base_url: &str, credential: Value) -> Value {
+fn route(name: &str, prefix: &str, base_url: &str, credential: &Value) -> Value {
     json!({ "name": name, "prefix": prefix, "upstream": base_url, "credential": credential })
 }
 

@@ -172,7 +172,8 @@ impl Ledger {
             subject: subject.clone(),
             reason: Some(Text::from(reason)),
         };
-        if !self.index.contains_key(&key) && !(self.pending.len() < MAX_PENDING && self.may_list(now)) {
+        let may_be_listed = self.index.contains_key(&key) || (self.pending.len() < MAX_PENDING && self.may_list(now));
+        if !may_be_listed {
             key.credential = None;
             key.reason = Some(Text::from(UNLISTED));
             key.subject = unlisted(subject.sandbox.clone());

@@ -75,13 +75,16 @@ enum Source {
     OAuth(Arc<Refresher>),
 }
 
+/// What routes with one credential share, by its vault and name.
+type Shared = HashMap<(String, String), (Arc<Refresher>, Arc<Known>)>;
+
 impl Source {
     /// One refresher for each credential of a vault, however many routes have it: a refresh token is good once.
     fn of(
         credential: &Credential,
         way: &Way,
         service: Option<&Arc<dyn oauth::service::Service>>,
-        shared: &mut HashMap<(String, String), (Arc<Refresher>, Arc<Known>)>,
+        shared: &mut Shared,
     ) -> (Self, Arc<Known>) {
         let known = || Arc::new(Known::new(credential.placement.clone()));
         let (Some(oauth), Some(service)) = (&credential.oauth, service) else {

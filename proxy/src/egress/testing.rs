@@ -92,6 +92,9 @@ pub(crate) fn bindings(rules: &Value) -> Vec<Bound> {
     parse(&egress("", &json!({}), rules)).bindings.into_iter().map(Bound::new).collect()
 }
 
+/// Whether a service takes no report with this event.
+type Refusal = fn(&CredentialEvent) -> bool;
+
 /// A session service, as far as it takes reports.
 #[derive(Debug, Default)]
 pub(crate) struct Recorder {
@@ -99,7 +102,7 @@ pub(crate) struct Recorder {
     /// How it fails: whether a retry may help.
     failing: Mutex<Option<bool>>,
     /// What it takes in no report.
-    refused: Mutex<Option<fn(&CredentialEvent) -> bool>>,
+    refused: Mutex<Option<Refusal>>,
     /// Reports so far.
     asked: AtomicUsize,
     arrived: Notify,

@@ -45,7 +45,7 @@ impl Found {
     /// When it was changed; of a link, when the link was.
     pub(super) fn modified(&self) -> Option<SystemTime> {
         let stat = statat(&*self.directory, &self.name, AtFlags::SYMLINK_NOFOLLOW).ok()?;
-        let part = Duration::from_nanos(u64::try_from(stat.st_mtime_nsec).ok()?);
+        let part = Duration::from_nanos(stat.st_mtime_nsec);
         match u64::try_from(stat.st_mtime) {
             Ok(after) => SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(after) + part),
             Err(_) => None,

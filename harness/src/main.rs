@@ -16,15 +16,7 @@ use longhand_process::{log, signals};
 use tokio_util::sync::CancellationToken;
 
 fn main() -> ExitCode {
-    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
-        Ok(runtime) => runtime,
-        Err(error) => {
-            log::to_stderr();
-            tracing::error!(%error, "the runtime cannot start");
-            return ExitCode::FAILURE;
-        }
-    };
-    let traces = log::and_traces("longhand-harness", runtime.handle());
+    log::to_stderr();
     // Another provider that is installed already would do as well.
     drop(rustls::crypto::ring::default_provider().install_default());
     let brain = match Brain::from_env(|name| std::env::var(name).ok()) {
@@ -34,9 +26,13 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    let code = runtime.block_on(run(&brain));
-    runtime.block_on(traces.end());
-    code
+    match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime.block_on(run(&brain)),
+        Err(error) => {
+            tracing::error!(%error, "the runtime cannot start");
+            ExitCode::FAILURE
+        }
+    }
 }
 
 /// Whom the process serves.

@@ -8,7 +8,6 @@ use kube::runtime::reflector::ObjectRef;
 use longhand_crds::AgentSession;
 use longhand_protocol::SessionId;
 use longhand_protocol::internal::Wake;
-use longhand_protocol::trace::TraceParent;
 use longhand_session_log::wake::WakeEvent;
 
 use crate::context::Guarded;
@@ -82,12 +81,6 @@ impl Wakes {
         self.0.read().unwrap_or_else(PoisonError::into_inner).open.get(session).map(|seen| seen.since)
     }
 
-    /// What the open work of this session belongs to, if it is traced.
-    #[must_use]
-    pub fn traceparent(&self, session: &SessionId) -> Option<TraceParent> {
-        self.0.read().unwrap_or_else(PoisonError::into_inner).open.get(session)?.wake.traceparent
-    }
-
     /// That work ended in this session, and was not settled: by which change.
     #[must_use]
     pub fn worked(&self, session: &SessionId) -> Option<u64> {
@@ -118,7 +111,7 @@ mod tests {
     use super::Wakes;
 
     fn wake(name: &str) -> Wake {
-        Wake { namespace: "ns".into(), name: name.into(), uid: name.into(), ..Wake::default() }
+        Wake { namespace: "ns".into(), name: name.into(), uid: name.into() }
     }
 
     fn apply(wakes: &Wakes, change: WakeEvent, second: i64) -> Vec<String> {

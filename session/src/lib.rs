@@ -26,7 +26,6 @@ pub mod restore;
 pub mod service;
 mod serving;
 mod sessions;
-pub mod streams;
 mod tunnels;
 pub mod warm;
 

@@ -18,14 +18,13 @@ use super::proxy_health::{Credentials, Proxies};
 use super::{Sessions, reconcile};
 use crate::fixtures;
 use crate::testing::{Call, FakeLog, Server, context_with, store};
-use crate::vault::sightings::Sightings;
 use crate::wakes::Wakes;
 
 const UID: &str = "3e8f1a2b-quickstart";
 const POD: &str = "quickstart-harness-3e8f1a-1";
 const PODS: &str = "/api/v1/namespaces/team/pods";
 const POD_PATH: &str = "/api/v1/namespaces/team/pods/quickstart-harness-3e8f1a-1";
-pub(super) const STATUS: &str = "/apis/longhand.dev/v1alpha1/namespaces/team/agentsessions/quickstart/status";
+const STATUS: &str = "/apis/longhand.dev/v1alpha1/namespaces/team/agentsessions/quickstart/status";
 const EVENTS: &str = "/apis/events.k8s.io/v1/namespaces/team/events";
 
 struct NoProxies;
@@ -37,7 +36,7 @@ impl Proxies for NoProxies {
     }
 }
 
-pub(super) fn summary(owner: Option<&str>, wake: bool) -> SessionSummary {
+fn summary(owner: Option<&str>, wake: bool) -> SessionSummary {
     SessionSummary {
         session_id: derived_session_id(UID),
         status: if wake { SessionStatus::Running } else { SessionStatus::Idle },
@@ -51,11 +50,11 @@ pub(super) fn summary(owner: Option<&str>, wake: bool) -> SessionSummary {
     }
 }
 
-pub(super) fn sessions(log: Arc<FakeLog>, woken: bool, pods: Vec<Pod>) -> (Arc<Sessions>, Server) {
+fn sessions(log: Arc<FakeLog>, woken: bool, pods: Vec<Pod>) -> (Arc<Sessions>, Server) {
     let (context, server) = context_with(log);
     let wakes = Wakes::default();
     if woken {
-        let wake = Wake { namespace: "team".into(), name: "quickstart".into(), uid: UID.into(), ..Wake::default() };
+        let wake = Wake { namespace: "team".into(), name: "quickstart".into(), uid: UID.into() };
         wakes.apply(WakeEvent::Set(derived_session_id(UID), wake), Timestamp::now());
     }
     let sessions = Sessions {
@@ -66,12 +65,11 @@ pub(super) fn sessions(log: Arc<FakeLog>, woken: bool, pods: Vec<Pod>) -> (Arc<S
         pods: store(pods),
         wakes: Arc::new(wakes),
         proxies: Arc::new(NoProxies),
-        sightings: Arc::new(Sightings::new().0),
     };
     (Arc::new(sessions), server)
 }
 
-pub(super) fn pod(status: &Value) -> Pod {
+fn pod(status: &Value) -> Pod {
     serde_json::from_value(json!({
         "metadata": {
             "name": POD, "namespace": "team", "uid": "pod-1",
@@ -87,7 +85,7 @@ fn answer(pod: &Pod) -> Value {
     serde_json::to_value(pod).unwrap()
 }
 
-pub(super) fn written() -> Value {
+fn written() -> Value {
     serde_json::to_value(fixtures::session()).unwrap()
 }
 
@@ -99,11 +97,11 @@ fn event() -> Call<'static> {
     ("POST", EVENTS, 201, json!({ "metadata": { "name": "e" }, "eventTime": null }))
 }
 
-pub(super) fn session(status: Option<AgentSessionStatus>) -> Arc<AgentSession> {
+fn session(status: Option<AgentSessionStatus>) -> Arc<AgentSession> {
     Arc::new(AgentSession { status, ..fixtures::session() })
 }
 
-pub(super) fn known(pod_uid: Option<&str>) -> AgentSessionStatus {
+fn known(pod_uid: Option<&str>) -> AgentSessionStatus {
     AgentSessionStatus {
         session_id: Some(derived_session_id(UID).to_string()),
         phase: Some("idle".into()),

@@ -34,20 +34,8 @@ pub enum Unscrubbable {
     TooMany,
 }
 
-/// Whether a value can be looked for.
-///
-/// # Errors
-/// [`Unscrubbable`] says why not.
-pub fn fits(value: &[u8]) -> Result<(), Unscrubbable> {
-    match value.len() {
-        0..MIN_VALUE => Err(Unscrubbable::TooShort),
-        MIN_VALUE..=MAX_VALUE => Ok(()),
-        _ => Err(Unscrubbable::TooLong),
-    }
-}
-
-/// The values to look for; none by default.
-#[derive(Clone, Default)]
+/// The values to look for.
+#[derive(Clone)]
 pub struct Values {
     inner: Option<Arc<Search>>,
 }
@@ -68,8 +56,11 @@ impl Values {
     pub fn new<'a>(values: impl IntoIterator<Item = &'a [u8]>) -> Result<Self, Unscrubbable> {
         let mut all: Vec<Form> = Vec::new();
         for value in values {
-            fits(value)?;
-            all.extend(forms(value));
+            match value.len() {
+                0..MIN_VALUE => return Err(Unscrubbable::TooShort),
+                MIN_VALUE..=MAX_VALUE => all.extend(forms(value)),
+                _ => return Err(Unscrubbable::TooLong),
+            }
         }
         if all.is_empty() {
             return Ok(Self { inner: None });

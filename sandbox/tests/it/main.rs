@@ -5,8 +5,6 @@ mod binary;
 #[cfg(test)]
 mod egress;
 #[cfg(test)]
-mod full_disk;
-#[cfg(test)]
 mod http;
 #[cfg(test)]
 mod mcp;

@@ -40,8 +40,7 @@ impl Sandboxd {
         Self::at(workspace, signer, &[])
     }
 
-    /// With what it keeps in this directory.
-    pub(crate) fn at(workspace: tempfile::TempDir, signer: Signer, settings: &[(&str, &str)]) -> Self {
+    fn at(workspace: tempfile::TempDir, signer: Signer, settings: &[(&str, &str)]) -> Self {
         let mut child = command()
             .env("SANDBOXD_LISTEN", "127.0.0.1:0")
             .env("SANDBOXD_VERIFY_KEY", signer.public_key())

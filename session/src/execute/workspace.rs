@@ -276,7 +276,7 @@ impl Call<'_> {
                 Ok(Ready::Refuse(refusal(&what)))
             }
             Outcome::NotNow { leave, wait } => {
-                course.avoid = leave.then(|| (target.pod_uid.clone(), Instant::now()));
+                course.avoid = leave.then(|| target.pod_uid.clone());
                 let why = (!leave).then_some("its sandbox could not be reached");
                 Ok(self.look_again(course, wait, why).await)
             }

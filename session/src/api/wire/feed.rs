@@ -12,7 +12,7 @@ use longhand_protocol::{EventId, Record};
 use longhand_session_log::StoreError;
 use longhand_session_log::store::SessionMeta;
 use serde::Serialize;
-use tokio::sync::broadcast;
+use tokio::sync::{OwnedSemaphorePermit, broadcast};
 use tokio::time::Interval;
 
 use super::event_query::TypeFilter;
@@ -21,7 +21,6 @@ use crate::app::App;
 use crate::auth::{Access, Identity};
 use crate::metrics::OpenStream;
 use crate::previews::Frames;
-use crate::streams::Slot;
 
 /// In milliseconds.
 const COME_BACK: std::ops::RangeInclusive<u64> = 250..=1_500;
@@ -73,7 +72,7 @@ pub(super) struct Feed {
     pending: VecDeque<Frame>,
     over: bool,
     open: OpenStream,
-    _slot: Slot,
+    _slot: OwnedSemaphorePermit,
 }
 
 impl Feed {
@@ -86,7 +85,7 @@ impl Feed {
         tail: BoxStream<'static, Result<Record, StoreError>>,
         previews: Option<broadcast::Receiver<Frames>>,
         recheck: Interval,
-        slot: Slot,
+        slot: OwnedSemaphorePermit,
     ) -> Self {
         Self {
             app,

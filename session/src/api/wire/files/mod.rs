@@ -18,6 +18,7 @@ use longhand_session_log::files::{FilesError, Home, MAX_BYTES, NewFile, Span, St
 use tokio::time::timeout;
 
 use self::upload::Upload;
+use super::export::slot;
 use super::namespace_for;
 use crate::api::error::{ApiError, Result};
 use crate::api::extract::{Caller, PathOf, shortened};
@@ -84,7 +85,7 @@ pub async fn upload(
     // As it is: what is uploaded to a namespace before goes with it.
     let home = known(namespace, app.homes.now(namespace).await?)?;
     let right = app.files.begin_upload(&home).map_err(|error| refused(error, |never| match never {}))?;
-    let _slot = app.streams.open(namespace)?;
+    let _slot = slot(&app)?;
     app.quota.check_files(&app.files, namespace).await?;
     let _room = app.quota.reserve(&*app.store, namespace, largest(&headers)).await?;
     let upload = async {
@@ -190,7 +191,7 @@ pub async fn download(State(app): State<App>, caller: Caller, path: PathOf, para
     params.end()?;
     let (home, id) = named(&app, &caller, &path, "get").await?;
     let file = found(&app, &home, &id).await?;
-    let slot = app.streams.open(&home.namespace)?;
+    let slot = slot(&app)?;
     let content = app.files.read(&home.namespace, &file).await;
     let content = content.map_err(|error| refused(error, |never| match never {}))?;
     // It is held until the last piece is taken.

@@ -84,6 +84,10 @@ pub mod annotations {
     pub const LOG_FROM: &str = "longhand.dev/log-from";
     /// Of a session's `Sandbox`: which resource could not be put into its workspace, and why. It goes when all are there.
     pub const RESOURCES_FAILED: &str = "longhand.dev/resources-failed";
+    /// Of a session's `Sandbox`: the place in a trace of the tool call that it was made for, as W3C Trace Context writes it.
+    pub const TRACEPARENT: &str = "longhand.dev/traceparent";
+    /// Of a `Sandbox` that rests, as it was not ready in time: the incarnation that a call wants to be made all the same.
+    pub const RETRY: &str = "longhand.dev/retry";
     /// Of what a harness pod without a session was made: one of another digest is not what its agent needs.
     pub const POD_DIGEST: &str = "longhand.dev/pod-digest";
 }
@@ -117,6 +121,11 @@ fn metadata_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
 fn quantity_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
     schemars::json_schema!({ "x-kubernetes-int-or-string": true })
 }
+
+/// That a field `size` is an amount of something. It is said of the object that has the field, since no rule of a value is asked
+/// about `null`.
+pub(crate) const SIZE: &str = "self.size != null && (type(self.size) == int ? self.size > 0 : isQuantity(self.size) && quantity(self.size).compareTo(quantity('0')) > 0)";
+pub(crate) const SIZE_MESSAGE: &str = "size is an amount above 0, such as 4Gi";
 
 /// The schema of a list of conditions, a map by `type`, without the long descriptions that every kind would repeat.
 fn conditions_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {

@@ -88,6 +88,9 @@ impl WorkspaceFrom {
 /// that is gone.
 pub const WORKSPACE_LOST: &str = "WorkspaceLost";
 
+/// The reason of `Finished` of a sandbox that was not ready in time, and of `Ready` of one whose workspace is kept all the same.
+pub const DEADLINE_EXCEEDED: &str = "ProvisioningDeadlineExceeded";
+
 /// Whether a sandbox shall have a pod.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum DesiredState {
@@ -141,12 +144,16 @@ pub struct SandboxStatus {
     /// When it is given up unless it is ready by then.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub provisioning_deadline: Option<Time>,
-    /// Since when the pod that there is has been ready for the first time.
+    /// Since when the pod that there is has been ready for this sandbox: one of a pool since it was taken.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ready_at: Option<Time>,
     /// Why the pod before this one is gone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_loss: Option<Loss>,
+    /// Why it was not ready in time although its workspace is kept, until it is ready again. Without `provisioningDeadline` it has no
+    /// pod: a session's has the next one when a call asks for it, a free-standing one after a while.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_miss: Option<Miss>,
     /// `Ready`; `Suspended`, `Finished` and `ResourcesReady` once they have had something to say; `EgressFenced`, which says
     /// whether network policies keep the pod in.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -164,5 +171,23 @@ pub struct Loss {
     /// One word, such as `OOMKilled`, `Evicted` or `Deleted`.
     pub reason: String,
     /// More of it, for a person.
+    pub message: String,
+    /// When it was lost, or seen to be.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub time: Option<Time>,
+    /// How many were lost one after the other, this one included, since one had been ready for 5 minutes.
+    #[serde(default)]
+    pub in_a_row: i64,
+}
+
+/// How a sandbox was not ready in time.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Miss {
+    /// When its time was over.
+    pub time: Time,
+    /// How often, one time after the other, this one included.
+    pub in_a_row: i64,
+    /// Why, for a person.
     pub message: String,
 }

@@ -138,6 +138,9 @@ pub struct SandboxTemplateSpec {
     /// The folder that the tools work in.
     #[serde(default)]
     pub workspace: Workspace,
+    /// `/tmp`, where programs keep what need not last: the home of the tools, if `env` names none, and so their caches.
+    #[serde(default)]
+    pub scratch: Scratch,
     /// Repositories, files and archives that a session's workspace is given before the first tool call runs in it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16))]
@@ -180,6 +183,8 @@ pub struct SandboxTemplateSpec {
 /// What a sandbox is bound by whose template is gone, and what templates say that say nothing.
 pub const DEFAULT_PROVISIONING_SECONDS: i32 = 120;
 /// See [`DEFAULT_PROVISIONING_SECONDS`].
+pub const DEFAULT_IDLE_SECONDS: i32 = 300;
+/// See [`DEFAULT_PROVISIONING_SECONDS`].
 pub const DEFAULT_SUSPENDED_SECONDS: i32 = 86_400;
 /// See [`DEFAULT_PROVISIONING_SECONDS`].
 pub const DEFAULT_LIFETIME_SECONDS: i32 = 604_800;
@@ -195,7 +200,7 @@ const fn default_provisioning_seconds() -> i32 {
 }
 
 const fn default_idle_seconds() -> i32 {
-    300
+    DEFAULT_IDLE_SECONDS
 }
 
 const fn default_suspended_seconds() -> i32 {
@@ -301,10 +306,32 @@ fn node_selector_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
     })
 }
 
-/// The API server's own words on quantities take 2 KB each.
-fn quantities_schema(generator: &mut schemars::SchemaGenerator) -> schemars::Schema {
-    schemars::json_schema!({ "type": "object", "additionalProperties": crate::quantity_schema(generator) })
+/// Amounts by resource. The API server's own words on quantities take 2 KB each. It expects the worst of a rule on text without a
+/// bound, and allows ten million units for all amounts of a map: that is ten of them.
+fn quantities_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+    schemars::json_schema!({
+        "type": "object",
+        "maxProperties": 8,
+        "additionalProperties": {
+            "x-kubernetes-int-or-string": true,
+            "x-kubernetes-validations": [{
+                "rule": "type(self) == int ? self >= 0 : isQuantity(self) && quantity(self).compareTo(quantity('0')) >= 0",
+                "message": "an amount is a number with or without a unit, such as 500m or 2Gi, and not below 0",
+            }],
+        },
+    })
 }
+
+/// Of the resources that may be requested in part, a request is not above its limit. Text is compared to the last digit; an integer
+/// has no text to be compared with.
+const REQUESTS_WITHIN_LIMITS: &str = concat!(
+    "!has(self.requests) || !has(self.limits) || ['cpu', 'memory', 'ephemeral-storage'].all(name, ",
+    "!(name in self.requests) || !(name in self.limits) || ",
+    "(type(self.requests[name]) == string && type(self.limits[name]) == string ",
+    "? quantity(self.requests[name]).compareTo(quantity(self.limits[name])) <= 0 ",
+    ": (type(self.requests[name]) == int ? double(self.requests[name]) : quantity(self.requests[name]).asApproximateFloat()) ",
+    "<= (type(self.limits[name]) == int ? double(self.limits[name]) : quantity(self.limits[name]).asApproximateFloat())))",
+);
 
 /// What sandboxes may reach.
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -378,7 +405,8 @@ pub struct EnvVar {
 }
 
 /// Requests and limits of a container.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[x_kube(validation = Rule::new(REQUESTS_WITHIN_LIMITS).message("a request is above its limit"))]
 #[serde(rename_all = "camelCase")]
 pub struct Resources {
     /// What the scheduler sets aside.
@@ -398,6 +426,7 @@ pub struct Resources {
         .message("mountPath is inside a folder that sandboxes need for themselves: /tmp, /proc, /sys, /dev, /etc or /run/longhand"),
     validation = Rule::new("!has(self.storageClassName) || self.persistence == 'Persistent'")
         .message("storageClassName belongs to a workspace that is Persistent"),
+    validation = Rule::new(crate::SIZE).message(crate::SIZE_MESSAGE).field_path(".size"),
 )]
 #[serde(rename_all = "camelCase")]
 pub struct Workspace {
@@ -427,6 +456,27 @@ impl Default for Workspace {
             mount_path: default_mount_path(),
         }
     }
+}
+
+/// The folder for what need not last.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[x_kube(validation = Rule::new(crate::SIZE).message(crate::SIZE_MESSAGE).field_path(".size"))]
+#[serde(rename_all = "camelCase")]
+pub struct Scratch {
+    /// How much it may hold. A sandbox that holds more is evicted.
+    #[serde(default = "default_scratch_size")]
+    #[schemars(schema_with = "crate::quantity_schema")]
+    pub size: Quantity,
+}
+
+impl Default for Scratch {
+    fn default() -> Self {
+        Self { size: default_scratch_size() }
+    }
+}
+
+fn default_scratch_size() -> Quantity {
+    Quantity("1Gi".to_owned())
 }
 
 /// Whether a workspace outlives the pod.

@@ -18,6 +18,7 @@ use crate::patterns;
     namespaced,
     status = "VaultStatus",
     category = "longhand",
+    printcolumn(name = "Usable", type_ = "string", json_path = ".status.conditions[?(@.type=='Usable')].status"),
     printcolumn(name = "Ready", type_ = "string", json_path = ".status.conditions[?(@.type=='Ready')].status"),
     printcolumn(name = "Reason", type_ = "string", json_path = ".status.conditions[?(@.type=='Ready')].reason"),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
@@ -395,14 +396,31 @@ impl PlacementKind {
 }
 
 /// What is known of a vault.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct VaultStatus {
     /// The generation that this status speaks of.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
     /// `Ready`: the vault is well-formed. `TokensValid`: no access token is known to have expired that nothing refreshes, or to
-    /// be refused a refresh by its provider. Whether a Secret is there is seen by the sessions that use it.
+    /// be refused a refresh by its provider. `Usable`: so is each credential that is not archived, as `credentials` says.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(schema_with = "crate::conditions_schema")]
+    pub conditions: Vec<Condition>,
+    /// What is known of each credential that is not archived.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 32))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
+    pub credentials: Vec<CredentialStatus>,
+}
+
+/// What is known of a credential.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct CredentialStatus {
+    /// Its name in the vault.
+    pub name: String,
+    /// `Usable`: a credential proxy could use it, as far as the proxies of sessions have seen; unknown before one has mounted it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "crate::conditions_schema")]
     pub conditions: Vec<Condition>,

@@ -3,7 +3,7 @@
 use longhand_crds::definitions;
 
 /// All definitions together stay below this, so that client-side apply works too (its annotation holds 256 KiB).
-const LIMIT: usize = 125_000;
+const LIMIT: usize = 130_000;
 
 #[test]
 fn all_definitions_together_are_small() {

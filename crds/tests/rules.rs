@@ -73,3 +73,58 @@ fn what_is_reserved_is_refused(
         assert!(refused.is_match(text), "{kind} {path} takes {text:?}");
     }
 }
+
+/// Whether one of these rules asks about a quantity, of the field at `path` below the object that has them.
+fn asks(schema: &Value, path: Option<&str>) -> bool {
+    let rules = schema["x-kubernetes-validations"].as_array().into_iter().flatten();
+    rules.into_iter().any(|rule| {
+        rule["rule"].as_str().unwrap().contains("isQuantity(")
+            && rule["fieldPath"].as_str() == path
+            && rule["message"].is_string()
+    })
+}
+
+/// The paths of all amounts below `schema` that are text without a rule, and how many amounts there are.
+fn unruled_amounts(schema: &Value, path: &str, unruled: &mut Vec<String>) -> usize {
+    let is_amount = |schema: &Value| schema["x-kubernetes-int-or-string"] == true;
+    let mut amounts = 0;
+    for (name, field) in schema["properties"].as_object().into_iter().flatten() {
+        let path = format!("{path}.{name}");
+        if is_amount(field) {
+            amounts += 1;
+            if !asks(schema, Some(&format!(".{name}"))) {
+                unruled.push(path.clone());
+            }
+        }
+        amounts += unruled_amounts(field, &path, unruled);
+    }
+    if is_amount(&schema["additionalProperties"]) {
+        amounts += 1;
+        // What the API server expects of a rule is multiplied by how often it may be asked.
+        let bounded = schema["maxProperties"].as_u64().is_some_and(|most| most <= 10);
+        if !bounded || !asks(&schema["additionalProperties"], None) {
+            unruled.push(format!("{path}[]"));
+        }
+    }
+    amounts + if schema["items"].is_object() { unruled_amounts(&schema["items"], path, unruled) } else { 0 }
+}
+
+#[test]
+fn every_amount_is_judged() {
+    let mut unruled = Vec::new();
+    let mut amounts = 0;
+    for definition in definitions() {
+        let schema = &definition.spec.versions[0].schema.as_ref().unwrap().open_api_v3_schema;
+        amounts += unruled_amounts(&serde_json::to_value(schema).unwrap(), &definition.spec.names.kind, &mut unruled);
+    }
+    assert_eq!((amounts, unruled), (6, Vec::new()));
+}
+
+#[rstest]
+#[case("SandboxTemplate", "spec.resources")]
+#[case("Agent", "spec.harness.resources")]
+fn a_request_is_not_above_its_limit(#[case] kind: &str, #[case] path: &str) {
+    let rules = schema(kind, path)["x-kubernetes-validations"].as_array().cloned().unwrap_or_default();
+    let compares = |rule: &Value| rule["rule"].as_str().unwrap().contains(".compareTo(");
+    assert!(rules.iter().any(|rule| compares(rule) && rule["message"] == "a request is above its limit"), "{rules:?}");
+}

@@ -197,6 +197,7 @@ def main() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(wanted, hard)), hard))
     # One caller opens all streams, and one makes all sessions.
     os.environ["REQUESTS_PER_SECOND"] = "0"
+    os.environ["NAMESPACE_OPEN_STREAMS"] = "0"
     found: dict[str, object] = {"streams": streams, "rounds": ROUNDS}
     for name, sessions in (("each", streams), ("shared", 1)):
         with Stack(json.loads(programs), manifests(Path(objects).read_text()), Path(crds), tls=True) as stack:

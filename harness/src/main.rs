@@ -16,7 +16,15 @@ use longhand_process::{log, signals};
 use tokio_util::sync::CancellationToken;
 
 fn main() -> ExitCode {
-    log::to_stderr();
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            log::to_stderr();
+            tracing::error!(%error, "the runtime cannot start");
+            return ExitCode::FAILURE;
+        }
+    };
+    let traces = log::and_traces("longhand-harness", runtime.handle());
     // Another provider that is installed already would do as well.
     drop(rustls::crypto::ring::default_provider().install_default());
     let brain = match Brain::from_env(|name| std::env::var(name).ok()) {
@@ -26,13 +34,9 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    match tokio::runtime::Builder::new_current_thread().enable_all().build() {
-        Ok(runtime) => runtime.block_on(run(&brain)),
-        Err(error) => {
-            tracing::error!(%error, "the runtime cannot start");
-            ExitCode::FAILURE
-        }
-    }
+    let code = runtime.block_on(run(&brain));
+    runtime.block_on(traces.end());
+    code
 }
 
 /// Whom the process serves.

@@ -5,11 +5,13 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Parser;
+use k8s_openapi::api::core::v1::EnvVar;
 use longhand_crds::agent::CredentialRef;
 use longhand_crds::default_model::{BASE_URL, DefaultModel};
 use longhand_crds::watch_scope::WatchScope;
 use longhand_session_log::etcd::EtcdFlags;
 
+use crate::hardening::env;
 use crate::injection::Injection;
 use crate::no_proxy;
 
@@ -48,11 +50,14 @@ pub struct Config {
     /// How what goes through the credential proxies leaves the cluster.
     #[command(flatten)]
     pub way_out: WayOut,
+    /// Where spans of traces go. Harness pods are told the same.
+    #[command(flatten)]
+    pub tracing: Tracing,
     /// What agents without a credential of their own are run with.
     #[command(flatten)]
     pub default_model: DefaultModelFlags,
     /// Where `/livez`, `/readyz` and `/metrics` are served.
-    #[arg(long, env = "LISTEN_ADDRESS", default_value = "0.0.0.0:8081")]
+    #[arg(long, env = "LISTEN_ADDRESS", default_value = "[::]:8081")]
     pub listen: SocketAddr,
     /// The Lease that the replicas share.
     #[arg(long, env = "LEASE_NAME", default_value = "longhand-operator")]
@@ -100,6 +105,31 @@ pub struct Fencing {
     /// `name=tcp://address:port` or `name=dns://address:port`, separated by commas.
     #[arg(long = "canaries", env = "SANDBOX_CANARIES", default_value = "")]
     pub canaries: String,
+}
+
+/// Where spans of traces go, in the words of OpenTelemetry. Read by its SDK, and handed on to harness pods.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub struct Tracing {
+    /// The URL of a collector that takes OTLP over HTTP; nothing is traced without.
+    #[arg(long, env = "OTEL_EXPORTER_OTLP_ENDPOINT")]
+    pub otlp_endpoint: Option<String>,
+    /// Which traces that no caller has begun are recorded, such as `parentbased_traceidratio`.
+    #[arg(long, env = "OTEL_TRACES_SAMPLER")]
+    pub traces_sampler: Option<String>,
+    /// Of the sampler, such as the share of traces.
+    #[arg(long, env = "OTEL_TRACES_SAMPLER_ARG")]
+    pub traces_sampler_arg: Option<String>,
+}
+
+impl Tracing {
+    /// The same, as variables of a container; none if nothing is traced.
+    pub fn variables(&self) -> Vec<EnvVar> {
+        let Some(endpoint) = &self.otlp_endpoint else { return Vec::new() };
+        let mut variables = vec![env("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint)];
+        variables.extend(self.traces_sampler.as_ref().map(|sampler| env("OTEL_TRACES_SAMPLER", sampler)));
+        variables.extend(self.traces_sampler_arg.as_ref().map(|arg| env("OTEL_TRACES_SAMPLER_ARG", arg)));
+        variables
+    }
 }
 
 /// How what goes through the credential proxies leaves the cluster.

@@ -9,7 +9,7 @@ use kube::{Client, Resource};
 use longhand_crds::default_model::DefaultModel;
 use longhand_crds::watch_scope::WatchScope;
 
-use crate::config::{Fencing, Images, WayOut};
+use crate::config::{Fencing, Images, Tracing, WayOut};
 use crate::error::Error;
 use crate::events::Events;
 use crate::log_service::LogService;
@@ -40,6 +40,8 @@ pub struct Context {
     pub fencing: Fencing,
     /// How what goes through the credential proxies leaves the cluster.
     pub way_out: WayOut,
+    /// Where spans of traces go.
+    pub tracing: Tracing,
     /// What agents without a credential of their own are run with.
     pub default_model: Option<DefaultModel>,
     /// What nodes are able to.

@@ -38,6 +38,8 @@ pub enum Happened {
     SandboxReclaimed,
     /// A sandbox's pod was told to end, and its workspace is kept.
     SandboxSuspended,
+    /// A sandbox was not ready in time, and its workspace is kept.
+    SandboxUnavailable,
     /// A sandbox's workspace has gone to another session.
     SandboxHandedOff,
     /// A sandbox stays where it is, although it was to be handed over.
@@ -63,6 +65,7 @@ impl Happened {
             Self::SandboxLost => (EventType::Warning, "SandboxLost", "ReplacePod"),
             Self::SandboxReclaimed => (EventType::Normal, "SandboxReclaimed", "DeleteSandbox"),
             Self::SandboxSuspended => (EventType::Normal, "SandboxSuspended", "DeletePod"),
+            Self::SandboxUnavailable => (EventType::Warning, "SandboxUnavailable", "DeletePod"),
             Self::SandboxHandedOff => (EventType::Normal, "SandboxHandedOff", "DeleteSandbox"),
             Self::SandboxHandoffTakenBack => (EventType::Warning, "SandboxHandoffTakenBack", "KeepSandbox"),
             Self::SandboxFinished => (EventType::Warning, "SandboxFinished", "DeletePod"),

@@ -8,8 +8,8 @@ use axum::Router;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::routing::get;
+use longhand_process::listen::bind;
 use metrics_exporter_prometheus::PrometheusHandle;
-use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 /// Whether the operator does its work, leading or standing by.
@@ -37,7 +37,7 @@ pub async fn serve(
     metrics: PrometheusHandle,
     token: CancellationToken,
 ) -> std::io::Result<()> {
-    let listener = TcpListener::bind(listen).await?;
+    let listener = bind(listen).await?;
     axum::serve(listener, router(health, metrics)).with_graceful_shutdown(token.cancelled_owned()).await
 }
 

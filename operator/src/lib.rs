@@ -117,6 +117,7 @@ pub async fn run(config: Config, metrics: PrometheusHandle, token: CancellationT
         images: images(&config, &client).await,
         fencing: fencing(&config).await,
         way_out: config.way_out.clone(),
+        tracing: config.tracing.clone(),
         default_model: config.default_model.model(),
         nodes: Nodes::new(client.clone()),
         client: client.clone(),

@@ -12,12 +12,17 @@ const WORKERS: usize = 2;
 
 fn main() -> ExitCode {
     let config = Config::parse();
-    log::to_stderr();
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(WORKERS).enable_all().build();
-    let result = match runtime {
-        Ok(runtime) => runtime.block_on(serve(config)),
-        Err(error) => Err(error.into()),
+    let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(WORKERS).enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            log::to_stderr();
+            tracing::error!(%error, "the runtime cannot start");
+            return ExitCode::FAILURE;
+        }
     };
+    let traces = log::and_traces("longhand-operator", runtime.handle());
+    let result = runtime.block_on(serve(config));
+    runtime.block_on(traces.end());
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

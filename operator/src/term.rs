@@ -15,6 +15,7 @@ use crate::agent_session::{self, sweep};
 use crate::config::Config;
 use crate::context::{Context, Guarded};
 use crate::leader::Elector;
+use crate::vault::sightings::Sightings;
 use crate::wakes::Wakes;
 use crate::{Fatal, agent, metrics, sandbox, sandbox_template, vault};
 
@@ -67,7 +68,9 @@ async fn start(config: &Config, context: &Arc<Context>, term: &CancellationToken
     let watch = WakeWatch::connect(&config.etcd.etcd_endpoints, &config.etcd.options()).await?;
     let wakes = Arc::new(Wakes::default());
     let woken = woken(watch, wakes.clone());
-    let (sessions, taken) = agent_session::prepare(context.clone(), wakes, woken)?;
+    let (sightings, news) = Sightings::new();
+    let sightings = Arc::new(sightings);
+    let (sessions, taken) = agent_session::prepare(context.clone(), wakes, sightings.clone(), woken)?;
     let tasks = Tasks::new(term);
     let sweep = sweep::run(context.clone(), sessions.store.clone(), config.sweep_interval(), term.clone());
     tasks.spawn(sweep);
@@ -75,7 +78,7 @@ async fn start(config: &Config, context: &Arc<Context>, term: &CancellationToken
     tasks.spawn(agent_session::run(sessions, term.clone()));
     tasks.spawn(sandbox::run(context.clone(), term.clone()));
     tasks.spawn(sandbox_template::run(context.clone(), term.clone()));
-    tasks.spawn(vault::run(context.clone(), term.clone()));
+    tasks.spawn(vault::run(context.clone(), sightings, news, term.clone()));
     Ok(tasks)
 }
 

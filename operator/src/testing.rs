@@ -21,7 +21,7 @@ use serde_json::Value;
 use tokio::task::JoinHandle;
 use tower_test::mock::Handle;
 
-use crate::config::{Fencing, Images, WayOut};
+use crate::config::{Fencing, Images, Tracing, WayOut};
 use crate::context::Context;
 use crate::events::Events;
 use crate::injection::Injection;
@@ -67,6 +67,7 @@ pub(crate) fn context_with(log: Arc<FakeLog>) -> (Arc<Context>, Server) {
         images: images(),
         fencing: fencing(),
         way_out: WayOut::default(),
+        tracing: Tracing::default(),
         default_model: None,
     };
     (Arc::new(context), Server(handle))

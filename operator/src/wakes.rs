@@ -8,6 +8,7 @@ use kube::runtime::reflector::ObjectRef;
 use longhand_crds::AgentSession;
 use longhand_protocol::SessionId;
 use longhand_protocol::internal::Wake;
+use longhand_protocol::trace::TraceParent;
 use longhand_session_log::wake::WakeEvent;
 
 use crate::context::Guarded;
@@ -81,6 +82,12 @@ impl Wakes {
         self.0.read().unwrap_or_else(PoisonError::into_inner).open.get(session).map(|seen| seen.since)
     }
 
+    /// What the open work of this session belongs to, if it is traced.
+    #[must_use]
+    pub fn traceparent(&self, session: &SessionId) -> Option<TraceParent> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).open.get(session)?.wake.traceparent
+    }
+
     /// That work ended in this session, and was not settled: by which change.
     #[must_use]
     pub fn worked(&self, session: &SessionId) -> Option<u64> {
@@ -111,7 +118,7 @@ mod tests {
     use super::Wakes;
 
     fn wake(name: &str) -> Wake {
-        Wake { namespace: "ns".into(), name: name.into(), uid: name.into() }
+        Wake { namespace: "ns".into(), name: name.into(), uid: name.into(), ..Wake::default() }
     }
 
     fn apply(wakes: &Wakes, change: WakeEvent, second: i64) -> Vec<String> {

@@ -6,13 +6,20 @@ use std::fmt;
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use hmac::{Hmac, Mac as _};
-use jiff::Timestamp;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
-use sha2::{Digest as _, Sha256};
+use sha2::Sha256;
 use zeroize::Zeroizing;
 
+pub use self::report::{
+    CredentialEvent, CredentialEvents, CredentialOutcome, HASH, MAX_CREDENTIAL, MAX_EVENTS, MAX_HOST, MAX_METHOD,
+    MAX_REASON, MAX_SANDBOX, MalformedReport, path_sha256,
+};
+pub use self::text::Text;
 use crate::id::SessionId;
+
+mod report;
+mod text;
 
 /// The audience (`aud`) of an egress token.
 pub const AUDIENCE: &str = "longhand-egress";
@@ -24,8 +31,6 @@ pub const PORT: u16 = 8084;
 pub const PLACEHOLDER_PREFIX: &str = "lhp_";
 /// Characters of a placeholder behind its prefix: 256 bits in base64url.
 pub const PLACEHOLDER_LENGTH: usize = 43;
-/// The most events that one report may have.
-pub const MAX_EVENTS: usize = 256;
 
 /// What the placeholders of a session are made from. It is shown to nobody but the session's own proxy and `sandboxd`.
 #[derive(Clone)]
@@ -106,62 +111,11 @@ pub struct Claims {
     pub exp: u64,
 }
 
-/// `POST credential_events`: what became of requests of the session's sandboxes. The token is the proxy's, not the
-/// harness's.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct CredentialEvents {
-    /// 1 to [`MAX_EVENTS`], in the order in which they happened.
-    pub events: Vec<CredentialEvent>,
-}
-
-/// One use of a credential, one refusal, or several that are equal.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct CredentialEvent {
-    /// Whether the request went out.
-    pub outcome: CredentialOutcome,
-    /// `<vault>/<credential>`; null where a request was refused that is for none.
-    pub credential: Option<String>,
-    /// The sandbox's name in the session.
-    pub sandbox: String,
-    /// The host that was asked for, at most 253 characters.
-    pub host: String,
-    /// The port that was asked for.
-    pub port: u16,
-    /// The method; `CONNECT` for a tunnel.
-    pub method: String,
-    /// SHA-256 of the path without its query, in hexadecimal; null for a tunnel.
-    pub path_sha256: Option<String>,
-    /// The rule that refused it, in words; null for a use.
-    pub reason: Option<String>,
-    /// How many equal ones this stands for.
-    pub count: u64,
-    /// When the first of them happened.
-    pub at: Timestamp,
-}
-
-/// What became of a request.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum CredentialOutcome {
-    /// The credential was placed into it.
-    Used,
-    /// It was refused.
-    Denied,
-}
-
-/// [`CredentialEvent::path_sha256`] of a path without its query.
-#[must_use]
-pub fn path_sha256(path: &str) -> String {
-    Sha256::digest(path.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use serde_json::json;
 
-    use super::{Claims, PLACEHOLDER_LENGTH, PLACEHOLDER_PREFIX, Seed, path_sha256};
+    use super::{Claims, PLACEHOLDER_LENGTH, PLACEHOLDER_PREFIX, Seed};
 
     #[test]
     fn a_placeholder_is_that_of_one_credential_of_one_session() {
@@ -202,10 +156,5 @@ mod tests {
             claims["seed"] = json!(wrong);
             assert!(serde_json::from_value::<Claims>(claims).is_err());
         }
-    }
-
-    #[test]
-    fn a_path_is_hashed() {
-        assert_eq!(path_sha256(""), "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855");
     }
 }

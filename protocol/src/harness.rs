@@ -14,6 +14,7 @@ use sha2::{Digest as _, Sha256};
 use crate::event::{NewEvent, Permission, Record};
 use crate::id::{EventId, SessionId};
 pub use crate::model::{FallbackModel, ModelApi, Thinking};
+use crate::trace::TraceParent;
 use crate::wire::Money;
 pub use crate::wire::agents::{Effort, McpServer, Speed, Tool};
 
@@ -396,12 +397,15 @@ pub struct EventsPage {
 /// `GET inbox?wait_seconds=&after_revision=`: what clients sent and no brain has taken up yet.
 ///
 /// With `wait_seconds` the call waits that long (at most 30 s) for a wake key whose revision is above `after_revision`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Inbox {
     /// The revision of the session's wake key, read at the same revision as the items; `None` when no work is open.
     pub wake_revision: Option<i64>,
     /// Oldest first.
     pub items: Vec<InboxItem>,
+    /// What the open work belongs to, if it is traced.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub traceparent: Option<TraceParent>,
 }
 
 /// A queued event.

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::event::{Capped, Preview, Usage};
 use crate::id::SessionId;
+use crate::trace::TraceParent;
 use crate::wire::SessionStatus;
 
 /// `PUT /internal/v1/namespaces/{namespace}/sessions/{name}`: the log of this resource exists and holds its `input`,
@@ -198,7 +199,7 @@ pub enum Handoff {
 }
 
 /// The value of a wake key: work is open in this session. JSON under `/longhand/wake/{session}`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Wake {
     /// The resource's namespace.
@@ -207,6 +208,9 @@ pub struct Wake {
     pub name: String,
     /// The resource's UID.
     pub uid: String,
+    /// What the work belongs to, if it is traced.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub traceparent: Option<TraceParent>,
 }
 
 /// `POST /peer/v1/previews`, on a port that only replicas of the session service reach: shown to those who watch at this

@@ -18,6 +18,7 @@ pub mod refresh;
 pub mod sandbox_tools;
 mod schema;
 pub mod secret;
+pub mod trace;
 pub mod wire;
 
 pub use error::{ErrorBody, ErrorEnvelope, ErrorType};

@@ -6,7 +6,10 @@ use std::time::Duration;
 use http::{Response, StatusCode, header};
 use http_body_util::Full;
 
-use crate::{address::AddressRefused, oauth::Problem, policy::Mismatch, secret::FileCondition};
+use crate::{
+    address::AddressRefused, audit::Unrecorded, intercept::scrub::Unscrubbable, oauth::Problem, policy::Mismatch,
+    secret::FileCondition,
+};
 
 /// Why a request was not answered by its upstream.
 #[derive(Debug, thiserror::Error)]
@@ -76,6 +79,17 @@ pub enum Refusal {
         /// Why not.
         problem: Problem,
     },
+    /// A value that could come back unseen.
+    #[error("credential \"{credential}\" is not used: {problem}")]
+    Unscrubbable {
+        /// The credential's name.
+        credential: String,
+        /// Why it would not be seen.
+        problem: Unscrubbable,
+    },
+    /// A use that is not on record.
+    #[error(transparent)]
+    Unrecorded(#[from] Unrecorded),
     /// The upstream's address may not be reached.
     #[error("{0}")]
     Address(AddressRefused),
@@ -132,6 +146,9 @@ pub enum Malformed {
     /// Not a path.
     #[error("the target must be a path")]
     Target,
+    /// A method that no log takes.
+    #[error("its method is too long")]
+    Method,
     /// More than one host.
     #[error("it has more than one host header")]
     Hosts,
@@ -150,12 +167,15 @@ impl Refusal {
             Self::Malformed(_) => (StatusCode::BAD_REQUEST, "invalid_request_error"),
             Self::NoToken | Self::WrongToken => (StatusCode::UNAUTHORIZED, "authentication_error"),
             Self::UnknownRoute { .. } => (StatusCode::NOT_FOUND, "not_found_error"),
-            Self::NotAllowed { .. } | Self::OffRoute { .. } | Self::TokenWouldLeak { .. } | Self::Address(_) => {
-                (StatusCode::FORBIDDEN, "permission_error")
-            }
-            Self::TokenUnavailable { .. } | Self::CredentialUnavailable { .. } | Self::TokenNotRenewed { .. } => {
-                (StatusCode::SERVICE_UNAVAILABLE, "api_error")
-            }
+            Self::NotAllowed { .. }
+            | Self::OffRoute { .. }
+            | Self::TokenWouldLeak { .. }
+            | Self::Unscrubbable { .. }
+            | Self::Address(_) => (StatusCode::FORBIDDEN, "permission_error"),
+            Self::TokenUnavailable { .. }
+            | Self::CredentialUnavailable { .. }
+            | Self::TokenNotRenewed { .. }
+            | Self::Unrecorded(_) => (StatusCode::SERVICE_UNAVAILABLE, "api_error"),
             Self::Connect { .. } | Self::NoAnswer { .. } | Self::Redirect { .. } | Self::BadAnswer { .. } => {
                 (StatusCode::BAD_GATEWAY, "api_error")
             }
@@ -172,13 +192,41 @@ impl Refusal {
             Self::UnknownRoute { .. } => "unknown_route",
             Self::NotAllowed { .. } | Self::OffRoute { .. } | Self::TokenWouldLeak { .. } => "denied",
             Self::Address(_) => "address_refused",
-            Self::TokenUnavailable { .. } | Self::CredentialUnavailable { .. } | Self::TokenNotRenewed { .. } => {
-                "no_credential"
-            }
+            Self::TokenUnavailable { .. }
+            | Self::CredentialUnavailable { .. }
+            | Self::TokenNotRenewed { .. }
+            | Self::Unscrubbable { .. } => "no_credential",
+            Self::Unrecorded(_) => "unrecorded",
             Self::Connect { .. } | Self::NoAnswer { .. } | Self::TimedOut { .. } | Self::BadAnswer { .. } => {
                 "upstream_failed"
             }
             Self::Redirect { .. } => "redirect_refused",
+        }
+    }
+
+    /// Whether it is a decision of the proxy, which is put on record, and no failure.
+    #[must_use]
+    pub fn is_decision(&self) -> bool {
+        match self {
+            Self::Malformed(Malformed::Body)
+            | Self::Unrecorded(_)
+            | Self::Connect { .. }
+            | Self::NoAnswer { .. }
+            | Self::TimedOut { .. }
+            | Self::BadAnswer { .. } => false,
+            Self::Malformed(_)
+            | Self::NoToken
+            | Self::WrongToken
+            | Self::TokenUnavailable { .. }
+            | Self::UnknownRoute { .. }
+            | Self::NotAllowed { .. }
+            | Self::OffRoute { .. }
+            | Self::TokenWouldLeak { .. }
+            | Self::CredentialUnavailable { .. }
+            | Self::TokenNotRenewed { .. }
+            | Self::Unscrubbable { .. }
+            | Self::Address(_)
+            | Self::Redirect { .. } => true,
         }
     }
 

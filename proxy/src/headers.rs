@@ -2,8 +2,6 @@
 
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 
-use crate::secret::Secret;
-
 /// Headers about one connection and not about the message, and `expect`, which is answered here.
 const HOP_BY_HOP: &[&str] = &[
     "connection",
@@ -57,8 +55,15 @@ pub fn framing_conflict(headers: &HeaderMap) -> bool {
     lengths + encodings > 1
 }
 
+/// Whether the body of a message cannot be looked into.
+#[must_use]
+pub fn is_encoded(headers: &HeaderMap) -> bool {
+    headers.get_all(header::CONTENT_ENCODING).iter().any(|encoding| encoding != "identity")
+}
+
 /// Makes the headers of a request fit for the upstream: what concerns this connection, what was meant for the proxy and what
-/// could change the destination is taken out, and the credential is the only one that goes, if there is one.
+/// could change the destination is taken out. The credential is the only one that goes, if there is one; the answer is then asked
+/// for as it is and as a whole, so that it can be searched.
 pub fn prepare_request(headers: &mut HeaderMap, credential: Option<(HeaderName, HeaderValue)>) {
     remove_hop_by_hop(headers);
     for name in CREDENTIALS.iter().chain(OVERRIDES) {
@@ -68,21 +73,17 @@ pub fn prepare_request(headers: &mut HeaderMap, credential: Option<(HeaderName, 
     headers.remove(header::CONTENT_LENGTH);
     if let Some((placement, credential)) = credential {
         headers.insert(placement, credential);
+        headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+        headers.remove(header::RANGE);
+        headers.remove(header::IF_RANGE);
     }
 }
 
-/// Makes the headers of a response fit for the client: the raw value of the credential does not come back in any.
-pub fn prepare_response(headers: &mut HeaderMap, secret: Option<&Secret>) {
+/// Makes the headers of a response fit for the client, but for values of credentials in them.
+pub fn prepare_response(headers: &mut HeaderMap) {
     remove_hop_by_hop(headers);
     for name in RESPONSE_CREDENTIALS {
         headers.remove(*name);
-    }
-    let Some(secret) = secret else { return };
-    for value in headers.values_mut() {
-        if secret.occurs_in(value.as_bytes()) {
-            *value = HeaderValue::from_maybe_shared(bytes::Bytes::from(secret.scrub(value.as_bytes())))
-                .unwrap_or_else(|_| HeaderValue::from_static("[redacted]"));
-        }
     }
 }
 
@@ -165,10 +166,15 @@ mod tests {
             ("x-original-url", "/admin"),
             ("x-forwarded-host", "evil.example"),
             ("anthropic-version", "2023-06-01"),
+            ("accept-encoding", "gzip"),
+            ("range", "bytes=1-2"),
+            ("if-range", "x"),
         ]);
         let placement = HeaderName::from_static("x-goog-api-key");
         prepare_request(&mut headers, Some((placement, HeaderValue::from_static("real"))));
-        assert_eq!(headers, map(&[("anthropic-version", "2023-06-01"), ("x-goog-api-key", "real")]));
+        let expected =
+            [("anthropic-version", "2023-06-01"), ("x-goog-api-key", "real"), ("accept-encoding", "identity")];
+        assert_eq!(headers, map(&expected));
     }
 
     #[test]
@@ -176,7 +182,7 @@ mod tests {
         let mut headers = map(&[("connection", "x-api-key, authorization")]);
         let placed = (HeaderName::from_static("x-api-key"), HeaderValue::from_static("real"));
         prepare_request(&mut headers, Some(placed));
-        assert_eq!(headers, map(&[("x-api-key", "real")]));
+        assert_eq!(headers, map(&[("x-api-key", "real"), ("accept-encoding", "identity")]));
     }
 
     #[test]
@@ -188,24 +194,25 @@ mod tests {
     }
 
     #[test]
-    fn a_reflected_secret_is_scrubbed() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("key");
-        std::fs::write(&path, "sk-canary").unwrap();
-        let secret = crate::secret::SecretFile::new(path).current(std::time::Instant::now()).unwrap();
+    fn what_is_of_one_connection_or_asks_for_a_credential_does_not_come_back() {
         let mut headers = map(&[
-            ("x-echo", "key=sk-canary;sk-canary"),
             ("set-cookie", "session=1"),
             ("connection", "keep-alive, x-hop"),
             ("x-hop", "1"),
             ("request-id", "req_1"),
             ("content-length", "5"),
         ]);
-        prepare_response(&mut headers, Some(&secret));
-        assert_eq!(
-            headers,
-            map(&[("x-echo", "key=[redacted];[redacted]"), ("request-id", "req_1"), ("content-length", "5")])
-        );
+        prepare_response(&mut headers);
+        assert_eq!(headers, map(&[("request-id", "req_1"), ("content-length", "5")]));
+    }
+
+    #[rstest]
+    #[case(&[], false)]
+    #[case(&[("content-encoding", "identity")], false)]
+    #[case(&[("content-encoding", "gzip")], true)]
+    #[case(&[("content-encoding", "identity"), ("content-encoding", "gzip")], true)]
+    fn encodings(#[case] pairs: &[(&str, &str)], #[case] expected: bool) {
+        assert_eq!(is_encoded(&map(pairs)), expected);
     }
 
     #[rstest]

@@ -3,6 +3,7 @@
 use std::{sync::Arc, time::Instant};
 
 use axum::{Json, Router, extract::State, http::StatusCode, response::IntoResponse, routing::get};
+use jiff::Timestamp;
 use metrics_exporter_prometheus::PrometheusHandle;
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
@@ -12,7 +13,9 @@ use crate::{
         Proxy,
         forward::{CredentialState, Unusable},
     },
-    egress::EgressProxy,
+    config::KeptIn,
+    egress::{Bound, EgressProxy},
+    refusals::Word,
     secret::FileCondition,
 };
 
@@ -68,12 +71,20 @@ struct Report {
 }
 
 #[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
 struct CredentialReport {
     route: String,
     credential: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    kept_in: Option<KeptIn>,
     required: bool,
     #[serde(flatten)]
     file: FileReport,
+    /// Whether the upstream answered 401 when it was last sent.
+    refused: bool,
+    /// When the upstream took it or did not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    answered_at: Option<Timestamp>,
 }
 
 #[derive(Serialize)]
@@ -88,18 +99,24 @@ impl Report {
     fn of(Health { proxy, egress, shutdown, .. }: &Health) -> Self {
         let now = Instant::now();
         // A sandbox can do much without its credentials, so that none is required.
-        let binding = |(credential, condition): (String, Option<FileCondition>)| CredentialReport {
+        let binding = |(bound, condition): (&Bound, Option<FileCondition>)| CredentialReport {
             route: EGRESS.to_owned(),
-            credential,
+            credential: bound.binding.label(),
+            kept_in: bound.binding.kept_in.clone(),
             required: false,
             file: condition.map(Unusable::File).into(),
+            refused: is_refusal(bound.last_word.get()),
+            answered_at: bound.last_word.get().map(|word| word.at),
         };
         let bindings = egress.iter().flat_map(|egress| egress.credentials(now)).map(binding);
         let credential = |state: CredentialState| CredentialReport {
             route: state.route,
             credential: state.credential,
+            kept_in: state.kept_in,
             required: state.required,
             file: state.condition.into(),
+            refused: is_refusal(state.last_word),
+            answered_at: state.last_word.map(|word| word.at),
         };
         Self {
             ready: !shutdown.is_cancelled(),
@@ -112,6 +129,10 @@ impl Report {
         let usable = |credential: &CredentialReport| credential.file.usable || !credential.required;
         self.ready && self.session_token.usable && self.credentials.iter().all(usable)
     }
+}
+
+fn is_refusal(word: Option<Word>) -> bool {
+    word.is_some_and(|word| word.refused)
 }
 
 impl From<Option<Unusable>> for FileReport {

@@ -8,12 +8,14 @@
 //! - [`address`] (pure): which network addresses an upstream may have;
 //! - [`headers`] (pure): what is taken out of requests and responses;
 //! - [`secret`]: values that are never shown, read from files that rotate;
-//! - [`oauth`]: access tokens that are refreshed;
+//! - [`oauth`]: access tokens that are refreshed; [`refusals`]: whether upstreams take what they are given;
+//! - [`audit`]: uses and refusals, on their way to the session's log;
 //! - [`upstream`]: connections whose address was judged, with deadlines; [`body`]: bodies passed on as they come; [`linger`]: the rest of one
 //!   whose request is answered already;
 //! - [`config`], [`error`], [`health`], [`harden`]: the process around them.
 
 pub mod address;
+pub mod audit;
 pub mod base_url;
 pub mod body;
 pub mod config;
@@ -29,6 +31,7 @@ pub mod intercept;
 pub mod linger;
 pub mod oauth;
 pub mod policy;
+pub mod refusals;
 pub mod secret;
 pub mod upstream;
 

@@ -10,12 +10,13 @@ use std::{
 };
 
 use clap::Parser;
-use longhand_process::{log, signals};
+use longhand_process::{listen, log, signals};
 use longhand_protocol::{
     client::{self, HarnessClient, Server, TokenSource},
     egress::PORT,
 };
 use longhand_proxy::{
+    audit::Audit,
     base_url::{self, Proxy, serve::BindError},
     config::{Config, ConfigError, Egress, Service},
     egress::{self, EgressProxy, dial::SystemSockets, serve::StartError},
@@ -53,7 +54,7 @@ struct Args {
     #[arg(long, env = "PROXY_LISTEN", default_value = "127.0.0.1:8081")]
     listen: SocketAddr,
     /// Where to listen for probes and metrics.
-    #[arg(long, env = "PROXY_HEALTH_LISTEN", default_value = "0.0.0.0:8082")]
+    #[arg(long, env = "PROXY_HEALTH_LISTEN", default_value = "[::]:8082")]
     health_listen: SocketAddr,
     /// The UID of this pod, which egress tokens name. Needed with egress.
     #[arg(long, env = "POD_UID")]
@@ -116,16 +117,21 @@ fn fail(failure: &Failure) -> ExitCode {
 
 async fn run(args: Args) -> Result<(), Failure> {
     let config = Config::parse(&args.config)?;
+    let log = config.log().as_ref().map(service).transpose()?;
+    let audit = Audit::default();
     let sandboxes = match config.egress.clone() {
-        Some(egress) => Some(Sandboxes::new(egress, &args).await?),
+        Some(egress) => Some(Sandboxes::new(egress, &args, audit.clone()).await?),
         None => None,
     };
     let tls = Arc::new(tls_config(config.ca.as_deref())?);
-    let service = config.service.as_ref().map(service).transpose()?;
-    let proxy = Arc::new(Proxy::new(config, args.session_token_file, &tls, service.as_ref()));
+    let refreshes = log.clone().filter(|_| config.service.is_some());
+    let refreshes = refreshes.map(|service| service as Arc<dyn oauth::service::Service>);
+    // Without a session there is no log that is the right one.
+    let on_record = log.is_some().then(|| audit.clone());
+    let proxy = Arc::new(Proxy::new(config, args.session_token_file, &tls, refreshes.as_ref(), on_record));
     let metrics = PrometheusBuilder::new().set_buckets(BUCKETS)?.install_recorder()?;
     let listener = base_url::serve::bind(args.listen).await?;
-    let health_listener = TcpListener::bind(args.health_listen)
+    let health_listener = listen::bind(args.health_listen)
         .await
         .map_err(|source| Failure::BindHealth { address: args.health_listen, source })?;
     let mut asked = signals::Stop::listen().map_err(Failure::Signal)?;
@@ -146,11 +152,13 @@ async fn run(args: Args) -> Result<(), Failure> {
     let mut probes = tasks.spawn(probes.into_future());
     let harness_proxy = proxy.clone();
     let harness = base_url::serve(listener, proxy, shutdown.clone(), GRACE);
+    if let Some(log) = log {
+        let audit_done = done.clone();
+        tasks.spawn(async move { audit.run(&*log, audit_done).await });
+    }
     let mut serving = match sandboxes {
         None => tasks.spawn(harness),
-        Some(Sandboxes { proxy, listener, service }) => {
-            let (audit, audit_done) = (proxy.audit().clone(), done.clone());
-            tasks.spawn(async move { audit.run(&service, audit_done).await });
+        Some(Sandboxes { proxy, listener }) => {
             let sandboxes = egress::serve(listener, proxy, shutdown.clone(), GRACE);
             // Neither ends before the other is told to.
             tasks.spawn(async move { _ = tokio::join!(harness, sandboxes) })
@@ -183,39 +191,31 @@ async fn run(args: Args) -> Result<(), Failure> {
     outcome
 }
 
-/// The session service, which keeps refreshed tokens.
-fn service(service: &Service) -> Result<Arc<dyn oauth::service::Service>, client::Error> {
-    let server = trusting(&service.url, service.ca.as_deref());
-    let client = HarnessClient::new(server, service.session.clone(), TokenSource::file(&service.token_file))?;
-    Ok(Arc::new(client))
-}
-
-fn trusting(url: &str, ca: Option<&str>) -> Server {
+/// The session service, which has the log and keeps refreshed tokens.
+fn service(service: &Service) -> Result<Arc<HarnessClient>, client::Error> {
+    let Service { session, url, ca, token_file } = service;
     let server = Server::new(url);
-    match ca {
-        Some(authorities) => server.trusting(authorities),
+    let server = match ca {
+        Some(authorities) => server.trusting(authorities.as_str()),
         None => server,
-    }
+    };
+    HarnessClient::new(server, session.clone(), TokenSource::file(token_file)).map(Arc::new)
 }
 
 /// What the sandboxes of the session are served with.
 struct Sandboxes {
     proxy: Arc<EgressProxy>,
     listener: TcpListener,
-    service: HarnessClient,
 }
 
 impl Sandboxes {
-    async fn new(egress: Egress, args: &Args) -> Result<Self, Failure> {
+    async fn new(egress: Egress, args: &Args, audit: Audit) -> Result<Self, Failure> {
         let pod_uid = args.pod_uid.as_deref().ok_or(Failure::NoPodField("POD_UID"))?;
         let pod_ip = args.pod_ip.ok_or(Failure::NoPodField("POD_IP"))?;
         let tls = Arc::new(tls_config(egress.ca.as_deref())?);
-        let server = trusting(&egress.audit.url, egress.audit.ca.as_deref());
-        let token = TokenSource::file(&egress.audit.token_file);
-        let service = HarnessClient::new(server, egress.session.clone(), token)?;
-        let proxy = Arc::new(EgressProxy::new(egress, pod_uid, Arc::new(SystemSockets), tls)?);
+        let proxy = Arc::new(EgressProxy::new(egress, pod_uid, Arc::new(SystemSockets), tls, audit)?);
         let listener = egress::serve::bind(SocketAddr::new(pod_ip, args.egress_port)).await?;
         tracing::info!(address = %pod_ip, port = args.egress_port, "serving sandboxes");
-        Ok(Self { proxy, listener, service })
+        Ok(Self { proxy, listener })
     }
 }

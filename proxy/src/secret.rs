@@ -74,23 +74,6 @@ impl Secret {
         text.windows(self.0.len()).any(|window| window == self.0.as_slice())
     }
 
-    /// A text with every occurrence of the value replaced.
-    #[must_use]
-    pub fn scrub(&self, text: &[u8]) -> Vec<u8> {
-        let mut clean = Vec::with_capacity(text.len());
-        let mut rest = text;
-        while let Some((first, tail)) = rest.split_first() {
-            if let Some(after) = rest.strip_prefix(self.0.as_slice()) {
-                clean.extend_from_slice(b"[redacted]");
-                rest = after;
-            } else {
-                clean.push(*first);
-                rest = tail;
-            }
-        }
-        clean
-    }
-
     /// The value of `authorization` in HTTP Basic with the secret as the password.
     ///
     /// # Errors
@@ -278,14 +261,12 @@ mod tests {
     }
 
     #[rstest]
-    #[case("", "")]
-    #[case("abc", "abc")]
-    #[case("sk-1", "[redacted]")]
-    #[case("xsk-1ysk-1sk-", "x[redacted]y[redacted]sk-")]
-    fn it_is_scrubbed(#[case] text: &str, #[case] expected: &str) {
-        let secret = secret("sk-1");
-        assert_eq!(secret.scrub(text.as_bytes()), expected.as_bytes());
-        assert_eq!(secret.occurs_in(text.as_bytes()), text != expected);
+    #[case("", false)]
+    #[case("abc", false)]
+    #[case("sk-1", true)]
+    #[case("xsk-1ysk-", true)]
+    fn it_is_found(#[case] text: &str, #[case] expected: bool) {
+        assert_eq!(secret("sk-1").occurs_in(text.as_bytes()), expected);
     }
 
     #[test]

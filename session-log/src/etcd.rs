@@ -44,7 +44,7 @@ mod write;
 use std::sync::Arc;
 use std::time::Duration;
 
-use longhand_protocol::SessionId;
+use longhand_protocol::{SessionId, trace};
 use tokio::sync::{OnceCell, Semaphore};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
@@ -224,6 +224,6 @@ impl EtcdStore {
     }
 
     fn place<'a>(&'a self, id: &'a SessionId) -> Place<'a> {
-        Place { keys: &self.inner.keys, id }
+        Place { keys: &self.inner.keys, id, trace: trace::current() }
     }
 }

@@ -123,7 +123,7 @@ mod tests {
     #[test]
     fn what_cannot_be_read_is_skipped() {
         let keys = Layout::new("/p");
-        let wake = Wake { namespace: "n".into(), name: "a".into(), uid: "u".into() };
+        let wake = Wake { namespace: "n".into(), name: "a".into(), uid: "u".into(), ..Wake::default() };
         let text = serde_json::to_string(&wake).unwrap();
         let kvs = vec![kv("/p/wake/sesn_1", &text), kv("/p/wake/sesn_2", "?"), kv("/p/wake/other", &text)];
         let id: longhand_protocol::SessionId = "sesn_1".parse().unwrap();
@@ -141,7 +141,7 @@ mod tests {
 
     #[test]
     fn clusters_are_told_as_one() {
-        let wake = Wake { namespace: "n".into(), name: "a".into(), uid: "u".into() };
+        let wake = Wake { namespace: "n".into(), name: "a".into(), uid: "u".into(), ..Wake::default() };
         let [one, two, three]: [longhand_protocol::SessionId; 3] =
             ["sesn_1", "sesn_2", "sesn_3"].map(|id| id.parse().unwrap());
         let set = |id: &longhand_protocol::SessionId| WakeEvent::Set(id.clone(), wake.clone());

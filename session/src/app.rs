@@ -13,7 +13,6 @@ use longhand_protocol::{EventId, SessionId};
 use longhand_session_log::SessionStore;
 use longhand_session_log::files::Files;
 use longhand_session_log::requests::Requests;
-use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -36,14 +35,13 @@ use crate::resources::objects::Objects;
 use crate::resources::revisions::Revisions;
 use crate::resources::templates::Templates;
 use crate::resources::vaults::Vaults;
+use crate::streams::Streams;
 use crate::tunnels::Tunnels;
 use crate::warm::Warm;
 
 const REMEMBERED: usize = 16_384;
 /// Each is an object of the API server, for a moment.
 const OFFERED: usize = 1_024;
-/// A client that reads slowly costs memory for as long as it reads.
-const OPEN_STREAMS: usize = 2_048;
 
 /// How long requests may be held open, and deletions put off.
 #[derive(Clone, Copy, Debug)]
@@ -190,7 +188,7 @@ pub struct Shared {
     /// When queued events were accepted.
     pub accepted: TtlCache<EventId, Instant>,
     /// Bounds the event streams, transfers and ways into sandboxes.
-    pub streams: Arc<Semaphore>,
+    pub streams: Streams,
     /// Ways into sandboxes that are open.
     pub tunnels: Tunnels,
     /// Ports of sandboxes over HTTP, if they are served.
@@ -249,7 +247,7 @@ impl App {
             expected: Expected::default(),
             networks: TtlCache::new(REMEMBERED),
             accepted: TtlCache::new(REMEMBERED),
-            streams: Arc::new(Semaphore::new(OPEN_STREAMS)),
+            streams: Streams::new(settings.rates.namespace_open_streams),
             tunnels: Tunnels::default(),
             ports,
             stop,

@@ -39,10 +39,10 @@ pub struct Config {
     #[command(flatten)]
     pub default_model: DefaultModelFlags,
     /// Where the APIs are served.
-    #[arg(long, env = "LISTEN", default_value = "0.0.0.0:8080")]
+    #[arg(long, env = "LISTEN", default_value = "[::]:8080")]
     pub listen: SocketAddr,
     /// Where /livez, /readyz and /metrics are served.
-    #[arg(long, env = "HEALTH_LISTEN", default_value = "0.0.0.0:8081")]
+    #[arg(long, env = "HEALTH_LISTEN", default_value = "[::]:8081")]
     pub health_listen: SocketAddr,
     /// The certificate that the APIs are served with, a chain in PEM; without it, they are served in plain HTTP.
     #[arg(long, env = "TLS_CERT_FILE", requires = "tls_key_file")]
@@ -110,7 +110,7 @@ pub struct Peers {
     #[arg(long, env = "PEERS_URL", requires = "pod_ip")]
     pub peers_url: Option<String>,
     /// Where other replicas are listened to.
-    #[arg(long, env = "PEER_LISTEN", default_value = "0.0.0.0:8082")]
+    #[arg(long, env = "PEER_LISTEN", default_value = "[::]:8082")]
     pub peer_listen: SocketAddr,
     /// The address of this replica's pod.
     #[arg(long, env = "POD_IP")]

@@ -26,6 +26,7 @@ pub mod restore;
 pub mod service;
 mod serving;
 mod sessions;
+pub mod streams;
 mod tunnels;
 pub mod warm;
 

@@ -32,6 +32,10 @@ pub struct Rates {
     /// 24 h.
     #[arg(long, env = "IDEMPOTENCY_KEYS_PER_SECOND", default_value_t = 5)]
     pub idempotency_keys_per_second: u32,
+    /// Event streams, transfers and ways into sandboxes of one namespace that one replica holds open at a time; 0 is as many as
+    /// of all namespaces together, which are 2,048.
+    #[arg(long, env = "NAMESPACE_OPEN_STREAMS", default_value_t = 512)]
+    pub namespace_open_streams: u32,
 }
 
 /// Bursts of events are as long as this at the rate.
@@ -115,6 +119,7 @@ mod tests {
         session_events_per_second: 1,
         namespace_events_per_second: 2,
         idempotency_keys_per_second: 1,
+        namespace_open_streams: 0,
     };
 
     fn pod(uid: &str) -> Identity {

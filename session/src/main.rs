@@ -13,13 +13,22 @@ const WORKERS: usize = 2;
 
 fn main() -> ExitCode {
     let config = Config::parse();
-    log::to_stderr();
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(WORKERS).enable_all().build();
+    let runtime = match runtime {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            log::to_stderr();
+            tracing::error!(%error, "the runtime cannot start");
+            return ExitCode::FAILURE;
+        }
+    };
+    let traces = log::and_traces("longhand-session", runtime.handle());
     if rustls::crypto::ring::default_provider().install_default().is_err() {
         tracing::error!("another TLS provider is installed");
         return ExitCode::FAILURE;
     }
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(WORKERS).enable_all().build();
-    let outcome = runtime.map_err(|error| error.to_string()).and_then(|runtime| runtime.block_on(run(config)));
+    let outcome = runtime.block_on(run(config));
+    runtime.block_on(traces.end());
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

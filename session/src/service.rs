@@ -9,6 +9,7 @@ use std::time::Duration;
 use axum::Router;
 use hyper_util::service::TowerToHyperService;
 use longhand_process::http::{Limits as Connections, Listener};
+use longhand_process::listen::bind;
 use longhand_process::tls::{Certificate, CertificateError};
 use longhand_protocol::client::TokenSource;
 use longhand_sandbox::client::SandboxClient;
@@ -237,7 +238,7 @@ async fn certificate(
 }
 
 async fn listen(address: SocketAddr) -> Result<TcpListener, StartError> {
-    TcpListener::bind(address).await.map_err(|source| StartError::Listen { address, source })
+    bind(address).await.map_err(|source| StartError::Listen { address, source })
 }
 
 /// Opens the log and fetches the key that the replicas share, or makes it. Waits while etcd is away.

@@ -8,12 +8,12 @@ use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use longhand_process::relay::relay;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{sleep, timeout};
 use tokio_util::task::TaskTracker;
 
 use crate::app::App;
 use crate::auth::{Access, Identity};
+use crate::streams::Slot;
 
 /// How long the other end may take to begin.
 const BEGIN: Duration = Duration::from_secs(30);
@@ -31,7 +31,7 @@ pub(crate) struct Opened {
     /// The sandbox.
     pub(crate) sandbox: String,
     /// Its share of what may be open.
-    pub(crate) slot: OwnedSemaphorePermit,
+    pub(crate) slot: Slot,
 }
 
 /// The open ones.
@@ -71,12 +71,7 @@ impl Tunnels {
     }
 
     /// Drives a connection to a sandbox until it ends.
-    pub(crate) fn drive<T>(
-        &self,
-        app: &App,
-        slot: OwnedSemaphorePermit,
-        connection: impl Future<Output = T> + Send + 'static,
-    ) {
+    pub(crate) fn drive<T>(&self, app: &App, slot: Slot, connection: impl Future<Output = T> + Send + 'static) {
         let stop = app.stop.clone();
         self.0.spawn(async move {
             let _slot = slot;

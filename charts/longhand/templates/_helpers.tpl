@@ -108,6 +108,29 @@ securityContext:
 request.userInfo.username != 'system:serviceaccount:{{ .root.Release.Namespace }}:{{ .root.Release.Name }}-{{ .component }}'
 {{- end }}
 
+{{- /* Where spans go, in the words of OpenTelemetry's SDKs. */}}
+{{- define "longhand.tracing" }}
+{{- with .Values.tracing }}
+{{- if .endpoint -}}
+- name: OTEL_EXPORTER_OTLP_ENDPOINT
+  value: {{ .endpoint | quote }}
+- name: OTEL_TRACES_SAMPLER
+  value: parentbased_traceidratio
+- name: OTEL_TRACES_SAMPLER_ARG
+  value: {{ .sampleRatio | quote }}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{- /* Which namespaces a policy is for: another installation may have the others. */}}
+{{- define "longhand.watched" }}
+{{- with .Values.watchNamespaces }}
+    namespaceSelector:
+      matchExpressions:
+        - {key: kubernetes.io/metadata.name, operator: In, values: {{ toJson . }}}
+{{- end }}
+{{- end }}
+
 {{- /* The rights of a component where the objects of sessions are: everywhere, or in each of watchNamespaces. */}}
 {{- define "longhand.watchRole" }}
 {{- $root := .root }}

@@ -64,6 +64,16 @@ impl Forge {
         Ok(Some(Self { host, value, image, pods, pod }))
     }
 
+    /// What a key of their Secret is by now, as the kubelet has brought it.
+    ///
+    /// # Errors
+    /// When it cannot be read within a minute.
+    pub async fn read(&self, key: &str) -> TestResult<String> {
+        let path = format!("/var/run/secrets/forge/{key}");
+        let (output, _) = exec(&self.pods, &self.pod, None, &["cat", &path], START).await?;
+        Ok(String::from_utf8(output)?)
+    }
+
     /// How often they served what, by its name.
     ///
     /// # Errors

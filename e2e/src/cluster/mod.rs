@@ -3,6 +3,7 @@
 
 mod beside;
 mod cli;
+mod collector;
 mod dump;
 mod exec;
 mod fixture;
@@ -12,6 +13,7 @@ mod images;
 pub mod log;
 mod model;
 mod namespace;
+mod needle;
 mod nodes;
 mod service;
 mod wait;
@@ -22,6 +24,7 @@ use kube::Client;
 
 pub use beside::run_beside;
 pub use cli::longhand;
+pub use collector::{Collector, SentSpan};
 pub use exec::exec;
 pub use fixture::{Fixture, SessionOptions, session_manifest};
 pub use forge::Forge;
@@ -29,6 +32,7 @@ pub use helm::helm;
 pub use images::{clients_image, coupled_image, harness_python_image, model_image};
 pub use model::{ModelServer, Recorded, RecordedRequest};
 pub use namespace::TestNamespace;
+pub use needle::Needle;
 pub use nodes::{kubectl, nodes, takes_any_pod};
 pub use service::{Service, token};
 pub use wait::{eventually, wait_for};

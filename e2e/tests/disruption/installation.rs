@@ -1,4 +1,4 @@
-//! An installation that serves a namespace that it names, with rights in no other, and copies `sandboxd` into images.
+//! An installation that serves a namespace that it names, with rights in no other, copies `sandboxd` into images, and traces what it does.
 
 use std::panic::AssertUnwindSafe;
 use std::time::Duration;
@@ -10,8 +10,8 @@ use kube::api::{Api, ListParams, Patch, PatchParams};
 use longhand_crds::{AgentSession, SandboxTemplate, labels};
 use longhand_e2e::cluster::log::{assert_sound, messages};
 use longhand_e2e::cluster::{
-    Fixture, SYSTEM_NAMESPACE, SessionOptions, TestNamespace, TestResult, harness_python_image, helm, in_namespace,
-    session_manifest, wait_for,
+    Collector, Fixture, SYSTEM_NAMESPACE, SentSpan, SessionOptions, TestNamespace, TestResult, eventually,
+    harness_python_image, helm, in_namespace, session_manifest, wait_for,
 };
 use serde_json::json;
 
@@ -25,15 +25,18 @@ const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Changes what the installation serves and how `sandboxd` gets into images, and waits until it does. No namespace stands for all of
 /// them.
-async fn serve_only(namespaces: &[&str], injection: &str) -> TestResult {
+async fn serve_only(namespaces: &[&str], injection: &str, collector: &str) -> TestResult {
     let of = json!(namespaces);
-    let values = format!("watchNamespaces={of},session.secretNamespaces={of},sandbox.sandboxd.injection={injection:?}");
+    let values = format!(
+        "watchNamespaces={of},session.secretNamespaces={of},sandbox.sandboxd.injection={injection:?},tracing.endpoint={collector:?}"
+    );
     let upgrade = ["upgrade", "longhand", "charts/longhand", "-n", SYSTEM_NAMESPACE, "--reuse-values", "--wait"];
     helm(&[&upgrade[..], &["--timeout", "4m", "--set-json", &values]].concat()).await.map(drop)
 }
 
 async fn confined(named: &TestNamespace, other: &TestNamespace) -> TestResult {
-    serve_only(&[&named.name], "InitContainer").await?;
+    let collector = Collector::install(other).await?;
+    serve_only(&[&named.name], "InitContainer", &collector.url).await?;
     let bindings = Api::<ClusterRoleBinding>::all(named.client.clone()).list(&ListParams::default()).await?;
     let operators =
         bindings.iter().flat_map(|binding| binding.subjects.iter().flatten().map(move |who| (who, binding)));
@@ -55,6 +58,7 @@ async fn confined(named: &TestNamespace, other: &TestNamespace) -> TestResult {
     let pod = named.pods(labels::SANDBOX).await?.pop().and_then(|pod| pod.spec).ok_or("there is no sandbox pod")?;
     let copied: Vec<_> = pod.init_containers.iter().flatten().map(|container| container.name.as_str()).collect();
     assert_eq!(copied, ["install-sandboxd"]);
+    one_trace(&collector).await?;
     let unserved = other.api::<AgentSession>().get("unserved").await?;
     assert_eq!(unserved.status, None, "a session of a namespace that is not named");
     Ok(())
@@ -67,12 +71,46 @@ async fn idle(namespace: &TestNamespace, session: &str) -> TestResult {
     .await
 }
 
+/// What was done for the message, from its request to the command that the model asked for, is one trace.
+async fn one_trace(collector: &Collector) -> TestResult {
+    const DONE: [(&str, &str); 9] = [
+        ("longhand-operator", "start harness"),
+        ("longhand-harness", "turn"),
+        ("longhand-harness", "chat"),
+        ("longhand-harness", "execute"),
+        ("longhand-session", "POST /harness/v1/sessions/{session}/execute"),
+        ("longhand-session", "call"),
+        ("longhand-session", "wait for sandbox"),
+        ("longhand-operator", "bring about sandbox"),
+        ("longhand-session", "run in sandbox"),
+    ];
+    let of = |spans: &[SentSpan], (service, name): (&str, &str)| {
+        spans.iter().find(|span| (span.service.as_str(), span.name.as_str()) == (service, name)).cloned()
+    };
+    let spans = eventually("all spans are sent", PATIENCE, || async {
+        let spans = collector.spans().await?;
+        Ok(DONE.iter().all(|done| of(&spans, *done).is_some()).then_some(spans))
+    })
+    .await?;
+    let turn = of(&spans, DONE[1]).ok_or("no turn")?;
+    for done in DONE {
+        let span = of(&spans, done).ok_or("a span is gone")?;
+        assert_eq!(span.trace, turn.trace, "{done:?} is of another trace than the turn");
+        let is_root = spans.iter().all(|other| other.id != span.parent);
+        assert!(
+            !is_root || span.name == "turn" || span.name == "start harness",
+            "{span:?} is a part of nothing that was sent"
+        );
+    }
+    Ok(())
+}
+
 /// Whatever comes of it, the installation serves all namespaces again.
 pub(crate) async fn serve() {
     in_namespace("named", |named| async move {
         let other = TestNamespace::create(named.client.clone(), "not-named").await?;
         let outcome = AssertUnwindSafe(confined(&named, &other)).catch_unwind().await;
-        let restored = serve_only(&[], "Auto").await;
+        let restored = serve_only(&[], "Auto", "").await;
         let served = match (&outcome, &restored) {
             // What was made meanwhile is served now.
             (Ok(Ok(())), Ok(())) => idle(&other, "unserved").await,

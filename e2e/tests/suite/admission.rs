@@ -41,9 +41,41 @@ async fn a_vault_is_named_only_by_whom_may_use_it() {
         developer.apply(&session("own", "[{name: mine}]")).await?;
         refused(&developer, &session("theft", "[{name: mine}, {name: other}]"), "may not use vault other").await?;
 
-        // An agent of somebody who may is applied again as it is.
+        // An agent of somebody who may is applied again as it is, but its vault is not used otherwise.
         namespace.apply(&agent("theirs", "other")).await?;
         developer.apply(&agent("theirs", "other").replace("spec:", "spec:\n  system: Be kind.")).await?;
+        let credential = "credential: {vault: other, name: c}";
+        for (from, to) in [
+            ("name: c}", "name: d}".to_owned()),
+            (credential, format!("{credential}, baseURL: 'https://a.test/other'")),
+            (credential, format!("{credential}, fallbacks: [{{id: n, baseURL: 'https://a.test/other'}}]")),
+            ("spec:", format!("spec:\n  tools: [{{type: mcp_toolset, mcpServerName: s}}]\n  mcpServers: [{{name: s, url: 'https://a.test/mcp', {credential}}}]")),
+        ] {
+            refused(&developer, &agent("theirs", "other").replace(from, &to), "may not use vault other").await?;
+        }
+        // Without one of its own it would be run with the installation's.
+        refused(&developer, &without_credential("default"), "may not use vault models").await
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_handoff_is_not_written_by_hand() {
+    in_namespace("handoff-fields", |namespace| async move {
+        let sandbox = "apiVersion: longhand.dev/v1alpha1\nkind: Sandbox\nmetadata: {name: s}\nspec:\n  \
+             templateRef: {name: none}\n";
+        namespace.apply(sandbox).await?;
+        for (field, value) in
+            [("handoffTo", "{name: other, uid: u, sandbox: s}"), ("workspaceFrom", "{sandbox: other, uid: u}")]
+        {
+            let written = format!("{sandbox}  {field}: {value}\n");
+            // What it begins with is never changed, whoever asks.
+            if field != "workspaceFrom" {
+                refused(&namespace, &written, "is written by the session service alone").await?;
+            }
+            let new = written.replace("name: s}", "name: new}");
+            refused(&namespace, &new, "is written by the session service alone").await?;
+        }
         Ok(())
     })
     .await;
@@ -52,8 +84,8 @@ async fn a_vault_is_named_only_by_whom_may_use_it() {
 #[tokio::test]
 async fn a_repository_s_token_is_only_a_secret_that_its_author_may_get() {
     in_namespace("token-secrets", |namespace| async move {
-        let developer = developer(&namespace, &["mine"], &[]).await?;
-        developer.apply(&agent("own", "any").replace(", credential: {vault: any, name: c}", "")).await?;
+        let developer = developer(&namespace, &["mine"], &["mine"]).await?;
+        developer.apply(&agent("own", "mine")).await?;
         let with = |name: &str, secret: &str| {
             let repository = format!("{{url: 'https://a.test/o/r', tokenRef: {{name: {secret}, key: k}}}}");
             let resource = format!("{{name: r, mountPath: /workspace/r, githubRepository: {repository}}}");
@@ -70,8 +102,8 @@ async fn a_repository_s_token_is_only_a_secret_that_its_author_may_get() {
 #[tokio::test]
 async fn a_session_s_file_is_only_one_that_its_author_may_get() {
     in_namespace("session-files", |namespace| async move {
-        let developer = developer(&namespace, &[], &[]).await?;
-        developer.apply(&agent("own", "any").replace(", credential: {vault: any, name: c}", "")).await?;
+        let developer = developer(&namespace, &[], &["mine"]).await?;
+        developer.apply(&agent("own", "mine")).await?;
         let with = |name: &str, files: &[&str]| {
             let of =
                 |file: &&str| format!("{{name: {file}, mountPath: /workspace/{file}, file: {{fileID: file_{file}}}}}");
@@ -149,6 +181,10 @@ fn agent(name: &str, vault: &str) -> String {
         "apiVersion: longhand.dev/v1alpha1\nkind: Agent\nmetadata: {{name: {name}}}\nspec:\n  \
          model: {{id: m, credential: {{vault: {vault}, name: c}}}}\n"
     )
+}
+
+fn without_credential(name: &str) -> String {
+    agent(name, "none").replace(", credential: {vault: none, name: c}", "")
 }
 
 fn session(name: &str, vaults: &str) -> String {

@@ -45,6 +45,23 @@ async fn the_api_server_refuses_what_cannot_work_and_names_the_field() {
             ("SandboxTemplate", "spec: {userNamespace: Auto, runtimeClassName: gvisor}", "default runtimes only"),
             ("SandboxTemplate", "spec: {podSecurity: Privileged}", "spec.podSecurity"),
             ("SandboxTemplate", "spec: {workspace: {storageClassName: fast}}", "a workspace that is Persistent"),
+            ("SandboxTemplate", "spec: {workspace: {size: plenty}}", "spec.workspace.size: Invalid value"),
+            ("SandboxTemplate", "spec: {workspace: {size: plenty}}", "size is an amount above 0, such as 4Gi"),
+            ("SandboxTemplate", "spec: {workspace: {size: 4 GiB}}", "size is an amount above 0"),
+            ("SandboxTemplate", "spec: {workspace: {size: 0}}", "size is an amount above 0"),
+            ("SandboxTemplate", "spec: {workspace: {size: '0'}}", "size is an amount above 0"),
+            ("SandboxTemplate", "spec: {workspace: {size: -1Gi}}", "size is an amount above 0"),
+            ("SandboxTemplate", "spec: {scratch: {size: much}}", "spec.scratch.size: Invalid value"),
+            ("SandboxTemplate", "spec: {scratch: {size: 0Gi}}", "size is an amount above 0"),
+            ("SandboxTemplate", "spec: {resources: {requests: {cpu: two}}}", "spec.resources.requests[cpu]"),
+            ("SandboxTemplate", "spec: {resources: {limits: {memory: 2 GB}}}", "an amount is a number with or without a unit"),
+            ("SandboxTemplate", "spec: {resources: {limits: {memory: -1}}}", "and not below 0"),
+            ("SandboxTemplate", "spec: {resources: {requests: {memory: 2Gi}, limits: {memory: 1Gi}}}", "a request is above its limit"),
+            ("SandboxTemplate", "spec: {resources: {requests: {cpu: 2}, limits: {cpu: 1500m}}}", "a request is above its limit"),
+            ("SandboxTemplate", "spec: {resources: {requests: {cpu: 1100m}, limits: {cpu: 1}}}", "a request is above its limit"),
+            ("SandboxTemplate", "spec: {resources: {requests: {cpu: 3}, limits: {cpu: 2}}}", "a request is above its limit"),
+            ("Agent", "spec: {model: {id: m}, harness: {resources: {requests: {cpu: two}}}}", "spec.harness.resources.requests[cpu]"),
+            ("Agent", "spec: {model: {id: m}, harness: {resources: {requests: {cpu: 2}, limits: {cpu: 1500m}}}}", "a request is above its limit"),
             ("Sandbox", "spec: {}", "spec.templateRef"),
             ("Vault", "spec: {credentials: 1}", "spec.credentials"),
             ("Vault", "spec: {credentials: [{name: c, secretRef: {name: s, key: k}, allow: {hosts: [h]}, placement: {type: header}}]}", "header belongs to"),
@@ -56,6 +73,22 @@ async fn the_api_server_refuses_what_cannot_work_and_names_the_field() {
             let yaml = format!("apiVersion: longhand.dev/v1alpha1\nkind: {kind}\nmetadata: {{name: bad}}\n{spec}\n");
             let refused = namespace.apply(&yaml).await.err().ok_or_else(|| format!("{kind} {spec} was taken"))?;
             assert!(refused.to_string().contains(field), "{kind} {spec}: {refused} does not name {field}");
+        }
+        Ok(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn the_api_server_takes_amounts_in_every_form() {
+    in_namespace("amounts", |namespace| async move {
+        for (name, spec) in [
+            ("units", "{workspace: {size: 500M}, scratch: {size: 1.5Gi}, resources: {requests: {cpu: 100m, memory: 64Mi}, limits: {cpu: '0.1', memory: 67108864}}}"),
+            ("numbers", "{workspace: {size: 1073741824}, scratch: {size: '1e9'}, resources: {requests: {cpu: 1, memory: 0}, limits: {cpu: 1000m}}}"),
+            ("one-side", "{resources: {requests: {cpu: 3}, limits: {memory: 1Gi, 'example.com/gpu': 1}}}"),
+        ] {
+            let yaml = format!("apiVersion: longhand.dev/v1alpha1\nkind: SandboxTemplate\nmetadata: {{name: {name}}}\nspec: {spec}\n");
+            namespace.apply(&yaml).await.map_err(|refused| format!("{spec}: {refused}"))?;
         }
         Ok(())
     })

@@ -2,7 +2,7 @@
 //! between them places a credential that none of them sees.
 
 use longhand_e2e::cluster::log::{assert_sound, messages};
-use longhand_e2e::cluster::{Fixture, Forge, TestNamespace, TestResult, in_namespace, skipped};
+use longhand_e2e::cluster::{Fixture, Forge, Needle, TestNamespace, TestResult, in_namespace, skipped};
 use serde_json::json;
 
 use crate::etcd_dump::assert_not_in_etcd;
@@ -120,7 +120,8 @@ async fn run(namespace: &TestNamespace) -> TestResult {
 
     assert!(!serde_json::to_string(&log)?.contains(&forge.value), "the log holds the credential");
     assert_only_the_proxy_mounts_it(namespace).await?;
-    assert_in_no_object(namespace, &forge.value).await?;
-    assert_in_no_log(namespace, &forge.value).await?;
-    assert_not_in_etcd(namespace, &forge.image, &forge.value, session.as_str()).await
+    let value = Needle::new(&forge.value);
+    assert_in_no_object(namespace, &value).await?;
+    assert_in_no_log(namespace, &value).await?;
+    assert_not_in_etcd(namespace, &forge.image, &value, session.as_str()).await
 }

@@ -1,7 +1,9 @@
 //! The way out of sandboxes: what a session's proxy lets through, what it places, and the fence around everything else.
 
+use k8s_openapi::api::events::v1::Event;
+use kube::api::ListParams;
 use longhand_crds::{Sandbox, labels};
-use longhand_e2e::cluster::{Fixture, TestNamespace, TestResult, in_namespace, wait_for};
+use longhand_e2e::cluster::{Fixture, Needle, TestNamespace, TestResult, eventually, in_namespace, wait_for};
 
 use crate::online::{LONG, allow, pod_of, said, script};
 use crate::secrets::{assert_in_no_log, assert_in_no_object, assert_only_the_proxy_mounts_it};
@@ -33,8 +35,9 @@ async fn a_credential_is_placed_on_the_way_out_and_everything_else_is_refused() 
         let log = fixture.service.log(&session).await?;
         assert!(!serde_json::to_string(&log)?.contains(&fixture.api_key), "the log holds the key");
         assert_only_the_proxy_mounts_it(&namespace).await?;
-        assert_in_no_object(&namespace, &fixture.api_key).await?;
-        assert_in_no_log(&namespace, &fixture.api_key).await
+        let key = Needle::new(&fixture.api_key);
+        assert_in_no_object(&namespace, &key).await?;
+        assert_in_no_log(&namespace, &key).await
     })
     .await;
 }
@@ -88,6 +91,16 @@ async fn a_fence_that_is_opened_is_seen() {
         until_fenced(&namespace, "True", "CanariesBlocked").await?;
         namespace.apply(OPENED).await?;
         until_fenced(&namespace, "False", "PolicyOpensFence").await?;
+        eventually("an Event warns of it", LONG, || async {
+            let events = namespace.api::<Event>().list(&ListParams::default()).await?;
+            let warns = |event: &Event| {
+                event.regarding.as_ref().is_some_and(|regarding| regarding.name.as_deref() == Some("free"))
+                    && event.reason.as_deref() == Some("SandboxNotFenced")
+                    && event.type_.as_deref() == Some("Warning")
+            };
+            Ok(events.iter().any(warns).then_some(()))
+        })
+        .await?;
         // The canaries notice by themselves, and the sandbox is not ready any more.
         wait_for(namespace.api::<Sandbox>(), "free", "Ready is False", LONG, |sandbox| {
             let conditions = &sandbox?.status.as_ref()?.conditions;

@@ -5,14 +5,13 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::{Api, ListParams};
 use kube::{Client, ResourceExt as _};
-use longhand_e2e::cluster::{SYSTEM_NAMESPACE, TestNamespace, TestResult, exec, run_beside, skipped};
+use longhand_e2e::cluster::{Needle, SYSTEM_NAMESPACE, TestNamespace, TestResult, exec, run_beside, skipped};
 
-/// Whether each text is in the files of the process that it is run beside. They are given as two halves, so that the search does not find
-/// itself.
+/// Whether each pattern is in the files of the process that it is run beside.
 const SEARCH: &str = r#"
 while [ $# -gt 0 ]; do
-  if grep -qaF -r "$1$2" /proc/1/root/var/lib/etcd/; then echo "$3 FOUND"; else echo "$3 absent"; fi
-  shift 3
+  if grep -qaE -r "$1" /proc/1/root/var/lib/etcd/; then echo "$2 FOUND"; else echo "$2 absent"; fi
+  shift 2
 done
 "#;
 const DUMP: Duration = Duration::from_secs(120);
@@ -22,15 +21,20 @@ const PKI: &str = "/etc/kubernetes/pki/etcd";
 const BUT_SECRETS: [[&str; 2]; 2] = [["/registry/", "/registry/secrets/"], ["/registry/secrets0", "/registry0"]];
 
 /// Fails if `key` is in a database; `present` is a text that Longhand's own has to hold, so that the search is known to see.
-pub(crate) async fn assert_not_in_etcd(namespace: &TestNamespace, image: &str, key: &str, present: &str) -> TestResult {
+pub(crate) async fn assert_not_in_etcd(
+    namespace: &TestNamespace,
+    image: &str,
+    key: &Needle,
+    present: &str,
+) -> TestResult {
     let pods = |of: &str| Api::<Pod>::namespaced(Client::clone(&namespace.client), of);
     let own = pods(SYSTEM_NAMESPACE);
     let labels = ListParams::default().labels("app.kubernetes.io/component=etcd");
     match own.list(&labels).await?.items.pop() {
         Some(pod) => {
             let name = format!("search-{:08x}", rand::random::<u32>());
-            let ((a, b), (c, d)) = (key.split_at(key.len() / 2), present.split_at(present.len() / 2));
-            let command = ["bash", "-c", SEARCH, "search", a, b, "key", c, d, "present"];
+            let (absent, present) = (key.pattern(), Needle::new(present).pattern());
+            let command = ["bash", "-c", SEARCH, "search", &absent, "key", &present, "present"];
             let found = run_beside(&own, &pod, "etcd", image, &name, &command).await?;
             assert_eq!(found.trim(), "key absent\npresent FOUND", "Longhand's etcd");
         }
@@ -42,8 +46,8 @@ pub(crate) async fn assert_not_in_etcd(namespace: &TestNamespace, image: &str, k
             let mut seen = false;
             for range in BUT_SECRETS {
                 let dump = dump(&servers, &pod.name_any(), range).await?;
-                assert!(!holds(&dump, key), "the API server's etcd holds the key between {range:?}");
-                seen |= holds(&dump, &namespace.name);
+                assert!(!key.is_in(&dump), "the API server's etcd holds the key between {range:?}");
+                seen |= Needle::new(&namespace.name).is_in(&dump);
             }
             assert!(seen, "the search of the API server's etcd sees nothing");
         }
@@ -73,8 +77,4 @@ async fn dump(pods: &Api<Pod>, pod: &str, [from, to]: [&str; 2]) -> TestResult<V
         return Err(format!("etcdctl in {pod}: {}", String::from_utf8_lossy(&errors)).into());
     }
     Ok(output)
-}
-
-fn holds(dump: &[u8], text: &str) -> bool {
-    memchr::memmem::find(dump, text.as_bytes()).is_some()
 }

@@ -6,7 +6,9 @@ use kube::ResourceExt as _;
 use kube::api::{ListParams, Patch, PatchParams};
 use longhand_crds::{Vault, labels};
 use longhand_e2e::cluster::log::{assert_sound, messages};
-use longhand_e2e::cluster::{Fixture, Forge, TestNamespace, TestResult, eventually, in_namespace, skipped, wait_for};
+use longhand_e2e::cluster::{
+    Fixture, Forge, Needle, TestNamespace, TestResult, eventually, in_namespace, skipped, wait_for,
+};
 
 use crate::online::{LONG, pod_of};
 use crate::secrets::{assert_in_no_log, assert_in_no_object, assert_only_the_proxy_mounts_it};
@@ -225,6 +227,7 @@ async fn refreshed(namespace: &TestNamespace) -> TestResult {
         for token in tokens.values() {
             let token = String::from_utf8(token.0.clone())?;
             assert!(!log.contains(&token), "the log of {name} holds a token");
+            let token = Needle::new(&token);
             assert_in_no_object(namespace, &token).await?;
             assert_in_no_log(namespace, &token).await?;
         }

@@ -25,6 +25,8 @@ rules:
   - then: {text: "Hello to you too, this is a longer answer in several words.", delay_per_token_ms: 20}
 "#;
 
+const USED: &str = "x.credential.used";
+
 #[tokio::test]
 async fn events_come_in_the_order_of_the_wire_api() {
     in_namespace("quickstart", |namespace| async move {
@@ -33,8 +35,15 @@ async fn events_come_in_the_order_of_the_wire_api() {
         fixture.service.until_idle(&session, 0, Duration::from_secs(90)).await?;
         let log = fixture.service.log(&session).await?;
         assert_sound(&log);
+        // The proxy's own event is there before the model is asked for the first time; others come when they come.
+        let used = kinds(&log)
+            .iter()
+            .position(|kind| *kind == USED)
+            .ok_or("the use of the model's credential is not on record")?;
+        assert!(!kinds(&log)[..used].contains(&"agent.message"), "{:?}", kinds(&log));
+        let others: Vec<&str> = kinds(&log).into_iter().filter(|kind| *kind != USED).collect();
         assert_eq!(
-            kinds(&log),
+            others,
             [
                 "x.session.woken",
                 "user.message",

@@ -11,7 +11,7 @@ use kube::ResourceExt as _;
 use kube::api::{Api, ListParams, LogParams};
 use longhand_crds::labels;
 use longhand_e2e::cluster::log::{assert_sound, results_of, text};
-use longhand_e2e::cluster::{Fixture, SYSTEM_NAMESPACE, TestNamespace, TestResult, in_namespace, wait_for};
+use longhand_e2e::cluster::{Fixture, Needle, SYSTEM_NAMESPACE, TestNamespace, TestResult, in_namespace, wait_for};
 use longhand_protocol::event::EventBody;
 use longhand_protocol::wire::NumberedEvent;
 use serde_json::{Value, json};
@@ -206,7 +206,7 @@ async fn every_attempt_to_get_out_is_refused_and_would_be_noticed() {
         assert!(verdicts.len() >= AT_LEAST, "only {} attempts: {output}", verdicts.len());
         assert_eq!(by_links.len(), 4, "{by_links:?}");
         assert!(by_links.iter().all(|(_, said)| said.contains(LED_OUT)), "{by_links:?}");
-        assert_in_no_log(&namespace, &fixture.api_key).await?;
+        assert_in_no_log(&namespace, &Needle::new(&fixture.api_key)).await?;
 
         let sandbox = pod_of(&namespace, "attacker", labels::SANDBOX).await?.spec.ok_or("a pod without a spec")?;
         let image = sandbox.containers.first().and_then(|container| container.image.clone()).ok_or("no image")?;

@@ -40,7 +40,7 @@ async fn change_template(fixture: &Fixture, spec: Value) -> TestResult {
 }
 
 /// What the agent says when the client has said `text`.
-async fn asked(fixture: &Fixture, session: &SessionId, text: &str) -> TestResult<String> {
+pub(crate) async fn asked(fixture: &Fixture, session: &SessionId, text: &str) -> TestResult<String> {
     let after = fixture.service.log(session).await?.len() as u64;
     fixture.service.send(session, text).await?;
     fixture.service.until_idle(session, after, LONG).await?;

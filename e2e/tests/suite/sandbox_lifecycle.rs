@@ -5,7 +5,7 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
 use kube::ResourceExt as _;
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams};
-use longhand_crds::{Sandbox, labels};
+use longhand_crds::{Sandbox, SandboxTemplate, labels};
 use longhand_e2e::cluster::{TestNamespace, TestResult, eventually, in_namespace, wait_for};
 use serde_json::json;
 
@@ -143,6 +143,35 @@ async fn a_workspace_outlives_suspension_and_loss() {
             Ok((left == 0).then_some(()))
         })
         .await
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_workspace_is_kept_while_no_node_has_room_and_is_tried_again() {
+    in_namespace("sandbox-rests", |namespace| async move {
+        namespace.apply(TEMPLATES).await?;
+        namespace.apply(&manifest("kept", "kept")).await?;
+        until(&namespace, "kept", "Ready", "True", &["Running"]).await?;
+        let claims = namespace.api::<PersistentVolumeClaim>();
+        let claim = claims.list(&ListParams::default()).await?.items.pop().ok_or("there is no claim")?;
+        tell(&namespace, "kept", "Suspended").await?;
+        until(&namespace, "kept", "Suspended", "True", &["WorkspaceKept"]).await?;
+        let nowhere = "workspace: {size: 64Mi, persistence: Persistent}\n  provisioningSeconds: 5\n  nodeSelector: {longhand.test/room: none}";
+        namespace.apply(&TEMPLATES.replace("workspace: {size: 64Mi, persistence: Persistent}", nowhere)).await?;
+        tell(&namespace, "kept", "Running").await?;
+        let said = until(&namespace, "kept", "Ready", "False", &["ProvisioningDeadlineExceeded"]).await?;
+        assert!(said.contains("its workspace is kept") && said.contains("Unschedulable"), "{said}");
+        until(&namespace, "kept", "Suspended", "True", &["WorkspaceKept"]).await?;
+        assert!(namespace.pods(labels::SANDBOX).await?.is_empty(), "no pod waits meanwhile");
+
+        // By itself, half a minute after.
+        let patch = Patch::Merge(json!({ "spec": { "nodeSelector": null, "provisioningSeconds": 120 } }));
+        namespace.api::<SandboxTemplate>().patch("kept", &PatchParams::default(), &patch).await?;
+        until(&namespace, "kept", "Ready", "True", &["Running"]).await?;
+        let now = claims.list(&ListParams::default()).await?.items.pop().ok_or("the claim is gone")?;
+        assert_eq!(now.uid(), claim.uid());
+        Ok(())
     })
     .await;
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use longhand_cli::sandbox::terminal::converse;
 use longhand_e2e::cluster::{
-    Fixture, SessionOptions, TestNamespace, TestResult, VIEWER, eventually, in_namespace, longhand, token,
+    Fixture, SessionOptions, TestNamespace, TestResult, VIEWER, eventually, in_namespace, longhand, skipped, token,
 };
 use longhand_protocol::client::sandboxes::{SandboxOf, Terminal};
 use longhand_protocol::client::{Error, WireClient};
@@ -90,9 +90,77 @@ async fn files_commands_and_servers_are_reached() {
         assert_eq!(format!("{code:?}"), format!("{:?}", ExitCode::from(3)));
         let (said, _) = says(wire, &of, "tr a-z A-Z", b"loud").await?;
         assert_eq!(said, "LOUD");
-        servers_are_reached(&namespace, wire, &of).await
+        a_shell_is_a_terminal(wire, &of).await?;
+        servers_are_reached(&namespace, wire, &of).await?;
+        a_server_has_an_origin_of_its_own(&fixture, &of).await
     })
     .await;
+}
+
+/// Without a command it is the shell, at a terminal of the size that is asked for.
+async fn a_shell_is_a_terminal(wire: &WireClient, of: &SandboxOf) -> TestResult {
+    let terminal = Terminal { command: None, tty: true, size: (91, 17), term: "xterm", key: KEY };
+    let open = wire.open_terminal(of, &terminal).await?;
+    let (_sizes, told) = mpsc::channel(1);
+    let (mut output, mut errors) = (Vec::new(), Vec::new());
+    let typed = "tty; stty size; echo $TERM; echo $((6 * 7)); exit 4\n";
+    let conversation = converse(open.stream, Some(typed.as_bytes()), told, &mut output, &mut errors);
+    let code = tokio::time::timeout(LONG, conversation).await??;
+    let said = String::from_utf8_lossy(&output);
+    for part in ["/dev/pts/", "17 91", "xterm", "42"] {
+        assert!(said.contains(part), "{part} is not in what the terminal shows: {said}");
+    }
+    assert_eq!(code, 4, "{said}");
+    Ok(())
+}
+
+/// A server that shows the headers it gets and sets a cookie.
+const ECHO: &str = r#"exec python3 -c '
+import http.server
+class Echo(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        body = "".join(f"{name.lower()}: {value}\n" for name, value in self.headers.items()).encode()
+        self.send_response(200)
+        self.send_header("set-cookie", "a=b")
+        self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+http.server.HTTPServer(("127.0.0.1", 8001), Echo).serve_forever()
+'"#;
+
+/// Over HTTP it is reached by a host of its own, with a token that it does not see, and what is the caller's own is kept from it.
+async fn a_server_has_an_origin_of_its_own(fixture: &Fixture, of: &SandboxOf) -> TestResult {
+    let wire = &fixture.service.wire;
+    let link = match wire.port_link(of, 8001).await {
+        Ok(link) => link,
+        Err(error) if error.to_string().contains("session.ports.url") => {
+            skipped("a server's own origin", "the installation has no URL for ports");
+            return Ok(());
+        }
+        Err(error) => return Err(error.into()),
+    };
+    let terminal = Terminal { command: Some(ECHO), tty: true, size: (80, 24), term: "dumb", key: KEY };
+    let _server = wire.open_terminal(of, &terminal).await?;
+    let (client, base) = fixture.service.server.connect()?;
+    let host = link.origin.strip_prefix("https://").ok_or("an origin without TLS")?;
+    let ask = |token: Option<&str>| {
+        let request = client.get(base.clone()).header("host", host).timeout(LONG);
+        let request = request.header("authorization", "Bearer mine").header("cookie", "mine=1").header("x-app", "1");
+        token.into_iter().fold(request, |request, token| request.header("x-longhand-port-token", token)).send()
+    };
+    let answer = eventually("the server answers", Duration::from_secs(60), || async {
+        Ok(Some(ask(Some(&link.token)).await?).filter(|answer| answer.status().is_success()))
+    })
+    .await?;
+    assert!(!answer.headers().contains_key("set-cookie"), "{:?}", answer.headers());
+    let seen = answer.text().await?;
+    assert!(seen.contains("x-app: 1"), "{seen}");
+    for kept in ["mine", "authorization", "cookie", &link.token] {
+        assert!(!seen.contains(kept), "the server sees {kept}: {seen}");
+    }
+    let without = ask(None).await?.status();
+    assert!(matches!(without.as_u16(), 401 | 403), "without a token: {without}");
+    Ok(())
 }
 
 async fn servers_are_reached(namespace: &TestNamespace, wire: &WireClient, of: &SandboxOf) -> TestResult {

@@ -3,10 +3,11 @@
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Pod, ResourceQuota};
+use kube::ResourceExt as _;
 use kube::api::{ListParams, Patch, PatchParams};
-use longhand_crds::{SandboxTemplate, labels};
+use longhand_crds::{Sandbox, SandboxTemplate, labels};
 use longhand_e2e::cluster::log::{assert_sound, messages, text};
-use longhand_e2e::cluster::{Fixture, SessionOptions, eventually, in_namespace};
+use longhand_e2e::cluster::{Fixture, SessionOptions, TestResult, eventually, in_namespace};
 use longhand_protocol::event::EventBody;
 use serde_json::json;
 
@@ -38,6 +39,54 @@ async fn files_are_there_again_after_the_sandbox_was_idle() {
         let log = fixture.service.log(&session).await?;
         assert_sound(&log);
         let said = messages(&log).pop().unwrap_or_default();
+        assert!(said.contains("precious"), "{said}");
+        Ok(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn files_are_kept_while_there_is_no_node_for_a_sandbox_that_is_woken() {
+    in_namespace("sandbox-no-node", |namespace| async move {
+        let fixture = Fixture::install(&namespace, SCRIPT, 5).await?;
+        let templates = namespace.api::<SandboxTemplate>();
+        let patch = |spec: serde_json::Value| {
+            let (templates, patch) = (templates.clone(), Patch::Merge(json!({ "spec": spec })));
+            async move { templates.patch("small", &PatchParams::default(), &patch).await }
+        };
+        patch(json!({ "workspace": { "persistence": "Persistent" } })).await?;
+        let session = fixture.session("kept", &SessionOptions::saying(&["write"])).await?;
+        fixture.service.until_idle(&session, 0, Duration::from_secs(120)).await?;
+        let asleep = || async { Ok(namespace.pods(labels::SANDBOX).await?.is_empty().then_some(())) };
+        eventually("the sandbox is asleep", Duration::from_secs(60), asleep).await?;
+        let sandboxes = namespace.api::<Sandbox>();
+        let before = sandboxes.list(&ListParams::default()).await?.items.pop().ok_or("there is no sandbox")?;
+
+        // No node has this label, and none is made that has.
+        patch(json!({ "nodeSelector": { "longhand.test/room": "none" }, "provisioningSeconds": 8 })).await?;
+        let ask = || async {
+            let after = fixture.service.log(&session).await?.len() as u64;
+            fixture.service.send(&session, "read").await?;
+            fixture.service.until_idle(&session, after, Duration::from_secs(180)).await?;
+            let log = fixture.service.log(&session).await?;
+            assert_sound(&log);
+            let mut results = log.iter().map(|event| &event.event.body);
+            let result = results.rfind(|body| matches!(body, EventBody::AgentToolResult { .. }));
+            TestResult::Ok(text(result.ok_or("the call has no result")?))
+        };
+        // As often as it is asked for.
+        for _ in 0..2 {
+            let said = ask().await?;
+            for part in ["was not run", "its workspace is kept", "Unschedulable"] {
+                assert!(said.contains(part), "{said}");
+            }
+            eventually("it has no pod again", Duration::from_secs(60), asleep).await?;
+            let sandbox = sandboxes.list(&ListParams::default()).await?.items.pop().ok_or("the sandbox is gone")?;
+            assert_eq!(sandbox.uid(), before.uid());
+        }
+
+        patch(json!({ "nodeSelector": null, "provisioningSeconds": 120 })).await?;
+        let said = ask().await?;
         assert!(said.contains("precious"), "{said}");
         Ok(())
     })

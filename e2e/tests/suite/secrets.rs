@@ -10,12 +10,13 @@ use kube::{Client, ResourceExt as _};
 use longhand_crds::labels;
 use longhand_e2e::cluster::log::{assert_sound, messages};
 use longhand_e2e::cluster::{
-    Fixture, SYSTEM_NAMESPACE, SessionOptions, TestNamespace, TestResult, in_namespace, run_beside,
+    Fixture, Needle, SYSTEM_NAMESPACE, SessionOptions, TestNamespace, TestResult, in_namespace, run_beside,
 };
 
 use crate::etcd_dump::assert_not_in_etcd;
 
-/// The sandbox looks for the key by itself: in its environment, in every process it can see, in every mount and file.
+/// The sandbox looks for the key by itself, plain, in Base64 and in hex: in its environment, in every process it can see, in every mount
+/// and file.
 const SCRIPT: &str = r#"
 rules:
   - when: {turn: 0}
@@ -24,22 +25,21 @@ rules:
         - name: bash
           input:
             command: >-
-              { env; cat /proc/*/environ /proc/*/cmdline /proc/mounts; grep -rhoaE "sk-e2e-[0-9a-f]{8,}" / --exclude-dir=sys --exclude-dir=proc; }
-              2>/dev/null | tr '\0' '\n' | grep -oE "sk-e2e-[0-9a-f]{8,}" | sort -u | sed 's/^/FOUND /'; echo swept
+              KEY='sk-e2e-[0-9a-f]{8,}|c2stZTJlL[A-Za-z0-9+/_-]{8,}|zay1lMmUt[A-Za-z0-9+/_-]{8,}|NrLWUyZS[A-Za-z0-9+/_-]{8,}|736[bB]2[dD]6532652[dD][0-9a-fA-F]{8,}';
+              { env; cat /proc/*/environ /proc/*/cmdline /proc/mounts; grep -rhoaE "$KEY" / --exclude-dir=sys --exclude-dir=proc; }
+              2>/dev/null | tr '\0' '\n' | grep -oE "$KEY" | sort -u | sed 's/^/FOUND /'; echo swept
   - then: {text: "{{last_tool_result}}"}
 "#;
 
 /// What an ephemeral container beside another one, as the same user, can read of it: environment, mounts and files, those on volumes
-/// too. The text searched for is given as two arguments, so that the search does not find itself; the third is the name of the
-/// other one's process.
+/// too. It is given what `grep -E` finds, and the name of the other one's process.
 const SWEEP: &str = r#"
-needle="$0$1"
 for process in /proc/[0-9]*; do
-  [ "$(cat "$process/comm" 2>/dev/null)" != "$2" ] || echo THERE
+  [ "$(cat "$process/comm" 2>/dev/null)" != "$1" ] || echo THERE
   tr '\0' '\n' < "$process/environ" 2>/dev/null
   cat "$process/mountinfo" 2>/dev/null
-  grep -rhoa "$needle[0-9a-f]*" "$process/root/" --exclude-dir=proc --exclude-dir=sys 2>/dev/null
-done | grep -o -e THERE -e "$needle[0-9a-f]*" | sort -u
+  grep -rhoaE "$0" "$process/root/" --exclude-dir=proc --exclude-dir=sys 2>/dev/null
+done | grep -oE -e THERE -e "$0" | sort -u
 echo swept
 "#;
 
@@ -50,7 +50,7 @@ async fn the_key_is_found_nowhere_but_in_its_secret_and_the_proxy() {
         let options = SessionOptions { harness_idle_seconds: 120, ..SessionOptions::saying(&["look around"]) };
         let session = fixture.session("secrets", &options).await?;
         fixture.service.until_idle(&session, 0, Duration::from_secs(120)).await?;
-        let key = fixture.api_key.as_str();
+        let key = &Needle::new(&fixture.api_key);
 
         let recorded = fixture.model.recorded().await?;
         let matched = recorded
@@ -59,13 +59,13 @@ async fn the_key_is_found_nowhere_but_in_its_secret_and_the_proxy() {
             .all(|request| request.headers.get("x-api-key").is_some_and(|value| value == "matched"));
         assert!(matched && !recorded.requests.is_empty(), "the proxy did not place the key");
         for request in &recorded.requests {
-            assert!(!request.body.to_string().contains(key), "a model request holds the key");
+            assert!(!key.is_in(request.body.to_string()), "a model request holds the key");
         }
         let log = fixture.service.log(&session).await?;
         assert_sound(&log);
         let swept = messages(&log).pop().unwrap_or_default();
         assert_eq!(swept.trim(), "swept", "what the sandbox found");
-        assert!(!serde_json::to_string(&log)?.contains(key), "the log holds the key");
+        assert!(!key.is_in(serde_json::to_string(&log)?), "the log holds the key");
 
         assert_only_the_proxy_mounts_it(&namespace).await?;
         let image = sandbox_image(&namespace).await?;
@@ -117,15 +117,15 @@ pub(crate) async fn assert_only_the_proxy_mounts_it(namespace: &TestNamespace) -
 }
 
 /// Reads a container's own environment, mounts and files from one that shares its processes and its user.
-async fn assert_not_beside(pods: &Api<Pod>, pod: &Pod, container: &str, image: &str, key: &str) -> TestResult {
-    let (head, tail) = key.split_at(key.len() / 2);
-    let command = ["bash", "-c", SWEEP, head, tail, container];
+async fn assert_not_beside(pods: &Api<Pod>, pod: &Pod, container: &str, image: &str, key: &Needle) -> TestResult {
+    let pattern = key.pattern();
+    let command = ["bash", "-c", SWEEP, &pattern, container];
     // A container of Longhand's own is looked at by every run.
     let name = format!("sweep-{:08x}", rand::random::<u32>());
     let output = run_beside(pods, pod, container, image, &name, &command).await?;
     assert!(output.contains("swept"), "the sweep beside {container} did not end: {output}");
     assert!(output.contains("THERE"), "the sweep did not see the process of {container}: {output}");
-    assert!(!output.contains(key), "the key is beside {container}");
+    assert!(!key.is_in(&output), "the key is beside {container}");
     Ok(())
 }
 
@@ -137,7 +137,7 @@ async fn sandbox_image(namespace: &TestNamespace) -> TestResult<String> {
 }
 
 /// Every object of the namespace and of Longhand's own, of every kind that can be listed, but Secrets.
-pub(crate) async fn assert_in_no_object(namespace: &TestNamespace, key: &str) -> TestResult {
+pub(crate) async fn assert_in_no_object(namespace: &TestNamespace, key: &Needle) -> TestResult {
     let discovery = Discovery::new(namespace.client.clone()).run().await?;
     let mut kinds = 0;
     for group in discovery.groups() {
@@ -151,7 +151,7 @@ pub(crate) async fn assert_in_no_object(namespace: &TestNamespace, key: &str) ->
                 let Ok(objects) = api.list(&ListParams::default()).await else { continue };
                 for object in objects {
                     let text = serde_json::to_string(&object)?;
-                    assert!(!text.contains(key), "{} {} holds the key", resource.kind, object.name_any());
+                    assert!(!key.is_in(&text), "{} {} holds the key", resource.kind, object.name_any());
                 }
             }
             kinds += 1;
@@ -166,7 +166,7 @@ fn listable(capabilities: &ApiCapabilities) -> bool {
     capabilities.scope == Scope::Namespaced && capabilities.supports_operation(verbs::LIST)
 }
 
-pub(crate) async fn assert_in_no_log(namespace: &TestNamespace, key: &str) -> TestResult {
+pub(crate) async fn assert_in_no_log(namespace: &TestNamespace, key: &Needle) -> TestResult {
     let mut logs = 0;
     for place in [&namespace.name, SYSTEM_NAMESPACE] {
         let pods: Api<Pod> = Api::namespaced(Client::clone(&namespace.client), place);
@@ -176,7 +176,7 @@ pub(crate) async fn assert_in_no_log(namespace: &TestNamespace, key: &str) -> Te
                 let params = LogParams { container: Some(container.name.clone()), ..LogParams::default() };
                 // A pod of another test may go at any moment; those of this test stay.
                 let Ok(log) = pods.logs(&pod.name_any(), &params).await else { continue };
-                assert!(!log.contains(key), "the log of {}/{} holds the key", pod.name_any(), container.name);
+                assert!(!key.is_in(&log), "the log of {}/{} holds the key", pod.name_any(), container.name);
                 logs += 1;
             }
         }

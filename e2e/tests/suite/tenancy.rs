@@ -3,8 +3,10 @@
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Pod;
+use kube::ResourceExt as _;
 use kube::api::{Api, ListParams};
-use longhand_e2e::cluster::{Fixture, SessionOptions, TestNamespace, TestResult, in_namespace, token};
+use longhand_crds::labels;
+use longhand_e2e::cluster::{Fixture, SessionOptions, TestNamespace, TestResult, exec, in_namespace, token};
 use longhand_protocol::SessionId;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
@@ -20,6 +22,8 @@ const TURN: Duration = Duration::from_secs(120);
 struct Team {
     fixture: Fixture,
     session: SessionId,
+    /// A file that was uploaded.
+    file: String,
     /// Of a client.
     token: String,
     /// Of a pod of the namespace, as a harness has one.
@@ -70,6 +74,11 @@ async fn pairwise(one: &TestNamespace, two: &TestNamespace) -> TestResult {
                 assert!(matches!(status.as_u16(), 401 | 403 | 404), "{own}: {method} {path}: {status}");
             }
         }
+        for end in ["terminal?command=id", "ports/8000"] {
+            let path = format!("namespaces/{theirs}/v1/sessions/{}/sandboxes/main/{end}", them.session);
+            assert_eq!(upgrade(me, &path).await?, StatusCode::FORBIDDEN, "{own}: {path}");
+        }
+        connects_to_no_pod_of(me, them).await?;
         uses_no_vault_of(me, them).await?;
     }
     Ok(())
@@ -84,7 +93,8 @@ async fn team(namespace: &TestNamespace) -> TestResult<Team> {
     let pods: Api<Pod> = namespace.api();
     let pod = pods.list(&ListParams::default().labels("app=scripted-model")).await?.items.pop().ok_or("no model")?;
     let pod_token = token(namespace, "default", Some(&pod)).await?;
-    Ok(Team { token: token(namespace, "longhand-cli", None).await?, pod_token, fixture, session })
+    let file = fixture.service.wire.create_file("secret.txt", b"theirs").await?.id.to_string();
+    Ok(Team { token: token(namespace, "longhand-cli", None).await?, file, pod_token, fixture, session })
 }
 
 /// What a client may ask of a session, an agent, an environment and a vault of `team`.
@@ -104,6 +114,13 @@ fn requests(team: &Team) -> Vec<(Method, String, Value)> {
         (Method::POST, format!("sessions/{session}"), json!({"title": "mine now"})),
         (Method::POST, format!("sessions/{session}/archive"), Value::Null),
         (Method::DELETE, format!("sessions/{session}"), json!({})),
+        (Method::PUT, format!("sessions/{session}/sandboxes/main/files?path=note.txt"), json!("mine now")),
+        read(format!("sessions/{session}/sandboxes/main/archive?path=.")),
+        (Method::POST, format!("sessions/{session}/sandboxes/main/ports/8000"), Value::Null),
+        (Method::POST, format!("sessions/{session}/sandboxes/main/handoff"), json!({"to_session": session})),
+        read(format!("files/{}", team.file)),
+        read(format!("files/{}/content", team.file)),
+        (Method::DELETE, format!("files/{}", team.file), Value::Null),
         read("agents/agent".to_owned()),
         (Method::POST, "agents/agent".to_owned(), json!({"name": "mine now"})),
         read("environments/small".to_owned()),
@@ -128,6 +145,36 @@ fn brain_requests() -> Vec<(Method, &'static str, Value)> {
         (Method::POST, "execute", json!({"epoch": 1, "tool_use_id": "sevt_1"})),
         (Method::POST, "mcp", json!({"jsonrpc": "2.0", "id": 1, "method": "tools/list"})),
     ]
+}
+
+/// The sandbox of one team gets no connection to the sandbox and the harness of another.
+async fn connects_to_no_pod_of(me: &Team, them: &Team) -> TestResult {
+    let mut targets = Vec::new();
+    for (role, port) in [(labels::SANDBOX, 8090), (labels::HARNESS, 8082), (labels::HARNESS, 8084)] {
+        let pod = them.fixture.namespace.pods(role).await?.pop().ok_or_else(|| format!("there is no pod of {role}"))?;
+        targets
+            .push(format!("{}/{port}", pod.status.and_then(|status| status.pod_ip).ok_or("a pod without an address")?));
+    }
+    let tries = format!(
+        "for to in {}; do timeout 3 bash -c \"exec 3<>/dev/tcp/$to\" 2>/dev/null; echo \"$to $?\"; done",
+        targets.join(" ")
+    );
+    let pods: Api<Pod> = me.fixture.namespace.api();
+    let own = me.fixture.namespace.pods(labels::SANDBOX).await?.pop().ok_or("there is no sandbox pod")?;
+    let (output, _) = exec(&pods, &own.name_any(), None, &["bash", "-c", &tries], TURN).await?;
+    // What is dropped is waited for: 124. A refusal would say that the packet has arrived.
+    let silent: String = targets.iter().map(|to| format!("{to} 124\n")).collect();
+    assert_eq!(String::from_utf8_lossy(&output), silent);
+    Ok(())
+}
+
+/// What is said to who wants to speak another protocol.
+async fn upgrade(team: &Team, path: &str) -> TestResult<StatusCode> {
+    let (client, base) = team.fixture.service.server.connect()?;
+    let request = client.get(base.join(path)?).bearer_auth(&team.token).timeout(TURN);
+    let request = request.header("connection", "upgrade").header("upgrade", "websocket");
+    let request = request.header("sec-websocket-version", "13").header("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ==");
+    Ok(request.send().await?.status())
 }
 
 /// A vault is named in its own namespace: one of the same name elsewhere is another one, and one that is only elsewhere is none.

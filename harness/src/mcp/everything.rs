@@ -89,7 +89,7 @@ impl World {
         }]});
         let config = Config::parse(&config.to_string()).unwrap();
         let proxy =
-            Arc::new(Proxy::new(config, files.path().join("token"), &Arc::new(tls_config(None).unwrap()), None));
+            Arc::new(Proxy::new(config, files.path().join("token"), &Arc::new(tls_config(None).unwrap()), None, None));
         let listener = serve::bind((Ipv4Addr::LOCALHOST, 0).into()).await.unwrap();
         let base = format!("http://{}/mcp", listener.local_addr().unwrap());
         let shutdown = CancellationToken::new();

@@ -13,6 +13,7 @@ use reqwest::{Client, Url};
 use tokio::sync::Mutex;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
+use tracing::{Instrument as _, info_span};
 
 use super::connection::Connection;
 use super::http::Http;
@@ -194,7 +195,10 @@ impl Session {
         for call in calls {
             let (slot, token, event) = (self.slot(&call.server), CancellationToken::new(), call.event.clone());
             self.running.insert(event.clone(), token.clone());
-            self.calls.spawn(async move { Outcome { call: event, answer: slot.call(call, &token).await } });
+            let span =
+                info_span!("mcp", otel.kind = "client", call = %event, server = call.server.name(), tool = call.tool);
+            let answered = async move { Outcome { call: event, answer: slot.call(call, &token).await } };
+            self.calls.spawn(answered.instrument(span));
         }
     }
 

@@ -10,6 +10,7 @@ use longhand_protocol::harness::{
 };
 use serde_json::Value;
 use tokio::time::Instant;
+use tracing::{Instrument as _, Span, field, info_span};
 
 use super::deltas::Previews;
 use super::inbox::Watch;
@@ -69,7 +70,16 @@ pub(super) async fn perform(
             released.map(|response| Input::Released { records: response.records }).or_else(input)
         }
         Effect::CallModel { target, body, message } => {
-            let call = call_model(service, models, &target, &body, message);
+            let model = body.get("model").and_then(Value::as_str);
+            let span = info_span!(
+                "chat",
+                otel.kind = "client",
+                gen_ai.request.model = model,
+                gen_ai.usage.input_tokens = field::Empty,
+                gen_ai.usage.output_tokens = field::Empty,
+                first_token_ms = field::Empty
+            );
+            let call = call_model(service, models, &target, &body, message).instrument(span);
             Ok(unless_interrupted(watch, wake, async { Input::Model(call.await) }).await)
         }
         Effect::Execute { calls } => {
@@ -143,7 +153,12 @@ async fn call_model(
     message: Option<EventId>,
 ) -> Result<Reply, Failure> {
     let previews = message.map(|message| Previews::of(service.clone(), message));
+    let asked = Instant::now();
+    let mut is_first = true;
     let show = |delta| {
+        if std::mem::take(&mut is_first) {
+            Span::current().record("first_token_ms", u64::try_from(asked.elapsed().as_millis()).unwrap_or(u64::MAX));
+        }
         if let Some(previews) = &previews {
             previews.show(delta);
         }
@@ -151,6 +166,11 @@ async fn call_model(
     let outcome = models.call(target, body, show).await;
     if let Some(previews) = previews {
         previews.finish().await;
+    }
+    if let Ok(reply) = &outcome {
+        let span = Span::current();
+        span.record("gen_ai.usage.input_tokens", reply.usage.input_tokens);
+        span.record("gen_ai.usage.output_tokens", reply.usage.output_tokens);
     }
     match &outcome {
         Ok(reply) => tracing::info!(
@@ -169,7 +189,8 @@ async fn execute(service: &Service, calls: &[EventId], patience: Duration) -> Re
     let deadline = Instant::now() + patience;
     let results = calls.iter().cloned().map(|call| async move {
         let request = ExecuteRequest { epoch: service.epoch, tool_use_id: call.clone() };
-        match service.client.execute(&request, deadline).await {
+        let span = info_span!("execute", otel.kind = "client", call = %call);
+        match service.client.execute(&request, deadline).instrument(span).await {
             Ok(_) => Ok(None),
             Err(error) => {
                 if error.status().is_none_or(|status| status.as_u16() != 404)

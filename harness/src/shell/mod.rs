@@ -10,10 +10,12 @@ mod service;
 
 use std::time::Duration;
 
+use longhand_process::trace::belonging;
 use longhand_protocol::client::{self, Backoff, HarnessClient, Server, TokenSource};
 use longhand_protocol::harness::{ClaimResponse, Since};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use tracing::{Instrument as _, info_span};
 
 use self::inbox::Watch;
 pub use self::parked::Parked;
@@ -102,7 +104,11 @@ impl Harness {
             let grace = Duration::from_secs(claim.session.harness_idle_seconds);
             let seen = claim.since.as_ref().and_then(|since| since.inbox.wake_revision).unwrap_or(0);
             let watch = watching.get_or_insert_with(|| Watch::begin(self.client.clone(), seen));
-            log = match self.serve(claim, log, watch, shutdown).await {
+            // It belongs to what woke the session.
+            let woken_by = claim.since.as_ref().and_then(|since| since.inbox.traceparent);
+            let span =
+                belonging(info_span!("turn", session = %self.client.session_id(), epoch = claim.epoch), woken_by);
+            log = match self.serve(claim, log, watch, shutdown).instrument(span).await {
                 Turn::Idle(..) if rest == Rest::Leave => return Exit::Done("the session rests".to_owned()),
                 Turn::Idle(log, seen) => match wait_for_work(watch, seen, grace, shutdown).await {
                     Some(exit) => return exit,

@@ -112,7 +112,7 @@ fn inbox(events: &[EventBody]) -> Inbox {
     let items = events.iter().enumerate().map(|(index, body)| InboxItem {
         event: Event { id: id(&format!("queued{index}")), body: body.clone(), processed_at: None },
     });
-    Inbox { wake_revision: Some(9), items: items.collect() }
+    Inbox { wake_revision: Some(9), items: items.collect(), ..Inbox::default() }
 }
 
 /// A new brain that has read the log and is about to look at the inbox.
@@ -524,7 +524,7 @@ fn a_failure_is_retried_five_times_in_all(#[case] failures: usize, #[case] retry
 
 #[test]
 fn a_session_that_was_given_up_is_left_alone() {
-    let done = Inbox { wake_revision: None, items: vec![] };
+    let done = Inbox::default();
     let log = records([user("a"), start(), answer("end_turn", &[]), end(2, false)]);
     assert_eq!(step(brain(log), Input::Inbox(done)).1, Next::Done);
 }

@@ -235,7 +235,7 @@ fn brain(model: &Value, bodies: Vec<EventBody>) -> (State, Next) {
     let head = u64::try_from(records.len()).unwrap();
     let (state, _) = step(State::claimed(session_of(model), Transcript::default()), Input::Claimed);
     let (state, _) = step(state, Input::Records { records, head });
-    step(state, Input::Inbox(Inbox { wake_revision: Some(1), items: Vec::new() }))
+    step(state, Input::Inbox(Inbox { wake_revision: Some(1), ..Inbox::default() }))
 }
 
 /// What the brain does once what it appends is in the log.
@@ -252,7 +252,7 @@ fn appended(state: State, next: Next) -> (State, Next) {
     let head = records.last().unwrap().seq;
     let (state, next) = step(state, Input::Records { records, head });
     match next {
-        Next::Do(Effect::Look) => step(state, Input::Inbox(Inbox { wake_revision: Some(1), items: Vec::new() })),
+        Next::Do(Effect::Look) => step(state, Input::Inbox(Inbox { wake_revision: Some(1), ..Inbox::default() })),
         _ => (state, next),
     }
 }
@@ -355,7 +355,7 @@ fn a_failure_is_repeated_or_passed_on(
             assert_eq!(usize::try_from(rest.failures).unwrap(), failures);
             let (state, next) = step(state, Input::Rested);
             assert!(matches!(next, Next::Do(Effect::Look)));
-            step(state, Input::Inbox(Inbox { wake_revision: Some(1), items: Vec::new() }))
+            step(state, Input::Inbox(Inbox { wake_revision: Some(1), ..Inbox::default() }))
         }
         next => (state, next),
     };

@@ -3,6 +3,9 @@
 use jiff::Timestamp;
 use kube::{Resource as _, ResourceExt as _};
 use longhand_crds::agent_session::{AgentSessionStatus, HarnessStatus};
+use longhand_crds::session_id;
+use longhand_process::trace::only_in;
+use tracing::{Instrument as _, info_span};
 
 use super::Sessions;
 use super::harness_pod;
@@ -26,7 +29,9 @@ pub(super) async fn apply(
     let namespace = observed.session.namespace().unwrap_or_default();
     // The new pod first: somebody waits for it, and those that go have nothing to do with it.
     if let Some(new) = make {
-        make_pod(observed, new, lost.is_some(), harness, sessions).await?;
+        let woken_by = sessions.wakes.traceparent(&session_id(&observed.session.metadata));
+        let span = only_in(woken_by, || info_span!("start harness", %namespace, pod = new.name));
+        make_pod(observed, new, lost.is_some(), harness, sessions).instrument(span).await?;
     }
     for (name, uid) in remove {
         pods::delete(&sessions.context.client, &namespace, name, uid).await?;

@@ -18,13 +18,14 @@ use super::proxy_health::{Credentials, Proxies};
 use super::{Sessions, reconcile};
 use crate::fixtures;
 use crate::testing::{Call, FakeLog, Server, context_with, store};
+use crate::vault::sightings::Sightings;
 use crate::wakes::Wakes;
 
 const UID: &str = "3e8f1a2b-quickstart";
 const POD: &str = "quickstart-harness-3e8f1a-1";
 const PODS: &str = "/api/v1/namespaces/team/pods";
 const POD_PATH: &str = "/api/v1/namespaces/team/pods/quickstart-harness-3e8f1a-1";
-const STATUS: &str = "/apis/longhand.dev/v1alpha1/namespaces/team/agentsessions/quickstart/status";
+pub(super) const STATUS: &str = "/apis/longhand.dev/v1alpha1/namespaces/team/agentsessions/quickstart/status";
 const EVENTS: &str = "/apis/events.k8s.io/v1/namespaces/team/events";
 
 struct NoProxies;
@@ -36,7 +37,7 @@ impl Proxies for NoProxies {
     }
 }
 
-fn summary(owner: Option<&str>, wake: bool) -> SessionSummary {
+pub(super) fn summary(owner: Option<&str>, wake: bool) -> SessionSummary {
     SessionSummary {
         session_id: derived_session_id(UID),
         status: if wake { SessionStatus::Running } else { SessionStatus::Idle },
@@ -50,11 +51,11 @@ fn summary(owner: Option<&str>, wake: bool) -> SessionSummary {
     }
 }
 
-fn sessions(log: Arc<FakeLog>, woken: bool, pods: Vec<Pod>) -> (Arc<Sessions>, Server) {
+pub(super) fn sessions(log: Arc<FakeLog>, woken: bool, pods: Vec<Pod>) -> (Arc<Sessions>, Server) {
     let (context, server) = context_with(log);
     let wakes = Wakes::default();
     if woken {
-        let wake = Wake { namespace: "team".into(), name: "quickstart".into(), uid: UID.into() };
+        let wake = Wake { namespace: "team".into(), name: "quickstart".into(), uid: UID.into(), ..Wake::default() };
         wakes.apply(WakeEvent::Set(derived_session_id(UID), wake), Timestamp::now());
     }
     let sessions = Sessions {
@@ -65,11 +66,12 @@ fn sessions(log: Arc<FakeLog>, woken: bool, pods: Vec<Pod>) -> (Arc<Sessions>, S
         pods: store(pods),
         wakes: Arc::new(wakes),
         proxies: Arc::new(NoProxies),
+        sightings: Arc::new(Sightings::new().0),
     };
     (Arc::new(sessions), server)
 }
 
-fn pod(status: &Value) -> Pod {
+pub(super) fn pod(status: &Value) -> Pod {
     serde_json::from_value(json!({
         "metadata": {
             "name": POD, "namespace": "team", "uid": "pod-1",
@@ -85,7 +87,7 @@ fn answer(pod: &Pod) -> Value {
     serde_json::to_value(pod).unwrap()
 }
 
-fn written() -> Value {
+pub(super) fn written() -> Value {
     serde_json::to_value(fixtures::session()).unwrap()
 }
 
@@ -97,11 +99,11 @@ fn event() -> Call<'static> {
     ("POST", EVENTS, 201, json!({ "metadata": { "name": "e" }, "eventTime": null }))
 }
 
-fn session(status: Option<AgentSessionStatus>) -> Arc<AgentSession> {
+pub(super) fn session(status: Option<AgentSessionStatus>) -> Arc<AgentSession> {
     Arc::new(AgentSession { status, ..fixtures::session() })
 }
 
-fn known(pod_uid: Option<&str>) -> AgentSessionStatus {
+pub(super) fn known(pod_uid: Option<&str>) -> AgentSessionStatus {
     AgentSessionStatus {
         session_id: Some(derived_session_id(UID).to_string()),
         phase: Some("idle".into()),

@@ -12,7 +12,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::harness_pod::credential_volume;
 use super::observe::Unresolved;
-use super::proxy_config::CREDENTIALS;
+use super::proxy_config::{CREDENTIALS, kept_in};
 use crate::agent::mcp::McpAccess;
 use crate::context::Context;
 use crate::hardening::mount;
@@ -131,6 +131,7 @@ fn binding(vault: &str, credential: &CredentialSpec) -> Value {
             "pathPrefixes": allow.path_prefixes,
             "allowPrivate": allow.private_addresses == PrivateAddresses::Allow,
         },
+        "keptIn": kept_in(vault, credential),
     })
 }
 
@@ -209,8 +210,12 @@ pub(super) mod tests {
     }
 
     fn read(config: Value) -> longhand_proxy::config::Egress {
-        let mut whole =
-            super::super::proxy_config::config("http://model.test", &fixtures::vault().spec.credentials[0], &[], &[]);
+        let mut whole = super::super::proxy_config::config(
+            "http://model.test",
+            ("models", &fixtures::vault().spec.credentials[0]),
+            &[],
+            &[],
+        );
         whole["egress"] = config;
         longhand_proxy::config::Config::parse(&whole.to_string()).unwrap().egress.unwrap()
     }

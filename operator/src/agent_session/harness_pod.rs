@@ -92,9 +92,7 @@ pub(super) fn build(
     let egress = references.egress.as_ref().zip(verify_key);
     let egress = egress.map(|(egress, key)| (egress, egress.config(context, id.as_str(), key)));
     let own = vec![env("SESSION_ID", id.clone()), tools];
-    // A token is handed over for a session.
-    let refreshes = Some(id.as_str()).filter(|_| references.refreshes());
-    Pod { metadata, spec: Some(spec(context, references, own, egress, refreshes)), status: None }
+    Pod { metadata, spec: Some(spec(context, references, own, egress, Some(id.as_str()))), status: None }
 }
 
 /// The pod of this name for no session yet. It is like one that is made for a session of the agent.
@@ -140,22 +138,22 @@ fn labels(key: &str, uid: Option<String>) -> BTreeMap<String, String> {
 type Way<'a> = (&'a Egress, Value);
 
 /// The same but for `own`, the variables by which a harness knows whom it serves, the way out of the sandboxes of one session,
-/// and the session for which access tokens are refreshed, if any are.
+/// and the session itself, if there is one: its log takes what the proxy does, and access tokens are refreshed for it.
 fn spec(
     context: &Context,
     references: &References,
     own: Vec<EnvVar>,
     egress: Option<Way<'_>>,
-    refreshes: Option<&str>,
+    session: Option<&str>,
 ) -> PodSpec {
     let mut volumes = volumes(references);
-    if egress.is_some() || refreshes.is_some() {
+    if session.is_some() {
         volumes.push(token_volume(PROXY_TOKEN, PROXY_AUDIENCE));
     }
     if let Some((egress, _)) = &egress {
         volumes.extend(egress.volumes());
     }
-    if refreshes.is_some() {
+    if session.is_some() {
         volumes.extend(references.mcp.iter().filter_map(refresh_volume));
     }
     PodSpec {
@@ -167,7 +165,7 @@ fn spec(
         termination_grace_period_seconds: Some(10),
         tolerations: Some(hardening::tolerations(&[])),
         dns_config: Some(full_names_first()),
-        init_containers: Some(vec![proxy(context, references, egress, refreshes)]),
+        init_containers: Some(vec![proxy(context, references, egress, session)]),
         containers: vec![harness(context, own, references)],
         volumes: Some(volumes),
         ..PodSpec::default()
@@ -208,14 +206,16 @@ fn environment(context: &Context, own: Vec<EnvVar>) -> Vec<EnvVar> {
         env("MODEL_BASE_URL", format!("http://127.0.0.1:8081{MODEL_PREFIX}")),
         env("MCP_BASE_URL", format!("http://127.0.0.1:8081{MCP_PREFIX}")),
     ]);
+    variables.extend(context.tracing.variables());
     // No secret; and what lies in the operator's namespace cannot be mounted in another.
     variables.extend(context.session_ca.as_ref().map(|authorities| env("LOG_CA", authorities)));
     variables
 }
 
-fn proxy(context: &Context, references: &References, egress: Option<Way<'_>>, refreshes: Option<&str>) -> Container {
+fn proxy(context: &Context, references: &References, egress: Option<Way<'_>>, session: Option<&str>) -> Container {
     let credential = &references.credential;
-    let mut config = proxy_config::config(&references.base_url, credential, &references.fallbacks, &references.mcp);
+    let References { base_url, vault, fallbacks, mcp, .. } = references;
+    let mut config = proxy_config::config(base_url, (vault, credential), fallbacks, mcp);
     proxy_config::set_way_out(&mut config, &context.way_out);
     let mut volume_mounts =
         vec![mount("token", TOKEN_FOLDER, true), mount("credential", proxy_config::folder(&credential.name), true)];
@@ -229,11 +229,10 @@ fn proxy(context: &Context, references: &References, egress: Option<Way<'_>>, re
     volume_mounts.extend(
         with_credential.map(|server| mount(&proxy_config::mcp_volume(server), proxy_config::mcp_folder(server), true)),
     );
-    if egress.is_some() || refreshes.is_some() {
+    if let Some(session) = session {
         volume_mounts.push(mount(PROXY_TOKEN, egress::TOKEN_FOLDER, true));
-    }
-    if let Some(session) = refreshes {
-        proxy_config::set_refresh(&mut config, &references.mcp, context, session);
+        proxy_config::set_session(&mut config, context, session);
+        proxy_config::set_refresh(&mut config, mcp);
         let refreshed = references.mcp.iter().filter(|server| server.refresh().is_some());
         volume_mounts
             .extend(refreshed.map(|server| {
@@ -435,7 +434,19 @@ mod tests {
         };
         let (named, parked) = (without(&own, 2), without(&warm, 1));
         assert_eq!((named.0.join(" "), parked.0.join(" ")), ("SESSION_ID MCP_URL".into(), "SESSIONS_PER_POD".into()));
-        assert_eq!(named.1, parked.1);
+        // Without a session there is no log that the proxy may write to.
+        let mut of_session = named.1;
+        let proxy = &mut of_session.init_containers.as_mut().unwrap()[0];
+        proxy.volume_mounts.as_mut().unwrap().retain(|mount| mount.name != "proxy-token");
+        of_session.volumes.as_mut().unwrap().retain(|volume| volume.name != "proxy-token");
+        let variable = proxy.env.as_mut().unwrap().iter_mut().find(|variable| variable.name == "PROXY_CONFIG").unwrap();
+        let mut config: serde_json::Value = serde_json::from_str(variable.value.as_ref().unwrap()).unwrap();
+        assert_eq!(
+            config.as_object_mut().unwrap().remove("service").unwrap()["session"],
+            "sesn_KVnyoJ5vAz2cGhTBoEFMD7zd"
+        );
+        variable.value = Some(config.to_string());
+        assert_eq!(of_session, parked.1);
     }
 
     #[tokio::test]

@@ -9,6 +9,7 @@ pub(crate) mod observe;
 mod plan;
 mod proxy_config;
 mod proxy_health;
+mod seen;
 mod status;
 pub mod sweep;
 mod triggers;
@@ -27,6 +28,7 @@ use kube::runtime::watcher;
 use longhand_crds::{Agent, AgentSession, SandboxTemplate, Vault, labels, session_id};
 use longhand_protocol::internal::SessionSummary;
 use tokio_util::sync::CancellationToken;
+use tracing::{Instrument as _, info_span};
 
 use self::observe::Observed;
 use self::plan::LogCall;
@@ -35,6 +37,7 @@ use self::status::Outcome;
 use crate::context::{Context, Guarded, GuardedStore, first_list, synced};
 use crate::drive;
 use crate::error::Error;
+use crate::vault::sightings::Sightings;
 use crate::wakes::Wakes;
 
 /// What the reconcile of a session looks at.
@@ -47,6 +50,8 @@ struct Sessions {
     pods: Store<Pod>,
     wakes: Arc<Wakes>,
     proxies: Arc<dyn Proxies>,
+    /// What proxies say, for the vaults.
+    sightings: Arc<Sightings>,
 }
 
 /// The sessions' own store and the controller that feeds it.
@@ -60,13 +65,14 @@ pub struct Prepared {
 /// The agents of which a pod that was not made for a session was taken or given back.
 pub type Taken = UnboundedReceiver<ObjectRef<Guarded<Agent>>>;
 
-/// Sets up the watches; `woken` are the sessions whose wake key changed.
+/// Sets up the watches; `woken` are the sessions whose wake key changed, and `sightings` gets what proxies say of credentials.
 ///
 /// # Errors
 /// When the HTTP client for proxies cannot be set up.
 pub fn prepare(
     context: Arc<Context>,
     wakes: Arc<Wakes>,
+    sightings: Arc<Sightings>,
     woken: impl Stream<Item = ObjectRef<Guarded<AgentSession>>> + Send + 'static,
 ) -> Result<(Prepared, Taken), reqwest::Error> {
     let everything = watcher::Config::default;
@@ -84,7 +90,7 @@ pub fn prepare(
         .reconcile_on(triggers::by_template(store.clone(), template_stream))
         .reconcile_on(woken);
     let proxies = Arc::new(HttpProxies::new()?);
-    let sessions = Arc::new(Sessions { context, agents, vaults, templates, pods, wakes, proxies });
+    let sessions = Arc::new(Sessions { context, agents, vaults, templates, pods, wakes, proxies, sightings });
     Ok((Prepared { store, controller, sessions }, taken))
 }
 
@@ -133,10 +139,12 @@ async fn proceed(observed: &Observed, sessions: &Sessions, now: Timestamp) -> Re
         apply::tell(observed, &plan, &harness, &status, sessions).await;
     }
     applied?;
-    log?;
+    let asked = log?.is_some();
     if let Some(settled) = observed.worked {
         sessions.wakes.settle(&session_id(&observed.session.metadata), settled);
     }
+    // Last, as nobody waits for it.
+    seen::tell_vaults(observed, &harness, asked, sessions, now).await;
     Ok(drive::action(plan.requeue))
 }
 
@@ -145,7 +153,12 @@ async fn ask(observed: &Observed, sessions: &Sessions) -> Result<Option<SessionS
     let (namespace, name) = (session.namespace().unwrap_or_default(), session.name_any());
     let log = &sessions.context.log;
     match plan::log_call(observed) {
-        LogCall::Ensure => Ok(Some(log.ensure(&namespace, &name, &session.uid().unwrap_or_default()).await?)),
+        LogCall::Ensure => {
+            // What the resource says begins a trace, as a message of a client does.
+            let span = info_span!("ensure session", %namespace, name);
+            let uid = session.uid().unwrap_or_default();
+            Ok(Some(log.ensure(&namespace, &name, &uid).instrument(span).await?))
+        }
         LogCall::Refresh => Ok(Some(log.summary(&namespace, &name).await?)),
         LogCall::Nothing => Ok(None),
     }

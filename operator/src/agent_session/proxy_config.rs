@@ -32,22 +32,24 @@ pub(super) fn fallback_folder(fallback: &FallbackAccess) -> String {
 /// The value of `PROXY_CONFIG`: file names and rules, never a value.
 pub(super) fn config(
     base_url: &str,
-    credential: &CredentialSpec,
+    (vault, credential): (&str, &CredentialSpec),
     fallbacks: &[FallbackAccess],
     servers: &[McpAccess],
 ) -> Value {
-    let model = route("model", MODEL_PREFIX, base_url, credential, &folder(&credential.name));
+    let model = route("model", MODEL_PREFIX, base_url, &placed(Some(vault), credential, &folder(&credential.name)));
     let fallbacks = fallbacks.iter().map(|fallback| {
         let name = format!("fallback-{}", fallback.route);
         let prefix = format!("{MODEL_PREFIX}{FALLBACK_ROUTES}/{}", fallback.route);
-        route(&name, &prefix, &fallback.base_url, &fallback.credential, &fallback_folder(fallback))
+        let placed = placed(Some(&fallback.vault), &fallback.credential, &fallback_folder(fallback));
+        route(&name, &prefix, &fallback.base_url, &placed)
     });
     let routes: Vec<Value> = std::iter::once(model).chain(fallbacks).chain(servers.iter().map(server)).collect();
     json!({ "routes": routes })
 }
 
-/// Says how access tokens are refreshed, and to whom they are handed over: the session service, for one session.
-pub(super) fn set_refresh(config: &mut Value, servers: &[McpAccess], context: &Context, session: &str) {
+/// Says which session the harness serves, and where its log is: uses of credentials are put there, and refreshed access tokens
+/// handed over.
+pub(super) fn set_session(config: &mut Value, context: &Context, session: &str) {
     let mut service = json!({
         "session": session, "url": context.session_url, "tokenFile": format!("{}/token", egress::TOKEN_FOLDER),
     });
@@ -55,6 +57,10 @@ pub(super) fn set_refresh(config: &mut Value, servers: &[McpAccess], context: &C
         service["ca"] = json!(authorities);
     }
     config["service"] = service;
+}
+
+/// Says how access tokens are refreshed.
+pub(super) fn set_refresh(config: &mut Value, servers: &[McpAccess]) {
     let routes = config["routes"].as_array_mut().into_iter().flatten();
     for route in routes {
         let named = |server: &&McpAccess| route["name"] == json!(mcp_volume(server));
@@ -98,8 +104,8 @@ pub(super) fn set_way_out(config: &mut Value, way_out: &WayOut) {
     }
 }
 
-fn route(name: &str, prefix: &str, base_url: &str, credential: &CredentialSpec, folder: &str) -> Value {
-    json!({ "name": name, "prefix": prefix, "upstream": base_url, "credential": placed(credential, folder) })
+fn route(name: &str, prefix: &str, base_url: &str, credential: &Value) -> Value {
+    json!({ "name": name, "prefix": prefix, "upstream": base_url, "credential": credential })
 }
 
 /// The only URL of a server, with the methods of the protocol.
@@ -115,7 +121,7 @@ fn server(server: &McpAccess) -> Value {
         "required": false,
     });
     match &server.credential {
-        Some(credential) => route["credential"] = placed(credential, &mcp_folder(server)),
+        Some(credential) => route["credential"] = placed(server.vault.as_deref(), credential, &mcp_folder(server)),
         None => route["allowPrivate"] = json!(server.private_addresses == PrivateAddresses::Allow),
     }
     route
@@ -146,7 +152,13 @@ pub(super) fn refresh_folder(server: &McpAccess) -> String {
     format!("{CREDENTIALS}/{}", refresh_volume(server))
 }
 
-fn placed(credential: &CredentialSpec, folder: &str) -> Value {
+/// Where a credential is kept, which the proxy says again when it reports of it: the vault may name another Secret by then.
+pub(super) fn kept_in(vault: &str, credential: &CredentialSpec) -> Value {
+    let secret = &credential.secret_ref;
+    json!({ "vault": vault, "credential": credential.name, "secret": secret.name, "key": secret.key })
+}
+
+fn placed(vault: Option<&str>, credential: &CredentialSpec, folder: &str) -> Value {
     let allow = &credential.allow;
     let port = allow.port.unwrap_or_else(|| i32::from(allow.scheme.default_port()));
     // The agent's references admit nothing that is for sandboxes.
@@ -157,6 +169,7 @@ fn placed(credential: &CredentialSpec, folder: &str) -> Value {
     };
     json!({
         "name": credential.name,
+        "vault": vault,
         "file": format!("{folder}/{}", credential.secret_ref.key),
         "placement": placement,
         "allow": {
@@ -167,6 +180,7 @@ fn placed(credential: &CredentialSpec, folder: &str) -> Value {
             "pathPrefixes": allow.path_prefixes,
             "allowPrivate": allow.private_addresses == PrivateAddresses::Allow,
         },
+        "keptIn": vault.map(|vault| kept_in(vault, credential)),
     })
 }
 
@@ -178,7 +192,7 @@ mod tests {
     use proptest::string::string_regex;
     use serde_json::json;
 
-    use super::{config, oauth, set_refresh, set_way_out};
+    use super::{config, oauth, set_refresh, set_session, set_way_out};
     use crate::agent::fallbacks::FallbackAccess;
     use crate::agent::mcp::{McpAccess, unfit, upstream};
     use crate::config::WayOut;
@@ -202,7 +216,7 @@ mod tests {
             let credential = &mut vault.spec.credentials[0];
             (credential.allow.hosts, credential.allow.path_prefixes) = (vec![host], vec![path]);
             credential.secret_ref.key = key;
-            let read = longhand_proxy::config::Config::parse(&config(&url, credential, &[], &[]).to_string());
+            let read = longhand_proxy::config::Config::parse(&config(&url, ("models", credential), &[], &[]).to_string());
             prop_assert!(read.is_ok(), "{}", read.unwrap_err());
         }
     }
@@ -219,7 +233,7 @@ mod tests {
         #[test]
         fn a_url_that_the_operator_takes_the_proxy_takes(url in "https?://[a-z0-9._:@\\[\\]-]{1,24}(/[ -~é]{0,24})?") {
             let servers: Vec<McpAccess> = server(&url, None).into_iter().collect();
-            let config = config("http://model.test", &fixtures::vault().spec.credentials[0], &[], &servers);
+            let config = config("http://model.test", ("models", &fixtures::vault().spec.credentials[0]), &[], &servers);
             let read = longhand_proxy::config::Config::parse(&config.to_string());
             prop_assert!(read.is_ok(), "{url}: {}", read.unwrap_err());
         }
@@ -232,7 +246,7 @@ mod tests {
             server("https://a.test/mcp", None).unwrap(),
             server("http://model.test:8080/v1/messages/mcp/?x=1", Some(credential.clone())).unwrap(),
         ];
-        let config = config("http://model.test:8080", &credential, &[], &servers);
+        let config = config("http://model.test:8080", ("models", &credential), &[], &servers);
         insta::assert_yaml_snapshot!(config["routes"].as_array().unwrap()[1..]);
         let read = longhand_proxy::config::Config::parse(&config.to_string()).unwrap();
         assert_eq!(read.routes.len(), 3);
@@ -240,7 +254,7 @@ mod tests {
 
     #[test]
     fn the_proxy_reads_what_is_written() {
-        let config = config("http://model.test:8080", &fixtures::vault().spec.credentials[0], &[], &[]);
+        let config = config("http://model.test:8080", ("models", &fixtures::vault().spec.credentials[0]), &[], &[]);
         insta::assert_yaml_snapshot!(config);
         assert!(longhand_proxy::config::Config::parse(&config.to_string()).is_ok());
     }
@@ -258,9 +272,11 @@ mod tests {
             server("http://model.test:8080/v1/messages/mcp", Some(credential)).unwrap(),
             server("https://open.test/mcp", None).unwrap(),
         ];
-        let mut config = config("http://model.test:8080", &fixtures::vault().spec.credentials[0], &[], &servers);
+        let mut config =
+            config("http://model.test:8080", ("models", &fixtures::vault().spec.credentials[0]), &[], &servers);
         assert!(!config.to_string().contains("oauth"), "a pod of no session refreshes nothing");
-        set_refresh(&mut config, &servers, &context, "sesn_1");
+        set_session(&mut config, &context, "sesn_1");
+        set_refresh(&mut config, &servers);
         insta::assert_yaml_snapshot!(config["routes"][1]["credential"]["oauth"]);
         let read = longhand_proxy::config::Config::parse(&config.to_string()).unwrap();
         assert_eq!(read.service.unwrap().session.as_str(), "sesn_1");
@@ -282,7 +298,7 @@ mod tests {
                 "clientID": client, "tokenEndpoint": endpoint, "tokenEndpointAuth": "none",
                 "refreshTokenRef": {"name": secret, "key": "r"}}))
             .unwrap();
-            let mut config = config("http://model.test:8080", &credential, &[], &[]);
+            let mut config = config("http://model.test:8080", ("models", &credential), &[], &[]);
             config["routes"][0]["credential"]["oauth"] = oauth("models", &refresh, None, "/folder");
             config["service"] = json!({"session": "sesn_1", "url": "http://session.test", "tokenFile": "/token"});
             let taken = unfit(&refresh).is_none();
@@ -293,7 +309,7 @@ mod tests {
 
     #[test]
     fn the_way_out_of_the_cluster_is_the_installation_s() {
-        let mut config = config("http://model.test:8080", &fixtures::vault().spec.credentials[0], &[], &[]);
+        let mut config = config("http://model.test:8080", ("models", &fixtures::vault().spec.credentials[0]), &[], &[]);
         config["egress"] = json!({"session": "sesn_1", "verifyKey": "key=", "sandboxes": {},
             "audit": {"url": "http://session.test", "tokenFile": "/token"}});
         let way_out = WayOut {
@@ -320,7 +336,7 @@ mod tests {
             credential: credential.clone(),
             vault: "models".to_owned(),
         };
-        let config = config("http://model.test:8080", &credential, &[fallback("0a"), fallback("0b")], &[]);
+        let config = config("http://model.test:8080", ("models", &credential), &[fallback("0a"), fallback("0b")], &[]);
         let routes = longhand_proxy::config::Config::parse(&config.to_string()).unwrap().routes;
         let prefixes: Vec<&str> =
             config["routes"].as_array().unwrap().iter().filter_map(|route| route["prefix"].as_str()).collect();
@@ -336,7 +352,7 @@ mod tests {
         let credential = &mut vault.spec.credentials[0];
         credential.placement = Placement::of(PlacementKind::Bearer);
         (credential.allow.port, credential.allow.scheme) = (None, Scheme::Https);
-        let config = config("https://model.test", credential, &[], &[]);
+        let config = config("https://model.test", ("models", credential), &[], &[]);
         assert_eq!(config["routes"][0]["credential"]["allow"]["port"], 443);
         assert!(longhand_proxy::config::Config::parse(&config.to_string()).is_ok());
     }

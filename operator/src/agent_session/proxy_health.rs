@@ -4,22 +4,24 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
+use jiff::Timestamp;
 use serde::Deserialize;
 
 use super::harness_pod::PROXY_HEALTH_PORT;
 use crate::pod_reports::{self, PodReports};
+use crate::vault::sightings::{Place, Seen, State};
 
 const DEADLINE: Duration = Duration::from_secs(2);
-/// A report is a few lines.
-const MAX_REPORT: usize = 64 * 1024;
+/// A report is a few lines for each credential, of which there are no more than some 200.
+const MAX_REPORT: usize = 256 * 1024;
 
 /// What is known of a pod's credentials.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Credentials {
     /// Nobody was asked, or nobody answered.
     Unknown,
-    /// What the proxy says of those that it cannot use; none if it can use all.
-    Reported(Vec<Unusable>),
+    /// What the proxy says of those that it cannot use, none if it can use all; and of each that is of a vault.
+    Reported(Vec<Unusable>, Vec<Seen>),
 }
 
 /// A credential that a proxy cannot use.
@@ -49,6 +51,7 @@ struct Report {
 }
 
 #[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
 struct Entry {
     credential: String,
     usable: bool,
@@ -56,6 +59,34 @@ struct Entry {
     missing: bool,
     #[serde(default)]
     detail: Option<String>,
+    #[serde(default)]
+    kept_in: Option<KeptIn>,
+    #[serde(default)]
+    refused: bool,
+    #[serde(default)]
+    answered_at: Option<Timestamp>,
+}
+
+#[derive(Deserialize)]
+struct KeptIn {
+    vault: String,
+    credential: String,
+    secret: String,
+    key: String,
+}
+
+impl Entry {
+    fn seen(&self) -> Option<Seen> {
+        let KeptIn { vault, credential, secret, key } = self.kept_in.as_ref()?;
+        let place = Place { credential: credential.clone(), secret: secret.clone(), key: key.clone() };
+        let state = match (self.usable, self.missing, self.refused) {
+            (false, true, _) => State::Missing,
+            (false, false, _) => State::Unusable(self.detail.clone().unwrap_or_default()),
+            (true, _, true) => State::Refused,
+            (true, _, false) => State::Usable,
+        };
+        Some(Seen { vault: vault.clone(), place, state, answered_at: self.answered_at })
+    }
 }
 
 impl HttpProxies {
@@ -85,23 +116,22 @@ impl Proxies for HttpProxies {
 }
 
 fn reported(report: Report) -> Credentials {
-    let unusable = report.credentials.into_iter().filter(|entry| !entry.usable);
-    Credentials::Reported(
-        unusable
-            .map(|entry| Unusable {
-                credential: entry.credential,
-                missing: entry.missing,
-                detail: entry.detail.unwrap_or_default(),
-            })
-            .collect(),
-    )
+    let seen = report.credentials.iter().filter_map(Entry::seen).collect();
+    let unusable = report.credentials.into_iter().filter(|entry| !entry.usable).map(|entry| Unusable {
+        credential: entry.credential,
+        missing: entry.missing,
+        detail: entry.detail.unwrap_or_default(),
+    });
+    Credentials::Reported(unusable.collect(), seen)
 }
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use rstest::rstest;
+    use serde_json::{Value, json};
 
     use super::{Credentials, Unusable, reported};
+    use crate::vault::sightings::{Place, Seen, State};
 
     #[test]
     fn only_what_cannot_be_used_is_reported() {
@@ -114,6 +144,22 @@ mod tests {
             ],
         }));
         let expected = Unusable { credential: "b".into(), missing: true, detail: "the file does not exist".into() };
-        assert_eq!(reported(report.unwrap()), Credentials::Reported(vec![expected]));
+        assert_eq!(reported(report.unwrap()), Credentials::Reported(vec![expected], vec![]));
+    }
+
+    #[rstest]
+    #[case::usable(json!({ "usable": true, "refused": false }), State::Usable)]
+    #[case::missing(json!({ "usable": false, "missing": true, "detail": "x", "refused": true }), State::Missing)]
+    #[case::unusable(json!({ "usable": false, "detail": "it is empty" }), State::Unusable("it is empty".into()))]
+    #[case::refused(json!({ "usable": true, "refused": true }), State::Refused)]
+    fn what_is_of_a_vault_is_told_of(#[case] mut entry: Value, #[case] state: State) {
+        entry["credential"] = json!("work/github");
+        entry["keptIn"] = json!({ "vault": "work", "credential": "github", "secret": "s", "key": "k" });
+        entry["answeredAt"] = json!("1970-01-01T00:00:07Z");
+        let report = serde_json::from_value(json!({ "credentials": [entry] })).unwrap();
+        let Credentials::Reported(_, seen) = reported(report) else { panic!("nothing is known") };
+        let place = Place { credential: "github".into(), secret: "s".into(), key: "k".into() };
+        let answered_at = jiff::Timestamp::from_second(7).ok();
+        assert_eq!(seen, [Seen { vault: "work".into(), place, state, answered_at }]);
     }
 }

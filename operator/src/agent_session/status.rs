@@ -101,7 +101,7 @@ fn templates_resolved(observed: &Observed) -> Observation {
 fn credentials_ready(observed: &Observed, plan: &Plan) -> Option<Observation> {
     let started =
         observed.pods.iter().any(|seen| matches!(seen.pod.stage, Stage::Running { .. } | Stage::Restarting(_)));
-    if let Credentials::Reported(unusable) = &observed.credentials
+    if let Credentials::Reported(unusable, _) = &observed.credentials
         && let Some(first) = unusable.first()
     {
         let reason = if first.missing { "SecretNotFound" } else { "SecretUnusable" };

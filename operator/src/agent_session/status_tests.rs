@@ -108,7 +108,7 @@ fn a_missing_template_is_named() {
 fn a_missing_secret_is_named_and_heals() {
     let missing = Unusable { credential: "api-key".into(), missing: true, detail: "the file does not exist".into() };
     let mut observed = with_pod(Stage::Pending(Pending::Sidecar(at(10))));
-    observed.credentials = Credentials::Reported(vec![missing]);
+    observed.credentials = Credentials::Reported(vec![missing], vec![]);
     let log = summary(SessionStatus::Running);
     let sick = after(&observed, Some(&log), None);
     let expected = "Secret team/model-key key token (Vault models, credential api-key) does not exist";
@@ -127,7 +127,7 @@ fn a_secret_that_cannot_be_used_is_described() {
     let mut observed = with_pod(Stage::Pending(Pending::Sidecar(at(10))));
     let detail = "the file is empty".to_owned();
     observed.credentials =
-        Credentials::Reported(vec![Unusable { credential: "api-key".into(), missing: false, detail }]);
+        Credentials::Reported(vec![Unusable { credential: "api-key".into(), missing: false, detail }], vec![]);
     let status = after(&observed, None, None);
     let (_, reason, message) = condition(&status, "CredentialsReady");
     assert_eq!(reason, "SecretUnusable");

@@ -208,6 +208,7 @@ fn operator(client: &Client, pods: Vec<Pod>, reservations: Reservations) -> Sand
         reservations,
         written: Written::default(),
         fence: Fence::new(Arc::new(Told::default())),
+        complaints: super::Complaints::default(),
     }
 }
 

@@ -47,6 +47,7 @@ pub(super) fn sandboxes(log: Arc<FakeLog>, pods: Vec<Pod>, policies: Vec<Network
             reservations,
             written: Written::default(),
             fence: Fence::new(Arc::new(Told::default())),
+            complaints: super::Complaints::default(),
         }),
         server,
     )
@@ -385,6 +386,34 @@ async fn the_volume_comes_before_the_pod_and_belongs_to_the_sandbox() {
     let sent = server.nothing_else(sandboxes).await;
     assert_eq!(sent[0]["metadata"]["ownerReferences"][0]["uid"], UID);
     assert_eq!(sent[3]["status"]["conditions"][0]["reason"], "VolumeNameTaken");
+}
+
+#[rstest]
+#[case::late_watch("Bound", true)]
+#[case::gone("", false)]
+#[tokio::test]
+async fn a_claim_that_a_watch_does_not_show_is_asked_for(#[case] phase: &str, #[case] there: bool) {
+    let (mut sandboxes, server) = sandboxes(Arc::default(), vec![], vec![fence()]);
+    let mut template = fixtures::template();
+    template.spec.workspace.persistence = Persistence::Persistent;
+    Arc::get_mut(&mut sandboxes).unwrap().templates = store([DeserializeGuard(Ok(template))]);
+    let name = "quickstart-main-3e8f1a-3e8f1";
+    let mut known = (*sandbox(None)).clone();
+    let workspace_claim = Some(name.to_owned());
+    known.status = Some(SandboxStatus { workspace_claim, incarnation: 1, ..SandboxStatus::default() });
+    let owner = json!([{ "apiVersion": "longhand.dev/v1alpha1", "kind": "Sandbox", "name": "x", "uid": UID }]);
+    let claim = json!({ "metadata": { "name": name, "ownerReferences": owner }, "status": { "phase": phase } });
+    let path = format!("/api/v1/namespaces/team/persistentvolumeclaims/{name}");
+    let mut calls: Vec<Call<'_>> = match there {
+        true => vec![("GET", path.as_str(), 200, claim), keys(), ("POST", PODS, 201, answer(&pod(&json!({}))))],
+        false => vec![("GET", path.as_str(), 404, failure(404, "NotFound"))],
+    };
+    calls.extend([status(), event()]);
+    let server = server.expect(calls);
+    reconcile(Arc::new(known), sandboxes.clone()).await.unwrap();
+    let sent = server.nothing_else(sandboxes).await;
+    let written = sent[sent.len() - 2].clone();
+    assert_eq!(written.to_string().contains("WorkspaceLost"), !there, "{written}");
 }
 
 #[tokio::test]

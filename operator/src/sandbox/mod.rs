@@ -2,18 +2,22 @@
 //! reclaimed, and nothing is on its way, suspended or at its end for ever.
 
 mod apply;
+mod complaints;
 mod fence;
 pub(crate) mod ground;
 mod handoff;
+mod loss;
 pub(crate) mod network_policy;
 mod observe;
 mod plan;
 pub(crate) mod pod;
 mod policy;
 mod reservations;
+mod rest;
 mod security;
 mod status;
 mod take;
+mod trace;
 mod volume;
 mod written;
 
@@ -33,6 +37,7 @@ use longhand_crds::{Sandbox, SandboxTemplate, labels};
 use tokio_util::sync::CancellationToken;
 
 use self::apply::{Applied, Reclaimed};
+use self::complaints::Complaints;
 use self::fence::{EGRESS_FENCED, Fence, Sight, Subject};
 use self::observe::Observed;
 use self::plan::{Plan, View};
@@ -62,6 +67,7 @@ struct Sandboxes {
     reservations: Reservations,
     written: Written,
     fence: Fence,
+    complaints: Complaints,
 }
 
 /// Reconciles every `Sandbox` until `token` is cancelled.
@@ -99,9 +105,11 @@ pub async fn run(context: Arc<Context>, token: CancellationToken) {
         }
     };
     let written = Written::default();
-    let sandboxes = Arc::new(Sandboxes { context, templates, pods, claims, policies, reservations, written, fence });
+    let complaints = Complaints::default();
+    let sandboxes =
+        Arc::new(Sandboxes { context, templates, pods, claims, policies, reservations, written, fence, complaints });
     tokio::select! {
-        () = drive::run(controller, sandboxes.clone(), token, reconcile) => {}
+        () = drive::run(controller, sandboxes.clone(), token, trace::reconcile) => {}
         () = tidy(&sandboxes) => {}
     }
 }
@@ -112,6 +120,7 @@ async fn tidy(sandboxes: &Sandboxes) {
         tokio::time::sleep(TIDIED).await;
         let pods: HashSet<String> = sandboxes.pods.store().state().iter().filter_map(|pod| pod.uid()).collect();
         sandboxes.fence.tidy(|uid| pods.contains(uid));
+        sandboxes.complaints.tidy(|uid| pods.contains(uid));
         sandboxes.written.tidy();
     }
 }
@@ -138,7 +147,8 @@ async fn reconcile(sandbox: Arc<Sandbox>, sandboxes: Arc<Sandboxes>) -> Result<A
 
 /// Acts on what was observed. Whatever fails, the status is written.
 async fn proceed(observed: &Observed, sandboxes: &Sandboxes, now: Timestamp) -> Result<Action, Error> {
-    let plan = plan::plan(observed, now);
+    let mut plan = plan::plan(observed, now);
+    explain(&mut plan, observed, sandboxes, now).await;
     let (client, sandbox) = (&sandboxes.context.client, &observed.sandbox);
     if let Some(why) = plan.expired {
         apply::remove(sandbox, sandboxes).await?;
@@ -198,6 +208,17 @@ async fn proceed(observed: &Observed, sandboxes: &Sandboxes, now: Timestamp) -> 
             sandboxes.context.events.publish(happened, &sandbox.object_ref(&()), &note).await;
             Ok(Action::await_change())
         }
+    }
+}
+
+/// A pod that starts for long and does not say why may be complained of elsewhere.
+async fn explain(plan: &mut Plan, observed: &Observed, sandboxes: &Sandboxes, now: Timestamp) {
+    let (View::Provisioning, Some(pod)) = (&plan.view, &plan.pod) else { return };
+    let namespace = observed.sandbox.namespace().unwrap_or_default();
+    let (cause, again) = sandboxes.complaints.of(&sandboxes.context.client, &namespace, pod, now).await;
+    plan.requeue = plan.requeue.into_iter().chain(again).min();
+    if let Some(cause) = cause {
+        plan.view = View::Stuck(cause);
     }
 }
 
@@ -267,6 +288,11 @@ async fn tell(observed: &Observed, plan: &Plan, applied: Option<&Applied>, now: 
     }
     if let (Some(name), Some(Applied { taken: false, .. })) = (&plan.make, applied) {
         events.publish(Happened::SandboxCreated, &regarding, &format!("made pod {name}")).await;
+    }
+    if let (View::Resting { why, .. }, Some(miss)) = (&plan.view, &plan.miss)
+        && status.last_miss.as_ref() != Some(miss)
+    {
+        events.publish(Happened::SandboxUnavailable, &regarding, why).await;
     }
     if let View::Finished(cause) = &plan.view
         && find(&status.conditions, FINISHED).is_none()

@@ -1,10 +1,12 @@
 //! What there is, as far as a sandbox is concerned.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use k8s_openapi::api::core::v1::Pod;
-use kube::ResourceExt as _;
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
 use kube::runtime::reflector::ObjectRef;
+use kube::{Api, ResourceExt as _};
 use longhand_crds::sandbox::DesiredState;
 use longhand_crds::sandbox_template::Persistence;
 use longhand_crds::{Sandbox, SandboxTemplate, annotations, labels};
@@ -12,9 +14,13 @@ use longhand_crds::{Sandbox, SandboxTemplate, annotations, labels};
 use super::pod::{self, SANDBOX};
 use super::volume::{self, Volume};
 use super::{Sandboxes, network_policy};
+use crate::calls::call;
 use crate::context::lookup;
 use crate::error::Error;
-use crate::pods::{self, Pending, PodView, Stage};
+use crate::pods::{self, Pending, PodView, Stage, elapsed};
+
+/// A pod is ready within this time after it has begun to run.
+const SOON_READY: Duration = Duration::from_secs(15);
 
 /// What there is.
 #[derive(Clone, Debug)]
@@ -80,18 +86,36 @@ pub(super) async fn observe(sandbox: Arc<Sandbox>, sandboxes: &Sandboxes) -> Res
         .map(|template| warm(template, sandboxes))
         .unwrap_or_default();
     let claim = ObjectRef::new(&volume::claim_name(&sandbox)).within(&namespace);
-    let volume = Volume::of(sandboxes.claims.get(&claim).as_deref(), &uid);
+    let mut volume = Volume::of(sandboxes.claims.get(&claim).as_deref(), &uid);
+    // A workspace that there was is not given up because a watch is late.
+    let known = status.workspace_claim.as_ref().is_some_and(|known| *known == claim.name);
+    if volume.is_missing() && known && current.is_none() && sandbox.spec.handoff_to.is_none() {
+        let api: Api<PersistentVolumeClaim> = Api::namespaced(sandboxes.context.client.clone(), &namespace);
+        let found = call(|| format!("get PersistentVolumeClaim {namespace}/{}", claim.name), api.get_opt(&claim.name));
+        volume = Volume::of(found.await?.as_ref(), &uid);
+    }
     let fence = sandboxes.policies.get(&ObjectRef::new(network_policy::NAME).within(&namespace));
     let fence_wanted = network_policy::build(&namespace, &sandboxes.context.namespace);
     let fenced = network_policy::holds(fence.as_deref(), &fence_wanted);
     Ok(Observed { sandbox, template, pods, current, fenced, volume, warm })
 }
 
+/// How good a pod of a pool is for a sandbox that needs one; not at all if it would rather start its own. One that runs and is not
+/// ready for a while hangs, or was ready and its node is lost: Kubernetes takes that from the pods of a node when it does not answer.
+pub(super) fn rank(pod: &PodView, now: Timestamp) -> Option<u8> {
+    match pod.stage {
+        Stage::Running { ready_since: Some(_), .. } => Some(0),
+        Stage::Running { ready_since: None, since } if elapsed(since, now) <= SOON_READY => Some(1),
+        Stage::Pending(Pending::Starting) => Some(1),
+        _ => None,
+    }
+}
+
 /// The pods that wait in the template's pool and are made as its pods are now: those that are ready, then those that start, the
 /// oldest first, so that whoever looks again with the same store tries the same pod first.
 fn warm(template: &SandboxTemplate, sandboxes: &Sandboxes) -> Vec<Warm> {
     let uid = template.uid().unwrap_or_default();
-    let hash = pod::pool_hash(sandboxes.context.parts(), template);
+    let (hash, now) = (pod::pool_hash(sandboxes.context.parts(), template), Timestamp::now());
     let waiting = |pod: &Pod| {
         pod.namespace() == template.namespace()
             && pod.labels().get(labels::POOL_UID) == Some(&uid)
@@ -105,16 +129,35 @@ fn warm(template: &SandboxTemplate, sandboxes: &Sandboxes) -> Vec<Warm> {
         .filter_map(|pod| {
             let resource_version = pod.metadata.resource_version.clone()?;
             let pod = PodView::of(pod, SANDBOX);
-            let rank = match pod.stage {
-                Stage::Running { ready_since: Some(_), .. } => 0,
-                Stage::Running { ready_since: None, .. } | Stage::Pending(Pending::Starting) => 1,
-                _ => return None,
-            };
-            Some((rank, Warm { pod, resource_version }))
+            Some((rank(&pod, now)?, Warm { pod, resource_version }))
         })
         .collect();
     found.sort_by(|(rank, warm), (other_rank, other)| {
         (rank, warm.pod.created, &warm.pod.name).cmp(&(other_rank, other.pod.created, &other.pod.name))
     });
     found.into_iter().map(|(_, warm)| warm).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+
+    use super::rank;
+    use crate::pods::{Cause, Pending, PodView, Stage};
+    use crate::sandbox::plan::tests::{NOW, at, pod, ready};
+
+    fn unready(since: i64) -> PodView {
+        pod(0, Stage::Running { since: at(since), ready_since: None })
+    }
+
+    #[rstest]
+    #[case::ready(pod(0, ready(1)), Some(0))]
+    #[case::starting(pod(0, Stage::Pending(Pending::Starting)), Some(1))]
+    #[case::soon_ready(unready(NOW - 15), Some(1))]
+    #[case::on_a_node_that_is_lost(PodView { unready_since: Some(at(NOW - 1)), ..unready(1) }, None)]
+    #[case::hangs(unready(NOW - 16), None)]
+    #[case::cannot_start(pod(0, Stage::Pending(Pending::Stuck(Cause::new("ErrImagePull", "")))), None)]
+    fn a_pod_that_will_not_be_ready_soon_is_not_taken(#[case] pod: PodView, #[case] expected: Option<u8>) {
+        assert_eq!(rank(&pod, at(NOW)), expected);
+    }
 }

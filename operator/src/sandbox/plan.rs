@@ -4,18 +4,16 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use kube::ResourceExt as _;
-use longhand_crds::sandbox::{DesiredState, Loss, SandboxStatus, WORKSPACE_LOST, WorkspaceFrom};
+use longhand_crds::sandbox::{
+    DEADLINE_EXCEEDED, DesiredState, Loss, Miss, SandboxStatus, WORKSPACE_LOST, WorkspaceFrom,
+};
 use longhand_crds::sandbox_template::OnFailure;
 
 use super::observe::Observed;
-use super::pod;
 use super::policy::Policy;
-use crate::conditions::{FINISHED, READY, SUSPENDED, false_since, find, true_since};
+use super::{loss, pod, rest};
+use crate::conditions::{FINISHED, READY, SUSPENDED, find, true_since};
 use crate::pods::{self, Cause, Pending, PodView, Stage, elapsed, is_overdue, until_overdue};
-
-const MAX_BACKOFF: Duration = Duration::from_secs(60);
-/// A pod that was ready and is not for this long is on a node that is lost, or hangs: its liveness probe has failed too.
-const UNRESPONSIVE: Duration = Duration::from_secs(60);
 
 /// What shall be done.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,6 +44,8 @@ pub(super) struct Plan {
     pub(super) incarnation: i64,
     /// When the sandbox is given up unless it is ready by then.
     pub(super) deadline: Option<Timestamp>,
+    /// Why it was not ready in time, until it is.
+    pub(super) miss: Option<Miss>,
     /// How it looks.
     pub(super) view: View,
     /// When to look again.
@@ -95,6 +95,13 @@ pub(super) enum View {
     Suspending,
     /// It has no pod.
     Suspended,
+    /// It was not ready in time, keeps its workspace and has no pod until somebody asks for it again, or once its pods have ended.
+    Resting {
+        /// Why it was not.
+        why: String,
+        /// Whether a pod ends still.
+        ending: bool,
+    },
     /// It has ended for this reason, for ever.
     Finished(Cause),
 }
@@ -125,6 +132,7 @@ fn decide(observed: &Observed, now: Timestamp) -> Plan {
         restarts: status.restarts,
         incarnation: status.incarnation,
         deadline: None,
+        miss: status.last_miss.clone(),
         view: View::Provisioning,
         requeue: None,
     };
@@ -162,7 +170,7 @@ fn created(observed: &Observed) -> Timestamp {
     observed.sandbox.metadata.creation_timestamp.as_ref().map_or(Timestamp::MAX, |time| time.0)
 }
 
-fn earliest(one: Option<Duration>, other: Duration) -> Option<Duration> {
+pub(super) fn earliest(one: Option<Duration>, other: Duration) -> Option<Duration> {
     Some(one.map_or(other, |one| one.min(other)).max(Duration::from_millis(1)))
 }
 
@@ -190,7 +198,7 @@ fn hand_over(
     // A workspace that is in no volume is lost with its pod: there is none that it could be copied from.
     let in_volume = observed.volume.name().is_some();
     plan.handoff = true;
-    plan.loss = loss(status, current, policy, now).filter(|_| !in_volume);
+    plan.loss = loss::find(status, current, policy, now).filter(|_| !in_volume);
     if plan.loss.is_some() {
         plan.restarts = plan.restarts.saturating_add(1);
         plan.incarnation = plan.incarnation.saturating_add(1);
@@ -205,7 +213,7 @@ pub(super) fn awaits(observed: &Observed) -> Option<&WorkspaceFrom> {
 }
 
 /// The pod that there is, if any, is the current one no more.
-fn leave(plan: &mut Plan, observed: &Observed) {
+pub(super) fn leave(plan: &mut Plan, observed: &Observed) {
     // With a loss it has been counted.
     plan.incarnation = plan.incarnation.saturating_add(i64::from(observed.current.is_some() && plan.loss.is_none()));
     plan.pod = None;
@@ -214,29 +222,44 @@ fn leave(plan: &mut Plan, observed: &Observed) {
 
 fn suspend(plan: &mut Plan, observed: &Observed, status: &SandboxStatus, policy: &Policy, now: Timestamp) {
     leave(plan, observed);
+    plan.miss = None;
     plan.remove = removable(observed, None);
-    let ending = observed.pods.iter().filter_map(|pod| match pod.stage {
-        Stage::Terminating { due, .. } if is_overdue(due, now) => None,
-        Stage::Terminating { due, .. } => Some(until_overdue(due, now)),
-        _ => Some(Duration::MAX),
-    });
-    if let Some(wait) = ending.min() {
+    if let Some(wait) = ending(observed, now) {
         plan.view = View::Suspending;
         plan.requeue = Some(wait);
         return;
     }
     plan.view = View::Suspended;
+    keep(plan, status, policy, now);
+}
+
+/// How long a pod that is still there may take to end, if there is one.
+pub(super) fn ending(observed: &Observed, now: Timestamp) -> Option<Duration> {
+    let waits = observed.pods.iter().filter_map(|pod| match pod.stage {
+        Stage::Terminating { due, .. } if is_overdue(due, now) => None,
+        Stage::Terminating { due, .. } => Some(until_overdue(due, now)),
+        _ => Some(Duration::MAX),
+    });
+    waits.min()
+}
+
+/// Without a pod it is kept for as long as its template allows.
+pub(super) fn keep(plan: &mut Plan, status: &SandboxStatus, policy: &Policy, now: Timestamp) {
     if let Some(limit) = policy.suspended {
         let since = true_since(&status.conditions, SUSPENDED).unwrap_or(now);
         let left = limit.saturating_sub(elapsed(since, now));
         plan.expired = left.is_zero().then_some("it was suspended for as long as its template allows");
-        plan.requeue = Some(left);
+        plan.requeue = earliest(plan.requeue, left);
     }
 }
 
 fn run(plan: &mut Plan, observed: &Observed, status: &SandboxStatus, policy: &Policy, now: Timestamp) {
+    if let Some(miss) = rest::resting(observed, status, now) {
+        rest::go_on(plan, observed, (status, policy), miss, now);
+        return;
+    }
     let named = observed.current.as_ref().and_then(|uid| observed.pods.iter().find(|seen| &seen.uid == uid));
-    plan.loss = loss(status, named, policy, now);
+    plan.loss = loss::find(status, named, policy, now);
     if let Some(loss) = &plan.loss {
         plan.restarts = plan.restarts.saturating_add(1);
         plan.incarnation = plan.incarnation.saturating_add(1);
@@ -254,17 +277,21 @@ fn run(plan: &mut Plan, observed: &Observed, status: &SandboxStatus, policy: &Po
             plan.remove = removable(observed, Some(current));
             judge(plan, observed, status, policy, current, now);
         }
-        None => replace(plan, observed, policy, now),
+        None => replace(plan, observed, status, policy, now),
     }
-    bound(plan, observed, status, policy, now);
+    if !matches!(plan.view, View::Finished(_)) {
+        bound(plan, observed, status, policy, now);
+    }
 }
 
 /// Nothing is on its way to being ready for ever.
 fn bound(plan: &mut Plan, observed: &Observed, status: &SandboxStatus, policy: &Policy, now: Timestamp) {
     let was_ready = plan.pod.is_some() && status.ready_at.is_some();
     match plan.view {
-        View::Ready => plan.deadline = None,
+        View::Ready => (plan.deadline, plan.miss) = (None, None),
         View::Terminating(_) | View::NotReady if was_ready => {}
+        // Time is given to pods: it begins when one may be made. What the waits are for has bounds of its own.
+        View::BackingOff | View::WaitingForPod(_) if plan.deadline.is_none() => {}
         _ => {
             let after = |begin: Timestamp, wait: Duration| begin.saturating_add(wait).unwrap_or(Timestamp::MAX);
             let deadline = match plan.view {
@@ -281,67 +308,23 @@ fn bound(plan: &mut Plan, observed: &Observed, status: &SandboxStatus, policy: &
             let last = last.map_or_else(String::new, |ready| format!(": {}: {}", ready.reason, ready.message));
             let given = if matches!(plan.view, View::Receiving(_)) { 2 } else { 1 };
             let seconds = policy.provisioning.saturating_mul(given).as_secs();
-            let kept = observed.volume.may_hold_files() && awaits(observed).is_none();
-            let cause = if plan.incarnation > 0 && kept {
+            if !rest::is_kept(plan, observed) {
+                let message = format!("it was not ready within {seconds} s{last}");
+                end(plan, observed, policy, Cause::new(DEADLINE_EXCEEDED, message));
+            } else if rest::is_out_of_reach(&plan.view, &observed.volume) {
                 let message = format!("no pod could use the workspace that was kept within {seconds} s{last}");
-                Cause::new(WORKSPACE_LOST, message)
+                end(plan, observed, policy, Cause::new(WORKSPACE_LOST, message));
             } else {
-                Cause::new("ProvisioningDeadlineExceeded", format!("it was not ready within {seconds} s{last}"))
-            };
-            end(plan, observed, policy, cause);
+                let again = rest::again(observed);
+                let why = format!("it was not ready within {seconds} s; its workspace is kept, and {again}{last}");
+                rest::begin(plan, observed, (status, policy), why, now);
+            }
         }
-    }
-}
-
-/// Why the pod that there was can take no more calls.
-fn loss(status: &SandboxStatus, named: Option<&PodView>, policy: &Policy, now: Timestamp) -> Option<Loss> {
-    let kept = if policy.persistent { "; its workspace is kept" } else { "" };
-    let gone = |uid: &str, Cause { reason, message }: Cause| {
-        Some(Loss { pod_uid: uid.to_owned(), reason, message: format!("{message}{kept}") })
-    };
-    let Some(pod) = named else {
-        let uid = status.pod_uid.as_deref()?;
-        return gone(uid, disappeared(status));
-    };
-    match &pod.stage {
-        Stage::Failed(cause, _) | Stage::Restarting(cause) => gone(&pod.uid, cause.clone()),
-        Stage::Succeeded => gone(&pod.uid, Cause::new("Exited", "sandboxd ended by itself")),
-        Stage::Terminating { disruption, due } if is_overdue(*due, now) => {
-            let silent = || Cause::new("NodeLost", "the pod was told to end and its node does not answer");
-            gone(&pod.uid, disruption.clone().unwrap_or_else(silent))
-        }
-        Stage::Running { ready_since: None, .. }
-            if unresponsive(status, pod, now).is_some_and(|left| left.is_zero()) =>
-        {
-            let message = format!(
-                "the pod was ready and has not been so for {} s: it hangs, or its node is lost",
-                UNRESPONSIVE.as_secs()
-            );
-            gone(&pod.uid, Cause::new("Unresponsive", message))
-        }
-        Stage::Terminating { .. } | Stage::Pending(_) | Stage::Running { .. } => None,
-    }
-}
-
-/// For how long a pod that was ready, and is not now, is still waited for.
-fn unresponsive(status: &SandboxStatus, pod: &PodView, now: Timestamp) -> Option<Duration> {
-    status.ready_at.as_ref()?;
-    // The condition of a sandbox that is handed over, or is being filled, is False although its pod is ready.
-    let since = pod.unready_since.or_else(|| false_since(&status.conditions, READY)).unwrap_or(now);
-    Some(UNRESPONSIVE.saturating_sub(elapsed(since, now)))
-}
-
-/// Why a pod is gone that was last seen as the condition says.
-fn disappeared(status: &SandboxStatus) -> Cause {
-    let known = ["Evicted", "NodeLost", "Preempted"];
-    match find(&status.conditions, READY).filter(|ready| known.contains(&ready.reason.as_str())) {
-        Some(ready) => Cause::new(&ready.reason, &ready.message),
-        None => Cause::new("Deleted", "the pod was deleted"),
     }
 }
 
 /// Pods that are not the current one, but for those that are ending already.
-fn removable(observed: &Observed, current: Option<&PodView>) -> Vec<(String, String)> {
+pub(super) fn removable(observed: &Observed, current: Option<&PodView>) -> Vec<(String, String)> {
     let others = observed.pods.iter().filter(|seen| current.is_none_or(|current| current.uid != seen.uid));
     others
         .filter(|seen| !matches!(seen.stage, Stage::Terminating { .. }))
@@ -361,12 +344,12 @@ fn judge(
         Stage::Running { ready_since: Some(since), .. } => match awaits(observed) {
             Some(from) => View::Receiving(from.sandbox.clone()),
             None => {
-                reclaim(plan, policy, current, *since, now);
+                reclaim(plan, observed, policy, current, ready_for_us(status, current, *since, now), now);
                 View::Ready
             }
         },
         Stage::Running { ready_since: None, .. } => {
-            plan.requeue = unresponsive(status, current, now);
+            plan.requeue = loss::unresponsive(status, current, now);
             View::NotReady
         }
         Stage::Pending(Pending::Stuck(cause)) => View::Stuck(cause.clone()),
@@ -383,9 +366,24 @@ fn judge(
     };
 }
 
+/// Since when the pod has been ready for this sandbox: one of a pool may have been so long before.
+fn ready_for_us(status: &SandboxStatus, pod: &PodView, ready_since: Timestamp, now: Timestamp) -> Timestamp {
+    if status.pod_uid.as_ref() != Some(&pod.uid) {
+        return now;
+    }
+    status.ready_at.as_ref().map_or(ready_since, |since| since.0.max(ready_since))
+}
+
 /// A session's sandbox goes when it has been idle for as long as its template says. Only the service knows when a call
 /// ran last, so it is asked when the time may be over.
-fn reclaim(plan: &mut Plan, policy: &Policy, current: &PodView, ready_since: Timestamp, now: Timestamp) {
+fn reclaim(
+    plan: &mut Plan,
+    observed: &Observed,
+    policy: &Policy,
+    current: &PodView,
+    ready_since: Timestamp,
+    now: Timestamp,
+) {
     let Some(idle) = policy.idle else { return };
     let left = idle.saturating_sub(elapsed(ready_since, now));
     if left.is_zero() {
@@ -394,30 +392,26 @@ fn reclaim(plan: &mut Plan, policy: &Policy, current: &PodView, ready_since: Tim
             pod_uid: current.uid.clone(),
             idle_seconds: idle.as_secs(),
             background_counts: policy.background_counts,
-            suspend: policy.persistent,
+            // Whatever its template says by now, if there still is one.
+            suspend: policy.persistent || observed.volume.may_hold_files(),
         });
     } else {
         plan.requeue = Some(left);
     }
 }
 
-fn replace(plan: &mut Plan, observed: &Observed, policy: &Policy, now: Timestamp) {
+fn replace(plan: &mut Plan, observed: &Observed, status: &SandboxStatus, policy: &Policy, now: Timestamp) {
     if observed.template.is_none() {
         plan.view = View::TemplateMissing;
         return;
     }
-    let failed_at = observed.pods.iter().filter_map(|seen| match seen.stage {
-        Stage::Failed(_, at) => Some(at),
-        _ => None,
-    });
-    let left = failed_at.max().map_or(Duration::ZERO, |at| backoff(plan.restarts).saturating_sub(elapsed(at, now)));
-    if left > Duration::ZERO {
-        // Until then the failed pod stays, as it says when it failed.
+    plan.remove = removable(observed, None);
+    let last = plan.loss.as_ref().or(status.last_loss.as_ref());
+    if let Some(left) = last.and_then(|last| loss::wait(last, now)) {
         plan.view = View::BackingOff;
         plan.requeue = Some(left);
         return;
     }
-    plan.remove = removable(observed, None);
     if policy.persistent
         && let Some((ending, due)) = observed.pods.iter().find_map(|seen| match seen.stage {
             Stage::Terminating { due, .. } if !is_overdue(due, now) => Some((seen, due)),
@@ -430,6 +424,13 @@ fn replace(plan: &mut Plan, observed: &Observed, policy: &Policy, now: Timestamp
         return;
     }
     plan.volume = policy.persistent && observed.volume.is_missing();
+    let handed = observed.sandbox.spec.workspace_from.as_ref().is_some_and(|from| from.claim.is_some());
+    let used = plan.volume && (handed || plan.incarnation > 0);
+    if let Some(claim) = status.workspace_claim.as_ref().filter(|_| used) {
+        let message = format!("its PersistentVolumeClaim {claim} is gone");
+        end(plan, observed, policy, Cause::new(WORKSPACE_LOST, message));
+        return;
+    }
     let moves = |from: &&WorkspaceFrom| plan.volume && from.claim.is_some();
     if let Some(from) = observed.sandbox.spec.workspace_from.as_ref().filter(moves) {
         plan.volume = false;
@@ -440,17 +441,15 @@ fn replace(plan: &mut Plan, observed: &Observed, policy: &Policy, now: Timestamp
     plan.make = Some(pod::name(&observed.sandbox.name_any(), &uid, plan.incarnation));
 }
 
-/// How long after a failure the next pod is made.
-fn backoff(restarts: i64) -> Duration {
-    match u32::try_from(restarts) {
-        Ok(0 | 1) | Err(_) => Duration::ZERO,
-        Ok(restarts) => Duration::from_secs(2_u64.saturating_pow(restarts.saturating_sub(1))).min(MAX_BACKOFF),
-    }
-}
-
 #[cfg(test)]
 #[path = "plan_handoff_tests.rs"]
 mod handoff_tests;
 #[cfg(test)]
+#[path = "loss_tests.rs"]
+mod loss_tests;
+#[cfg(test)]
+#[path = "rest_tests.rs"]
+mod rest_tests;
+#[cfg(test)]
 #[path = "plan_tests.rs"]
-mod tests;
+pub(super) mod tests;

@@ -34,7 +34,13 @@ fn a_sandbox_waits_for_the_workspace_that_it_is_handed_whatever_its_template_say
         ("WorkspaceMoving", None)
     );
     let receiver = receiver.after(&waits, NOW, vec![]);
-    assert!(matches!(plan(&receiver, at(NOW + 120)).view, View::Finished(_)), "not for ever");
+    let late = plan(&receiver, at(NOW + 120));
+    assert!(
+        matches!(late.view, View::Resting { ending: false, .. }),
+        "what may come still is not thrown away: {late:?}"
+    );
+    let written = status(&receiver, &late, None, None, at(NOW + 120));
+    assert_eq!(condition(&written, SUSPENDED), ("True", "WorkspaceMoving"));
     let mut receiver = receiver;
     receiver.volume = Volume::Bound { name: "w".into() };
     let goes = plan(&receiver, at(NOW));

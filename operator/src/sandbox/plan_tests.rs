@@ -4,28 +4,29 @@ use std::time::Duration;
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use longhand_crds::annotations;
-use longhand_crds::sandbox::{DesiredState, Loss, SandboxStatus};
+use longhand_crds::sandbox::{DesiredState, SandboxStatus};
 use longhand_crds::sandbox_template::{BackgroundProcesses, OnFailure, Persistence, SandboxTemplateSpec};
 use rstest::rstest;
 
-use super::{Drain, Plan, View, backoff, plan};
+use super::loss_tests::loss;
+use super::{Drain, Plan, View, plan};
 use crate::conditions::{FINISHED, Observation, READY, RESOURCES_READY, SUSPENDED, find, merge};
 use crate::fixtures;
 use crate::pods::{Cause, Pending, PodView, Stage};
 use crate::sandbox::observe::Observed;
-use crate::sandbox::status::{lost, status};
+use crate::sandbox::status::status;
 use crate::sandbox::volume::Volume;
 
-pub(super) const NOW: i64 = 1_000;
+pub(in crate::sandbox) const NOW: i64 = 1_000;
 const NAME: &str = "quickstart-main-3e8f1a-3e8f1";
 /// What is left of the lifetime.
 const LIFE: u64 = 603_801;
 
-pub(super) fn at(second: i64) -> Timestamp {
+pub(in crate::sandbox) fn at(second: i64) -> Timestamp {
     Timestamp::from_second(second).unwrap()
 }
 
-pub(super) fn pod(restarts: i64, stage: Stage) -> PodView {
+pub(in crate::sandbox) fn pod(restarts: i64, stage: Stage) -> PodView {
     PodView {
         name: format!("{NAME}-{restarts}"),
         uid: format!("pod-{restarts}"),
@@ -36,24 +37,24 @@ pub(super) fn pod(restarts: i64, stage: Stage) -> PodView {
     }
 }
 
-pub(super) fn ready(since: i64) -> Stage {
+pub(in crate::sandbox) fn ready(since: i64) -> Stage {
     Stage::Running { since: at(since), ready_since: Some(at(since)) }
 }
 
-fn pending() -> Stage {
+pub(in crate::sandbox) fn pending() -> Stage {
     Stage::Pending(Pending::Starting)
 }
 
-pub(super) fn failed(second: i64) -> Stage {
+pub(in crate::sandbox) fn failed(second: i64) -> Stage {
     Stage::Failed(Cause::new("OOMKilled", "too much"), at(second))
 }
 
-pub(super) fn terminating(due: i64) -> Stage {
+pub(in crate::sandbox) fn terminating(due: i64) -> Stage {
     Stage::Terminating { disruption: None, due: at(due) }
 }
 
 /// A sandbox whose status names the pod after so many restarts.
-pub(super) fn observed(named: Option<i64>, restarts: i64, pods: Vec<PodView>) -> Observed {
+pub(in crate::sandbox) fn observed(named: Option<i64>, restarts: i64, pods: Vec<PodView>) -> Observed {
     let mut sandbox = fixtures::sandbox();
     sandbox.status = Some(SandboxStatus {
         pod_name: named.map(|named| format!("{NAME}-{named}")),
@@ -76,32 +77,32 @@ pub(super) fn observed(named: Option<i64>, restarts: i64, pods: Vec<PodView>) ->
 }
 
 impl Observed {
-    pub(super) fn with(mut self, change: impl FnOnce(&mut SandboxStatus)) -> Self {
+    pub(in crate::sandbox) fn with(mut self, change: impl FnOnce(&mut SandboxStatus)) -> Self {
         change(Arc::make_mut(&mut self.sandbox).status.as_mut().unwrap());
         self
     }
 
-    fn template(mut self, change: impl FnOnce(&mut SandboxTemplateSpec)) -> Self {
+    pub(in crate::sandbox) fn template(mut self, change: impl FnOnce(&mut SandboxTemplateSpec)) -> Self {
         change(&mut self.template.as_mut().unwrap().spec);
         self
     }
 
-    pub(super) fn persistent(self) -> Self {
+    pub(in crate::sandbox) fn persistent(self) -> Self {
         self.template(|spec| spec.workspace.persistence = Persistence::Persistent)
     }
 
-    pub(super) fn suspended(mut self) -> Self {
+    pub(in crate::sandbox) fn suspended(mut self) -> Self {
         Arc::make_mut(&mut self.sandbox).spec.desired_state = DesiredState::Suspended;
         self
     }
 
-    fn free_standing(mut self) -> Self {
+    pub(in crate::sandbox) fn free_standing(mut self) -> Self {
         Arc::make_mut(&mut self.sandbox).spec.session_ref = None;
         self
     }
 
     /// As it is after the plan was carried out, with these pods.
-    pub(super) fn after(mut self, plan: &Plan, now: i64, pods: Vec<PodView>) -> Self {
+    pub(in crate::sandbox) fn after(mut self, plan: &Plan, now: i64, pods: Vec<PodView>) -> Self {
         let written = status(&self, plan, plan.pod.as_ref(), None, at(now));
         self.current = written.pod_uid.clone();
         Arc::make_mut(&mut self.sandbox).status = Some(written);
@@ -110,15 +111,15 @@ impl Observed {
     }
 }
 
-pub(super) fn condition<'a>(status: &'a SandboxStatus, kind: &str) -> (&'a str, &'a str) {
+pub(in crate::sandbox) fn condition<'a>(status: &'a SandboxStatus, kind: &str) -> (&'a str, &'a str) {
     find(&status.conditions, kind).map_or(("", ""), |condition| (&condition.status, &condition.reason))
 }
 
-pub(super) fn name(restarts: i64) -> Option<String> {
+pub(in crate::sandbox) fn name(restarts: i64) -> Option<String> {
     Some(format!("{NAME}-{restarts}"))
 }
 
-fn ids(restarts: &[i64]) -> Vec<(String, String)> {
+pub(in crate::sandbox) fn ids(restarts: &[i64]) -> Vec<(String, String)> {
     restarts.iter().map(|restarts| (format!("{NAME}-{restarts}"), format!("pod-{restarts}"))).collect()
 }
 
@@ -145,65 +146,6 @@ fn a_sandbox_has_one_pod(
     assert_eq!((plan.make, plan.remove, plan.view, plan.loss), (make, ids(remove), view, None));
 }
 
-#[rstest]
-#[case::killed(vec![], "Deleted", name(1), &[])]
-#[case::out_of_memory(vec![pod(0, failed(NOW))], "OOMKilled", name(1), &[0])]
-#[case::ended(vec![pod(0, Stage::Succeeded)], "Exited", name(1), &[0])]
-#[case::between_exit_and_failed(vec![pod(0, Stage::Restarting(Cause::new("Exited", "1")))], "Exited", name(1), &[0])]
-#[case::node_does_not_answer(vec![pod(0, terminating(NOW - 30))], "NodeLost", name(1), &[])]
-fn a_lost_pod_is_replaced_and_its_cause_kept(
-    #[case] pods: Vec<PodView>,
-    #[case] reason: &str,
-    #[case] make: Option<String>,
-    #[case] remove: &[i64],
-) {
-    let observed = observed(Some(0), 0, pods);
-    let again = plan(&observed, at(NOW));
-    let loss = again.loss.clone().unwrap();
-    assert_eq!((loss.pod_uid.as_str(), loss.reason.as_str(), again.restarts), ("pod-0", reason, 1));
-    assert_eq!((again.make.clone(), again.remove.clone(), again.pod.clone()), (make, ids(remove), None));
-    let written = lost(&observed, &again, &loss, at(NOW));
-    assert_eq!((written.pod_uid, written.address, written.restarts), (None, None, 1));
-    assert_eq!(find(&written.conditions, READY).unwrap().reason, reason);
-    assert_eq!(written.last_loss, Some(loss));
-}
-
-#[test]
-fn a_loss_is_counted_once() {
-    let first = observed(Some(0), 0, vec![pod(0, failed(NOW))]);
-    let planned = plan(&first, at(NOW));
-    let mut second = first.clone();
-    let written = lost(&first, &planned, planned.loss.as_ref().unwrap(), at(NOW));
-    Arc::make_mut(&mut second.sandbox).status = Some(written);
-    second.current = None;
-    let again = plan(&second, at(NOW));
-    assert_eq!((again.loss, again.restarts, again.make), (None, 1, name(1)));
-}
-
-#[test]
-fn a_pod_that_was_evicted_before_it_went_was_evicted() {
-    let seen = Observation::no(READY, "Evicted", "pod was told to end: drained");
-    let observed = observed(Some(0), 0, vec![]).with(|status| status.conditions = merge(&[], &[seen], None, at(1)));
-    assert_eq!(plan(&observed, at(NOW)).loss.unwrap().reason, "Evicted");
-}
-
-#[rstest]
-#[case::first_loss(1, NOW, name(1), View::Provisioning, Some(120))]
-#[case::again(3, NOW - 1, None, View::BackingOff, Some(3))]
-#[case::again_and_waited(3, NOW - 4, name(3), View::Provisioning, Some(120))]
-fn pods_that_fail_are_replaced_more_slowly(
-    #[case] restarts: i64,
-    #[case] failed_at: i64,
-    #[case] make: Option<String>,
-    #[case] view: View,
-    #[case] requeue: Option<u64>,
-) {
-    let observed = observed(None, restarts, vec![pod(restarts - 1, failed(failed_at))]);
-    let plan = plan(&observed, at(NOW));
-    assert_eq!((plan.make.clone(), plan.view.clone(), plan.requeue), (make, view, requeue.map(Duration::from_secs)));
-    assert_eq!(plan.remove.is_empty(), plan.make.is_none());
-}
-
 fn drain() -> Option<Drain> {
     Some(Drain {
         pod_name: format!("{NAME}-0"),
@@ -226,7 +168,15 @@ fn drain() -> Option<Drain> {
     drain().map(|drain| Drain { suspend: true, ..drain }), Some(LIFE)
 )]
 #[case::free_standing(observed(Some(0), 0, vec![pod(0, ready(1))]).free_standing(), None, Some(LIFE))]
-#[case::template_gone(Observed { template: None, ..observed(Some(0), 0, vec![pod(0, ready(1))]) }, None, Some(LIFE))]
+#[case::template_gone(
+    Observed { template: None, ..observed(Some(0), 0, vec![pod(0, ready(NOW - 300))]) },
+    drain().map(|drain| Drain { idle_seconds: 300, ..drain }), Some(LIFE)
+)]
+#[case::template_gone_and_workspace_kept(
+    Observed { template: None, volume: Volume::Bound { name: "w".into() }, ..observed(Some(0), 0, vec![pod(0, ready(NOW - 300))]) },
+    drain().map(|drain| Drain { idle_seconds: 300, suspend: true, ..drain }), Some(LIFE)
+)]
+#[case::template_gone_and_in_use(Observed { template: None, ..observed(Some(0), 0, vec![pod(0, ready(NOW - 299))]) }, None, Some(1))]
 #[case::not_ready(observed(Some(0), 0, vec![pod(0, pending())]), None, Some(120))]
 fn an_idle_sandbox_of_a_session_is_reclaimed(
     #[case] observed: Observed,
@@ -235,6 +185,37 @@ fn an_idle_sandbox_of_a_session_is_reclaimed(
 ) {
     let plan = plan(&observed, at(NOW));
     assert_eq!((plan.drain, plan.requeue), (expected, requeue.map(Duration::from_secs)));
+}
+
+#[rstest]
+#[case::taken_a_moment_ago(Some(NOW - 4), Some(6), None)]
+#[case::taken_and_not_written_down(None, Some(10), None)]
+#[case::taken_long_ago(Some(NOW - 10), Some(LIFE), drain())]
+fn a_pod_of_a_pool_is_idle_only_since_it_was_taken(
+    #[case] taken: Option<i64>,
+    #[case] requeue: Option<u64>,
+    #[case] expected: Option<Drain>,
+) {
+    let waited = vec![pod(0, ready(-1_000_000))];
+    let mine = match taken {
+        Some(taken) => observed(Some(0), 0, waited).with(|status| status.ready_at = Some(Time(at(taken)))),
+        None => observed(None, 0, waited),
+    };
+    let planned = plan(&mine, at(NOW));
+    assert_eq!(
+        (planned.view.clone(), planned.requeue, planned.drain.clone()),
+        (View::Ready, requeue.map(Duration::from_secs), expected)
+    );
+    let written = status(&mine, &planned, planned.pod.as_ref(), None, at(NOW));
+    assert_eq!(written.ready_at, Some(Time(at(taken.unwrap_or(NOW)))));
+}
+
+#[test]
+fn a_pod_is_ready_for_a_sandbox_since_it_was_taken() {
+    let claims = observed(None, 0, vec![]);
+    let begins = plan(&claims, at(NOW));
+    let written = status(&claims, &begins, Some(&pod(0, ready(-1_000_000))), None, at(NOW));
+    assert_eq!((condition(&written, READY), &written.ready_at), (("True", "Running"), &Some(Time(at(NOW)))));
 }
 
 #[test]
@@ -277,15 +258,6 @@ fn a_pod_that_takes_no_calls_has_no_address(#[case] stage: Stage, #[case] reason
 }
 
 #[test]
-fn the_last_loss_stays_when_the_next_pod_is_ready() {
-    let mut observed = observed(Some(1), 1, vec![pod(1, ready(NOW))]);
-    let loss = Loss { pod_uid: "pod-0".into(), reason: "Evicted".into(), message: String::new() };
-    Arc::make_mut(&mut observed.sandbox).status.as_mut().unwrap().last_loss = Some(loss.clone());
-    let plan = plan(&observed, at(NOW));
-    assert_eq!(status(&observed, &plan, plan.pod.as_ref(), None, at(NOW)).last_loss, Some(loss));
-}
-
-#[test]
 fn what_is_not_ready_in_time_has_ended_and_says_why() {
     let stuck = || pod(0, Stage::Pending(Pending::Stuck(Cause::new("Unschedulable", "0/1 nodes are available"))));
     let first = observed(Some(0), 0, vec![stuck()]);
@@ -309,7 +281,7 @@ fn what_is_not_ready_in_time_has_ended_and_says_why() {
 
 #[rstest]
 #[case::without_a_template(Observed { template: None, ..observed(None, 0, vec![]) })]
-#[case::failing_again_and_again(observed(None, 7, vec![pod(6, failed(NOW - 1))]))]
+#[case::failing_again_and_again(observed(None, 7, vec![]).with(|status| status.last_loss = Some(loss(7, NOW - 1))))]
 fn nothing_is_on_its_way_for_ever(#[case] observed: Observed) {
     let observed = observed.with(|status| status.provisioning_deadline = Some(Time(at(NOW))));
     assert_ne!(condition(observed.sandbox.status.as_ref().unwrap(), FINISHED).0, "True");
@@ -358,21 +330,6 @@ fn what_has_ended_is_kept_to_be_looked_at_and_no_longer(
     let later = plan(&ended, at(NOW + later));
     assert_eq!((later.expired.map(|_| ()), later.requeue), (expired, requeue.map(Duration::from_secs)));
     assert_eq!(later.make, None);
-}
-
-#[test]
-fn a_pod_that_hangs_or_whose_node_is_lost_is_replaced() {
-    let hangs = || pod(0, Stage::Running { since: at(1), ready_since: None });
-    let was_ready = observed(Some(0), 0, vec![hangs()]).with(|status| status.ready_at = Some(Time(at(1))));
-    let first = plan(&was_ready, at(NOW));
-    assert_eq!(
-        (first.view.clone(), first.requeue, first.deadline),
-        (View::NotReady, Some(Duration::from_secs(60)), None)
-    );
-    let later = was_ready.after(&first, NOW, vec![hangs()]);
-    assert_eq!(plan(&later, at(NOW + 59)).loss, None);
-    let lost = plan(&later, at(NOW + 60));
-    assert_eq!((lost.loss.unwrap().reason.as_str(), lost.make, lost.remove), ("Unresponsive", name(1), ids(&[0])));
 }
 
 #[test]
@@ -465,12 +422,6 @@ fn a_volume_is_made_once_before_the_pod_and_waited_for() {
 }
 
 #[test]
-fn a_loss_says_that_the_workspace_is_kept() {
-    let lost = plan(&observed(Some(0), 0, vec![pod(0, failed(NOW))]).persistent(), at(NOW)).loss.unwrap();
-    assert_eq!(lost.message, "too much; its workspace is kept");
-}
-
-#[test]
 fn a_workspace_that_lies_on_a_node_that_is_gone_is_given_up_and_its_loss_said() {
     let message = "0/2 nodes are available: 1 node(s) didn't match PersistentVolume's node affinity";
     let stuck = || pod(1, Stage::Pending(Pending::Stuck(Cause::new("Unschedulable", message))));
@@ -505,15 +456,6 @@ fn a_sandbox_that_has_ended_leaves_no_pod_on_a_lost_node() {
     let ended = observed(None, 1, vec![pod(0, terminating(NOW - 30))])
         .with(|status| status.conditions = merge(&[], &[Observation::yes(FINISHED, "OOMKilled", "")], None, at(NOW)));
     assert_eq!(plan(&ended, at(NOW)).forget, ids(&[0]));
-}
-
-#[rstest]
-#[case(1, 0)]
-#[case(2, 2)]
-#[case(6, 32)]
-#[case(400, 60)]
-fn waits_grow_up_to_a_minute(#[case] restarts: i64, #[case] seconds: u64) {
-    assert_eq!(backoff(restarts), Duration::from_secs(seconds));
 }
 
 #[test]

@@ -38,7 +38,6 @@ const NAME_PART: usize = 200;
 /// So much of a UID, which begins at random.
 const UID_PART: usize = 5;
 const TMP: &str = "/tmp";
-const TMP_SIZE: &str = "1Gi";
 
 /// What the names of everything begin with that is made for the object of this name and UID: an object of the same name that
 /// is made anew never waits for what the old one has left.
@@ -165,7 +164,7 @@ fn spec(parts: Parts<'_>, template: &SandboxTemplate, verify_key: &str, workspac
         init_containers: installer(parts.0, template).map(|installer| vec![installer]),
         containers: vec![container(parts, template, verify_key)],
         volumes: Some(
-            [workspace, hardening::empty_dir("tmp", Quantity(TMP_SIZE.to_owned()))]
+            [workspace, hardening::empty_dir("tmp", spec.scratch.size.clone())]
                 .into_iter()
                 .chain(injected(parts.0, template))
                 .collect(),
@@ -336,6 +335,7 @@ mod tests {
         spec.runtime_class_name = Some("gvisor".into());
         spec.priority_class_name = Some("low".into());
         spec.run_as_user = 2_000;
+        spec.scratch.size.0 = "5Gi".into();
         spec.image_pull_secrets = vec![longhand_crds::LocalRef { name: "registry".into() }];
         spec.workspace.persistence = Persistence::Persistent;
         spec.topology_spread =
@@ -376,6 +376,9 @@ mod tests {
         let mut changed = template.clone();
         changed.spec.image = Some("toolbox:2".into());
         assert_ne!(pool_hash((&images(), &fencing()), &changed), pool_hash((&images(), &fencing()), &template));
+        let mut roomier = template.clone();
+        roomier.spec.scratch.size.0 = "8Gi".into();
+        assert_ne!(pool_hash((&images(), &fencing()), &roomier), pool_hash((&images(), &fencing()), &template));
         let pod = build_warm((&images(), &fencing()), &template, "key=", "shell-0");
         assert_eq!(verify_key(&pod), Some("key="));
         let mut own = pod_of(&template);

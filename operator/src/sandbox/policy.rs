@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use longhand_crds::sandbox_template::{
-    BackgroundProcesses, DEFAULT_LIFETIME_SECONDS, DEFAULT_PROVISIONING_SECONDS, DEFAULT_RETENTION_SECONDS,
-    DEFAULT_SUSPENDED_SECONDS, OnFailure, Persistence,
+    BackgroundProcesses, DEFAULT_IDLE_SECONDS, DEFAULT_LIFETIME_SECONDS, DEFAULT_PROVISIONING_SECONDS,
+    DEFAULT_RETENTION_SECONDS, DEFAULT_SUSPENDED_SECONDS, OnFailure, Persistence,
 };
 use longhand_crds::{Sandbox, SandboxTemplate};
 
@@ -36,7 +36,7 @@ impl Policy {
         let of_session = sandbox.spec.session_ref.is_some();
         Self {
             provisioning: seconds(spec.map_or(DEFAULT_PROVISIONING_SECONDS, |spec| spec.provisioning_seconds)),
-            idle: spec.filter(|_| of_session).map(|spec| seconds(spec.idle_seconds.max(1))),
+            idle: of_session.then(|| seconds(spec.map_or(DEFAULT_IDLE_SECONDS, |spec| spec.idle_seconds).max(1))),
             background_counts: spec.is_some_and(|spec| spec.background_processes == BackgroundProcesses::KeepAwake),
             suspended: of_session
                 .then(|| seconds(spec.map_or(DEFAULT_SUSPENDED_SECONDS, |spec| spec.suspended_seconds))),

@@ -3,12 +3,12 @@
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use longhand_crds::annotations;
-use longhand_crds::sandbox::{Loss, SandboxStatus};
+use longhand_crds::sandbox::{DEADLINE_EXCEEDED, Loss, SandboxStatus};
 
 use super::observe::Observed;
 use super::plan::{Plan, View, awaits};
 use super::pod::SANDBOXD_PORT;
-use super::volume;
+use super::volume::{self, Volume};
 use crate::conditions::{FINISHED, Observation, READY, RESOURCES_READY, SUSPENDED, find, merge};
 use crate::error::Error;
 use crate::pods::{PodView, Stage};
@@ -46,9 +46,11 @@ pub(super) fn status(
     let serves = matches!(plan.view, View::Ready | View::HandingOver(_) | View::Receiving(_)) || plan.make.is_some();
     if let Some(since) = ready_since.filter(|_| serves) {
         status.address = pod.and_then(|pod| pod.ip.as_deref()).map(address);
-        status.ready_at.get_or_insert(Time(since));
+        // Idleness counts from here: one that waited in a pool has been ready for nobody until now.
+        let is_new = observed.sandbox.status.as_ref().and_then(|old| old.pod_uid.as_ref()) != status.pod_uid.as_ref();
+        status.ready_at.get_or_insert(Time(if is_new { now } else { since }));
         if awaits(observed).is_none() {
-            status.provisioning_deadline = None;
+            (status.provisioning_deadline, status.last_miss) = (None, None);
         }
     }
     let mut seen = vec![ready(observed, plan, pod, error)];
@@ -97,12 +99,17 @@ fn base(observed: &Observed, plan: &Plan, pod: Option<&PodView>) -> SandboxStatu
         pod_name: pod.map(|pod| pod.name.clone()),
         pod_uid: pod.map(|pod| pod.uid.clone()),
         address: None,
-        workspace_claim: observed.volume.name().map(ToOwned::to_owned),
+        // What was there is missed, if it is wanted again.
+        workspace_claim: match &observed.volume {
+            Volume::Missing if !matches!(plan.view, View::Finished(_)) => old.workspace_claim,
+            volume => volume.name().map(ToOwned::to_owned),
+        },
         restarts: plan.restarts,
         incarnation: plan.incarnation,
         provisioning_deadline: plan.deadline.map(Time),
         ready_at: old.ready_at.filter(|_| same),
         last_loss: old.last_loss,
+        last_miss: plan.miss.clone(),
         conditions: old.conditions,
     }
 }
@@ -159,6 +166,7 @@ fn ready(observed: &Observed, plan: &Plan, pod: Option<&PodView>, error: Option<
         ),
         View::Suspending => no("Suspending", "the pod was told to end".to_owned()),
         View::Suspended => no("Suspended", "there is no pod, as spec.desiredState says".to_owned()),
+        View::Resting { why, .. } => no(DEADLINE_EXCEEDED, why.clone()),
         View::Finished(cause) => no(&cause.reason, cause.message.clone()),
     }
 }
@@ -179,14 +187,18 @@ fn resuming(observed: &Observed) -> bool {
 fn suspended(observed: &Observed, plan: &Plan) -> Option<Observation> {
     let status = observed.sandbox.status.as_ref();
     match &plan.view {
-        View::Suspending => Some(Observation::no(SUSPENDED, "Suspending", "the pod has not ended yet")),
-        View::Suspended => Some(match observed.volume.name() {
+        View::Suspending | View::Resting { ending: true, .. } => {
+            Some(Observation::no(SUSPENDED, "Suspending", "the pod has not ended yet"))
+        }
+        View::Suspended | View::Resting { ending: false, .. } => Some(match observed.volume.name() {
             Some(volume) => Observation::yes(
                 SUSPENDED,
                 "WorkspaceKept",
                 format!("there is no pod; the workspace is kept in PersistentVolumeClaim {volume}"),
             ),
-            None if observed.sandbox.spec.workspace_from.is_some() && status.is_none_or(|was| was.incarnation == 0) => {
+            None if observed.sandbox.spec.workspace_from.is_some()
+                && (matches!(plan.view, View::Resting { .. }) || status.is_none_or(|was| was.incarnation == 0)) =>
+            {
                 Observation::yes(
                     SUSPENDED,
                     "WorkspaceMoving",

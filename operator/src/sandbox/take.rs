@@ -1,5 +1,6 @@
 //! Taking a pod that waits in a template's pool: one write, which only one sandbox can win.
 
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::{Patch, PatchParams};
 use kube::runtime::reflector::ObjectRef;
@@ -7,7 +8,7 @@ use kube::{Api, Resource as _, ResourceExt as _};
 use longhand_crds::{Sandbox, labels};
 
 use super::Sandboxes;
-use super::observe::{Observed, Warm};
+use super::observe::{Observed, Warm, rank};
 use super::pod::{self, SANDBOX};
 use crate::calls::call;
 use crate::error::Error;
@@ -110,6 +111,6 @@ async fn ask_ahead(pod: &PodView, namespace: &str, sandboxes: &Sandboxes) {
 
 fn waits(pod: &Pod) -> bool {
     pod.metadata.deletion_timestamp.is_none()
-        && PodView::of(pod, SANDBOX).is_live()
+        && rank(&PodView::of(pod, SANDBOX), Timestamp::now()).is_some()
         && pod.labels().get(labels::POOL_UID).is_some_and(|pool| is_controlled_by(pod, pool))
 }

@@ -1,17 +1,24 @@
-//! `Vault`: accepted as it is. Whether its Secrets are there is seen by the credential proxies that mount them, and shown
-//! by the sessions that they serve: the operator has no verb on Secrets.
+//! `Vault`: accepted as it is. Whether its Secrets are there, and upstreams take what is in them, is seen by the credential
+//! proxies that mount them, and told by the reconcile of the sessions that they serve: the operator has no verb on Secrets.
+
+pub mod sightings;
+mod usable;
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::TryStreamExt as _;
 use jiff::{SignedDuration, Timestamp};
+use kube::ResourceExt as _;
 use kube::runtime::controller::{Action, Controller};
+use kube::runtime::reflector::ObjectRef;
 use kube::runtime::watcher;
 use longhand_crds::refresh::{RefreshRecord, RefreshState, UsedUp};
 use longhand_crds::vault::CredentialSpec;
 use longhand_crds::{Vault, VaultStatus};
 use tokio_util::sync::CancellationToken;
 
+use self::sightings::{News, Sighting, Sightings};
 use crate::conditions::{Observation, READY, merge};
 use crate::context::{Context, Guarded};
 use crate::error::Error;
@@ -26,16 +33,30 @@ const REFRESHED_WITHIN: SignedDuration = SignedDuration::from_mins(15);
 /// The longest wait for an expiry.
 const LONGEST_WAIT: Duration = Duration::from_secs(24 * 3_600);
 
-/// Reconciles every `Vault` until `token` is cancelled.
-pub async fn run(context: Arc<Context>, token: CancellationToken) {
-    let (store, vaults) = drive::watch::<Guarded<Vault>>(&context, &watcher::Config::default());
-    drive::run(Controller::for_stream(vaults, store), context, token, reconcile).await;
+/// What the reconcile of a vault looks at.
+pub(crate) struct Vaults {
+    pub(crate) context: Arc<Context>,
+    pub(crate) sightings: Arc<Sightings>,
 }
 
-async fn reconcile(vault: Arc<Vault>, context: Arc<Context>) -> Result<Action, Error> {
+/// Reconciles every `Vault` until `token` is cancelled; those too that `news` names.
+pub async fn run(context: Arc<Context>, sightings: Arc<Sightings>, news: News, token: CancellationToken) {
+    let (store, vaults) = drive::watch::<Guarded<Vault>>(&context, &watcher::Config::default());
+    let (there, known) = (store.clone(), sightings.clone());
+    let vaults = vaults.inspect_ok(move |vault| {
+        if there.get(&ObjectRef::from_obj(vault)).is_none() {
+            known.forget(&vault.namespace().unwrap_or_default(), &vault.name_any());
+        }
+    });
+    let controller = Controller::for_stream(vaults, store).reconcile_on(news);
+    drive::run(controller, Arc::new(Vaults { context, sightings }), token, reconcile).await;
+}
+
+pub(crate) async fn reconcile(vault: Arc<Vault>, vaults: Arc<Vaults>) -> Result<Action, Error> {
     let now = Timestamp::now();
-    let new = plan(&vault, now);
-    status::write(&context.client, &*vault, vault.status.as_ref(), &new).await?;
+    let sightings = vaults.sightings.of(&vault.namespace().unwrap_or_default(), &vault.name_any(), now);
+    let new = plan(&vault, &sightings, now);
+    status::write(&vaults.context.client, &*vault, vault.status.as_ref(), &new).await?;
     Ok(next_expiry(&vault, now).map_or_else(Action::await_change, Action::requeue))
 }
 
@@ -137,15 +158,18 @@ fn tokens_valid(vault: &Vault, now: Timestamp) -> Observation {
     }
 }
 
-fn plan(vault: &Vault, now: Timestamp) -> VaultStatus {
+fn plan(vault: &Vault, sightings: &[Sighting], now: Timestamp) -> VaultStatus {
     let old = vault.status.clone().unwrap_or_default();
     let generation = vault.metadata.generation;
     let message = format!(
-        "{} credentials; sessions that use them show whether their Secrets exist",
+        "{} credentials, which are well-formed; Usable says whether they can be used, as far as it was seen",
         vault.spec.credentials.len()
     );
-    let observed = [Observation::yes(READY, "Accepted", message), tokens_valid(vault, now)];
-    VaultStatus { observed_generation: generation, conditions: merge(&old.conditions, &observed, generation, now) }
+    let credentials = usable::credentials(vault, sightings, now);
+    let observed =
+        [Observation::yes(READY, "Accepted", message), tokens_valid(vault, now), usable::summary(&credentials)];
+    let conditions = merge(&old.conditions, &observed, generation, now);
+    VaultStatus { observed_generation: generation, conditions, credentials }
 }
 
 #[cfg(test)]
@@ -195,7 +219,7 @@ mod tests {
         let credential = &mut vault.spec.credentials[0];
         credential.oauth.as_mut().unwrap().refresh.as_mut().unwrap().refresh_token_ref.name = now.to_owned();
         credential.archived_at = archived.then_some(Time(Timestamp::UNIX_EPOCH));
-        let status = plan(&vault, Timestamp::from_second(100).unwrap());
+        let status = plan(&vault, &[], Timestamp::from_second(100).unwrap());
         let valid = status.conditions.iter().find(|condition| condition.type_ == "TokensValid").unwrap();
         assert_eq!(valid.reason, reason);
         assert_eq!(valid.message.contains("tickets (invalid_grant)"), reason == "RefreshRefused", "{}", valid.message);
@@ -215,7 +239,7 @@ mod tests {
         if let Some(state) = state {
             RefreshRecord { secret: "first".to_owned(), state }.put(&mut vault.metadata, "tickets");
         }
-        let status = plan(&vault, Timestamp::from_second(now).unwrap());
+        let status = plan(&vault, &[], Timestamp::from_second(now).unwrap());
         let valid = status.conditions.iter().find(|condition| condition.type_ == "TokensValid").unwrap();
         assert_eq!(valid.reason, reason);
         assert_eq!(
@@ -242,7 +266,7 @@ mod tests {
     fn a_vault_that_was_set_back_says_where_the_last_refresh_token_is() {
         let mut vault = refreshing();
         let reason = |vault: &Vault| {
-            let status = plan(vault, Timestamp::from_second(5_000).unwrap());
+            let status = plan(vault, &[], Timestamp::from_second(5_000).unwrap());
             let valid = status.conditions.into_iter().find(|condition| condition.type_ == "TokensValid").unwrap();
             (valid.reason, valid.message)
         };
@@ -289,7 +313,7 @@ mod tests {
     #[case(&[100], "Expired", "token-0")]
     #[case(&[99, 200, -50, 98], "Expired", "token-0, token-3")]
     fn an_expired_token_is_named(#[case] expiries: &[i64], #[case] reason: &str, #[case] named: &str) {
-        let status = plan(&with_tokens(expiries), Timestamp::from_second(100).unwrap());
+        let status = plan(&with_tokens(expiries), &[], Timestamp::from_second(100).unwrap());
         let valid = status.conditions.iter().find(|condition| condition.type_ == "TokensValid").unwrap();
         assert_eq!(valid.reason, reason);
         assert!(valid.message.contains(named), "{}", valid.message);
@@ -313,10 +337,10 @@ mod tests {
     #[test]
     fn a_status_is_written_once() {
         let mut vault = fixtures::vault();
-        let first = plan(&vault, Timestamp::from_second(1).unwrap());
+        let first = plan(&vault, &[], Timestamp::from_second(1).unwrap());
         let ready = first.conditions.iter().find(|condition| condition.type_ == "Ready").unwrap();
         assert_eq!((first.observed_generation, ready.reason.as_str()), (Some(1), "Accepted"));
         vault.status = Some(first.clone());
-        assert_eq!(plan(&vault, Timestamp::from_second(2).unwrap()), first);
+        assert_eq!(plan(&vault, &[], Timestamp::from_second(2).unwrap()), first);
     }
 }

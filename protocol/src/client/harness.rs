@@ -78,6 +78,12 @@ impl HarnessClient {
         Ok(Self { transport: Transport::new(server, token)?, session })
     }
 
+    /// The session.
+    #[must_use]
+    pub const fn session_id(&self) -> &SessionId {
+        &self.session
+    }
+
     fn path<'a>(&'a self, verb: &'a str) -> [&'a str; 5] {
         ["harness", "v1", "sessions", self.session.as_str(), verb]
     }

@@ -16,6 +16,7 @@ use zeroize::Zeroizing;
 use super::{ApiError, Error, Result, Server, TokenSource};
 use crate::error::{ErrorBody, ErrorEnvelope, ErrorType};
 use crate::harness::Conflict;
+use crate::trace;
 
 /// For calls that are answered at once.
 pub(super) const DEADLINE: Duration = Duration::from_secs(15);
@@ -96,7 +97,11 @@ impl Transport {
         let mut bearer =
             HeaderValue::from_str(&format!("Bearer {}", self.token.get().await?)).map_err(|_| Error::MalformedToken)?;
         bearer.set_sensitive(true);
-        Ok(self.http.request(call.method.clone(), self.url(call)?).header(header::AUTHORIZATION, bearer))
+        let request = self.http.request(call.method.clone(), self.url(call)?).header(header::AUTHORIZATION, bearer);
+        Ok(match trace::current() {
+            Some(parent) => request.header(trace::HEADER, parent.to_string()),
+            None => request,
+        })
     }
 
     pub(super) async fn send<T: DeserializeOwned>(&self, call: Call<'_>) -> Result<T> {

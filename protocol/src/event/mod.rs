@@ -388,11 +388,11 @@ bodies! {
         /// Why, as far as it is known.
         cause: String,
     },
-    /// A credential was placed into requests of a sandbox, which never saw its value.
+    /// A credential was placed into requests of a sandbox or of the harness, neither of which ever saw its value.
     CredentialUsed "x.credential.used" {
         /// `<vault>/<credential>`.
         credential: String,
-        /// The sandbox's name in the session.
+        /// The sandbox's name in the session; empty for the harness.
         sandbox: String,
         /// The host that was called.
         host: String,
@@ -409,12 +409,12 @@ bodies! {
         #[schemars(with = "DateTime")]
         at: Timestamp,
     },
-    /// Requests of a sandbox were refused by the credential proxy.
+    /// Requests of a sandbox or of the harness were refused by the credential proxy.
     CredentialDenied "x.credential.denied" {
         /// `<vault>/<credential>`; null if the requests were for none.
         #[serde(default)]
         credential: Option<String>,
-        /// The sandbox's name in the session.
+        /// The sandbox's name in the session; empty for the harness.
         sandbox: String,
         /// The host that was asked for.
         host: String,

@@ -12,19 +12,27 @@ use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, 
 use http_body::Body as _;
 use http_body_util::{BodyExt as _, Either, Full};
 use hyper::body::Incoming;
+use longhand_protocol::egress::MAX_METHOD;
 use rustls::ClientConfig;
 use tokio::time::timeout;
 
-use super::token::SessionToken;
+use super::{
+    answer::{AnswerBody, answer},
+    known::Known,
+    token::SessionToken,
+};
 use crate::{
+    audit::{Audit, Subject},
     body::Relayed,
-    config::{Config, Credential, Placement, Route},
+    config::{Config, Credential, KeptIn, Origin, Placement, Route},
     error::{Malformed, Refusal},
-    headers::{framing_conflict, prepare_request, prepare_response},
+    headers::{framing_conflict, prepare_request},
+    intercept::scrub::{Unscrubbable, Values, fits},
     oauth::{self, Refresher, refresher::Timing},
     policy::{Destination, Mismatch, PlainPath},
+    refusals::{LastWord, Word},
     secret::{FileCondition, Secret, SecretFile},
-    upstream::{IDLE_TIMEOUT, Outgoing, Reach, Upstream, Way},
+    upstream::{Outgoing, Reach, Upstream, Way},
 };
 
 /// How long a client may be silent in the middle of its request.
@@ -33,20 +41,30 @@ const REQUEST_IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 /// A body up to this size is kept where a request may have to be sent once more, with another token.
 const MAX_KEPT: u64 = 256 * 1024;
 
-/// The body of an answer: the upstream's, or the proxy's own.
-pub type AnswerBody = Either<Relayed<Incoming>, Full<Bytes>>;
+/// The sandbox that a request of the harness is of.
+const HARNESS: &str = "";
 
 /// The proxy of one harness pod.
 pub struct Proxy {
     token: SessionToken,
     routes: Vec<BoundRoute>,
+    /// Where uses and refusals are put on record, if it is known of which session they are.
+    audit: Option<Audit>,
 }
 
 /// A route with its credential's file and its connections.
 struct BoundRoute {
     route: Route,
-    source: Option<Source>,
+    source: Option<(Source, Arc<Known>)>,
     upstream: Upstream,
+    last_word: LastWord,
+}
+
+/// A request, and where it is put on record.
+#[derive(Clone, Copy)]
+struct Record<'a> {
+    audit: &'a Audit,
+    subject: &'a Subject,
 }
 
 /// Where a credential's value comes from.
@@ -57,21 +75,40 @@ enum Source {
     OAuth(Arc<Refresher>),
 }
 
+/// What routes with one credential share, by its vault and name.
+type Shared = HashMap<(String, String), (Arc<Refresher>, Arc<Known>)>;
+
 impl Source {
     /// One refresher for each credential of a vault, however many routes have it: a refresh token is good once.
     fn of(
         credential: &Credential,
         way: &Way,
         service: Option<&Arc<dyn oauth::service::Service>>,
-        shared: &mut HashMap<(String, String), Arc<Refresher>>,
-    ) -> Self {
+        shared: &mut Shared,
+    ) -> (Self, Arc<Known>) {
+        let known = || Arc::new(Known::new(credential.placement.clone()));
         let (Some(oauth), Some(service)) = (&credential.oauth, service) else {
-            return Self::File(SecretFile::new(credential.file.clone()));
+            return (Self::File(SecretFile::new(credential.file.clone())), known());
         };
-        let refresher = shared
-            .entry((oauth.vault.clone(), credential.name.clone()))
-            .or_insert_with(|| Refresher::new(credential, oauth.clone(), way, service.clone(), Timing::default()));
-        Self::OAuth(refresher.clone())
+        let refresher = || Refresher::new(credential, oauth.clone(), way, service.clone(), Timing::default());
+        let (refresher, known) =
+            shared.entry((oauth.vault.clone(), credential.name.clone())).or_insert_with(|| (refresher(), known()));
+        (Self::OAuth(refresher.clone()), known.clone())
+    }
+
+    /// Why there is nothing to send, if that is known.
+    fn condition(&self, now: Instant) -> Option<Unusable> {
+        match self {
+            Self::File(file) => match file.current(now) {
+                // One that is too short is sent, and not looked for.
+                Ok(secret) => match fits(secret.expose()) {
+                    Err(problem @ (Unscrubbable::TooLong | Unscrubbable::TooMany)) => Some(Unusable::Length(problem)),
+                    Err(Unscrubbable::TooShort) | Ok(()) => None,
+                },
+                Err(condition) => Some(Unusable::File(condition)),
+            },
+            Self::OAuth(refresher) => refresher.condition().map(Unusable::Token),
+        }
     }
 }
 
@@ -82,10 +119,14 @@ pub struct CredentialState {
     pub route: String,
     /// The credential's name.
     pub credential: String,
+    /// Where it is kept, if that is known.
+    pub kept_in: Option<KeptIn>,
     /// Why it cannot be used, if it cannot.
     pub condition: Option<Unusable>,
     /// Whether the harness can do nothing without it.
     pub required: bool,
+    /// What the upstream said of it last.
+    pub last_word: Option<Word>,
 }
 
 /// Why a credential cannot be used.
@@ -97,6 +138,9 @@ pub enum Unusable {
     /// It has expired, and is not renewed.
     #[error("{0}")]
     Token(oauth::Problem),
+    /// Its value could not be taken out of answers.
+    #[error("{0}")]
+    Length(Unscrubbable),
 }
 
 impl Unusable {
@@ -109,36 +153,39 @@ impl Unusable {
 }
 
 impl Proxy {
-    /// A proxy with these routes, whose refreshed tokens go to `service`.
+    /// A proxy with these routes, whose refreshed tokens go to `service`. What it does is put on record by `audit`; without one
+    /// it is not known of which session a request is.
     #[must_use]
     pub fn new(
         config: Config,
         token_file: PathBuf,
         tls: &Arc<ClientConfig>,
         service: Option<&Arc<dyn oauth::service::Service>>,
+        audit: Option<Audit>,
     ) -> Self {
         let way = Way { tls: tls.clone(), proxy: config.upstream_proxy };
         let mut shared = HashMap::new();
         let bind = |route: Route| BoundRoute {
             source: route.credential.as_ref().map(|credential| Source::of(credential, &way, service, &mut shared)),
             upstream: Upstream::new(&way, Reach::of(route.allow_private)),
+            last_word: LastWord::default(),
             route,
         };
-        Self { token: SessionToken::new(token_file), routes: config.routes.into_iter().map(bind).collect() }
+        Self { token: SessionToken::new(token_file), routes: config.routes.into_iter().map(bind).collect(), audit }
     }
 
     /// The state of every credential, in the order of the configuration.
     #[must_use]
     pub fn credentials(&self, now: Instant) -> Vec<CredentialState> {
         let state = |bound: &BoundRoute| {
+            let credential = bound.route.credential.as_ref()?;
             Some(CredentialState {
                 route: bound.route.name.clone(),
-                credential: bound.route.credential.as_ref()?.name.clone(),
-                condition: match bound.source.as_ref()? {
-                    Source::File(file) => file.current(now).err().map(Unusable::File),
-                    Source::OAuth(refresher) => refresher.condition().map(Unusable::Token),
-                },
+                credential: credential.name.clone(),
+                kept_in: credential.kept_in.clone(),
+                condition: bound.source.as_ref()?.0.condition(now),
                 required: bound.route.required,
+                last_word: bound.last_word.get(),
             })
         };
         self.routes.iter().filter_map(state).collect()
@@ -153,7 +200,7 @@ impl Proxy {
     /// Returns when every token that a provider gave is in its vault.
     pub async fn settled(&self) {
         for bound in &self.routes {
-            if let Some(Source::OAuth(refresher)) = &bound.source {
+            if let Some((Source::OAuth(refresher), _)) = &bound.source {
                 refresher.settled().await;
             }
         }
@@ -165,7 +212,9 @@ impl Proxy {
         let method = method_label(request.method());
         let (parts, body) = request.into_parts();
         let (bound, result) = match self.admit(&parts, started) {
-            Ok((bound, token)) => (Some(bound), bound.forward(parts, body, &token, started).await),
+            Ok((bound, token)) => {
+                (Some(bound), bound.answered(parts, body, &token, self.audit.as_ref(), started).await)
+            }
             Err(refusal) => (None, Err(refusal)),
         };
         let route = bound.map_or("none", |bound| &bound.route.name);
@@ -197,6 +246,9 @@ impl Proxy {
         if framing_conflict(&parts.headers) {
             return Err(Refusal::Malformed(Malformed::Framing));
         }
+        if parts.method.as_str().len() > MAX_METHOD {
+            return Err(Refusal::Malformed(Malformed::Method));
+        }
         if parts.uri.scheme().is_some() || parts.uri.authority().is_some() || !parts.uri.path().starts_with('/') {
             return Err(Refusal::Malformed(Malformed::Target));
         }
@@ -218,32 +270,69 @@ impl BoundRoute {
         path.strip_prefix(self.route.prefix.as_str()).filter(|rest| rest.is_empty() || rest.starts_with('/'))
     }
 
+    /// Answers a request, and puts on record what becomes of it.
+    async fn answered(
+        &self,
+        parts: Parts,
+        body: Incoming,
+        token: &Secret,
+        audit: Option<&Audit>,
+        now: Instant,
+    ) -> Result<Response<AnswerBody>, Refusal> {
+        let Origin { host, port, .. } = &self.route.upstream;
+        let (path, _) = self.unjudged(&parts);
+        let subject = Subject::request(HARNESS.into(), host.as_str(), *port, parts.method.as_str(), &path);
+        let record = audit.map(|audit| Record { audit, subject: &subject });
+        let answered = self.forward(parts, body, token, record, now).await;
+        if let (Err(refusal), Some(Record { audit, .. })) = (&answered, record)
+            && refusal.is_decision()
+        {
+            let credential = self.route.credential.as_ref().map(Credential::label);
+            audit.denied(credential.as_deref(), &subject, &refusal.to_string());
+        }
+        answered
+    }
+
     async fn forward(
         &self,
         parts: Parts,
         body: Incoming,
         token: &Secret,
+        record: Option<Record<'_>>,
         now: Instant,
     ) -> Result<Response<AnswerBody>, Refusal> {
         let uri = self.target(&parts)?;
+        let (host, method) = (self.route.upstream.host.as_str(), parts.method.clone());
         let mut secret = self.secret(now).await?;
-        let Some(Source::OAuth(refresher)) = &self.source else {
+        let mut values = self.values(secret.as_ref())?;
+        let Some((Source::OAuth(refresher), _)) = &self.source else {
             let body = Either::Left(Relayed::new(body, REQUEST_IDLE_TIMEOUT));
-            let response = self.send(parts, uri, body, token, secret.as_deref()).await?;
-            return self.answer(response, secret.as_deref());
+            let response = self.send(parts, uri, body, token, secret.as_deref(), record).await?;
+            return answer(host, &method, response, values);
         };
         let (body, kept) = keep(body).await?;
         let again = kept.map(|body| (parts.clone(), body));
-        let mut response = self.send(parts, uri.clone(), body, token, secret.as_deref()).await?;
+        let mut response = self.send(parts, uri.clone(), body, token, secret.as_deref(), record).await?;
         if response.status() == StatusCode::UNAUTHORIZED
             && let Some(used) = &secret
             && let Some(renewed) = refresher.rejected(used).await
             && let Some((parts, body)) = again
         {
-            response = self.send(parts, uri, Either::Right(Full::new(body)), token, Some(&renewed)).await?;
             secret = Some(renewed);
+            values = self.values(secret.as_ref())?;
+            let body = Either::Right(Full::new(body));
+            response = self.send(parts, uri, body, token, secret.as_deref(), record).await?;
         }
-        self.answer(response, secret.as_deref())
+        answer(host, &method, response, values)
+    }
+
+    /// What must not come back in the answer to a request with this value.
+    fn values(&self, secret: Option<&Arc<Secret>>) -> Result<Values, Refusal> {
+        let (Some((_, known)), Some(secret), Some(credential)) = (&self.source, secret, &self.route.credential) else {
+            return Ok(Values::default());
+        };
+        let unscrubbable = |problem| Refusal::Unscrubbable { credential: credential.name.clone(), problem };
+        known.with(secret).map_err(unscrubbable)
     }
 
     /// Sends a request with this credential, and nothing that was meant for the proxy.
@@ -254,6 +343,7 @@ impl BoundRoute {
         body: Outgoing,
         token: &Secret,
         secret: Option<&Secret>,
+        record: Option<Record<'_>>,
     ) -> Result<Response<Incoming>, Refusal> {
         let host = self.route.upstream.host.as_str();
         let placed = match (&self.route.credential, secret) {
@@ -282,41 +372,19 @@ impl BoundRoute {
         *outgoing.uri_mut() = uri;
         *outgoing.version_mut() = Version::HTTP_11;
         *outgoing.headers_mut() = headers;
-        self.upstream.send(host, outgoing).await
-    }
-
-    /// What of an answer is passed on.
-    fn answer(&self, response: Response<Incoming>, secret: Option<&Secret>) -> Result<Response<AnswerBody>, Refusal> {
-        let host = self.route.upstream.host.as_str();
-        let status = response.status();
-        if status.is_redirection() && status != StatusCode::NOT_MODIFIED {
-            return Err(Refusal::Redirect { host: host.to_owned(), status: status.as_u16() });
+        if let (Some(Record { audit, subject }), Some(credential)) = (record, &self.route.credential) {
+            audit.used(&credential.label(), subject).await?;
         }
-        if status.is_informational() {
-            return Err(Refusal::BadAnswer {
-                host: host.to_owned(),
-                what: "a switch of protocols that was not asked for",
-            });
-        }
-        if framing_conflict(response.headers()) {
-            return Err(Refusal::BadAnswer { host: host.to_owned(), what: "two lengths for one body" });
-        }
-        let (mut head, body) = response.into_parts();
-        prepare_response(&mut head.headers, secret);
-        if let (Some(credential), Some(secret)) = (&self.route.credential, secret)
-            && let Placement::Basic(username) = &credential.placement
-        {
-            prepare_response(&mut head.headers, Some(&secret.encoded(username)));
-        }
-        let mut answer = Response::new(Either::Left(Relayed::new(body, IDLE_TIMEOUT)));
-        *answer.status_mut() = status;
-        *answer.headers_mut() = head.headers;
-        Ok(answer)
+        let response = self.upstream.send(host, outgoing).await?;
+        self.last_word.note(response.status());
+        Ok(response)
     }
 
     /// The credential's value, if the route has a credential.
     async fn secret(&self, now: Instant) -> Result<Option<Arc<Secret>>, Refusal> {
-        let (Some(credential), Some(source)) = (&self.route.credential, &self.source) else { return Ok(None) };
+        let (Some(credential), Some((source, _))) = (&self.route.credential, &self.source) else {
+            return Ok(None);
+        };
         match source {
             Source::File(file) => file.current(now).map(Some).map_err(|condition| unavailable(credential, condition)),
             Source::OAuth(refresher) => match refresher.token().await {
@@ -354,9 +422,24 @@ impl BoundRoute {
             .map_err(|_| Refusal::Malformed(Malformed::Url))
     }
 
+    /// Path and query on the upstream, which nobody has judged.
+    fn unjudged<'a>(&'a self, parts: &'a Parts) -> (String, Option<&'a str>) {
+        let Route { base_path, exact, .. } = &self.route;
+        let (path, query) = match exact {
+            Some(exact) => {
+                exact.split_once('?').map_or((exact.clone(), None), |(path, query)| (path.to_owned(), Some(query)))
+            }
+            None => {
+                let rest = self.rest(parts.uri.path()).unwrap_or_default();
+                (format!("{base_path}{rest}"), parts.uri.query())
+            }
+        };
+        (if path.is_empty() { "/".to_owned() } else { path }, query)
+    }
+
     /// Where on the upstream the route leads.
     fn path_and_query<'a>(&'a self, parts: &'a Parts) -> Result<(PlainPath, Option<&'a str>), Refusal> {
-        let Route { upstream, base_path, exact, methods, .. } = &self.route;
+        let Route { upstream, exact, methods, .. } = &self.route;
         let off = |what| Refusal::OffRoute { host: upstream.host.to_string(), what };
         if !methods.is_empty() && !methods.contains(&parts.method) {
             return Err(off("the method is none of those that it has"));
@@ -366,17 +449,11 @@ impl BoundRoute {
             return Err(off("the method is dangerous"));
         }
         let rest = self.rest(parts.uri.path()).unwrap_or_default();
-        let (path, query) = match exact {
-            Some(_) if !rest.is_empty() || parts.uri.query().is_some() => {
-                return Err(off("neither path nor query can be added"));
-            }
-            Some(exact) => {
-                exact.split_once('?').map_or((exact.clone(), None), |(path, query)| (path.to_owned(), Some(query)))
-            }
-            None => (format!("{base_path}{rest}"), parts.uri.query()),
-        };
-        let path = if path.is_empty() { "/" } else { &path };
-        Ok((PlainPath::parse(path).map_err(|path| self.refused(path.into()))?, query))
+        if exact.is_some() && (!rest.is_empty() || parts.uri.query().is_some()) {
+            return Err(off("neither path nor query can be added"));
+        }
+        let (path, query) = self.unjudged(parts);
+        Ok((PlainPath::parse(&path).map_err(|path| self.refused(path.into()))?, query))
     }
 
     fn refused(&self, mismatch: Mismatch) -> Refusal {

@@ -9,7 +9,7 @@ use longhand_protocol::SessionId;
 use serde::Deserialize;
 
 use super::{
-    RawAllow, RouteProblem, checked_name,
+    KeptIn, RawAllow, RouteProblem, checked_name,
     way_out::{RawUpstreamProxy, UpstreamProxy, UpstreamProxyProblem},
 };
 use crate::{
@@ -72,6 +72,8 @@ pub struct Binding {
     pub placement: BindingPlacement,
     /// Where it may go.
     pub rule: Rule,
+    /// Where it is kept, if that is known.
+    pub kept_in: Option<KeptIn>,
 }
 
 impl Binding {
@@ -220,6 +222,8 @@ struct RawBinding {
     file: PathBuf,
     placement: BindingPlacement,
     allow: RawAllow,
+    #[serde(default)]
+    kept_in: Option<KeptIn>,
 }
 
 impl TryFrom<RawEgress> for Egress {
@@ -262,7 +266,7 @@ fn network(sandbox: &str, raw: &RawNetwork) -> Result<Network, EgressProblem> {
 }
 
 fn binding(raw: RawBinding) -> Result<Binding, EgressProblem> {
-    let RawBinding { vault, name, file, placement, allow } = raw;
+    let RawBinding { vault, name, file, placement, allow, kept_in } = raw;
     let label = format!("{vault}/{name}");
     let files: Vec<&PathBuf> = match &placement {
         BindingPlacement::EnvironmentVariable { locations } if locations.is_empty() => {
@@ -281,7 +285,7 @@ fn binding(raw: RawBinding) -> Result<Binding, EgressProblem> {
         Ok((checked_name(vault)?, checked_name(name)?, allow.rule(HostPattern::parse)?))
     };
     match checked() {
-        Ok((vault, name, rule)) => Ok(Binding { vault, name, file, placement, rule }),
+        Ok((vault, name, rule)) => Ok(Binding { vault, name, file, placement, rule, kept_in }),
         Err(problem) => Err(EgressProblem::Binding { binding: label, problem }),
     }
 }

@@ -3,9 +3,11 @@
 use std::{collections::HashSet, path::PathBuf};
 
 use http::{HeaderName, Method, Uri};
+use longhand_protocol::SessionId;
 use serde::Deserialize;
 
 pub use self::egress::{Audit, AwsKeys, Binding, BindingPlacement, Egress, Location, Network};
+pub use self::kept_in::KeptIn;
 pub use self::oauth::{ClientAuth, OAuth, OAuthClient, Service};
 pub use self::way_out::{NoProxy, UpstreamProxy, UpstreamProxyProblem};
 use self::{
@@ -19,6 +21,7 @@ use crate::{
 };
 
 mod egress;
+mod kept_in;
 mod oauth;
 mod way_out;
 
@@ -36,8 +39,21 @@ pub struct Config {
     pub upstream_proxy: Option<UpstreamProxy>,
     /// Certificates in PEM that upstreams are known by, besides those of the system.
     pub ca: Option<String>,
-    /// Whom refreshed access tokens are handed over to, if there are any.
+    /// The session that the harness serves, if it is one alone: whose log uses are put into, and for which access tokens are
+    /// refreshed.
     pub service: Option<Service>,
+}
+
+impl Config {
+    /// Where uses and refusals are put on record, if it is known of which session they are.
+    #[must_use]
+    pub fn log(&self) -> Option<Service> {
+        let of_sandboxes = |Egress { session, audit, .. }: &Egress| {
+            let Audit { url, ca, token_file } = audit.clone();
+            Service { session: session.clone(), url, ca, token_file }
+        };
+        self.service.clone().or_else(|| self.egress.as_ref().map(of_sandboxes))
+    }
 }
 
 /// One upstream and the credential for it.
@@ -79,6 +95,8 @@ pub struct Origin {
 pub struct Credential {
     /// Its name, which may be shown.
     pub name: String,
+    /// The name of its vault.
+    pub vault: Option<String>,
     /// The file with its value.
     pub file: PathBuf,
     /// How it is placed into a request.
@@ -87,6 +105,19 @@ pub struct Credential {
     pub rule: Rule,
     /// How it is refreshed, if it is an access token that can be.
     pub oauth: Option<OAuth>,
+    /// Where it is kept, if that is known.
+    pub kept_in: Option<KeptIn>,
+}
+
+impl Credential {
+    /// `<vault>/<credential>`, which may be shown.
+    #[must_use]
+    pub fn label(&self) -> String {
+        match &self.vault {
+            Some(vault) => format!("{vault}/{}", self.name),
+            None => self.name.clone(),
+        }
+    }
 }
 
 /// How a credential is placed into a request.
@@ -120,6 +151,9 @@ pub enum ConfigError {
     /// A token that is refreshed, and nobody to hand it over to.
     #[error("route {0:?} has credential.oauth, and there is no service: a refreshed token could not be kept")]
     NoService(String),
+    /// Two sessions in one proxy.
+    #[error("service and egress name different sessions, {0} and {1}")]
+    TwoSessions(SessionId, SessionId),
     /// A file that is not named in full.
     #[error("service.tokenFile {0} is not an absolute path")]
     ServiceToken(PathBuf),
@@ -233,11 +267,15 @@ const fn yes() -> bool {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct RawCredential {
     name: String,
+    #[serde(default)]
+    vault: Option<String>,
     file: PathBuf,
     placement: RawPlacement,
     allow: RawAllow,
     #[serde(default)]
     oauth: Option<RawOAuth>,
+    #[serde(default)]
+    kept_in: Option<KeptIn>,
 }
 
 #[derive(Deserialize)]
@@ -293,6 +331,11 @@ impl Config {
             egress.upstream_proxy = egress.upstream_proxy.take().or_else(|| upstream_proxy.clone());
             egress.ca = egress.ca.take().or_else(|| raw.ca.clone());
         }
+        if let (Some(Service { session, .. }), Some(egress)) = (&raw.service, &egress)
+            && *session != egress.session
+        {
+            return Err(ConfigError::TwoSessions(session.clone(), egress.session.clone()));
+        }
         let refreshed = |route: &&Route| route.credential.as_ref().is_some_and(|credential| credential.oauth.is_some());
         match (&raw.service, routes.iter().find(refreshed)) {
             (None, Some(route)) => return Err(ConfigError::NoService(route.name.clone())),
@@ -336,7 +379,7 @@ impl TryFrom<RawCredential> for Credential {
     type Error = RouteProblem;
 
     fn try_from(raw: RawCredential) -> Result<Self, RouteProblem> {
-        let RawCredential { name, file, placement, allow, oauth } = raw;
+        let RawCredential { name, vault, file, placement, allow, oauth, kept_in } = raw;
         if !file.is_absolute() {
             return Err(RouteProblem::File(file));
         }
@@ -358,9 +401,11 @@ impl TryFrom<RawCredential> for Credential {
         }
         Ok(Self {
             name: checked_name(name)?,
+            vault: vault.map(checked_name).transpose()?,
             file,
             placement,
             oauth: oauth.map(OAuth::try_from).transpose()?,
+            kept_in,
             rule: allow.rule(|text| Host::parse(text).map(HostPattern::Exact))?,
         })
     }

@@ -155,3 +155,33 @@ fn what_is_wrong_with_a_refresh_is_named(#[case] pointer: &str, #[case] value: V
     let error = Config::parse(&config.to_string()).unwrap_err().to_string();
     assert!(error.contains(expected), "{error}");
 }
+
+#[test]
+fn a_proxy_writes_to_the_log_of_the_one_session_that_it_is_for() {
+    let mut config = refreshed();
+    let log = |config: &Value| Config::parse(&config.to_string()).unwrap().log();
+    assert_eq!(log(&config).unwrap().token_file.to_str(), Some("/run/token"));
+    config["routes"][0]["credential"]["oauth"] = json!(null);
+    config["service"] = json!(null);
+    assert_eq!(log(&config), None, "nobody knows of which session a request is");
+    config["egress"] = json!({"session": "sesn_2", "verifyKey": "key=", "sandboxes": {},
+        "audit": {"url": "https://log.example", "ca": "PEM", "tokenFile": "/run/audit"}});
+    let of_egress = log(&config).unwrap();
+    assert_eq!((of_egress.session.as_str(), of_egress.ca.as_deref()), ("sesn_2", Some("PEM")));
+    config["service"] = json!({"session": "sesn_1", "url": "https://log.example", "tokenFile": "/run/token"});
+    let error = Config::parse(&config.to_string()).unwrap_err().to_string();
+    assert!(error.contains("different sessions, sesn_1 and sesn_2"), "{error}");
+}
+
+#[test]
+fn a_credential_is_named_with_its_vault() {
+    let mut route = route();
+    let label = |route: &Value| {
+        let config = Config::parse(&json!({"routes": [route]}).to_string()).unwrap();
+        config.routes[0].credential.as_ref().unwrap().label()
+    };
+    let name = route["credential"]["name"].as_str().unwrap().to_owned();
+    assert_eq!(label(&route), name);
+    route["credential"]["vault"] = json!("models");
+    assert_eq!(label(&route), format!("models/{name}"));
+}

@@ -9,9 +9,11 @@ use longhand_protocol::{SessionId, egress::Seed};
 use rustls::ClientConfig;
 use tokio_util::sync::CancellationToken;
 
-use super::{audit::Audit, dial::Dialer};
+use super::dial::Dialer;
 use crate::{
+    audit::Audit,
     config::{Binding, BindingPlacement, Network},
+    refusals::LastWord,
     secret::SecretFile,
 };
 
@@ -27,6 +29,8 @@ pub struct Bound {
     pub file: SecretFile,
     /// The rest of AWS keys.
     pub aws: Option<AwsFiles>,
+    /// What upstreams said of it last.
+    pub last_word: LastWord,
 }
 
 /// The files of AWS keys besides that of the secret access key.
@@ -50,7 +54,7 @@ impl Bound {
                 session_token: keys.session_token_file.clone().map(SecretFile::new),
             }),
         };
-        Self { binding, file, aws }
+        Self { binding, file, aws, last_word: LastWord::default() }
     }
 
     /// All of its files.

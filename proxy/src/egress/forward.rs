@@ -25,7 +25,10 @@ use super::{
 use crate::{
     body::Relayed,
     headers::{framing_conflict, remove_hop_by_hop},
-    intercept::placeholder::{find, is_hidden_in},
+    intercept::{
+        bodies::{Shown, Watched},
+        placeholder::{find, is_hidden_in},
+    },
     linger::Lingering,
     upstream::IDLE_TIMEOUT,
 };
@@ -36,7 +39,7 @@ const REQUEST_IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 /// Forwards a request to a target that nothing is bound to.
 ///
 /// # Errors
-/// [`Refusal`] when the request holds a placeholder, and when the target does not answer.
+/// [`Refusal`] when the request holds a placeholder, also in its body, and when the target does not answer.
 pub async fn forward(
     request: Request<Lingering<Incoming>>,
     target: &Target,
@@ -57,10 +60,14 @@ pub async fn forward(
     );
     parts.uri = origin_form(&parts.uri);
     parts.version = Version::HTTP_11;
-    let outgoing = Request::from_parts(parts, Relayed::new(body, REQUEST_IDLE_TIMEOUT));
+    let shown = Shown::default();
+    let outgoing = Request::from_parts(parts, Watched::new(Relayed::new(body, REQUEST_IDLE_TIMEOUT), shown.clone()));
 
     let stream = context.dialer.connect(target).await?;
-    let failed = |error: hyper::Error| Refusal::NoAnswer { host: host(), cause: error.to_string() };
+    let failed = |error: hyper::Error| match shown.is_set() {
+        true => Refusal::Placeholder { host: host() },
+        false => Refusal::NoAnswer { host: host(), cause: error.to_string() },
+    };
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(failed)?;
     let connection = AbortOnDropHandle::new(tokio::spawn(async move {
         if let Err(error) = connection.await {

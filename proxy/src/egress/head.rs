@@ -2,6 +2,8 @@
 
 use http::{HeaderMap, Method, Uri, header, request::Parts, uri::Authority};
 
+use longhand_protocol::egress::MAX_METHOD;
+
 use super::refusal::Refusal;
 use crate::{
     headers::framing_conflict,
@@ -39,6 +41,9 @@ pub enum Ask {
 pub fn read(parts: &Parts) -> Result<Ask, Refusal> {
     if framing_conflict(&parts.headers) {
         return Err(Refusal::Malformed("content-length and transfer-encoding contradict each other"));
+    }
+    if parts.method.as_str().len() > MAX_METHOD {
+        return Err(Refusal::Malformed("its method is too long"));
     }
     let uri = &parts.uri;
     match (uri.scheme_str(), uri.authority()) {

@@ -8,9 +8,8 @@
 //! - [`serve`]: the listener; [`dial`] and [`target`]: names that are resolved once, and addresses that were judged;
 //! - [`tunnel`]: TLS to hosts that nothing is bound to, and [`forward`]: plain HTTP to them; what is bound goes to
 //!   [`crate::intercept`], with a [`context`];
-//! - [`refusal`]: what the proxy answers itself; [`audit`]: uses and refusals, on their way to the session's log.
+//! - [`refusal`]: what the proxy answers itself; uses and refusals are put on record by [`crate::audit`].
 
-pub mod audit;
 pub mod context;
 pub mod decide;
 pub mod dial;

@@ -23,7 +23,6 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
-    audit::{Audit, Subject},
     context::{Answer, Bound, SessionContext},
     decide::{Way, decide},
     dial::{Dialer, Sockets},
@@ -35,6 +34,7 @@ use super::{
     tunnel,
 };
 use crate::{
+    audit::{Audit, Subject},
     config::{Egress, Network},
     intercept::{Interceptor, authority::AuthorityError},
     linger::Lingering,
@@ -114,7 +114,7 @@ pub enum StartError {
 }
 
 impl EgressProxy {
-    /// The proxy in the pod `pod_uid`.
+    /// The proxy in the pod `pod_uid`, whose uses and refusals `audit` puts on record.
     ///
     /// # Errors
     /// [`StartError`] when the configured key is none, or no authority can be made.
@@ -123,6 +123,7 @@ impl EgressProxy {
         pod_uid: &str,
         sockets: Arc<dyn Sockets>,
         tls: Arc<ClientConfig>,
+        audit: Audit,
     ) -> Result<Self, StartError> {
         let Egress { session, verify_key, sandboxes, bindings, upstream_proxy, audit: _, ca: _ } = egress;
         let interceptor = Interceptor::new(&bindings)?;
@@ -133,7 +134,7 @@ impl EgressProxy {
             bindings: bindings.into_iter().map(Bound::new).collect(),
             dialer: Dialer::new(sockets, upstream_proxy),
             tls,
-            audit: Audit::default(),
+            audit,
             interceptor,
             slots: Arc::new(Semaphore::new(MAX_TUNNELS)),
             tunnels: TaskTracker::new(),
@@ -142,23 +143,15 @@ impl EgressProxy {
         })
     }
 
-    /// Where uses and refusals are put on record.
-    #[must_use]
-    pub fn audit(&self) -> &Audit {
-        &self.audit
-    }
-
     /// The certificate of the session's authority, in PEM.
     #[must_use]
     pub fn ca_pem(&self) -> &str {
         self.interceptor.ca_pem()
     }
 
-    /// Every binding's `<vault>/<credential>`, and why it cannot be used, if it cannot.
-    pub fn credentials(&self, now: Instant) -> impl Iterator<Item = (String, Option<FileCondition>)> {
-        self.bindings
-            .iter()
-            .map(move |bound| (bound.binding.label(), bound.files().find_map(|file| file.current(now).err())))
+    /// Every binding, and why it cannot be used, if it cannot.
+    pub fn credentials(&self, now: Instant) -> impl Iterator<Item = (&Bound, Option<FileCondition>)> {
+        self.bindings.iter().map(move |bound| (bound, bound.files().find_map(|file| file.current(now).err())))
     }
 
     /// Answers a request. A CONNECT that is answered with success goes on as a tunnel.
@@ -193,7 +186,11 @@ impl EgressProxy {
                 let subject = Subject::request(sandbox, host.as_str(), port, &method, &path);
                 ("plain", Some(subject), self.plain(request, &host, port, &caller).await)
             }
-            Err(refusal) => ("none", None, Err(refusal)),
+            Err(refusal) => {
+                // As far as it can be told from such a head.
+                let (host, port) = (request.uri().host().unwrap_or("*"), request.uri().port_u16().unwrap_or(0));
+                ("none", Some(Subject::request(sandbox, host, port, &method, &path)), Err(refusal))
+            }
         };
         match answered {
             Ok(answer) => {
@@ -333,7 +330,7 @@ impl EgressProxy {
     /// Puts a refusal on record.
     fn refused(&self, subject: &Subject, refusal: &Refusal) {
         let Subject { sandbox, host, port, method, .. } = subject;
-        tracing::info!(%sandbox, host, port, method, rule = refusal.rule(), reason = %refusal, "refused");
+        tracing::info!(%sandbox, %host, port, %method, rule = refusal.rule(), reason = %refusal, "refused");
         if refusal.is_denial() {
             self.audit.denied(None, subject, &refusal.to_string());
         }

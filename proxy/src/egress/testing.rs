@@ -4,7 +4,10 @@ use std::{
     collections::{HashMap, VecDeque},
     io,
     net::{IpAddr, SocketAddr},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
 use futures::future::BoxFuture;
@@ -13,13 +16,9 @@ use longhand_sandbox::token::Signer;
 use serde_json::{Value, json};
 use tokio::{net::TcpStream, sync::Notify};
 
-use super::{
-    audit::{Report, ReportError},
-    context::Bound,
-    dial::Sockets,
-    token::Verifier,
-};
+use super::{context::Bound, dial::Sockets, token::Verifier};
 use crate::{
+    audit::{Report, ReportError},
     config::{Config, Egress, Network},
     testing::within,
 };
@@ -93,18 +92,35 @@ pub(crate) fn bindings(rules: &Value) -> Vec<Bound> {
     parse(&egress("", &json!({}), rules)).bindings.into_iter().map(Bound::new).collect()
 }
 
+/// Whether a service takes no report with this event.
+type Refusal = fn(&CredentialEvent) -> bool;
+
 /// A session service, as far as it takes reports.
 #[derive(Debug, Default)]
 pub(crate) struct Recorder {
     events: Mutex<Vec<CredentialEvent>>,
     /// How it fails: whether a retry may help.
-    pub(crate) failing: Mutex<Option<bool>>,
+    failing: Mutex<Option<bool>>,
+    /// What it takes in no report.
+    refused: Mutex<Option<Refusal>>,
+    /// Reports so far.
+    asked: AtomicUsize,
     arrived: Notify,
 }
 
 impl Recorder {
     pub(crate) fn fail(&self, retryable: Option<bool>) {
         *locked(&self.failing) = retryable;
+    }
+
+    /// Refuses every report with such an event.
+    pub(crate) fn refuse(&self, refused: Option<fn(&CredentialEvent) -> bool>) {
+        *locked(&self.refused) = refused;
+    }
+
+    /// How many reports were sent to it.
+    pub(crate) fn asked(&self) -> usize {
+        self.asked.load(Ordering::Relaxed)
     }
 
     pub(crate) fn events(&self) -> Vec<CredentialEvent> {
@@ -127,11 +143,24 @@ impl Recorder {
     }
 }
 
+/// As the session service checks a report that it has read. What is too long is read as far as it fits.
+pub(crate) fn checked(report: &CredentialEvents) -> Result<(), ReportError> {
+    let read: CredentialEvents = serde_json::from_value(serde_json::to_value(report).unwrap()).unwrap();
+    assert_eq!(read, *report, "an event was cut on its way");
+    report.check().map_err(|problem| ReportError { message: problem.to_string(), retryable: false })
+}
+
 impl Report for Arc<Recorder> {
     fn report<'a>(&'a self, report: &'a CredentialEvents) -> BoxFuture<'a, Result<(), ReportError>> {
         Box::pin(async move {
+            self.asked.fetch_add(1, Ordering::Relaxed);
             if let Some(retryable) = *locked(&self.failing) {
                 return Err(ReportError { message: "no".to_owned(), retryable });
+            }
+            let refused = locked(&self.refused).is_some_and(|refused| report.events.iter().any(refused));
+            checked(report)?;
+            if refused {
+                return Err(ReportError { message: "such an event".to_owned(), retryable: false });
             }
             locked(&self.events).extend(report.events.iter().cloned());
             self.arrived.notify_waiters();

@@ -7,28 +7,34 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, header, request::Parts};
+use http::{
+    HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, header, request::Parts, uri::PathAndQuery,
+};
 use http_body::Body;
-use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+use http_body_util::{BodyExt, Full};
 use hyper::{body::Incoming, upgrade::OnUpgrade};
 
 use super::{
-    Shared, aws,
+    Shared,
+    aws::{self, outgoing::Keys},
     bodies::{BoxError, Scrubbed, Shown, Watched, scrub_headers},
+    foreign::credential_parameter,
     head::{self, Form, asks_for_websocket, path_and_query},
-    judge::{Allowed, Asked, Candidate, Denial, judge},
-    place::{Placed, into_body, into_headers, into_url},
+    judge::{self, Allowed, Asked, Candidate, Denial, judge},
+    place::{Growth, NotPlaced, Placed, into_body, into_headers, into_url, is_form},
     placeholder::find,
     refused::Refused,
     scrub::{MAX_VALUE, MIN_VALUE, Values},
-    sealed::{Link, MAX_ANSWER, is_batch},
+    sealed::{self, COPIES, Link, MAX_ANSWER},
     upgrade,
     upstream::{Outgoing, Tasks, Upstream},
+    whole::{NotWhole, Whole},
 };
 use crate::{
+    audit::Subject,
     body::Relayed,
-    egress::{Answer, SessionContext, Target, audit::Subject},
-    headers::{framing_conflict, prepare_intercepted_request, prepare_intercepted_response},
+    egress::{Answer, SessionContext, Target},
+    headers::{framing_conflict, is_encoded, prepare_intercepted_request, prepare_intercepted_response},
     linger::Lingering,
     secret::Secret,
     upstream::IDLE_TIMEOUT,
@@ -38,6 +44,8 @@ use crate::{
 const REQUEST_IDLE_TIMEOUT: Duration = Duration::from_secs(300);
 /// The largest body into which a credential is placed: it is read as a whole.
 const MAX_PLACED_BODY: usize = 1024 * 1024;
+/// By how much a head may grow by what is placed in it.
+const HEAD_GROWTH: usize = 64 * 1024;
 
 /// Requests of one connection to one target.
 pub struct Exchange {
@@ -59,21 +67,33 @@ struct Ready {
     websocket: bool,
     /// Whether it has a credential.
     credentialed: bool,
+    /// The bindings that are used.
+    used: Vec<usize>,
     /// What must not come back.
     values: Values,
     /// What was kept by the proxy and must not come back either.
     kept: Values,
-    batch: bool,
+    /// Whether the answer may hand out credentials of Git LFS.
+    lfs: bool,
+    /// The first of what it is asked with, by its name.
+    credential: Option<Arc<str>>,
     head_only: bool,
 }
 
 impl Exchange {
-    /// Exchanges for a target; what they start belongs to `tasks`.
-    pub fn new(shared: Arc<Shared>, target: Target, context: Arc<SessionContext>, tasks: Tasks, form: Form) -> Self {
+    /// Exchanges for a target; what they start belongs to `tasks`. `multiplexed` says that the client speaks HTTP/2.
+    pub fn new(
+        shared: Arc<Shared>,
+        target: Target,
+        context: Arc<SessionContext>,
+        tasks: Tasks,
+        form: Form,
+        multiplexed: bool,
+    ) -> Self {
         let placeholder =
             |bound: &crate::egress::Bound| context.seed.placeholder(&bound.binding.vault, &bound.binding.name);
         let placeholders = context.bindings.iter().map(placeholder).collect();
-        let upstream = Upstream::new(target.clone(), &context, &tasks);
+        let upstream = Upstream::new(target.clone(), &context, &tasks, multiplexed);
         Self { shared, target, context, placeholders, upstream, tasks, form }
     }
 
@@ -86,7 +106,7 @@ impl Exchange {
         let (outcome, answer) = match self.exchange(parts, body, &subject).await {
             Ok(answer) => ("forwarded", answer),
             Err(refused) => {
-                tracing::warn!(%host, method = subject.method, credential = refused.credential(), reason = %refused, "refused");
+                tracing::warn!(%host, method = %subject.method, credential = refused.credential(), reason = %refused, "refused");
                 if refused.is_decision() {
                     self.context.audit.denied(refused.credential(), &subject, &refused.to_string());
                 }
@@ -102,10 +122,13 @@ impl Exchange {
         let mut parts = parts;
         let client = parts.extensions.remove::<OnUpgrade>();
         let ready = self.prepare(parts, body, subject).await?;
-        let Ready { request, shown, websocket, credentialed, values, kept, batch, head_only } = ready;
+        let Ready { request, shown, websocket, credentialed, used, values, kept, lfs, credential, head_only } = ready;
         let mut response = self.upstream.send(request, websocket).await.map_err(|error| {
             if shown.is_set() { Denial::Unresolved { place: "body" }.into() } else { Refused::from(error) }
         })?;
+        for number in used {
+            self.context.bindings[number].last_word.note(response.status());
+        }
         if framing_conflict(response.headers()) {
             return Err(Refused::BadAnswer("two lengths for one body"));
         }
@@ -123,7 +146,7 @@ impl Exchange {
         if response.status().is_informational() {
             return Err(Refused::BadAnswer("a switch of protocols that was not asked for"));
         }
-        let encoded = response.headers().get(header::CONTENT_ENCODING).is_some_and(|encoding| encoding != "identity");
+        let encoded = is_encoded(response.headers());
         if encoded && credentialed && !head_only && response.status() != StatusCode::NOT_MODIFIED {
             return Err(Refused::BadAnswer(
                 "a compressed body, although it was asked not to: it cannot be looked into",
@@ -135,10 +158,12 @@ impl Exchange {
             scrub_headers(&mut head.headers, values);
         }
         let body = Relayed::new(body, IDLE_TIMEOUT).with_trailers();
-        if batch && credentialed && head.status.is_success() {
-            let sealed = self.seal(body).await?;
+        if let Some(credential) = credential.filter(|_| credentialed && !head_only)
+            && sealed::is_due(lfs, head.status.is_success(), &head.headers)
+        {
+            let sealed = Full::new(self.seal(body, &credential).await?.into_bytes());
             head.headers.remove(header::CONTENT_LENGTH);
-            let sealed = Full::new(sealed).map_err(|never| match never {});
+            let sealed = sealed.map_err(|never| match never {});
             return Ok(answer(head.status, head.headers, Scrubbed::<_>::new(sealed, values)));
         }
         if encoded {
@@ -162,21 +187,27 @@ impl Exchange {
         prepare_intercepted_request(&mut headers);
         let Target { scheme, host, port, .. } = self.target.clone();
         let link = Link { scheme, host, port, path: path_and_query(&uri).to_owned() };
-        let opened = self.shared.sealed.open(&mut headers, &link, now).map_err(|_| Refused::Handle)?;
+        let opened = self.shared.sealed.open(&mut headers, &method, &link, now).map_err(|_| Refused::Handle)?;
         let candidates = self.candidates();
         let claim = aws::take(&mut headers, &candidates)?;
         let allowed = judge(&self.asked(&method, &uri, &headers, claim.as_ref()), &candidates)?;
 
         let in_head = self.secrets(&allowed.used, now)?;
         let placed = self.placed(&in_head);
-        let path = into_url(uri.path(), &placed);
-        let query = uri.query().map(|query| into_url(query, &placed));
-        into_headers(&mut headers, &placed).map_err(|_| Refused::Malformed("a header is none with its credential"))?;
+        let mut room = Growth(HEAD_GROWTH);
+        let target = into_url(&uri, &placed, &mut room).map_err(not_placed)?;
+        into_headers(&mut headers, &placed, &mut room).map_err(not_placed)?;
+        // A secret key only signs: nothing goes out that a server could send back and that is of use to anybody.
+        let signs = |number: &usize| claim.as_ref().is_some_and(|claim| claim.number == *number);
+        let keys = in_head.iter().find(|(number, _)| signs(number)).map(|(number, secret)| {
+            Keys::read(&self.shared.values, &self.context.bindings[*number], secret.clone(), now)
+        });
+        let keys = keys.transpose()?;
         let shown = Shown::default();
         let (body, in_body, payload) = match &claim {
             Some(claim) => {
                 let body = Relayed::new(body, REQUEST_IDLE_TIMEOUT);
-                let (body, payload) = aws::outgoing::body(body, claim, shown.clone(), &self.shared.hashing).await?;
+                let (body, payload) = aws::outgoing::body(body, claim, shown.clone(), &self.shared.room).await?;
                 (body, Vec::new(), payload)
             }
             None => {
@@ -185,14 +216,19 @@ impl Exchange {
             }
         };
         let mut used = allowed.used.clone();
-        used.extend(in_body.into_iter().filter(|number| !allowed.used.contains(number)));
-        let kept = opened.iter().filter_map(|(_, value)| value.as_bytes().rsplit(|byte| *byte == b' ').next());
+        used.extend(in_body.iter().map(|(number, _)| *number).filter(|number| !allowed.used.contains(number)));
+        let mut labels: Vec<Arc<str>> =
+            used.iter().map(|number| self.context.bindings[*number].binding.label().into()).collect();
+        for (.., made_for) in &opened {
+            if !labels.contains(made_for) {
+                labels.push(made_for.clone());
+            }
+        }
+        let kept = opened.iter().filter_map(|(_, value, _)| value.as_bytes().rsplit(|byte| *byte == b' ').next());
         let kept = Values::new(kept.filter(|value| (MIN_VALUE..=MAX_VALUE).contains(&value.len())));
         let kept = kept.map_err(|_| Refused::Handle)?;
-        // A secret key only signs: nothing goes out that a server could send back and that is of use to anybody.
-        let signs = |number: &usize| claim.as_ref().is_some_and(|claim| claim.number == *number);
         let credentialed = !used.iter().all(signs) || !opened.is_empty();
-        for (name, value) in opened {
+        for (name, value, _) in opened {
             headers.insert(name, value);
         }
         if credentialed {
@@ -206,31 +242,33 @@ impl Exchange {
             // Compressed frames could not be looked into.
             headers.remove(header::SEC_WEBSOCKET_EXTENSIONS);
         }
-        let values = self.shared.values.of(&self.target.host, &self.context.bindings, now);
+        // What was read before the body came may not be what is in the files by now.
+        let placed = in_head.iter().chain(&in_body).map(|(_, secret)| secret).chain(keys.iter().flat_map(Keys::all));
+        let placed: Vec<Arc<Secret>> = placed.cloned().collect();
+        let values = self.shared.values.of(&self.target.host, &self.context.bindings, &placed, Instant::now());
         let values = values.map_err(|_| Refused::BadAnswer("more values of credentials than can be looked for"))?;
-        for number in &used {
-            self.context.audit.used(&self.context.bindings[*number].binding.label(), subject).await?;
+        for label in &labels {
+            self.context.audit.used(label, subject).await?;
         }
-        let target = match &query {
-            Some(query) => format!("{}?{}", path.as_str(), query.as_str()),
-            None => path.as_str().to_owned(),
-        };
-        let uri = Uri::builder().scheme(self.target.scheme.as_str()).authority(self.target.authority());
-        let uri =
-            uri.path_and_query(target).build().map_err(|_| Refused::Malformed("its path and query make no URL"))?;
+        let lfs = sealed::is_asked(&method, uri.path(), &headers);
+        let uri = self.url(target)?;
         if let Some(claim) = &claim {
-            let (_, secret) =
-                in_head.iter().find(|(number, _)| signs(number)).ok_or(Refused::Malformed("it is not signed"))?;
-            let bound = &self.context.bindings[claim.number];
-            aws::outgoing::sign(claim, bound, secret, (&method, &uri), &mut headers, &payload)?;
+            let keys = keys.as_ref().ok_or(Refused::Malformed("it is not signed"))?;
+            aws::outgoing::sign(claim, keys, (&method, &uri), &mut headers, &payload)?;
         }
-        let batch = is_batch(&method, uri.path());
+        let credential = labels.into_iter().next();
         let head_only = method == Method::HEAD;
         let mut request = Request::new(body);
         *request.method_mut() = method;
         *request.uri_mut() = uri;
         *request.headers_mut() = headers;
-        Ok(Ready { request, shown, websocket, credentialed, values, kept, batch, head_only })
+        Ok(Ready { request, shown, websocket, credentialed, used, values, kept, lfs, credential, head_only })
+    }
+
+    fn url(&self, target: PathAndQuery) -> Result<Uri, Refused> {
+        let uri = Uri::builder().scheme(self.target.scheme.as_str()).authority(self.target.authority());
+        let uri = uri.path_and_query(target).build();
+        uri.map_err(|_| Refused::Malformed("its path and query make no URL"))
     }
 
     fn candidates(&self) -> Vec<Candidate<'_>> {
@@ -264,7 +302,7 @@ impl Exchange {
         let secret = |number: &usize| {
             let bound = &self.context.bindings[*number];
             let credential = || bound.binding.label();
-            let secret = bound.file.current(now);
+            let secret = self.shared.values.read(&bound.file, now);
             let secret = secret.map_err(|condition| Refused::Unavailable { credential: credential(), condition })?;
             if !(MIN_VALUE..=MAX_VALUE).contains(&secret.expose().len()) {
                 return Err(Refused::Unscrubbable { credential: credential() });
@@ -280,7 +318,7 @@ impl Exchange {
         secrets.iter().map(placed).collect()
     }
 
-    /// The body as it goes out, with the numbers of the bindings that are used in it.
+    /// The body as it goes out, with what of the bindings is in it.
     async fn body(
         &self,
         body: Lingering<Incoming>,
@@ -288,43 +326,64 @@ impl Exchange {
         allowed: &Allowed,
         shown: Shown,
         now: Instant,
-    ) -> Result<(Outgoing, Vec<usize>), Refused> {
+    ) -> Result<(Outgoing, Vec<(usize, Arc<Secret>)>), Refused> {
         let large = body.size_hint().lower() > MAX_PLACED_BODY as u64;
         let body = Relayed::new(body, REQUEST_IDLE_TIMEOUT);
         if allowed.body.is_empty() || large || headers.contains_key(header::CONTENT_ENCODING) {
             return Ok((Watched::new(body, shown).boxed_unsync(), Vec::new()));
         }
-        let whole = match Limited::new(body, MAX_PLACED_BODY).collect().await {
-            Ok(whole) => whole.to_bytes(),
-            Err(error) if error.is::<LengthLimitError>() => {
-                return Err(Refused::BodyTooLarge { limit: MAX_PLACED_BODY });
-            }
-            Err(_) => return Err(Refused::Body),
-        };
-        let asked = find(&whole);
+        // As it comes, and as it goes on.
+        let whole = self.shared.room.read(body, MAX_PLACED_BODY, 2).await;
+        let whole = whole.map_err(|problem| Refused::of_body(&problem, MAX_PLACED_BODY))?;
+        let kind = headers.get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
+        // A form has parameters as a query has, and servers take either.
+        let foreign = std::str::from_utf8(whole.bytes()).ok().filter(|_| is_form(kind)).and_then(credential_parameter);
+        if let Some(name) = foreign {
+            return Err(Denial::Foreign { place: "form", name }.into());
+        }
+        let asked = find(whole.bytes());
         let asked_for = |number: &&usize| {
             let placeholder = self.placeholders[**number].as_bytes();
-            asked.iter().any(|found| &whole[found.range.clone()] == placeholder)
+            asked.iter().any(|found| &whole.bytes()[found.range.clone()] == placeholder)
         };
         let numbers: Vec<usize> = allowed.body.iter().filter(asked_for).copied().collect();
         let secrets = self.secrets(&numbers, now)?;
-        let kind = headers.get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
-        let filled =
-            into_body(&whole, kind, &self.placed(&secrets)).map_err(|_| Denial::Unresolved { place: "body" })?;
-        let body = filled.map_or(whole, Bytes::from_owner);
-        Ok((Full::new(body).map_err(|never| match never {}).boxed_unsync(), numbers))
+        let mut room = Growth(MAX_PLACED_BODY.saturating_sub(whole.bytes().len()));
+        let filled = into_body(whole.bytes(), kind, &self.placed(&secrets), &mut room);
+        let filled = filled.map_err(|problem| match problem {
+            NotPlaced::TooLarge => Refused::BodyTooLarge { limit: MAX_PLACED_BODY },
+            NotPlaced::Unresolved | NotPlaced::Unfit => Denial::Unresolved { place: "body" }.into(),
+        })?;
+        let whole = match filled {
+            Some(filled) => whole.with(filled),
+            None => whole,
+        };
+        Ok((Full::new(whole.into_bytes()).map_err(|never| match never {}).boxed_unsync(), secrets))
     }
 
-    /// Keeps what the Git LFS batch endpoint hands out.
-    async fn seal(&self, body: Relayed<Incoming>) -> Result<Bytes, Refused> {
-        let whole = Limited::new(body, MAX_ANSWER).collect().await;
-        let whole =
-            whole.map_err(|_| Refused::BadAnswer("a Git LFS batch that is too large or ended early"))?.to_bytes();
-        let bound = |link: &Link| {
+    /// Keeps what Git LFS hands out.
+    async fn seal(&self, body: Relayed<Incoming>, credential: &Arc<str>) -> Result<Whole, Refused> {
+        let whole = self.shared.room.read(body, MAX_ANSWER, COPIES).await.map_err(|problem| match problem {
+            NotWhole::Busy => Refused::Busy,
+            NotWhole::TooLarge | NotWhole::Broken(_) => {
+                Refused::BadAnswer("credentials for Git LFS, which is too large or ended early")
+            }
+        })?;
+        let bound = |link: &Link, method: &Method| {
+            let Link { scheme, host, port, .. } = link;
             let mut rules = self.context.bindings.iter().map(|bound| &bound.binding.rule);
-            rules.any(|rule| rule.covers(&link.host) && rule.port == link.port && rule.scheme == link.scheme)
+            rules.any(|rule| judge::matches(rule, *scheme, host, *port, method, link.path_only()).is_ok())
         };
-        Ok(Bytes::from_owner(self.shared.sealed.seal(&whole, bound, Instant::now())?))
+        let sealed = self.shared.sealed.seal(whole.bytes(), credential, bound, Instant::now())?;
+        Ok(whole.with(sealed))
+    }
+}
+
+fn not_placed(problem: NotPlaced) -> Refused {
+    match problem {
+        NotPlaced::TooLarge => Refused::HeadTooLarge,
+        NotPlaced::Unfit => Refused::Malformed("its head is none with its credential"),
+        NotPlaced::Unresolved => Denial::Unresolved { place: "head" }.into(),
     }
 }
 

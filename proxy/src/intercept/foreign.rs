@@ -1,9 +1,13 @@
 //! Recognises credentials that are not from a vault: an attacker's own key would carry data out under a host that is allowed.
 //! By name and by shape, so best effort. Pure.
 
-use http::HeaderName;
+use http::{HeaderName, header};
 
-use super::placeholder::{find, percent_decode};
+use super::{
+    endpoints::decoded,
+    placeholder::find,
+    shapes::{has_shape, looks_like_credential},
+};
 
 /// Parts of names that say "credential".
 const WORDS: &[&str] = &[
@@ -29,7 +33,7 @@ const WORDS: &[&str] = &[
 ];
 /// Parts of names that say so in cookies and parameters; headers have them for other things (`mcp-session-id`).
 const SESSIONS: &[&str] = &["session", "sessionid", "sess", "sessid", "phpsessid", "jsessionid", "sid", "ssid"];
-/// What makes a `key` one.
+/// What a `key` is of that opens something, wherever in a name.
 const OF_KEYS: &[&str] = &[
     "api",
     "access",
@@ -46,37 +50,90 @@ const OF_KEYS: &[&str] = &[
     "master",
     "admin",
 ];
-/// Names that have such words and are none.
-const HARMLESS: &[&str] =
-    &["csrf", "xsrf", "npm", "idempotency", "websocket", "continuation", "page", "next", "nexttoken"];
-/// How tokens of well-known makers begin.
-const SHAPES: &[&str] = &[
-    "ghp_",
-    "gho_",
-    "ghu_",
-    "ghs_",
-    "ghr_",
-    "github_pat_",
-    "glpat-",
-    "gldt-",
-    "glrt-",
-    "npm_",
-    "pypi-",
-    "sk-",
-    "sk_live_",
-    "xoxb-",
-    "xoxp-",
-    "akia",
-    "asia",
-    "eyj",
-    "dop_v1_",
-    "hf_",
-    "ya29.",
-    "aiza",
-    "hvs.",
+/// What a `key` at the end of a name is of that opens nothing: places in data, and names of things.
+const OF_DATA: &[&str] = &[
+    "after",
+    "before",
+    "cache",
+    "component",
+    "end",
+    "environment",
+    "epic",
+    "event",
+    "feature",
+    "field",
+    "flag",
+    "foreign",
+    "group",
+    "hash",
+    "host",
+    "idempotency",
+    "issue",
+    "label",
+    "last",
+    "marker",
+    "metric",
+    "next",
+    "object",
+    "page",
+    "partition",
+    "primary",
+    "profile",
+    "project",
+    "property",
+    "public",
+    "range",
+    "routing",
+    "row",
+    "rule",
+    "shard",
+    "sort",
+    "space",
+    "start",
+    "surrogate",
+    "tag",
+    "translation",
+    "websocket",
 ];
-/// A run of characters so long that it is no user name.
-const LONG: usize = 40;
+/// Words that end with `key` and are none.
+const NO_KEYS: &[&str] = &["monkey", "donkey", "turkey", "hockey", "jockey", "whiskey"];
+/// Whole names that have such words and are no credentials, without what is between their words: places in a list that is
+/// read page by page, proofs that a form is one's own, how npm logs in, and keys that encrypt an object and open no account
+/// (docs.aws.amazon.com/AmazonS3/latest/userguide/ServerSideEncryptionCustomerKeys.html, and the same of Azure and Google).
+const HARMLESS: &[&str] = &[
+    "changetoken",
+    "continuationtoken",
+    "cursortoken",
+    "listcontinuationtoken",
+    "nextcontinuationtoken",
+    "nextpagetoken",
+    "nexttoken",
+    "pagetoken",
+    "paginationtoken",
+    "previouspagetoken",
+    "prevtoken",
+    "prevpagetoken",
+    "resumptiontoken",
+    "skiptoken",
+    "startingtoken",
+    "synctoken",
+    "xmscontinuation",
+    "authenticitytoken",
+    "csrftoken",
+    "xcsrftoken",
+    "xsrftoken",
+    "xxsrftoken",
+    "requestverificationtoken",
+    "npmauthtype",
+    "xamzserversideencryptioncustomerkey",
+    "xamzcopysourceserversideencryptioncustomerkey",
+    "xgoogencryptionkey",
+    "xmsencryptionkey",
+];
+/// What browsers demand before the names of some cookies.
+const COOKIE_PREFIXES: &[&str] = &["__Host-", "__Secure-", "__Http-", "__Host-Http-"];
+/// How a value begins that says what it is: iana.org/assignments/http-authschemes.
+const SCHEMES: &[&str] = &["basic ", "bearer ", "digest ", "dpop ", "hawk ", "negotiate ", "token ", "apikey "];
 
 fn words_of(name: &str) -> Vec<String> {
     // `privateToken` and `private-token` are the same name.
@@ -87,23 +144,51 @@ fn words_of(name: &str) -> Vec<String> {
         }
         spread.push(character.to_ascii_lowercase());
     }
-    spread.split(|character: char| !character.is_ascii_alphanumeric()).map(ToOwned::to_owned).collect()
+    let words = spread.split(|character: char| !character.is_ascii_alphanumeric());
+    words.filter(|word| !word.is_empty()).map(ToOwned::to_owned).collect()
 }
 
 /// Whether a name says "credential", by the usual words or by some more.
 fn is_credential_name(name: &str, more: &[&str]) -> bool {
     let words = words_of(name);
+    if HARMLESS.contains(&words.concat().as_str()) {
+        return false;
+    }
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
     let has = |list: &[&str]| words.iter().any(|word| list.contains(word));
-    let key = words.windows(2).any(|pair| pair[1] == "key" && OF_KEYS.contains(&pair[0]));
+    let of_account = words.windows(2).any(|pair| pair[1] == "key" && OF_KEYS.contains(&pair[0]));
+    // Whatever is not known to be data is a maker's name: `x-rapidapi-key`.
+    let of_somebody = match words.as_slice() {
+        [.., of, "key"] => !OF_DATA.contains(of),
+        [.., word] => *word != "key" && word.ends_with("key") && !NO_KEYS.contains(word),
+        [] => false,
+    };
     let token = words.iter().any(|word| word.ends_with("token"));
-    !has(HARMLESS) && (key || token || has(WORDS) || has(more))
+    of_account || of_somebody || token || has(WORDS) || has(more)
 }
 
-/// Whether a header is one in which credentials are sent. Cookies are judged one by one.
+/// Whether a header carries a credential, by its name or by its value, which has no placeholder. Cookies are judged one by one.
+#[must_use]
+pub fn carries_credential(name: &HeaderName, value: &[u8]) -> bool {
+    let scheme =
+        |scheme: &&str| value.get(..scheme.len()).is_some_and(|start| start.eq_ignore_ascii_case(scheme.as_bytes()));
+    is_credential_header(name)
+        || has_shape(value)
+        || SCHEMES.iter().any(scheme)
+        || *name == header::SEC_WEBSOCKET_PROTOCOL && is_credential_protocol(value)
+}
+
+/// Whether a header is one in which credentials are sent.
 #[must_use]
 pub fn is_credential_header(name: &HeaderName) -> bool {
     is_credential_name(name.as_str(), &[])
+}
+
+/// Whether one of the protocols of a WebSocket is a credential: browsers cannot send another header. Kubernetes' is
+/// `base64url.bearer.authorization.k8s.io.<token>` (kubernetes/kubernetes#47740), others are like it.
+fn is_credential_protocol(value: &[u8]) -> bool {
+    let text = String::from_utf8_lossy(value);
+    text.split(',').any(|protocol| is_credential_name(protocol, &[]) || looks_like_credential(protocol.as_bytes()))
 }
 
 /// The first cookie of a `cookie` header that is named like a credential, and whose value is no placeholder.
@@ -111,7 +196,15 @@ pub fn is_credential_header(name: &HeaderName) -> bool {
 pub fn credential_cookie(value: &[u8]) -> Option<String> {
     let text = String::from_utf8_lossy(value);
     let cookies = text.split([';', ',']).map(|cookie| cookie.split_once('=').unwrap_or((cookie, "")));
-    first(cookies.filter(|(_, value)| is_own(value)).map(|(name, _)| name.trim()))
+    let plain = |name: &'_ str| -> String {
+        let name = name.trim();
+        let prefix = COOKIE_PREFIXES
+            .iter()
+            .rev()
+            .find(|prefix| name.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix)));
+        name[prefix.map_or(0, |prefix| prefix.len())..].to_owned()
+    };
+    first(cookies.filter(|(_, value)| is_own(value)).map(|(name, _)| plain(name)))
 }
 
 /// Whether a value is more than a placeholder.
@@ -119,25 +212,32 @@ fn is_own(value: &str) -> bool {
     find(value.as_bytes()).is_empty()
 }
 
-/// The first parameter of a query that is named like a credential, and whose value is no placeholder.
+/// The first parameter of a query or a form that is named like a credential or has the shape of one, and whose value is no
+/// placeholder.
 #[must_use]
 pub fn credential_parameter(query: &str) -> Option<String> {
-    let decoded = |text: &str| String::from_utf8_lossy(&percent_decode(text.as_bytes())).into_owned();
+    let decoded = |text: &str| String::from_utf8_lossy(&decoded(text.as_bytes())).into_owned();
     let parameters: Vec<(String, String)> = query
         .split(['&', ';'])
-        .filter_map(|parameter| parameter.split_once('='))
+        .map(|parameter| parameter.split_once('=').unwrap_or(("", parameter)))
         .filter(|(_, value)| !value.is_empty() && is_own(value))
         .map(|(name, value)| (decoded(name), decoded(value)))
         .collect();
     // `key` alone says nothing, unless its value does.
-    let key = parameters.iter().find(|(name, value)| name == "key" && looks_like_credential(value.as_bytes()));
-    let named = first(parameters.iter().map(|(name, _)| name.as_str()));
-    named.or_else(|| key.map(|(name, _)| name.clone()))
+    let shown = |(name, value): &&(String, String)| {
+        has_shape(value.as_bytes()) || name == "key" && looks_like_credential(value.as_bytes())
+    };
+    let named = first(parameters.iter().map(|(name, _)| name.clone()));
+    named.or_else(|| parameters.iter().find(shown).map(|(name, _)| short(name)))
 }
 
-fn first<'a>(mut names: impl Iterator<Item = &'a str>) -> Option<String> {
-    // Shown to the program that sent it, and not without bound.
-    names.find(|name| is_credential_name(name, SESSIONS)).map(|name| name.chars().take(64).collect())
+fn first(mut names: impl Iterator<Item = String>) -> Option<String> {
+    names.find(|name| is_credential_name(name, SESSIONS)).map(|name| short(&name))
+}
+
+/// Shown to the program that sent it, and not without bound.
+fn short(name: &str) -> String {
+    name.chars().take(64).collect()
 }
 
 /// A text without its placeholders.
@@ -153,84 +253,6 @@ pub fn without_placeholders(text: &[u8]) -> Vec<u8> {
     rest
 }
 
-/// Whether what stands beside a placeholder looks like a credential itself.
-#[must_use]
-pub fn looks_like_credential(text: &[u8]) -> bool {
-    let lower = text.to_ascii_lowercase();
-    lower.split(|byte| !(byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-' | b'.' | b'+' | b'/'))).any(|run| {
-        run.len() >= LONG || (run.len() >= 16 && SHAPES.iter().any(|shape| run.starts_with(shape.as_bytes())))
-    })
-}
-
 #[cfg(test)]
-mod tests {
-    use rstest::rstest;
-
-    use super::*;
-
-    #[rstest]
-    #[case("authorization", true)]
-    #[case("proxy-authorization", true)]
-    #[case("x-api-key", true)]
-    #[case("api-key", true)]
-    #[case("apikey", true)]
-    #[case("private-token", true)]
-    #[case("job-token", true)]
-    #[case("x-auth-token", true)]
-    #[case("x-amz-security-token", true)]
-    #[case("x-goog-api-key", true)]
-    #[case("dd-application-key", true)]
-    #[case("ocp-apim-subscription-key", true)]
-    #[case("x-csrf-token", false)]
-    #[case("npm-session", false)]
-    #[case("mcp-session-id", false)]
-    #[case("npm-auth-type", false)]
-    #[case("sec-websocket-key", false)]
-    #[case("idempotency-key", false)]
-    #[case("x-amz-content-sha256", false)]
-    #[case("git-protocol", false)]
-    #[case("user-agent", false)]
-    #[case("accept", false)]
-    fn headers(#[case] name: HeaderName, #[case] expected: bool) {
-        assert_eq!(is_credential_header(&name), expected);
-    }
-
-    #[rstest]
-    #[case("theme=dark", None)]
-    #[case("theme=dark; user_session=x", Some("user_session"))]
-    #[case("PHPSESSID=1", Some("PHPSESSID"))]
-    #[case("sid=1", Some("sid"))]
-    #[case("accessToken=1", Some("accessToken"))]
-    fn cookies(#[case] value: &str, #[case] expected: Option<&str>) {
-        assert_eq!(credential_cookie(value.as_bytes()).as_deref(), expected);
-    }
-
-    #[rstest]
-    #[case("q=token", None)]
-    #[case("access_token=x", Some("access_token"))]
-    #[case("access%5Ftoken=x", Some("access_token"))]
-    #[case("a=b&X-Amz-Signature=x", Some("X-Amz-Signature"))]
-    #[case("a=b;api_key=x", Some("api_key"))]
-    #[case("access_token=lhp_E85lv-r9mTODgSjNknpv6sYoG4HvyRaA3gKloTDAnJQ", None)]
-    #[case("page_token=x", None)]
-    #[case("nextToken=x", None)]
-    #[case("next-token=x", None)]
-    #[case("key=name", None)]
-    #[case("key=AIza0123456789abcdef", Some("key"))]
-    #[case("session=x", Some("session"))]
-    #[case("access_token=", None)]
-    fn parameters(#[case] query: &str, #[case] expected: Option<&str>) {
-        assert_eq!(credential_parameter(query).as_deref(), expected);
-    }
-
-    #[rstest]
-    #[case("x-access-token:", false)]
-    #[case("someone@example.com:", false)]
-    #[case("Bearer ", false)]
-    #[case("ghp_0123456789abcdef0123456789abcdef0123:", true)]
-    #[case("AKIA0123456789ABCDEF:", true)]
-    #[case("0123456789abcdef0123456789abcdef01234567:", true)]
-    fn what_stands_beside(#[case] text: &str, #[case] expected: bool) {
-        assert_eq!(looks_like_credential(text.as_bytes()), expected);
-    }
-}
+#[path = "foreign_tests.rs"]
+mod tests;

@@ -2,6 +2,8 @@
 
 use http::{HeaderMap, Method, Uri, Version, header, request::Parts};
 
+use longhand_protocol::egress::MAX_METHOD;
+
 use super::refused::Refused;
 use crate::{egress::Target, headers::framing_conflict, policy::Host};
 
@@ -19,7 +21,10 @@ pub enum Form {
 /// # Errors
 /// [`Refused::Malformed`] and [`Refused::OtherHost`].
 pub fn check(parts: &Parts, target: &Target, form: Form) -> Result<(), Refused> {
-    let Parts { headers, uri, version, .. } = parts;
+    let Parts { headers, uri, version, method, .. } = parts;
+    if method.as_str().len() > MAX_METHOD {
+        return Err(Refused::Malformed("its method is too long"));
+    }
     if framing_conflict(headers) {
         return Err(Refused::Malformed("it states its length more than once"));
     }

@@ -8,10 +8,11 @@ use super::{
     aws, foreign,
     mint::minted_at,
     placeholder::{LENIENT, find, is_hidden_in, percent_decode},
+    shapes::looks_like_credential,
 };
 use crate::{
     config::{Binding, BindingPlacement, Location},
-    policy::{AmbiguousPath, Destination, Host, Mismatch, PlainPath, Scheme},
+    policy::{AmbiguousPath, Destination, Host, Mismatch, PlainPath, Rule, Scheme},
 };
 
 /// A credential of the session, with what stands for it in this session's sandboxes.
@@ -271,28 +272,12 @@ impl Asked<'_> {
     }
 
     fn matches(&self, binding: &Binding) -> Result<(), Mismatch> {
-        let path = match PlainPath::parse(self.path) {
-            Ok(path) => path,
-            // Encoded delimiters are common (`@scope%2fname`); they matter only where a prefix is judged.
-            Err(AmbiguousPath::EncodedDelimiter | AmbiguousPath::Semicolon | AmbiguousPath::EmptySegment)
-                if binding.rule.path_prefixes.is_empty() && is_tame(self.path) =>
-            {
-                PlainPath::parse("/")?
-            }
-            Err(ambiguous) => return Err(ambiguous.into()),
-        };
-        binding.rule.judge(&Destination {
-            scheme: self.scheme,
-            host: self.host,
-            port: self.port,
-            method: self.method,
-            path: &path,
-        })
+        matches(&binding.rule, self.scheme, self.host, self.port, self.method, self.path)
     }
 
     fn refuse_foreign(&self, placed_in: &[(&HeaderName, Vec<u8>)]) -> Result<(), Denial> {
         for (name, rest) in placed_in {
-            if foreign::looks_like_credential(rest) {
+            if looks_like_credential(rest) {
                 return Err(Denial::Foreign { place: "header", name: name.to_string() });
             }
         }
@@ -301,8 +286,8 @@ impl Asked<'_> {
             let values = placed_in.iter().filter(|(placed, _)| *placed == name).count();
             values > 0 && values == self.headers.get_all(name).iter().count() && values == 1
         };
-        for name in self.headers.keys() {
-            if foreign::is_credential_header(name) && !placed(name) {
+        for (name, value) in self.headers {
+            if foreign::carries_credential(name, value.as_bytes()) && !placed(name) {
                 return Err(Denial::Foreign { place: "header", name: name.to_string() });
             }
         }
@@ -330,6 +315,31 @@ impl Asked<'_> {
         let mismatch = nearest.unwrap_or(Mismatch::Host { allowed: "those of the bindings".to_owned(), asked });
         Err(Denial::Closed { mismatch })
     }
+}
+
+/// Whether a rule covers a request.
+///
+/// # Errors
+/// [`Mismatch`] names the first part that does not hold.
+pub(super) fn matches(
+    rule: &Rule,
+    scheme: Scheme,
+    host: &Host,
+    port: u16,
+    method: &Method,
+    path: &str,
+) -> Result<(), Mismatch> {
+    let path = match PlainPath::parse(path) {
+        Ok(path) => path,
+        // Encoded delimiters are common (`@scope%2fname`); they matter only where a prefix is judged.
+        Err(AmbiguousPath::EncodedDelimiter | AmbiguousPath::Semicolon | AmbiguousPath::EmptySegment)
+            if rule.path_prefixes.is_empty() && is_tame(path) =>
+        {
+            PlainPath::parse("/")?
+        }
+        Err(ambiguous) => return Err(ambiguous.into()),
+    };
+    rule.judge(&Destination { scheme, host, port, method, path: &path })
 }
 
 /// Whether a path has no dot segments, backslashes or control characters, encoded or not.

@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use rstest::rstest;
 
 use super::*;
-use crate::{hosts::HostPattern, policy::Rule};
+use crate::hosts::HostPattern;
 
 const ONE: &str = "lhp_E85lv-r9mTODgSjNknpv6sYoG4HvyRaA3gKloTDAnJQ";
 const TWO: &str = "lhp_F85lv-r9mTODgSjNknpv6sYoG4HvyRaA3gKloTDAnJQ";
@@ -26,6 +26,7 @@ fn binding(name: &str, locations: &[Location], host: &str, prefixes: &[&str]) ->
             path_prefixes: prefixes.iter().map(|prefix| PlainPath::parse(prefix).unwrap()).collect(),
             allow_private: false,
         },
+        kept_in: None,
     }
 }
 

@@ -1,9 +1,9 @@
 //! TLS interception for hosts with a binding: where placeholders become credentials, and credentials are kept from coming back.
 //!
 //! Pure: [`judge`] says which credentials a request may have, with what [`placeholder`] finds, [`foreign`] recognises and
-//! [`mint`] knows; [`head`] refuses what could be read in two ways; [`place`] puts values in; [`scrub`] takes them out, in the
+//! [`mint`] knows, by the paths of [`endpoints`] and the [`shapes`] of credentials; [`head`] refuses what could be read in two ways; [`place`] puts values in; [`scrub`] takes them out, in the
 //! forms of [`encodings`]. Around them: [`authority`] makes certificates, [`exchange`] carries one request, [`sealed`] keeps what
-//! Git LFS hands out, [`aws`] signs for AWS, [`bodies`], [`upgrade`], [`upstream`], [`ahead`] and [`still`] move bytes, and [`refused`] says why not.
+//! Git LFS hands out, [`aws`] signs for AWS, [`whole`] holds what has to be read to its end, [`bodies`], [`upgrade`], [`upstream`], [`ahead`] and [`still`] move bytes, and [`refused`] says why not.
 
 use std::{
     fmt,
@@ -22,7 +22,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use rustls::server::Acceptor;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
-    sync::Semaphore,
+    sync::{OwnedSemaphorePermit, Semaphore},
     time::timeout,
 };
 use tokio_rustls::{LazyConfigAcceptor, server::TlsStream};
@@ -36,10 +36,12 @@ use self::{
     still::Still,
     upstream::Tasks,
     values::HostValues,
+    whole::Room,
 };
 use crate::{
+    audit::Subject,
     config::Binding,
-    egress::{Answer, SessionContext, Target, audit::Subject},
+    egress::{Answer, SessionContext, Target},
     linger::Lingering,
     policy::Host,
     upstream::IDLE_TIMEOUT,
@@ -50,6 +52,7 @@ pub mod authority;
 pub mod aws;
 pub mod bodies;
 pub mod encodings;
+pub mod endpoints;
 pub mod exchange;
 pub mod foreign;
 pub mod head;
@@ -60,26 +63,32 @@ pub mod placeholder;
 pub mod refused;
 pub mod scrub;
 pub mod sealed;
+pub mod shapes;
 pub mod still;
 pub mod upgrade;
 pub mod upstream;
 pub mod values;
+pub mod whole;
 
 /// Until a client has shaken hands.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Until the head of a request is there; also how long a connection is kept without one.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(120);
-/// Requests at the same time on one connection.
-const MAX_STREAMS: u32 = 64;
 /// Of what is encrypted already and not yet taken by the other end, in bytes.
 const TLS_BUFFER: usize = 16 * 1024;
-/// The head of a request, in bytes; also what is held of an answer that the client is slow to take.
-const MAX_HEAD: u32 = 32 * 1024;
+/// The head of a request or of an answer, in bytes, and the most that is read or held of either at once: as much as a TLS record
+/// holds.
+const MAX_HEAD: usize = 16 * 1024;
+/// Connections in HTTP/2. Each may make the proxy hold 4 MiB: the windows and the send buffers of both sides, at `MAX_STREAMS`
+/// requests. Clients that are one too many are offered HTTP/1.1 alone, which holds no more than is on its way.
+const MULTIPLEXED: usize = 12;
+/// Requests at the same time on one connection.
+const MAX_STREAMS: u32 = 32;
 /// What may come of a request's body in HTTP/2 before its upstream takes it: of one request, and of all of a connection.
-const STREAM_WINDOW: u32 = 256 * 1024;
-const CONNECTION_WINDOW: u32 = 512 * 1024;
-/// Of an answer in HTTP/2 that the client is slow to take.
-const STREAM_SEND_BUFFER: usize = 64 * 1024;
+const STREAM_WINDOW: u32 = 128 * 1024;
+const CONNECTION_WINDOW: u32 = 256 * 1024;
+/// Of a body in HTTP/2 that the other end is slow to take.
+const STREAM_SEND_BUFFER: usize = 32 * 1024;
 
 /// What terminates TLS for the hosts with a binding. It lives as long as the process.
 #[derive(Debug)]
@@ -93,8 +102,10 @@ pub struct Shared {
     authority: Authority,
     values: HostValues,
     sealed: Sealed,
-    /// Who may hold a body to sign it.
-    hashing: Arc<Semaphore>,
+    /// For what has to be read to its end.
+    room: Room,
+    /// For connections in HTTP/2.
+    multiplexed: Arc<Semaphore>,
 }
 
 impl fmt::Debug for Shared {
@@ -141,8 +152,13 @@ impl Interceptor {
         let hosts = bindings.iter().flat_map(|binding| &binding.rule.hosts);
         let authority = Authority::new(hosts, SystemTime::now())?;
         let ca_pem = authority.pem();
-        let hashing = Arc::new(Semaphore::new(aws::outgoing::HASHED_BODIES));
-        let shared = Shared { authority, values: HostValues::default(), sealed: Sealed::default(), hashing };
+        let shared = Shared {
+            authority,
+            values: HostValues::default(),
+            sealed: Sealed::default(),
+            room: Room::default(),
+            multiplexed: Arc::new(Semaphore::new(MULTIPLEXED)),
+        };
         Ok(Self { ca_pem, shared: Arc::new(shared) })
     }
 
@@ -158,8 +174,8 @@ impl Interceptor {
     where
         I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let stream = match self.accept(client, &target.host).await {
-            Ok(stream) => stream,
+        let (stream, multiplexed) = match self.accept(client, &target.host).await {
+            Ok(accepted) => accepted,
             Err(problem) => {
                 tracing::warn!(host = %target.host, %problem, "not intercepted");
                 metrics::counter!("longhand_proxy_intercepted_total", "outcome" => "no_tls").increment(1);
@@ -170,10 +186,10 @@ impl Interceptor {
                 return;
             }
         };
-        let h2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+        let h2 = multiplexed.is_some() && stream.get_ref().1.alpn_protocol() == Some(b"h2");
         let (tasks, _ended_with_this) = Tasks::new();
         let closing = context.closing.clone();
-        let exchange = Exchange::new(self.shared.clone(), target, context, tasks.clone(), Form::Tunnel);
+        let exchange = Exchange::new(self.shared.clone(), target, context, tasks.clone(), Form::Tunnel, h2);
         let exchange = Arc::new(exchange);
         let rests = tasks.clone();
         let service = service_fn(move |request: Request<Incoming>| {
@@ -185,7 +201,7 @@ impl Interceptor {
             let connection = http2::Builder::new(tasks.clone())
                 .timer(TokioTimer::new())
                 .max_concurrent_streams(MAX_STREAMS)
-                .max_header_list_size(MAX_HEAD)
+                .max_header_list_size(u32::try_from(MAX_HEAD).unwrap_or(u32::MAX))
                 .initial_stream_window_size(STREAM_WINDOW)
                 .initial_connection_window_size(CONNECTION_WINDOW)
                 .max_send_buf_size(STREAM_SEND_BUFFER)
@@ -195,7 +211,7 @@ impl Interceptor {
             let connection = http1::Builder::new()
                 .timer(TokioTimer::new())
                 .header_read_timeout(HEAD_TIMEOUT)
-                .max_buf_size(MAX_HEAD as usize)
+                .max_buf_size(MAX_HEAD)
                 .serve_connection(io, service)
                 .with_upgrades();
             until_closing!(connection, closing)
@@ -207,14 +223,21 @@ impl Interceptor {
         tasks.finished().await;
     }
 
-    async fn accept<I>(&self, client: I, host: &Host) -> Result<TlsStream<Still<Ahead<I>>>, NoTls>
+    /// Shakes hands. A connection in HTTP/2 is one of a few.
+    async fn accept<I>(
+        &self,
+        client: I,
+        host: &Host,
+    ) -> Result<(TlsStream<Still<Ahead<I>>>, Option<OwnedSemaphorePermit>), NoTls>
     where
         I: AsyncRead + AsyncWrite + Unpin,
     {
         let shaken = timeout(HANDSHAKE_TIMEOUT, async {
             let client = Still::new(Ahead::new(client), IDLE_TIMEOUT);
             let start = LazyConfigAcceptor::new(Acceptor::default(), client).await.map_err(NoTls::Hello)?;
-            let asked = start.client_hello().server_name().map(Host::parse);
+            let hello = start.client_hello();
+            let asked = hello.server_name().map(Host::parse);
+            let asks_for_h2 = hello.alpn().is_some_and(|mut protocols| protocols.any(|protocol| protocol == b"h2"));
             let same = match asked {
                 Some(asked) => asked.is_ok_and(|asked| asked == *host),
                 // There is no SNI for an address.
@@ -223,10 +246,14 @@ impl Interceptor {
             if !same {
                 return Err(NoTls::OtherName);
             }
-            let config = self.shared.authority.config(host, SystemTime::now())?;
+            let turn = asks_for_h2.then(|| self.shared.multiplexed.clone().try_acquire_owned().ok()).flatten();
+            let mut config = self.shared.authority.config(host, SystemTime::now())?;
+            if asks_for_h2 && turn.is_none() {
+                Arc::make_mut(&mut config).alpn_protocols = vec![b"http/1.1".to_vec()];
+            }
             let mut stream = start.into_stream(config).await.map_err(NoTls::Handshake)?;
             stream.get_mut().1.set_buffer_limit(Some(TLS_BUFFER));
-            Ok(stream)
+            Ok((stream, turn))
         });
         shaken.await.unwrap_or(Err(NoTls::TimedOut))
     }
@@ -240,7 +267,7 @@ impl Interceptor {
         context: Arc<SessionContext>,
     ) -> Answer {
         let (tasks, ended_with_the_answer) = Tasks::new();
-        let exchange = Exchange::new(self.shared.clone(), target, context, tasks, Form::Absolute);
+        let exchange = Exchange::new(self.shared.clone(), target, context, tasks, Form::Absolute, false);
         let answer = exchange.handle(request).await;
         answer.map(|body| {
             body.map_frame(move |frame| {

@@ -7,9 +7,11 @@ use super::{
     scrub::{MAX_VALUE, MIN_VALUE},
     sealed::SealError,
     upstream::SendError,
+    whole::NotWhole,
 };
 use crate::{
-    egress::{Answer, audit::Unrecorded, refusal},
+    audit::Unrecorded,
+    egress::{Answer, refusal},
     secret::FileCondition,
 };
 
@@ -29,7 +31,7 @@ pub enum Refused {
     #[error("{0}")]
     Denied(#[from] Denial),
     /// A handle of Git LFS that is not for this.
-    #[error("the Git LFS handle is unknown, has expired, or was given for another URL")]
+    #[error("the Git LFS handle is unknown, has expired, or was given for another URL or method")]
     Handle,
     /// There is no value to place.
     #[error("credential \"{credential}\" is not available: {condition}")]
@@ -53,6 +55,14 @@ pub enum Refused {
         /// How large it may be.
         limit: usize,
     },
+    /// There is no room to hold it.
+    #[error(
+        "too much of this session's other requests has to be held at the moment, as it has for this one: try again"
+    )]
+    Busy,
+    /// The head would be too large.
+    #[error("the head of the request would be too large with its credentials")]
+    HeadTooLarge,
     /// The body was not read to its end.
     #[error("the body of the request ended early")]
     Body,
@@ -71,6 +81,16 @@ pub enum Refused {
 }
 
 impl Refused {
+    /// What becomes of a request whose body is not there as a whole.
+    #[must_use]
+    pub fn of_body(problem: &NotWhole, limit: usize) -> Self {
+        match problem {
+            NotWhole::Busy => Self::Busy,
+            NotWhole::TooLarge => Self::BodyTooLarge { limit },
+            NotWhole::Broken(_) => Self::Body,
+        }
+    }
+
     /// The status and the rule that it is answered with; the rule is a label too.
     #[must_use]
     pub fn rule(&self) -> (StatusCode, &'static str) {
@@ -82,6 +102,8 @@ impl Refused {
             Self::Unavailable { .. } => (StatusCode::SERVICE_UNAVAILABLE, "credential_unavailable"),
             Self::Unscrubbable { .. } => (StatusCode::FORBIDDEN, "credential_length"),
             Self::BodyTooLarge { .. } => (StatusCode::PAYLOAD_TOO_LARGE, "body_too_large"),
+            Self::Busy => (StatusCode::SERVICE_UNAVAILABLE, "busy"),
+            Self::HeadTooLarge => (StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "head_too_large"),
             Self::Body => (StatusCode::BAD_REQUEST, "body"),
             Self::Unrecorded(_) => (StatusCode::SERVICE_UNAVAILABLE, "unrecorded"),
             Self::Upstream(SendError::TimedOut { .. }) => (StatusCode::GATEWAY_TIMEOUT, "upstream_timeout"),
@@ -94,7 +116,7 @@ impl Refused {
     /// Whether it is a decision of the proxy, which is put on record, and no failure.
     #[must_use]
     pub fn is_decision(&self) -> bool {
-        !matches!(self, Self::Body | Self::Unrecorded(_) | Self::Upstream(_) | Self::BadAnswer(_))
+        !matches!(self, Self::Busy | Self::Body | Self::Unrecorded(_) | Self::Upstream(_) | Self::BadAnswer(_))
     }
 
     /// The credential that was asked for, if one was.

@@ -34,8 +34,20 @@ pub enum Unscrubbable {
     TooMany,
 }
 
-/// The values to look for.
-#[derive(Clone)]
+/// Whether a value can be looked for.
+///
+/// # Errors
+/// [`Unscrubbable`] says why not.
+pub fn fits(value: &[u8]) -> Result<(), Unscrubbable> {
+    match value.len() {
+        0..MIN_VALUE => Err(Unscrubbable::TooShort),
+        MIN_VALUE..=MAX_VALUE => Ok(()),
+        _ => Err(Unscrubbable::TooLong),
+    }
+}
+
+/// The values to look for; none by default.
+#[derive(Clone, Default)]
 pub struct Values {
     inner: Option<Arc<Search>>,
 }
@@ -56,11 +68,8 @@ impl Values {
     pub fn new<'a>(values: impl IntoIterator<Item = &'a [u8]>) -> Result<Self, Unscrubbable> {
         let mut all: Vec<Form> = Vec::new();
         for value in values {
-            match value.len() {
-                0..MIN_VALUE => return Err(Unscrubbable::TooShort),
-                MIN_VALUE..=MAX_VALUE => all.extend(forms(value)),
-                _ => return Err(Unscrubbable::TooLong),
-            }
+            fits(value)?;
+            all.extend(forms(value));
         }
         if all.is_empty() {
             return Ok(Self { inner: None });

@@ -1,52 +1,93 @@
-//! Git LFS: the answer of its batch endpoint names, for each object, a URL and headers with a credential made for it. The proxy
-//! keeps the credential and gives the sandbox a handle, which is good for that URL alone and only through this proxy.
+//! Git LFS: its API names, for each object, a URL and headers with a credential made for it. The proxy keeps the credential and
+//! gives the sandbox a handle, which is good for that URL and its method alone, and only through this proxy.
 
 use std::{
     collections::HashMap,
-    sync::{Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, header};
 use rand::RngCore;
-use serde_json::Value;
-use zeroize::Zeroizing;
+use serde_json::{Map, Value};
+use zeroize::{Zeroize, Zeroizing};
 
-use super::foreign::is_credential_header;
+use super::{
+    endpoints::{Endpoint, Meaning},
+    foreign::carries_credential,
+};
 use crate::{
     policy::{Host, Scheme},
     secret::Secret,
 };
 
 /// The largest answer that is read as a whole: LFS asks for 100 objects at a time.
-pub const MAX_ANSWER: usize = 4 * 1024 * 1024;
+pub const MAX_ANSWER: usize = 1024 * 1024;
+/// How often an answer is in memory while it is looked through: as it came, in parts, and as it goes on.
+pub const COPIES: usize = 4;
 /// What every handle begins with.
 const PREFIX: &str = "lhs_";
 /// How long a handle is good for, whatever the server says.
 const LIFETIME: Duration = Duration::from_secs(3600);
 const MAX_HANDLES: usize = 4096;
+/// The type of what LFS asks for and answers with.
+const MEDIA_TYPE: &str = "application/vnd.git-lfs+json";
 
-/// Whether a request asks the batch endpoint.
+const GET: &[Method] = &[Method::GET];
+const PUT: &[Method] = &[Method::PUT];
+const POST: &[Method] = &[Method::POST];
+const RESUME: &[Method] = &[Method::HEAD, Method::PATCH];
+
+/// The batch endpoint, and the one before it: github.com/git-lfs/git-lfs/blob/main/docs/api/batch.md, and
+/// docs/api/v1/http-v1-legacy.md of earlier versions.
+const ENDPOINTS: &[Endpoint] = &[
+    Endpoint { methods: POST, path: "**/info/lfs/objects/batch" },
+    Endpoint { methods: POST, path: "**/info/lfs/objects" },
+];
+
+/// Whether what a request is answered with may hand out credentials of Git LFS: by its path, or by the type that it asks for.
 #[must_use]
-pub fn is_batch(method: &Method, path: &str) -> bool {
-    method == Method::POST && path.ends_with("/info/lfs/objects/batch")
+pub fn is_asked(method: &Method, path: &str, headers: &HeaderMap) -> bool {
+    let meaning = Meaning::of(path);
+    ENDPOINTS.iter().any(|endpoint| meaning.is(endpoint, method))
+        || names(headers, &header::ACCEPT, MEDIA_TYPE)
+        || names(headers, &header::CONTENT_TYPE, MEDIA_TYPE)
+}
+
+/// Whether an answer has to be sealed: it says that it is of LFS, or it was asked for and is not a mere refusal in HTML.
+#[must_use]
+pub fn is_due(asked: bool, succeeded: bool, headers: &HeaderMap) -> bool {
+    let of_lfs = || names(headers, &header::CONTENT_TYPE, MEDIA_TYPE);
+    let json = || names(headers, &header::CONTENT_TYPE, "json");
+    of_lfs() || asked && (succeeded || json())
+}
+
+fn names(headers: &HeaderMap, name: &HeaderName, kind: &str) -> bool {
+    let mut values = headers.get_all(name).iter();
+    values.any(|value| String::from_utf8_lossy(value.as_bytes()).to_ascii_lowercase().contains(kind))
 }
 
 /// Why an answer cannot be passed on.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SealError {
     /// Not the JSON that is expected.
-    #[error("the answer of the Git LFS batch endpoint is no JSON object of at most {MAX_ANSWER} bytes")]
+    #[error("the answer of Git LFS is no JSON object of at most {MAX_ANSWER} bytes")]
     Answer,
     /// A URL that cannot be kept to.
-    #[error("the answer of the Git LFS batch endpoint has a link that is no URL")]
+    #[error("the answer of Git LFS has a link that is no URL, or one with a password")]
     Link,
-    /// A host at which a handle would not be understood.
-    #[error(
-        "the answer of the Git LFS batch endpoint has a credential for {0}, to which no credential of the session is bound"
-    )]
-    Elsewhere(String),
+    /// A link that is used in a way that is not known.
+    #[error("the answer of Git LFS has a credential for something else than to download, upload or verify an object")]
+    Action,
+    /// A request for which a handle would not be taken.
+    #[error("the answer of Git LFS has a credential to {method} at {host}, which no credential of the session allows")]
+    Elsewhere {
+        /// What would be done.
+        method: Method,
+        /// Where.
+        host: String,
+    },
     /// Too many handles in use.
     #[error("more than {MAX_HANDLES} Git LFS objects are in transfer")]
     Full,
@@ -83,6 +124,23 @@ impl Link {
             path: uri.path_and_query().map_or("/", |path| path.as_str()).to_owned(),
         })
     }
+
+    /// Its path, without the query.
+    #[must_use]
+    pub fn path_only(&self) -> &str {
+        self.path.split('?').next().unwrap_or_default()
+    }
+}
+
+/// How an action is carried out: docs/api/basic-transfers.md of git-lfs, and tq/tus_upload.go for uploads that are resumed.
+fn methods(action: &str, resumable: bool) -> Option<&'static [Method]> {
+    match action {
+        "download" | "self" => Some(GET),
+        "upload" if resumable => Some(RESUME),
+        "upload" => Some(PUT),
+        "verify" => Some(POST),
+        _ => None,
+    }
 }
 
 /// The credentials that were kept.
@@ -94,8 +152,11 @@ pub struct Sealed {
 #[derive(Debug)]
 struct Kept {
     link: Link,
+    methods: &'static [Method],
     header: HeaderName,
     value: Secret,
+    /// The credential that it was made for, by its name.
+    credential: Arc<str>,
     until: Instant,
 }
 
@@ -103,46 +164,55 @@ struct Kept {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct NotForThis;
 
+/// An answer in parts, whose texts are zeroised.
+struct Parts(Value);
+
+impl Drop for Parts {
+    fn drop(&mut self) {
+        wipe(&mut self.0);
+    }
+}
+
+fn wipe(value: &mut Value) {
+    match value {
+        Value::String(text) => text.zeroize(),
+        Value::Array(items) => items.iter_mut().for_each(wipe),
+        Value::Object(members) => members.values_mut().for_each(wipe),
+        Value::Null | Value::Bool(_) | Value::Number(_) => {}
+    }
+}
+
+/// What is sealed, and how.
+struct Sealing<'a, B> {
+    sealed: &'a Sealed,
+    /// What the answer was asked for with, by its name.
+    credential: &'a Arc<str>,
+    bound: B,
+    resumable: bool,
+    now: Instant,
+}
+
 impl Sealed {
-    /// Replaces every credential in the answer of a batch endpoint by a handle.
+    /// Replaces every credential in an answer of LFS, which was asked for with `credential`, by a handle, if `bound` says that a credential of the session may be used
+    /// for what the handle would be used for.
     ///
     /// # Errors
     /// [`SealError`], when one could not be kept.
     pub fn seal(
         &self,
         answer: &[u8],
-        bound: impl Fn(&Link) -> bool,
+        credential: &Arc<str>,
+        bound: impl Fn(&Link, &Method) -> bool,
         now: Instant,
     ) -> Result<Zeroizing<Vec<u8>>, SealError> {
-        let mut answer: Value = serde_json::from_slice(answer).map_err(|_| SealError::Answer)?;
-        let top = answer.as_object_mut().ok_or(SealError::Answer)?;
-        let objects = top.get_mut("objects").and_then(Value::as_array_mut).into_iter().flatten();
-        let actions = objects.filter_map(|object| object.get_mut("actions")?.as_object_mut());
-        for action in actions.flat_map(|actions| actions.values_mut()) {
-            self.seal_action(action, &bound, now)?;
+        if answer.iter().all(u8::is_ascii_whitespace) {
+            return Ok(Zeroizing::default());
         }
-        serde_json::to_vec(&answer).map(Zeroizing::new).map_err(|_| SealError::Answer)
-    }
-
-    fn seal_action(&self, action: &mut Value, bound: &impl Fn(&Link) -> bool, now: Instant) -> Result<(), SealError> {
-        let href = action.get("href").and_then(Value::as_str).unwrap_or_default().to_owned();
-        let Some(headers) = action.get_mut("header").and_then(Value::as_object_mut) else { return Ok(()) };
-        for (name, value) in headers {
-            let parsed = HeaderName::from_bytes(name.as_bytes()).map_err(|_| SealError::Answer)?;
-            let text = value.as_str().ok_or(SealError::Answer)?;
-            // A signature of this one request is no credential.
-            if !is_credential_header(&parsed) || text.starts_with("AWS4-HMAC-SHA256 ") {
-                continue;
-            }
-            let link = Link::parse(&href).ok_or(SealError::Link)?;
-            if !bound(&link) {
-                return Err(SealError::Elsewhere(link.host.to_string()));
-            }
-            let secret = Secret::new(text.as_bytes()).map_err(|_| SealError::Answer)?;
-            *value =
-                Value::String(self.keep(Kept { link, header: parsed, value: secret, until: now + LIFETIME }, now)?);
-        }
-        Ok(())
+        let mut answer = Parts(serde_json::from_slice(answer).map_err(|_| SealError::Answer)?);
+        let top = answer.0.as_object_mut().ok_or(SealError::Answer)?;
+        let resumable = top.get("transfer").is_some_and(|transfer| transfer == "tus");
+        Sealing { sealed: self, credential, bound, resumable, now }.members(top)?;
+        serde_json::to_vec(&answer.0).map(Zeroizing::new).map_err(|_| SealError::Answer)
     }
 
     fn keep(&self, kept: Kept, now: Instant) -> Result<String, SealError> {
@@ -160,16 +230,18 @@ impl Sealed {
         Ok(handle)
     }
 
-    /// Takes the handles out of a request's headers, and gives the headers that belong in their places.
+    /// Takes the handles out of a request's headers, and gives the headers that belong in their places, each with the name of the
+    /// credential that it was made for.
     ///
     /// # Errors
-    /// [`NotForThis`], for a handle that is unknown, has expired, or was given for another URL or header.
+    /// [`NotForThis`], for a handle that is unknown, has expired, or was given for another URL, method or header.
     pub fn open(
         &self,
         headers: &mut HeaderMap,
+        method: &Method,
         link: &Link,
         now: Instant,
-    ) -> Result<Vec<(HeaderName, HeaderValue)>, NotForThis> {
+    ) -> Result<Vec<(HeaderName, HeaderValue, Arc<str>)>, NotForThis> {
         let handles: Vec<(HeaderName, String)> = headers
             .iter()
             .filter_map(|(name, value)| Some((name.clone(), value.to_str().ok()?.trim().to_owned())))
@@ -178,79 +250,71 @@ impl Sealed {
         let all = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         let mut opened = Vec::with_capacity(handles.len());
         for (name, handle) in handles {
-            let fits = |kept: &&Kept| kept.link == *link && kept.header == name && kept.until > now;
+            let fits = |kept: &&Kept| {
+                kept.link == *link && kept.methods.contains(method) && kept.header == name && kept.until > now
+            };
             let kept = all.get(&handle).filter(fits).ok_or(NotForThis)?;
             if headers.get_all(&name).iter().count() > 1 {
                 return Err(NotForThis);
             }
             headers.remove(&name);
-            opened.push((name, kept.value.header("").map_err(|_| NotForThis)?));
+            opened.push((name, kept.value.header("").map_err(|_| NotForThis)?, kept.credential.clone()));
         }
         Ok(opened)
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use super::*;
-
-    const HREF: &str = "https://git.example/a.git/info/lfs/objects/1?x=1";
-
-    fn answer(href: &str, authorization: &str) -> Vec<u8> {
-        json!({"transfer": "basic", "objects": [
-            {"oid": "1", "size": 3, "actions": {"download": {"href": href, "header": {"Authorization": authorization, "Accept": "x"}}}},
-            {"oid": "2", "error": {"code": 404}},
-        ]}).to_string().into_bytes()
+impl<B: Fn(&Link, &Method) -> bool> Sealing<'_, B> {
+    /// Wherever an action is: below `actions`, or below `_links` in what was before the batch endpoint.
+    fn members(&self, members: &mut Map<String, Value>) -> Result<(), SealError> {
+        members.iter_mut().try_for_each(|(name, value)| self.value(name, value))
     }
 
-    fn sent(handle: &str) -> HeaderMap {
-        HeaderMap::from_iter([(http::header::AUTHORIZATION, handle.parse().unwrap())])
-    }
-
-    #[test]
-    fn a_handle_is_good_for_its_url_and_for_an_hour() {
-        let sealed = Sealed::default();
-        let now = Instant::now();
-        let clean = sealed.seal(&answer(HREF, "Bearer minted-token"), |_| true, now).unwrap();
-        let clean: Value = serde_json::from_slice(&clean).unwrap();
-        let headers = &clean["objects"][0]["actions"]["download"]["header"];
-        let handle = headers["Authorization"].as_str().unwrap();
-        assert!(handle.starts_with("lhs_") && headers["Accept"] == "x" && !clean.to_string().contains("minted"));
-
-        let open = |handle: &str, href: &str, at| {
-            let mut headers = sent(handle);
-            sealed.open(&mut headers, &Link::parse(href).unwrap(), at).map(|opened| (headers.len(), opened))
-        };
-        let (left, opened) = open(handle, HREF, now).unwrap();
-        assert_eq!((left, opened[0].1.as_bytes()), (0, &b"Bearer minted-token"[..]));
-        assert!(opened[0].1.is_sensitive());
-        for other in [
-            "https://git.example/a.git/info/lfs/objects/2?x=1",
-            "https://evil.example/a.git/info/lfs/objects/1?x=1",
-            "http://git.example/a.git/info/lfs/objects/1?x=1",
-        ] {
-            assert_eq!(open(handle, other, now).unwrap_err(), NotForThis);
+    fn value(&self, name: &str, value: &mut Value) -> Result<(), SealError> {
+        match value {
+            Value::Array(items) => items.iter_mut().try_for_each(|item| self.value(name, item)),
+            Value::Object(members) => {
+                self.action(name, members)?;
+                self.members(members)
+            }
+            Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => Ok(()),
         }
-        assert_eq!(open(handle, HREF, now + LIFETIME).unwrap_err(), NotForThis);
-        assert_eq!(open("lhs_unknown", HREF, now).unwrap_err(), NotForThis);
-        assert_eq!(open("Bearer x", HREF, now).unwrap().0, 1);
     }
 
-    #[test]
-    fn what_cannot_be_kept_is_refused() {
-        let sealed = Sealed::default();
-        let seal = |answer: &[u8]| sealed.seal(answer, |link| link.host.as_str() == "git.example", Instant::now());
-        assert_eq!(seal(b"[]").unwrap_err(), SealError::Answer);
-        assert_eq!(seal(b"<html>").unwrap_err(), SealError::Answer);
-        assert_eq!(seal(&answer("/relative", "Bearer x")).unwrap_err(), SealError::Link);
-        assert!(matches!(seal(&answer("https://lfs.example/1", "Bearer x")), Err(SealError::Elsewhere(_))));
-        assert!(seal(&answer("https://s3.example/1", "AWS4-HMAC-SHA256 Credential=x")).is_ok());
-        assert!(seal(br#"{"message":"no"}"#).is_ok());
-        for _ in 0..MAX_HANDLES {
-            seal(&answer(HREF, "Bearer x")).unwrap();
+    fn action(&self, name: &str, action: &mut Map<String, Value>) -> Result<(), SealError> {
+        let href = action.get("href").and_then(Value::as_str).unwrap_or_default().to_owned();
+        let link = Link::parse(&href);
+        let with_password =
+            || href.parse::<Uri>().is_ok_and(|uri| uri.authority().is_some_and(|at| at.as_str().contains('@')));
+        if link.is_none() && with_password() {
+            return Err(SealError::Link);
         }
-        assert_eq!(seal(&answer(HREF, "Bearer x")).unwrap_err(), SealError::Full);
+        let Some(headers) = action.get_mut("header") else { return Ok(()) };
+        if headers.is_null() {
+            return Ok(());
+        }
+        for (header, value) in headers.as_object_mut().ok_or(SealError::Answer)? {
+            let parsed = HeaderName::from_bytes(header.as_bytes()).map_err(|_| SealError::Answer)?;
+            let Value::String(text) = value else { return Err(SealError::Answer) };
+            // A signature of this one request is no credential.
+            if !carries_credential(&parsed, text.as_bytes()) || text.starts_with("AWS4-HMAC-SHA256 ") {
+                continue;
+            }
+            let link = link.clone().ok_or(SealError::Link)?;
+            let methods = methods(name, self.resumable).ok_or(SealError::Action)?;
+            if let Some(method) = methods.iter().find(|method| !(self.bound)(&link, method)) {
+                return Err(SealError::Elsewhere { method: method.clone(), host: link.host.to_string() });
+            }
+            let secret = Secret::new(text.as_bytes()).map_err(|_| SealError::Answer)?;
+            let (credential, until) = (self.credential.clone(), self.now + LIFETIME);
+            let kept = Kept { link, methods, header: parsed, value: secret, credential, until };
+            let handle = self.sealed.keep(kept, self.now)?;
+            std::mem::replace(text, handle).zeroize();
+        }
+        Ok(())
     }
 }
+
+#[cfg(test)]
+#[path = "sealed_tests.rs"]
+mod tests;

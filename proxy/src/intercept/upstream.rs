@@ -31,7 +31,7 @@ use tokio_rustls::TlsConnector;
 use tokio_util::{sync::CancellationToken, sync::DropGuard, task::TaskTracker};
 use tower::Service;
 
-use super::{TLS_BUFFER, ahead::Ahead, bodies::BoxError, still::Still};
+use super::{MAX_HEAD, STREAM_SEND_BUFFER, TLS_BUFFER, ahead::Ahead, bodies::BoxError, still::Still};
 use crate::{
     egress::{SessionContext, Target},
     linger::Lingering,
@@ -42,13 +42,9 @@ use crate::{
 /// Shorter than servers usually keep connections, so that the proxy lets go first.
 const POOL_IDLE_TIMEOUT: Duration = Duration::from_secs(50);
 const MAX_POOLED_CONNECTIONS: usize = 8;
-/// The most that is read of an answer at once, in bytes, and so its largest head: as much as a TLS record holds.
-const MAX_HEAD: usize = 16 * 1024;
 /// What may come of an answer in HTTP/2 before the client takes it, which is 10 MB/s at 100 ms from the upstream.
 const STREAM_WINDOW: u32 = 1024 * 1024;
 const CONNECTION_WINDOW: u32 = 1024 * 1024;
-/// Of a request's body in HTTP/2 that the upstream is slow to take.
-const STREAM_SEND_BUFFER: usize = 64 * 1024;
 
 /// The body of a request on its way.
 pub type Outgoing = UnsyncBoxBody<Bytes, BoxError>;
@@ -128,9 +124,10 @@ pub struct Upstream {
 }
 
 impl Upstream {
-    /// A pool without connections yet.
+    /// A pool without connections yet. They are `multiplexed` if the client's is: for one that asks for one thing after another
+    /// HTTP/1.1 does, which holds less of an answer that the client is slow to take.
     #[must_use]
-    pub fn new(target: Target, context: &Arc<SessionContext>, tasks: &Tasks) -> Self {
+    pub fn new(target: Target, context: &Arc<SessionContext>, tasks: &Tasks, multiplexed: bool) -> Self {
         let target = Arc::new(target);
         let client = |protocols: &[&[u8]]| {
             let mut tls = (*context.tls).clone();
@@ -146,7 +143,9 @@ impl Upstream {
                 .http2_max_send_buf_size(STREAM_SEND_BUFFER)
                 .build(connect)
         };
-        Self { any: client(&[b"h2", b"http/1.1"]), upgradable: client(&[b"http/1.1"]), target }
+        let upgradable = client(&[b"http/1.1"]);
+        let any = if multiplexed { client(&[b"h2", b"http/1.1"]) } else { upgradable.clone() };
+        Self { any, upgradable, target }
     }
 
     /// Sends a request and waits for the head of its answer. Redirects are not followed.

@@ -87,7 +87,7 @@ impl Provider {
 
 /// The files as a first Secret has them.
 pub(crate) fn write_files(files: &Path) {
-    for (name, value) in [("access", "at-0"), ("refresh", "rt-0"), ("client", "client-secret")] {
+    for (name, value) in [("access", "access-0"), ("refresh", "rt-0"), ("client", "client-secret")] {
         std::fs::write(files.join(name), value).unwrap();
     }
 }
@@ -115,7 +115,7 @@ fn answer(given: &mut Given, form: String) -> ((StatusCode, String), Duration) {
     }
     let serial = given.asked.len();
     let mut body =
-        json!({"access_token": format!("at-{serial}"), "token_type": "Bearer", "expires_in": given.lifetime});
+        json!({"access_token": format!("access-{serial}"), "token_type": "Bearer", "expires_in": given.lifetime});
     if given.rotates {
         given.number = serial;
         body["refresh_token"] = json!(format!("rt-{serial}"));

@@ -98,7 +98,7 @@ fn text(token: &Secret) -> String {
 #[tokio::test]
 async fn a_token_that_is_good_is_used_as_it_is() {
     let (provider, _, pod) = world("2999-01-01T00:00:00Z").await;
-    assert_eq!(pod.token().await.unwrap(), "at-0");
+    assert_eq!(pod.token().await.unwrap(), "access-0");
     assert!(provider.given().asked.is_empty());
 }
 
@@ -106,16 +106,16 @@ async fn a_token_that_is_good_is_used_as_it_is() {
 async fn one_of_many_requests_renews_it() {
     let (provider, vault, pod) = world(PAST).await;
     let tokens = join_all((0..16).map(|_| pod.token())).await;
-    assert!(tokens.iter().all(|token| token.as_deref() == Ok("at-1")), "{tokens:?}");
+    assert!(tokens.iter().all(|token| token.as_deref() == Ok("access-1")), "{tokens:?}");
     pod.settled().await;
     assert_eq!(
         provider.given().asked,
         ["grant_type=refresh_token&refresh_token=rt-0&client_id=me&client_secret=client-secret"]
     );
     let stored = vault.kept().stored.clone();
-    assert_eq!((&stored[0]["access_token"], &stored[0]["refresh_token"]), (&json!("at-1"), &json!("rt-1")));
+    assert_eq!((&stored[0]["access_token"], &stored[0]["refresh_token"]), (&json!("access-1"), &json!("rt-1")));
     assert!(stored.len() == 1 && stored[0]["expires_at"].is_string(), "{stored:?}");
-    assert_eq!(pod.token().await.unwrap(), "at-1");
+    assert_eq!(pod.token().await.unwrap(), "access-1");
     assert_eq!(pod.refresher.condition(), None);
 }
 
@@ -123,18 +123,18 @@ async fn one_of_many_requests_renews_it() {
 async fn the_next_time_the_new_refresh_token_is_used() {
     let (provider, vault, pod) = world(PAST).await;
     provider.given().lifetime = json!(1);
-    assert_eq!(pod.token().await.unwrap(), "at-1");
+    assert_eq!(pod.token().await.unwrap(), "access-1");
     pod.settled().await;
     let renewed = within(async {
         loop {
             let token = pod.token().await.unwrap();
-            if token != "at-1" {
+            if token != "access-1" {
                 return token;
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     });
-    assert_eq!(renewed.await, "at-2");
+    assert_eq!(renewed.await, "access-2");
     pod.settled().await;
     assert!(!provider.given().revoked);
     let kept = vault.kept();
@@ -151,9 +151,9 @@ async fn two_sessions_with_one_vault_do_not_revoke_each_other_s_tokens() {
     one.settled().await;
     let mut outcomes = [first, second];
     outcomes.sort_by_key(Result::is_err);
-    assert_eq!(outcomes, [Ok("at-1".to_owned()), Err(Problem::Superseded)]);
-    assert_eq!(three.token().await.unwrap(), "at-0", "it is still good");
-    assert_eq!(three.token().await.unwrap(), "at-0");
+    assert_eq!(outcomes, [Ok("access-1".to_owned()), Err(Problem::Superseded)]);
+    assert_eq!(three.token().await.unwrap(), "access-0", "it is still good");
+    assert_eq!(three.token().await.unwrap(), "access-0");
     let given = provider.given();
     assert!(given.asked.len() == 1 && !given.revoked, "{:?}", given.asked);
 }
@@ -163,9 +163,9 @@ async fn a_provider_that_does_not_rotate_serves_both() {
     let (provider, vault, one) = world(PAST).await;
     provider.given().rotates = false;
     let two = pod(&provider, &vault, "pod-2", PAST);
-    assert_eq!(one.token().await.unwrap(), "at-1");
+    assert_eq!(one.token().await.unwrap(), "access-1");
     one.settled().await;
-    assert_eq!(two.token().await.unwrap(), "at-2");
+    assert_eq!(two.token().await.unwrap(), "access-2");
     two.settled().await;
     let kept = vault.kept();
     assert!(kept.secret.is_none() && kept.stored.iter().all(|stored| stored.get("refresh_token").is_none()));
@@ -177,19 +177,19 @@ async fn a_token_that_is_about_to_expire_is_renewed_while_it_is_used() {
     let (provider, _, pod) = world(&soon).await;
     provider.given().instead.push_back(Instead::Slow(Duration::from_millis(200)));
     for _ in 0..8 {
-        assert_eq!(pod.token().await.unwrap(), "at-0", "nobody waits for the provider");
+        assert_eq!(pod.token().await.unwrap(), "access-0", "nobody waits for the provider");
     }
     pod.settled().await;
-    assert_eq!(pod.token().await.unwrap(), "at-1");
+    assert_eq!(pod.token().await.unwrap(), "access-1");
     assert_eq!(provider.given().asked.len(), 1);
 }
 
 #[tokio::test]
 async fn a_token_of_another_name_is_a_bearer() {
     let (provider, vault, pod) = world(PAST).await;
-    let answer = json!({"access_token": "at-9", "refresh_token": "rt-9", "token_type": "bot", "expires_in": 3_600});
+    let answer = json!({"access_token": "access-9", "refresh_token": "rt-9", "token_type": "bot", "expires_in": 3_600});
     provider.given().instead.push_back(Instead::Answer(200, answer.to_string()));
-    assert_eq!(pod.token().await.unwrap(), "at-9");
+    assert_eq!(pod.token().await.unwrap(), "access-9");
     pod.settled().await;
     assert_eq!(vault.kept().stored[0]["refresh_token"], "rt-9");
 }
@@ -197,7 +197,8 @@ async fn a_token_of_another_name_is_a_bearer() {
 #[tokio::test]
 async fn a_token_that_needs_a_key_is_not_sent_and_its_refresh_token_is_kept() {
     let (provider, vault, pod) = world("2999-01-01T00:00:00Z").await;
-    let answer = json!({"access_token": "at-9", "refresh_token": "rt-9", "token_type": "DPoP", "expires_in": 3_600});
+    let answer =
+        json!({"access_token": "access-9", "refresh_token": "rt-9", "token_type": "DPoP", "expires_in": 3_600});
     provider.given().instead.push_back(Instead::Answer(200, answer.to_string()));
     let used = within(pod.refresher.token()).await.unwrap();
     assert!(within(pod.refresher.rejected(&used)).await.is_none());
@@ -261,7 +262,7 @@ async fn what_passes_is_tried_again_later(#[case] instead: Instead) {
     provider.given().instead.push_back(instead);
     let problem = pod.token().await.unwrap_err();
     assert!(matches!(problem, Problem::Provider(_)), "{problem}");
-    assert!(pod.until_renewed().await.starts_with("at-"));
+    assert!(pod.until_renewed().await.starts_with("access-"));
     pod.settled().await;
     let kept = vault.kept();
     assert!(kept.failures.is_empty() && kept.stored.len() == 1);
@@ -290,7 +291,7 @@ async fn what_a_provider_gave_is_handed_over_until_it_is_kept() {
     let (provider, vault, pod) = world(PAST).await;
     vault.kept().stopped = true;
     provider.given().lifetime = json!(1);
-    assert_eq!(pod.token().await.unwrap(), "at-1", "it is of use at once");
+    assert_eq!(pod.token().await.unwrap(), "access-1", "it is of use at once");
     let problem = within(async {
         loop {
             match pod.refresher.token().await {
@@ -326,7 +327,7 @@ async fn who_asked_may_go_and_nothing_is_lost() {
     assert!(request.await.unwrap_err().is_cancelled());
     pod.settled().await;
     assert_eq!(vault.kept().stored[0]["refresh_token"], "rt-1");
-    assert_eq!(pod.token().await.unwrap(), "at-1");
+    assert_eq!(pod.token().await.unwrap(), "access-1");
 }
 
 #[tokio::test]
@@ -334,8 +335,12 @@ async fn a_token_that_a_server_refuses_is_renewed_once() {
     let (provider, _, pod) = world("2999-01-01T00:00:00Z").await;
     let used = within(pod.refresher.token()).await.unwrap();
     let renewed = within(pod.refresher.rejected(&used)).await.unwrap();
-    assert_eq!(text(&renewed), "at-1");
-    assert_eq!(text(&within(pod.refresher.rejected(&used)).await.unwrap()), "at-1", "another request had the old one");
+    assert_eq!(text(&renewed), "access-1");
+    assert_eq!(
+        text(&within(pod.refresher.rejected(&used)).await.unwrap()),
+        "access-1",
+        "another request had the old one"
+    );
     assert!(within(pod.refresher.rejected(&renewed)).await.is_none(), "it is not the token");
     pod.settled().await;
     assert_eq!(provider.given().asked.len(), 1);

@@ -5,6 +5,8 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use longhand_process::listen::everywhere;
+
 use crate::canary::{Canary, InvalidCanary};
 use crate::token::{KeyError, Verifier};
 use crate::wire::DEFAULT_PORT;
@@ -32,7 +34,8 @@ const DEFAULT_RELAY: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr:
 /// What `sandboxd` is told by its environment.
 #[derive(Debug)]
 pub struct Config {
-    /// `SANDBOXD_LISTEN`: the address to listen on; default `0.0.0.0:8090`.
+    /// `SANDBOXD_LISTEN`: the address to listen on; default `[::]:8090`, which is every address of
+    /// both families.
     pub listen: SocketAddr,
     /// From `SANDBOXD_VERIFY_KEY` (base64 of the 32 bytes of an Ed25519 public key) and `POD_UID`.
     pub verifier: Verifier,
@@ -120,8 +123,8 @@ impl Config {
         };
         let require = |name| get(name).ok_or(ConfigError::Missing(name));
         let listen = match get(LISTEN) {
-            None => SocketAddr::from((Ipv4Addr::UNSPECIFIED, DEFAULT_PORT)),
-            Some(value) => parse(LISTEN, "an address such as 0.0.0.0:8090", value)?,
+            None => everywhere(DEFAULT_PORT),
+            Some(value) => parse(LISTEN, "an address such as [::]:8090", value)?,
         };
         let grace = match get(GRACE) {
             None => DEFAULT_GRACE,
@@ -210,7 +213,7 @@ mod tests {
     #[test]
     fn the_defaults_are_as_documented() {
         let config = Config::from_env(environment(&[])).unwrap();
-        assert_eq!(config.listen.to_string(), "0.0.0.0:8090");
+        assert_eq!(config.listen.to_string(), "[::]:8090");
         assert_eq!(config.workspace, Path::new("/workspace"));
         assert_eq!(config.grace, Duration::from_secs(20));
         assert_eq!(config.options.max_processes, 4096);
@@ -233,7 +236,7 @@ mod tests {
     #[case("POD_UID", "", "the environment variable POD_UID is required")]
     #[case("SANDBOXD_VERIFY_KEY", "", "the environment variable SANDBOXD_VERIFY_KEY is required")]
     #[case("SANDBOXD_VERIFY_KEY", "x", "SANDBOXD_VERIFY_KEY: the verify key is not the base64")]
-    #[case("SANDBOXD_LISTEN", "8090", "SANDBOXD_LISTEN is not an address such as 0.0.0.0:8090: \"8090\"")]
+    #[case("SANDBOXD_LISTEN", "8090", "SANDBOXD_LISTEN is not an address such as [::]:8090: \"8090\"")]
     #[case("SANDBOXD_RELAY", "0.0.0.0:3129", "SANDBOXD_RELAY names 0.0.0.0:3129, which is not on loopback")]
     #[case("SANDBOXD_CANARIES", "x", "SANDBOXD_CANARIES: \"x\" is not name=tcp://address:port")]
     #[case("SANDBOXD_REQUIRE_FENCE", "1", "SANDBOXD_REQUIRE_FENCE is not true or false: \"1\"")]

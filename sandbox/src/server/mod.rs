@@ -23,6 +23,7 @@ use std::time::Duration;
 
 use hyper_util::service::TowerToHyperService;
 use longhand_process::http::{BUFFER, Limits, Listener};
+use longhand_process::listen::bind;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -115,7 +116,7 @@ impl Server {
             started.map_err(|reason| ServerError::Command { program: program.clone(), reason })?;
         }
         let listen_error = |source| ServerError::Listen { address: listen, source };
-        let listener = TcpListener::bind(listen).await.map_err(listen_error)?;
+        let listener = bind(listen).await.map_err(listen_error)?;
         let address = listener.local_addr().map_err(listen_error)?;
         let ledger = state.and_then(|dir| ledger(&dir, verifier.pod_uid()));
         let calls = Arc::new(Calls::new(toolbox, ledger, terminal_idle));

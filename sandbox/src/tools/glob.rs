@@ -6,12 +6,13 @@ use std::path::{Component, Path, PathBuf};
 use std::time::SystemTime;
 
 use globset::{GlobBuilder, GlobMatcher};
-use ignore::{DirEntry, WalkBuilder};
+use rustix::fs::FileType;
 
 use super::budget::Budget;
 use super::files::io_error;
 use super::input::SearchInput;
-use super::place;
+use super::place::{Missing, Place};
+use super::walk::Walk;
 use super::{ToolError, ToolResult, fail, resolve};
 use crate::wire::ToolOutput;
 
@@ -21,23 +22,20 @@ const MAX_RESULTS: usize = 200;
 pub(super) fn glob(workspace: &Path, input: &SearchInput, budget: &Budget) -> ToolResult {
     let (base, pattern) = start(workspace, input)?;
     let matcher = matcher(&pattern)?;
-    place::check(workspace, &base)?;
-    let metadata = std::fs::metadata(&base).map_err(|error| io_error("search", &base, &error))?;
-    if !metadata.is_dir() {
+    let place = Place::find(workspace, &base, Missing::Fail)?;
+    let kind = place.stat().map_err(|error| io_error("search", &base, &error))?.st_mode;
+    if FileType::from_raw_mode(kind) != FileType::Directory {
         return fail(format!("{} is not a directory", base.display()));
     }
     let mut newest: BinaryHeap<Reverse<(SystemTime, Reverse<PathBuf>)>> = BinaryHeap::new();
     let mut total = 0_usize;
-    for entry in walk(&base).build() {
-        budget.check()?;
-        // What cannot be read (no permission, just deleted) is as if it were not there.
-        let Ok(entry) = entry else { continue };
-        if !is_match(&entry, &base, &matcher) {
+    let mut walk = Walk::new(&place, budget)?;
+    while let Some(next) = walk.next(budget)? {
+        if !next.path.strip_prefix(&base).is_ok_and(|relative| matcher.is_match(relative)) {
             continue;
         }
-        let modified =
-            entry.metadata().ok().and_then(|metadata| metadata.modified().ok()).unwrap_or(SystemTime::UNIX_EPOCH);
-        newest.push(Reverse((modified, Reverse(entry.into_path()))));
+        let modified = next.modified().unwrap_or(SystemTime::UNIX_EPOCH);
+        newest.push(Reverse((modified, Reverse(next.path))));
         total += 1;
         if newest.len() > MAX_RESULTS {
             newest.pop();
@@ -53,18 +51,6 @@ pub(super) fn glob(workspace: &Path, input: &SearchInput, budget: &Budget) -> To
         lines.push(format!("[the newest {MAX_RESULTS} of {total} matches; a narrower pattern shows others]"));
     }
     Ok(ToolOutput { content: lines.join("\n"), is_error: false, truncated })
-}
-
-/// A walk that skips what git ignores, but not what is merely hidden, and not into `.git` itself.
-pub(super) fn walk(base: &Path) -> WalkBuilder {
-    let mut builder = WalkBuilder::new(base);
-    builder.hidden(false).filter_entry(|entry| entry.depth() == 0 || entry.file_name() != ".git");
-    builder
-}
-
-fn is_match(entry: &DirEntry, base: &Path, matcher: &GlobMatcher) -> bool {
-    let is_file = entry.file_type().is_some_and(|kind| !kind.is_dir());
-    is_file && entry.path().strip_prefix(base).is_ok_and(|relative| matcher.is_match(relative))
 }
 
 fn matcher(pattern: &str) -> Result<GlobMatcher, ToolError> {

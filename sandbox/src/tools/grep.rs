@@ -4,14 +4,16 @@ use std::fs::File;
 use std::io;
 use std::path::Path;
 
-use grep_regex::{RegexMatcher, RegexMatcherBuilder};
+use grep_matcher::{Match, Matcher, NoCaptures, NoError};
+use grep_regex::{ErrorKind, RegexMatcher, RegexMatcherBuilder};
 use grep_searcher::{BinaryDetection, Searcher, SearcherBuilder, Sink, SinkMatch};
+use rustix::fs::FileType;
 
 use super::budget::{Budget, Within};
-use super::files::io_error;
-use super::glob::walk;
+use super::files::{io_error, open_regular};
 use super::input::SearchInput;
-use super::place;
+use super::place::{Missing, Place};
+use super::walk::Walk;
 use super::{ToolError, ToolResult, fail, resolve};
 use crate::wire::ToolOutput;
 
@@ -27,49 +29,91 @@ pub(super) fn grep(workspace: &Path, input: &SearchInput, budget: &Budget) -> To
         Some(path) => resolve(workspace, path)?,
         None => workspace.to_owned(),
     };
-    let matcher = matcher(&input.pattern)?;
-    place::check(workspace, &base)?;
-    std::fs::metadata(&base).map_err(|error| io_error("search", &base, &error))?;
+    let matcher = LineMatcher::new(&input.pattern)?;
+    let place = Place::find(workspace, &base, Missing::Fail)?;
+    let kind = place.stat().map_err(|error| io_error("search", &base, &error))?.st_mode;
     let mut searcher = SearcherBuilder::new()
         .line_number(true)
         .binary_detection(BinaryDetection::quit(0))
         .heap_limit(Some(MAX_LINE_BUFFER))
         .build();
     let mut found = Found::default();
-    for entry in walk(&base).sort_by_file_path(Path::cmp).build() {
-        budget.check()?;
-        // What cannot be read (no permission, just deleted) is as if it were not there.
-        let Ok(entry) = entry else { continue };
-        let path = entry.path();
-        // A link below the base is not followed; the base may be one.
-        let is_file =
-            if entry.depth() == 0 { path.is_file() } else { entry.file_type().is_some_and(|kind| kind.is_file()) };
-        if !is_file {
-            continue;
-        }
-        let Ok(file) = File::open(path) else { continue };
+    let mut look = |path: &Path, file: File| {
         let sink = Lines { path: path.display().to_string(), found: &mut found };
         if searcher.search_reader(&matcher, Within { budget, inner: file }, sink).is_err() {
             budget.check()?;
             found.skipped += 1;
         }
-        if found.full {
-            break;
+        Ok::<_, ToolError>(found.full)
+    };
+    if FileType::from_raw_mode(kind) == FileType::Directory {
+        let mut walk = Walk::new(&place, budget)?;
+        while let Some(next) = walk.next(budget)? {
+            if let Some(file) = next.open()
+                && look(&next.path, file)?
+            {
+                break;
+            }
         }
+    } else {
+        look(&base, open_regular(&place)?.0)?;
     }
     Ok(found.into_output(&input.pattern, &base))
 }
 
-fn matcher(pattern: &str) -> Result<RegexMatcher, ToolError> {
-    if pattern.is_empty() {
-        return fail("the pattern is empty");
+/// Matches a line without its terminator, so that `$` is its end after CRLF as after LF, and `\s` none of it.
+#[derive(Debug)]
+struct LineMatcher {
+    regex: RegexMatcher,
+    /// Whether a carriage return at the end belongs to the terminator. Not for who asks for one.
+    ends_in_crlf: bool,
+}
+
+impl LineMatcher {
+    fn new(pattern: &str) -> Result<Self, ToolError> {
+        if pattern.is_empty() {
+            return fail("the pattern is empty");
+        }
+        let mut builder = RegexMatcherBuilder::new();
+        builder.size_limit(MAX_REGEX).dfa_size_limit(MAX_REGEX);
+        // It takes no pattern that has to match one.
+        let asks = builder.clone().crlf(true).build(pattern);
+        let asks = asks.is_err_and(|error| matches!(error.kind(), ErrorKind::NotAllowed(found) if found == "\r"));
+        let regex = builder.line_terminator(Some(b'\n')).build(pattern).map_err(|error| {
+            ToolError(format!("the pattern is not a regular expression that works line by line: {error}"))
+        })?;
+        Ok(Self { regex, ends_in_crlf: !asks })
     }
-    RegexMatcherBuilder::new()
-        .line_terminator(Some(b'\n'))
-        .size_limit(MAX_REGEX)
-        .dfa_size_limit(MAX_REGEX)
-        .build(pattern)
-        .map_err(|error| ToolError(format!("the pattern is not a regular expression that works line by line: {error}")))
+
+    fn text<'a>(&self, line: &'a [u8]) -> &'a [u8] {
+        line.strip_suffix(b"\r").filter(|_| self.ends_in_crlf).unwrap_or(line)
+    }
+}
+
+// It names no terminator, so that the searcher hands over line by line.
+impl Matcher for LineMatcher {
+    type Captures = NoCaptures;
+    type Error = NoError;
+
+    fn find_at(&self, line: &[u8], at: usize) -> Result<Option<Match>, NoError> {
+        let text = self.text(line);
+        if at > text.len() { Ok(None) } else { self.regex.find_at(text, at) }
+    }
+
+    fn shortest_match_at(&self, line: &[u8], at: usize) -> Result<Option<usize>, NoError> {
+        let text = self.text(line);
+        if at > text.len() { Ok(None) } else { self.regex.shortest_match_at(text, at) }
+    }
+
+    fn new_captures(&self) -> Result<NoCaptures, NoError> {
+        Ok(NoCaptures::new())
+    }
+}
+
+/// A line as `edit` finds it: all of it but its terminator.
+fn without_terminator(line: &[u8]) -> &[u8] {
+    let Some(text) = line.strip_suffix(b"\n") else { return line };
+    text.strip_suffix(b"\r").unwrap_or(text)
 }
 
 #[derive(Debug, Default)]
@@ -105,9 +149,12 @@ impl Sink for Lines<'_> {
     type Error = io::Error;
 
     fn matched(&mut self, _: &Searcher, matched: &SinkMatch<'_>) -> Result<bool, io::Error> {
-        let line = matched.bytes().trim_ascii_end();
+        let line = without_terminator(matched.bytes());
+        let is_cut = line.len() > MAX_LINE;
         let shown = String::from_utf8_lossy(&line[..line.len().min(MAX_LINE)]);
-        let more = if line.len() > MAX_LINE { "[...]" } else { "" };
+        // A character that the cut went through.
+        let shown = if is_cut { shown.trim_end_matches('\u{FFFD}') } else { &shown };
+        let more = if is_cut { "[...]" } else { "" };
         let number = matched.line_number().unwrap_or_default();
         let text = format!("{}:{number}:{shown}{more}\n", self.path);
         if self.found.text.len() + text.len() > MAX_OUTPUT {
@@ -128,7 +175,8 @@ mod tests {
 
     use super::{MAX_OUTPUT, grep};
     use crate::tools::budget::{ample, spent};
-    use crate::tools::input::SearchInput;
+    use crate::tools::edit::edit;
+    use crate::tools::input::{EditInput, SearchInput};
     use crate::wire::ToolOutput;
 
     fn search(dir: &Path, pattern: &str, path: Option<&str>) -> ToolOutput {
@@ -155,7 +203,7 @@ mod tests {
     }
 
     #[rstest]
-    #[case("needle", None, &[".hidden:1:a needle too", "a.txt:2:needle one", "sub/b.txt:1:needle two", "sub/b.txt:3:latin \u{FFFD} needle"])]
+    #[case("needle", None, &[".hidden:1:a needle too", "a.txt:2:needle one  ", "sub/b.txt:1:needle two", "sub/b.txt:3:latin \u{FFFD} needle"])]
     #[case("(?i)^NEEDLE t", None, &["sub/b.txt:1:needle two", "sub/b.txt:2:Needle three"])]
     #[case("needle", Some("sub"), &["sub/b.txt:1:needle two", "sub/b.txt:3:latin \u{FFFD} needle"])]
     #[case("^first$", Some("a.txt"), &["a.txt:1:first"])]
@@ -163,8 +211,47 @@ mod tests {
         let dir = tree();
         let output = search(dir.path(), pattern, path);
         let expected: Vec<_> = expected.iter().map(|line| format!("{}/{line}", dir.path().display())).collect();
-        assert_eq!(output.content.lines().collect::<Vec<_>>(), expected);
+        assert_eq!(output.content.split('\n').collect::<Vec<_>>(), expected);
         assert!(!output.truncated);
+    }
+
+    #[rstest]
+    #[case::lf("two$", "one two\ntwo \ntwo three\n", &[1])]
+    #[case::crlf("two$", "one two\r\ntwo \r\ntwo three\r\n", &[1])]
+    #[case::mixed("two$", "two\ntwo\r\ntwo\r\rx\n", &[1, 2])]
+    #[case::the_last_line("two$", "two\r\ntwo", &[1, 2])]
+    #[case::not_the_terminator(r"\s$", "a\r\nb\nc \r\nd\t\n", &[3, 4])]
+    #[case::empty("^$", "a\r\n\r\n\nb \n", &[2, 3])]
+    #[case::whole_lines("^a.b$", "a b\r\na\rb\r\na b\n", &[1, 2, 3])]
+    #[case::nothing_follows("two.$", "two\r\ntwo!\r\n", &[2])]
+    #[case::a_carriage_return_is_asked_for(r"\r$", "a\r\nb\nc\r\n", &[1, 3])]
+    #[case::maybe_one(r"a\r?$", "a\r\na\n", &[1, 2])]
+    #[case::a_folder(r"C:\\repo$", "C:\\repo\r\nC:\\repo\n", &[1, 2])]
+    fn a_line_ends_before_its_terminator(#[case] pattern: &str, #[case] text: &str, #[case] expected: &[usize]) {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("f"), text).unwrap();
+        let shown = search(dir.path(), pattern, None).content;
+        let start = format!("{}:", dir.path().join("f").display());
+        let number = |line: &str| line.strip_prefix(&start)?.split(':').next()?.parse().ok();
+        assert_eq!(shown.split('\n').filter_map(number).collect::<Vec<usize>>(), expected, "{shown}");
+    }
+
+    #[rstest]
+    #[case("one\n\tneedle  \nthree\n", "\tneedle  ")]
+    #[case("one\r\n\tneedle \t\r\nthree\r\n", "\tneedle \t")]
+    #[case("one\nneedle\u{a0}\r\nthree", "needle\u{a0}")]
+    #[case("one\nneedle\r", "needle\r")]
+    fn a_shown_line_can_be_edited_as_it_is(#[case] text: &str, #[case] line: &str) {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("f");
+        fs::write(&file, text).unwrap();
+        let output = search(dir.path(), "needle", None);
+        let shown = output.content.strip_prefix(&format!("{}:2:", file.display())).unwrap();
+        assert_eq!(shown, line);
+        let (file_path, new_string) = ("f".to_owned(), "x".to_owned());
+        let input = EditInput { file_path, old_string: shown.to_owned(), new_string, replace_all: None };
+        edit(dir.path(), &input, &ample()).unwrap();
+        assert_eq!(fs::read_to_string(&file).unwrap(), text.replace(line, "x"));
     }
 
     #[test]
@@ -202,6 +289,7 @@ mod tests {
     #[rstest]
     #[case("(", None, "the pattern is not a regular expression")]
     #[case("a\nb", None, "works line by line")]
+    #[case(r"a\r\nb", None, "works line by line")]
     #[case("(a{1000}){1000}", None, "the pattern is not a regular expression")]
     #[case("", None, "the pattern is empty")]
     #[case("x", Some("missing"), "does not exist")]

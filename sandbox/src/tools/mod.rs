@@ -22,6 +22,7 @@ mod spawned;
 pub(crate) mod terminal;
 pub(crate) mod transfer;
 mod tree;
+mod walk;
 pub(crate) mod workspace;
 
 use std::ffi::OsString;

@@ -16,8 +16,8 @@ use std::path::{Component, Path, PathBuf};
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, Stat, fstat, mkdirat, openat, readlinkat, statat};
 use rustix::io::Errno;
 
+use super::ToolError;
 use super::files::io_error;
-use super::{ToolError, fail};
 
 const MAX_LINKS: usize = 40;
 const HOLD: OFlags = OFlags::PATH.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
@@ -207,15 +207,6 @@ fn names(path: &Path) -> VecDeque<OsString> {
         Component::CurDir | Component::RootDir | Component::Prefix(_) => None,
     };
     path.components().filter_map(of).collect()
-}
-
-/// Refuses a path in the workspace from which a link leads out.
-pub(super) fn check(workspace: &Path, path: &Path) -> Result<(), ToolError> {
-    let place = Place::find(workspace, path, Missing::Fail)?;
-    match place.stat() {
-        Ok(_) => Ok(()),
-        Err(error) => fail(io_error("use", path, &error).0),
-    }
 }
 
 #[cfg(test)]

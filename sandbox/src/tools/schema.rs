@@ -63,7 +63,7 @@ pub(crate) fn tools() -> Value {
         ),
         tool(
             "grep",
-            "Lists lines that match a regular expression, at most 100 KiB of them.",
+            "Lists lines that match a regular expression, at most 100 KiB of them, as they are but for their line ends (LF or CRLF).",
             &json!({"pattern": {"type": "string"}, "path": {"type": "string", "description": "Where to look."}}),
             &["pattern"],
         ),

@@ -32,10 +32,18 @@ impl Fixture {
     }
 
     async fn with_grace(grace: Duration) -> Self {
+        Self::with("127.0.0.1:0", grace).await
+    }
+
+    async fn listening(on: &str) -> Self {
+        Self::with(on, Duration::from_secs(20)).await
+    }
+
+    async fn with(listen: &str, grace: Duration) -> Self {
         let (signer, _) = Signer::generate().unwrap();
         let workspace = tempfile::tempdir().unwrap();
         let config = Config {
-            listen: "127.0.0.1:0".parse().unwrap(),
+            listen: listen.parse().unwrap(),
             verifier: Verifier::new(&signer.public_key(), POD).unwrap(),
             workspace: workspace.path().to_owned(),
             grace,
@@ -291,6 +299,24 @@ async fn without_the_right_token_nothing_but_the_probes_answers() {
     let refused = stranger.execute(&f.target, &bash("a", "touch never"), LONG).await;
     assert!(matches!(refused, Err(SandboxError::Unauthorized { message }) if message.contains("signature")));
     assert!(!f.path("never").exists());
+}
+
+#[tokio::test]
+async fn a_token_is_needed_on_the_addresses_of_both_families() {
+    let mut f = Fixture::listening("[::]:0").await;
+    let port = f.target.address.rsplit(':').next().unwrap().to_owned();
+    let mut addresses = vec![format!("127.0.0.1:{port}")];
+    // A machine without IPv6 has no such address.
+    if TcpListener::bind("[::1]:0").await.is_ok() {
+        addresses.push(format!("[::1]:{port}"));
+    }
+    for address in addresses {
+        f.target.address = address.clone();
+        assert_eq!(f.raw("GET /livez", None, b"").await.0, 200, "{address}");
+        assert_eq!(f.raw("GET /v1/activity", None, b"").await.0, 401, "{address}");
+        assert_eq!(f.raw("GET /v1/activity", Some(&f.token()), b"").await.0, 200, "{address}");
+        assert_eq!(f.run(&port, "echo in").await.unwrap(), ToolOutput::ok("in\n"), "{address}");
+    }
 }
 
 #[rstest]

@@ -5,6 +5,8 @@ mod binary;
 #[cfg(test)]
 mod egress;
 #[cfg(test)]
+mod full_disk;
+#[cfg(test)]
 mod http;
 #[cfg(test)]
 mod mcp;

@@ -40,7 +40,8 @@ impl Sandboxd {
         Self::at(workspace, signer, &[])
     }
 
-    fn at(workspace: tempfile::TempDir, signer: Signer, settings: &[(&str, &str)]) -> Self {
+    /// With what it keeps in this directory.
+    pub(crate) fn at(workspace: tempfile::TempDir, signer: Signer, settings: &[(&str, &str)]) -> Self {
         let mut child = command()
             .env("SANDBOXD_LISTEN", "127.0.0.1:0")
             .env("SANDBOXD_VERIFY_KEY", signer.public_key())

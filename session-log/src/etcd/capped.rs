@@ -38,7 +38,7 @@ pub(super) fn queued<T>(
     mut plan: Plan<T>,
 ) -> Result<Plan<T>> {
     if let (false, Plan::Write(write, _)) = (caps.are_none(), &mut plan) {
-        let Place { keys, id } = *place;
+        let Place { keys, id, .. } = *place;
         let awake = view.get(&keys.wake(id)).is_some();
         caps.check_queue(id, &place.head(view)?, view.count(&keys.inboxes(id)), awake, events)?;
         if view.is_assumed() {

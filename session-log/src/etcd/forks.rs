@@ -7,7 +7,7 @@ use longhand_protocol::{EventId, SessionId};
 
 use super::EtcdStore;
 use super::keys::last_segment;
-use super::plan::{Fork, Place};
+use super::plan::Fork;
 use super::view::{Kv, Look, View};
 use crate::cut::{Cause, Cut};
 use crate::lineage::Lineage;
@@ -62,7 +62,7 @@ impl EtcdStore {
             Head::at(record, bytes, &cut)
         };
         let fork = Fork {
-            place: Place { keys: &self.inner.keys, id: &meta.id },
+            place: self.place(&meta.id),
             meta: &meta,
             from,
             lineage: &whole.lineage.fork(from)?,

@@ -17,6 +17,7 @@ mod session;
 mod tests;
 
 use longhand_protocol::event::{EventBody, Record};
+use longhand_protocol::trace::TraceParent;
 use longhand_protocol::{EventId, SessionId};
 
 pub(crate) use self::append::{Append, Author, Effect, Extended};
@@ -44,11 +45,13 @@ pub(crate) enum Plan<T> {
     Write(Write, T),
 }
 
-/// Which keys of which session.
+/// Which keys of which session, and for whom.
 #[derive(Clone, Copy)]
 pub(crate) struct Place<'a> {
     pub(crate) keys: &'a Keys,
     pub(crate) id: &'a SessionId,
+    /// What the change belongs to.
+    pub(crate) trace: Option<TraceParent>,
 }
 
 impl Place<'_> {

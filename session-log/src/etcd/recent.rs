@@ -50,7 +50,8 @@ impl Recent {
     /// A session was looked at.
     pub(super) fn saw(&self, place: &Place<'_>, view: &View, state: &SessionState) {
         let meta = &state.meta;
-        let wake = Wake { namespace: meta.namespace.clone(), name: meta.name.clone(), uid: meta.uid.clone() };
+        let (namespace, name, uid) = (meta.namespace.clone(), meta.name.clone(), meta.uid.clone());
+        let wake = Wake { namespace, name, uid, traceparent: None };
         let Ok(meta) = encode(&wake) else { return };
         let rests = state.wake_revision.is_none() && state.archived_at.is_none();
         let head = place.stored_head(view).filter(|_| rests);
@@ -60,7 +61,7 @@ impl Recent {
 
     /// What is queued was looked at.
     pub(super) fn saw_queue(&self, place: &Place<'_>, view: &View, events: impl Iterator<Item = EventId>) {
-        let Place { keys, id } = *place;
+        let Place { keys, id, .. } = *place;
         let stored = |event: EventId| view.get(&keys.inbox(id, &event)).map(|kv| (event, kv.value.clone()));
         let queue: BTreeMap<EventId, Vec<u8>> = events.filter_map(stored).collect();
         if queue.is_empty() || queue.values().map(Vec::len).sum::<usize>() > MAX_QUEUE_BYTES {

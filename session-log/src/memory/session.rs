@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use longhand_protocol::EventId;
 use longhand_protocol::event::{Event, EventBody, NewEvent, Record};
 use longhand_protocol::harness::{AgentSnapshot, Inbox, InboxItem};
+use longhand_protocol::trace::{self, TraceParent};
 use longhand_protocol::wire::{Order, SessionStatus};
 use tokio::time::Instant;
 
@@ -34,6 +35,8 @@ pub(super) struct Session {
     seqs: HashMap<EventId, u64>,
     inbox: Vec<NewEvent>,
     wake: Option<i64>,
+    /// What the open work belongs to.
+    trace: Option<TraceParent>,
     /// Once it has ended it takes no new events of clients, whatever is appended after that.
     ended: bool,
 }
@@ -65,6 +68,7 @@ impl Session {
             seqs: HashMap::new(),
             inbox: Vec::new(),
             wake: None,
+            trace: None,
             ended: false,
         }
     }
@@ -88,7 +92,8 @@ impl Session {
     }
 
     pub(super) fn inbox(&self) -> Inbox {
-        Inbox { wake_revision: self.wake, items: self.inbox.iter().cloned().map(queued).collect() }
+        let items = self.inbox.iter().cloned().map(queued).collect();
+        Inbox { wake_revision: self.wake, items, traceparent: self.trace.filter(|_| self.wake.is_some()) }
     }
 
     /// A session whose history is this one's up to `from.seq`.
@@ -216,7 +221,7 @@ impl Session {
         limits::check_bytes(sizes.iter().sum())?;
         bounds.caps.check_queue(&self.meta.id, &self.head, self.inbox.len(), self.wake.is_some(), &events)?;
         self.inbox.extend(events.iter().cloned());
-        self.wake = Some(revision);
+        (self.wake, self.trace) = (Some(revision), trace::current());
         Ok(events.into_iter().map(queued).collect())
     }
 
@@ -345,7 +350,7 @@ impl Session {
         let seq = result.and_then(|index| appended.records.get(index)).map_or(appended.head, |record| record.seq);
         self.calls.insert(call.clone(), CallState::Finished { seq });
         if self.head.archived_at.is_none() {
-            self.wake = Some(revision);
+            (self.wake, self.trace) = (Some(revision), trace::current());
         }
         self.bound(caps, events)?;
         Ok(appended)

@@ -227,7 +227,7 @@ async fn the_operator_sees_wake_keys_whatever_becomes_of_etcd() {
     let mut server = Server::start(true).await;
     let cut = Cut::to(server.address()).await;
     let direct = connect(server.endpoint()).await;
-    let wake = Wake { namespace: "ns".into(), name: "name".into(), uid: "uid".into() };
+    let wake = Wake { namespace: "ns".into(), name: "name".into(), uid: "uid".into(), ..Wake::default() };
     let (one, two) = (session(&direct).await, session(&direct).await);
     direct.enqueue(&one, messages(&["a"])).await.unwrap();
 

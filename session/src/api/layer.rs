@@ -6,9 +6,11 @@ use axum::body::Body;
 use axum::extract::{MatchedPath, Request, State};
 use axum::middleware::Next;
 use axum::response::Response;
-use http::{HeaderValue, header};
+use http::{HeaderValue, Method, header};
+use longhand_process::trace::{UNTRACED, belonging};
 use longhand_protocol::ErrorEnvelope;
 use longhand_protocol::id::request_id;
+use longhand_protocol::trace;
 use tracing::{Instrument as _, Span, field, info_span};
 
 use super::error::Result;
@@ -16,6 +18,9 @@ use super::extract::Caller;
 use crate::app::App;
 use crate::metrics;
 
+/// What only parts of Longhand ask for.
+const OURS: [&str; 3] = ["/harness/", "/internal/", "/peer/"];
+const PREVIEWS: &str = "/deltas";
 /// Requests are counted by the template of their route, never by their path.
 const NO_ROUTE: &str = "none";
 
@@ -24,10 +29,11 @@ pub async fn surround(request: Request, next: Next) -> Response {
     let id = request_id();
     let route = request.extensions().get::<MatchedPath>().map_or(NO_ROUTE, MatchedPath::as_str).to_owned();
     let method = request.method().as_str().to_owned();
-    let span = info_span!("request", request_id = id, method, route, session = field::Empty);
+    let span = span_of(&request, &id, &method, &route);
     let started = Instant::now();
     let mut response = next.run(request).instrument(span.clone()).await;
     metrics::request(&method, &route, response.status(), started.elapsed());
+    span.record("http.response.status_code", response.status().as_u16());
     if let Ok(value) = HeaderValue::from_str(&id) {
         response.headers_mut().insert("request-id", value);
     }
@@ -39,6 +45,29 @@ pub async fn surround(request: Request, next: Next) -> Response {
     response.headers_mut().remove(header::CONTENT_LENGTH);
     *response.body_mut() = Body::from(body);
     response
+}
+
+/// The span of a request, which belongs to what its caller says. For the log alone are those that only read, previews, of which
+/// there are many, and what harnesses and the operator ask for outside of a turn.
+fn span_of(request: &Request, id: &str, method: &str, route: &str) -> Span {
+    let parent = request.headers().get(trace::HEADER).and_then(|parent| parent.to_str().ok()?.parse().ok());
+    let alone = parent.is_none() && OURS.iter().any(|prefix| route.starts_with(prefix));
+    if alone || request.method() == Method::GET || route.ends_with(PREVIEWS) {
+        return info_span!(target: UNTRACED, "request", request_id = id, method, route, session = field::Empty,
+            http.response.status_code = field::Empty);
+    }
+    let name = format!("{method} {route}");
+    let span = info_span!(
+        "request",
+        request_id = id,
+        method,
+        route,
+        session = field::Empty,
+        http.response.status_code = field::Empty,
+        otel.name = name,
+        otel.kind = "server"
+    );
+    belonging(span, parent)
 }
 
 /// Lets a request in whose caller is known and has not had its share.

@@ -23,7 +23,7 @@ use super::{ExecuteError, Executor, plan};
 use crate::resources::{ResourceError, plan as objects};
 
 /// Nothing is idle for so long: a drain that is a question only.
-const NEVER: u64 = u64::MAX;
+pub(super) const NEVER: u64 = u64::MAX;
 /// How often a write is tried again whose object has changed since it was read.
 pub(super) const TRIES: usize = 5;
 

@@ -16,6 +16,7 @@ pub mod sandboxes;
 mod stored;
 mod story;
 mod unknown;
+mod wait;
 mod workspace;
 
 use std::collections::HashMap;
@@ -33,7 +34,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tracing::{Instrument as _, info_span};
+use tracing::{Instrument as _, Span, field, info_span};
 
 pub use self::egress::Egress;
 pub use self::handoff::{HandoffError, Party};
@@ -256,7 +257,8 @@ impl Executor {
         let entry = Arc::new(Running { epoch: AtomicU64::new(epoch), outcome: outcome.clone() });
         running.insert(key.clone(), Arc::clone(&entry));
         let registered = Registered { executor: Arc::clone(self), key };
-        let span = info_span!("call", session = %session, call = %call);
+        let span = info_span!("call", session = %session, call = %call, tool = field::Empty, sandbox = field::Empty,
+            outcome = field::Empty);
         self.tasks.spawn(see_through(registered, entry, sender).instrument(span));
         Ok(outcome)
     }
@@ -326,6 +328,7 @@ async fn see_through(registered: Registered, entry: Arc<Running>, sender: watch:
         None => ("stopping", Err(ExecuteError::Stopping)),
     };
     metrics::executed(label, started.elapsed());
+    Span::current().record("outcome", label);
     match &outcome {
         Ok(_) => tracing::info!(outcome = label, ms = started.elapsed().as_millis(), "tool call ended"),
         Err(error) => tracing::warn!(%error, "tool call has no result yet"),

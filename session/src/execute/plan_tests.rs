@@ -43,6 +43,7 @@ fn lost() -> SandboxView {
             pod_uid: "p1".to_owned(),
             reason: "OOMKilled".to_owned(),
             message: "limit 1Gi".to_owned(),
+            ..Loss::default()
         }),
         ..SandboxView::default()
     }

@@ -3,15 +3,28 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
-use longhand_crds::Sandbox;
+use kube::ResourceExt as _;
+use longhand_crds::{Sandbox, annotations};
 use longhand_protocol::event::EventBody;
+use longhand_protocol::trace;
 use longhand_session_log::store::SessionMeta;
 use tokio::time::Instant;
 
 use super::run::{LOOK_AGAIN, changed};
-use super::sandboxes::{SandboxKey, SandboxView};
+use super::sandboxes::{GivenUp, SandboxKey, SandboxView};
 use super::{ExecuteError, Executor, plan};
 use crate::resources::{self, ResourceError};
+
+/// What a sandbox that takes no calls now is like for who needs it.
+#[derive(Debug)]
+pub(super) enum Roused {
+    /// It becomes ready, or is replaced, by itself.
+    OnItsWay,
+    /// It has ended while it was waited for, or its files are lost although they were kept: why.
+    Ended(String),
+    /// It was not ready in time, and keeps its files: why.
+    Rests(String),
+}
 
 impl Executor {
     /// Makes the session's sandbox of this name, or wakes it, and waits until it takes calls. Gives why it does not, if it
@@ -26,8 +39,7 @@ impl Executor {
         let key = Self::key_of(meta, sandbox);
         let mut seen = self.sandboxes.subscribe(&key);
         let began = Instant::now();
-        let finished = |view: &SandboxView| view.finished.is_some().then(|| view.uid.clone());
-        let mut ended_before = seen.borrow().as_ref().and_then(finished);
+        let mut before = seen.borrow().as_ref().and_then(SandboxView::given_up);
         loop {
             let shown = seen.borrow_and_update().clone();
             let view = match shown {
@@ -36,7 +48,7 @@ impl Executor {
                 None => match self.make(meta, sandbox).await? {
                     Ok(made) => {
                         let view = SandboxView::of(&made);
-                        ended_before = finished(&view).or(ended_before);
+                        before = view.given_up().or(before);
                         view
                     }
                     Err(reason) => return Ok(Some(format!("there can be no sandbox ({reason})"))),
@@ -46,8 +58,10 @@ impl Executor {
                 self.say_ready(meta, sandbox, pod_uid).await?;
                 return Ok(None);
             }
-            if let Some(why) = self.rouse(&key, &view, ended_before.as_deref()).await? {
-                return Ok(Some(format!("it has ended ({why})")));
+            match self.rouse(&key, &view, before.as_ref()).await? {
+                Roused::OnItsWay => {}
+                Roused::Ended(why) => return Ok(Some(format!("it has ended ({why})"))),
+                Roused::Rests(why) => return Ok(Some(why)),
             }
             let limit = view.patience(self.limits.provisioning, began.elapsed(), Timestamp::now());
             let left = limit.saturating_sub(began.elapsed());
@@ -74,12 +88,15 @@ impl Executor {
     ) -> Result<Result<Sandbox, String>, ExecuteError> {
         let (namespace, name) = (&meta.namespace, &meta.name);
         let session = self.resources.session(namespace, name).await?;
-        let wanted = session
+        let mut wanted = session
             .filter(|session| session.metadata.uid.as_ref() == Some(&meta.uid))
             .and_then(|session| resources::plan::sandbox(&session, sandbox))
             .ok_or_else(|| ExecuteError::NoSession { namespace: namespace.clone(), name: name.clone() })?;
         if let Some(reason) = self.no_room(&Self::key_of(meta, sandbox)).await? {
             return Ok(Err(reason));
+        }
+        if let Some(parent) = trace::current() {
+            wanted.annotations_mut().insert(annotations::TRACEPARENT.to_owned(), parent.to_string());
         }
         let made = match self.resources.ensure_sandbox(wanted).await {
             Err(ResourceError::Refused { reason, .. }) => return Ok(Err(reason)),
@@ -92,29 +109,35 @@ impl Executor {
         Ok(Ok(made))
     }
 
-    /// Wakes a sandbox that is suspended, and removes one that had ended before it was asked for, with the UID `ended_before`:
-    /// then another is made. Says why one has ended that was waited for, or whose files are lost although they were kept.
+    /// Wakes a sandbox that is suspended, and begins anew with one that had been given up as `before` says: it is asked for again if
+    /// its workspace is kept, else removed, and another is made.
     pub(super) async fn rouse(
         &self,
         key: &SandboxKey,
         sandbox: &SandboxView,
-        ended_before: Option<&str>,
-    ) -> Result<Option<String>, ExecuteError> {
-        match &sandbox.finished {
+        before: Option<&GivenUp>,
+    ) -> Result<Roused, ExecuteError> {
+        let SandboxKey { namespace, name } = key;
+        let came_later = before.is_some() && sandbox.given_up().as_ref() == before;
+        match (&sandbox.finished, &sandbox.resting) {
             _ if sandbox.deleting => {}
-            Some(why) if ended_before == Some(sandbox.uid.as_str()) => {
-                self.resources.remove_sandbox(&key.namespace, &key.name, &sandbox.uid).await?;
+            (Some(why), _) if came_later => {
+                self.resources.remove_sandbox(namespace, name, &sandbox.uid).await?;
                 if sandbox.workspace_lost {
-                    return Ok(Some(why.clone()));
+                    return Ok(Roused::Ended(why.clone()));
                 }
             }
-            Some(why) => return Ok(Some(why.clone())),
-            None if sandbox.suspended => {
-                self.resources.wake_sandbox(&key.namespace, &key.name, &sandbox.uid).await?;
+            (Some(why), _) => return Ok(Roused::Ended(why.clone())),
+            (None, Some(_)) if came_later => {
+                self.resources.retry_sandbox(namespace, name, &sandbox.uid, sandbox.incarnation).await?;
             }
-            None => {}
+            (None, Some(why)) => return Ok(Roused::Rests(why.clone())),
+            (None, None) if sandbox.suspended => {
+                self.resources.wake_sandbox(namespace, name, &sandbox.uid).await?;
+            }
+            (None, None) => {}
         }
-        Ok(None)
+        Ok(Roused::OnItsWay)
     }
 
     /// The log says once of each pod that it takes calls.

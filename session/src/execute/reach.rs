@@ -7,7 +7,7 @@ use longhand_sandbox::client::{SandboxClient, Target};
 use tokio::time::{Instant, timeout};
 
 use super::Executor;
-use super::sandboxes::{SandboxKey, SandboxView};
+use super::sandboxes::{GivenUp, SandboxKey, SandboxView};
 use crate::resources::ResourceError;
 
 /// A watch may be late; then looking again helps.
@@ -52,11 +52,15 @@ pub enum ReachError {
 enum Step {
     Go(Target),
     Wake,
+    /// It rests, and whoever asks for it begins anew.
+    Retry,
     Wait,
+    /// It rests since this was asked.
+    Rests(String),
     Ended(String),
 }
 
-fn next(view: &SandboxView) -> Step {
+fn next(view: &SandboxView, before: Option<&GivenUp>) -> Step {
     if let Some(why) = &view.finished {
         return Step::Ended(why.clone());
     }
@@ -66,7 +70,11 @@ fn next(view: &SandboxView) -> Step {
     match view.serving() {
         Some((pod_uid, address)) => Step::Go(Target { address: address.to_owned(), pod_uid: pod_uid.to_owned() }),
         None if view.suspended => Step::Wake,
-        None => Step::Wait,
+        None => match &view.resting {
+            Some(_) if before.is_some() && view.given_up().as_ref() == before => Step::Retry,
+            Some(why) => Step::Rests(why.clone()),
+            None => Step::Wait,
+        },
     }
 }
 
@@ -85,6 +93,7 @@ impl Executor {
     pub async fn reach(&self, key: &SandboxKey) -> Result<Target, ReachError> {
         let began = Instant::now();
         let mut seen = self.sandboxes.subscribe(key);
+        let mut before = None;
         loop {
             seen.mark_unchanged();
             // Never from the watch, which may be late.
@@ -93,7 +102,9 @@ impl Executor {
                 .as_ref()
                 .map(SandboxView::of)
                 .ok_or_else(|| ReachError::NoSandbox { namespace: key.namespace.clone(), name: key.name.clone() })?;
-            match next(&view) {
+            let before = before.get_or_insert_with(|| view.given_up());
+            let not_ready = |waited, why| ReachError::NotReady { name: key.name.clone(), waited, why };
+            match next(&view, before.as_ref()) {
                 Step::Go(target) => {
                     if let Some(alone) = found.as_ref().filter(|sandbox| sandbox.spec.session_ref.is_none()) {
                         self.fill_alone(key, alone, &view, &target).await;
@@ -102,14 +113,17 @@ impl Executor {
                 }
                 Step::Ended(why) => return Err(ReachError::Ended { name: key.name.clone(), why }),
                 Step::Wake => self.resources.wake_sandbox(&key.namespace, &key.name, &view.uid).await?,
+                Step::Retry => {
+                    self.resources.retry_sandbox(&key.namespace, &key.name, &view.uid, view.incarnation).await?;
+                }
+                Step::Rests(why) => return Err(not_ready(began.elapsed(), why)),
                 Step::Wait => {}
             }
             let waited = began.elapsed();
             let limit = view.patience(self.limits.provisioning, waited, Timestamp::now());
             let left = limit.saturating_sub(waited);
             if left.is_zero() {
-                let why = view.explanation().to_owned();
-                return Err(ReachError::NotReady { name: key.name.clone(), waited, why });
+                return Err(not_ready(waited, view.explanation().to_owned()));
             }
             // The index keeps a slot for as long as somebody waits, so that its end is no case.
             let _ = timeout(LOOK_AGAIN.min(left), seen.changed()).await;
@@ -137,9 +151,19 @@ mod tests {
     #[case::ready(serving(), Step::Go(Target { address: "10.0.0.1:8090".to_owned(), pod_uid: "p".to_owned() }))]
     #[case::on_its_way(SandboxView { ready: false, ..serving() }, Step::Wait)]
     #[case::suspended(SandboxView { suspended: true, ..serving() }, Step::Wake)]
+    #[case::resting(SandboxView { ready: false, resting: Some("no node".to_owned()), ..serving() }, Step::Retry)]
     #[case::removed(SandboxView { deleting: true, ..serving() }, Step::Ended("it is being removed".to_owned()))]
     #[case::finished(SandboxView { finished: Some("OOMKilled".to_owned()), suspended: true, ..serving() }, Step::Ended("OOMKilled".to_owned()))]
     fn what_is_done_follows_from_what_is_seen(#[case] view: SandboxView, #[case] expected: Step) {
-        assert_eq!(next(&view), expected);
+        assert_eq!(next(&view, view.given_up().as_ref()), expected);
+    }
+
+    #[test]
+    fn who_has_waited_for_one_that_rests_is_told() {
+        let resting = SandboxView { ready: false, resting: Some("no node".to_owned()), incarnation: 2, ..serving() };
+        let before = SandboxView { incarnation: 1, ..resting.clone() }.given_up();
+        for before in [None, before] {
+            assert_eq!(next(&resting, before.as_ref()), Step::Rests("no node".to_owned()));
+        }
     }
 }

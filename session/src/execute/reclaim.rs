@@ -1,5 +1,6 @@
 //! Draining an idle sandbox, so that it can be removed while no call runs in it.
 
+use jiff::Timestamp;
 use longhand_crds::sandbox::SessionRef;
 use longhand_crds::session_id;
 use longhand_protocol::SessionId;
@@ -10,7 +11,8 @@ use longhand_sandbox::wire::DrainRequest;
 use longhand_session_log::StoreError;
 use longhand_session_log::store::CallState;
 
-use super::sandboxes::SandboxView;
+use super::handoff::NEVER;
+use super::sandboxes::{SandboxKey, SandboxView};
 use super::{ExecuteError, Executor, plan};
 use crate::metrics;
 use crate::resources::ResourceError;
@@ -48,6 +50,13 @@ pub enum DrainError {
     Sandbox(#[from] SandboxError),
 }
 
+/// For how long a sandbox has had its pod, if that is less than it should have been idle for: what `sandboxd` says goes back to its
+/// start, also of a pod that has waited in a pool since.
+fn too_young(ready_at: Option<Timestamp>, idle_seconds: u64, now: Timestamp) -> Option<u64> {
+    let had_for = u64::try_from(now.duration_since(ready_at?).as_secs()).unwrap_or(0);
+    Some(had_for).filter(|had_for| *had_for < idle_seconds)
+}
+
 impl Executor {
     /// Makes a sandbox take no more calls, if it has been idle for long enough and the log knows of no call in it, and suspends
     /// it if that is asked for.
@@ -65,6 +74,11 @@ impl Executor {
         let view = SandboxView::of(&sandbox);
         if view.pod_uid.as_ref() != Some(&request.pod_uid) {
             return Err(DrainError::OtherPod { wanted: request.pod_uid.clone(), found: view.pod_uid });
+        }
+        let ready_at = sandbox.status.as_ref().and_then(|status| status.ready_at.as_ref()).map(|time| time.0);
+        if let Some(idle_seconds) = too_young(ready_at, request.idle_seconds, Timestamp::now()) {
+            metrics::drain(false);
+            return Ok(Drained { drained: false, idle_seconds });
         }
         let owner = match sandbox.spec.session_ref.clone() {
             Some(session) => self.owner_of(namespace, &session).await?.map(|owner| (owner, session.sandbox)),
@@ -104,6 +118,35 @@ impl Executor {
             }
         }
         Ok(Drained { drained: answer.drained, idle_seconds: answer.activity.idle_seconds })
+    }
+
+    /// Does what is left of a reclaim whose sandbox takes no more calls and is still there: whoever drained it may be gone, or has another
+    /// idea of its time by now. Whether it takes no calls still.
+    pub(super) async fn finish_reclaim(&self, key: &SandboxKey, seen: &SandboxView) -> Result<bool, ResourceError> {
+        let Some((pod_uid, address)) = seen.serving() else { return Ok(true) };
+        let target = Target { address: address.to_owned(), pod_uid: pod_uid.to_owned() };
+        let wanted = DrainRequest { idle_seconds: NEVER, background_counts: true };
+        match self.client.drain_if(&target, &wanted).await {
+            Ok(answer) if answer.drained => {}
+            Ok(_) => return Ok(false),
+            // It is lost, which the operator sees.
+            Err(_) => return Ok(true),
+        }
+        let Some(sandbox) = self.resources.sandbox(&key.namespace, &key.name).await? else { return Ok(true) };
+        if SandboxView::of(&sandbox).serving() != seen.serving() {
+            return Ok(true);
+        }
+        tracing::info!(sandbox = key.name, pod_uid, "a sandbox was drained and not removed");
+        let kept = sandbox.status.as_ref().is_some_and(|status| status.workspace_claim.is_some());
+        let removed = match kept {
+            true => self.resources.suspend_sandbox(&sandbox).await,
+            false => self.resources.discard_sandbox(&sandbox).await,
+        };
+        match removed {
+            // Somebody else does.
+            Err(ResourceError::Conflict { .. }) => Ok(true),
+            removed => removed.map(|()| true),
+        }
     }
 
     /// The session of a sandbox, unless its resource is gone.

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use jiff::Timestamp;
 use longhand_protocol::event::without_result::STOPPED_BEFORE;
 use longhand_protocol::event::{EventBody, NewEvent, Record};
 use longhand_protocol::harness::HANDOFF;
@@ -18,9 +17,10 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio::try_join;
 use tokio_util::sync::CancellationToken;
+use tracing::{Instrument as _, Span, info_span};
 
 use super::plan::{self, Intent, Leave, Step, Verdict};
-use super::sandboxes::{SandboxKey, SandboxView};
+use super::sandboxes::{GivenUp, SandboxKey, SandboxView};
 use super::story::Since;
 use super::workspace::Ready;
 use super::{ExecuteError, Executor};
@@ -56,12 +56,12 @@ pub(super) struct Course {
     pub(super) key: SandboxKey,
     pub(super) seen: watch::Receiver<Option<SandboxView>>,
     pub(super) began: Instant,
-    /// When it began to wait for a sandbox.
-    pub(super) waiting: Option<Instant>,
-    /// A pod that takes no more calls.
-    pub(super) avoid: Option<String>,
-    /// UID of a sandbox that had ended before this call needed one.
-    ended_before: Option<String>,
+    /// Since when it waits for a sandbox.
+    pub(super) waiting: Option<Waiting>,
+    /// A pod that takes no more calls, and since when that is known.
+    pub(super) avoid: Option<(String, Instant)>,
+    /// A sandbox that had been given up before this call needed one.
+    pub(super) given_up_before: Option<GivenUp>,
     /// Since when the sandbox says that it does not know the call.
     pub(super) strange: Option<Instant>,
     /// How long to wait before the next attempt to join.
@@ -72,6 +72,19 @@ pub(super) struct Course {
     known: Option<CallState>,
     /// What the log said of it when this task began, and what this task has added.
     pub(super) since: Since,
+}
+
+/// A wait for a sandbox, and its span.
+pub(super) struct Waiting {
+    since: Instant,
+    _span: Span,
+}
+
+impl Waiting {
+    /// From now on.
+    pub(super) fn begin() -> Self {
+        Self { since: Instant::now(), _span: info_span!("wait for sandbox") }
+    }
 }
 
 impl<'a> Call<'a> {
@@ -98,6 +111,7 @@ impl<'a> Call<'a> {
             Ok(intent) => intent,
             Err(text) => return self.refuse("refused", text).await,
         };
+        Span::current().record("tool", &intent.tool).record("sandbox", &intent.sandbox);
         let by_service = intent.sandbox.is_empty();
         let queue = if by_service { None } else { self.executor.hosted.queue(&state.meta, &intent.sandbox).await? };
         match plan::leave(&intent, &story.since) {
@@ -149,7 +163,7 @@ impl<'a> Call<'a> {
     ) -> Result<Labelled, ExecuteError> {
         let key = Executor::key_of(&meta, &intent.sandbox);
         let seen = self.executor.sandboxes.subscribe(&key);
-        let ended_before = seen.borrow().as_ref().filter(|seen| seen.finished.is_some()).map(|seen| seen.uid.clone());
+        let given_up_before = seen.borrow().as_ref().and_then(SandboxView::given_up);
         let course = Course {
             meta,
             harness,
@@ -159,7 +173,7 @@ impl<'a> Call<'a> {
             began: Instant::now(),
             waiting: None,
             avoid: None,
-            ended_before,
+            given_up_before,
             strange: None,
             pause: JOIN_AGAIN,
             fresh: None,
@@ -183,7 +197,7 @@ impl<'a> Call<'a> {
                 CallState::Dispatched { .. } => self.look(&course).await?,
                 CallState::Open | CallState::Finished { .. } => course.seen.borrow_and_update().clone(),
             };
-            match plan::next(&call, sandbox.as_ref(), course.avoid.as_deref()) {
+            match plan::next(&call, sandbox.as_ref(), course.avoid.as_ref().map(|(pod_uid, _)| pod_uid.as_str())) {
                 Step::Return { seq } => return self.finished(seq).await,
                 Step::Create => {
                     if let Some(text) = self.provision(&mut course).await? {
@@ -237,72 +251,6 @@ impl<'a> Call<'a> {
         Ok(sandbox.as_ref().map(SandboxView::of))
     }
 
-    /// Makes the sandbox, or finds the one that the watch has not shown yet; the text says why there can be none.
-    async fn provision(&self, course: &mut Course) -> Result<Option<String>, ExecuteError> {
-        let made = match self.executor.make(&course.meta, &course.intent.sandbox).await? {
-            Ok(made) => made,
-            Err(reason) => {
-                return Ok(Some(format!("The call was not run: there can be no sandbox for it ({reason}).")));
-            }
-        };
-        let view = SandboxView::of(&made);
-        self.begin_waiting(course, &view).await?;
-        course.ended_before = view.finished.is_some().then_some(view.uid).or(course.ended_before.take());
-        self.changed_or_interrupted(course, LOOK_AGAIN).await;
-        Ok(None)
-    }
-
-    async fn begin_waiting(&self, course: &mut Course, sandbox: &SandboxView) -> Result<(), ExecuteError> {
-        if course.waiting.is_some() {
-            return Ok(());
-        }
-        course.waiting = Some(Instant::now());
-        let body =
-            EventBody::SandboxProvisioning { sandbox: course.intent.sandbox.clone(), tool_use_id: self.call.clone() };
-        // Parallel calls wait for one sandbox: the first to say so says it for all.
-        let incarnation = sandbox.incarnation.to_string();
-        let event = plan::once(&[self.session.as_str(), &sandbox.uid, &incarnation], body);
-        self.executor.announce(&self.session, event).await
-    }
-
-    /// Waits for a change; the text says why the call ends without a sandbox.
-    async fn wait_for_sandbox(
-        &self,
-        course: &mut Course,
-        sandbox: Option<&SandboxView>,
-    ) -> Result<Option<String>, ExecuteError> {
-        // A drained sandbox is about to go: the next one is what is waited for.
-        let left = |sandbox: &SandboxView| course.avoid.is_some() && sandbox.pod_uid == course.avoid;
-        let going = sandbox.is_none_or(|sandbox| sandbox.deleting || left(sandbox));
-        if let Some(sandbox) = sandbox.filter(|sandbox| !going && sandbox.serving().is_none()) {
-            self.begin_waiting(course, sandbox).await?;
-        }
-        if let Some(sandbox) = sandbox
-            && let Some(why) = self.executor.rouse(&course.key, sandbox, course.ended_before.as_deref()).await?
-        {
-            return Ok(Some(format!(
-                "The call was not run: its sandbox has ended ({why}). The next call gets a new one, with an empty workspace."
-            )));
-        }
-        let (least, waited) = (self.executor.limits.provisioning, course.began.elapsed());
-        let limit = sandbox.map_or(least, |sandbox| sandbox.patience(least, waited, Timestamp::now()));
-        if course.began.elapsed() >= limit {
-            let why = sandbox.map_or("it does not exist", SandboxView::explanation);
-            return Ok(Some(format!(
-                "The call was not run: its sandbox was not ready within {} s ({why}). The next call tries again.",
-                limit.as_secs()
-            )));
-        }
-        let left = limit.saturating_sub(course.began.elapsed());
-        self.changed_or_interrupted(course, LOOK_AGAIN.min(left)).await;
-        Ok(None)
-    }
-
-    /// Waits while the call is open: who has stopped the turn does not wait for a sandbox.
-    async fn changed_or_interrupted(&self, course: &mut Course, at_most: Duration) {
-        self.interrupted.run_until_cancelled(changed(&mut course.seen, at_most)).await;
-    }
-
     /// Gives the call to the sandbox; to which incarnation, if this task did.
     async fn dispatch(
         &self,
@@ -310,8 +258,8 @@ impl<'a> Call<'a> {
         pod_uid: String,
         address: &str,
     ) -> Result<Option<Incarnation>, ExecuteError> {
-        if let Some(since) = course.waiting.take() {
-            metrics::provisioned(since.elapsed());
+        if let Some(waited) = course.waiting.take() {
+            metrics::provisioned(waited.since.elapsed());
         }
         self.executor.say_ready(&course.meta, &course.intent.sandbox, &pod_uid).await?;
         let attempt = format!("{:016x}", rand::random::<u64>());
@@ -371,7 +319,8 @@ impl<'a> Call<'a> {
         };
         let state = CallState::Dispatched { incarnation: incarnation.clone() };
         let left = self.executor.limits.tool.saturating_sub(course.began.elapsed());
-        let mut running = pin!(self.executor.client.execute(&target, &request, left));
+        let span = info_span!("run in sandbox", otel.kind = "client", pod_uid = target.pod_uid);
+        let mut running = pin!(self.executor.client.execute(&target, &request, left).instrument(span));
         let answer = tokio::select! {
             biased;
             answer = running.as_mut() => answer,
@@ -388,7 +337,7 @@ impl<'a> Call<'a> {
             Verdict::Done(output) => self.done(incarnation, output).await.map(Some),
             Verdict::NotBegun { leave, wait } => {
                 self.executor.store.undispatch(&self.session, &self.call, &incarnation).await?;
-                course.avoid = leave.then_some(incarnation.pod_uid);
+                course.avoid = leave.then(|| (incarnation.pod_uid, Instant::now()));
                 if !wait.is_zero() {
                     sleep(wait).await;
                     // The pod may never be reachable, and waiting for it has the bound of waiting for a sandbox.

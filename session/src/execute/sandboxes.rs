@@ -23,6 +23,15 @@ pub struct SandboxKey {
     pub name: String,
 }
 
+/// A sandbox that was given up: who has waited for it is told, and who comes later begins anew.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct GivenUp {
+    /// UID of the resource.
+    uid: String,
+    /// The incarnation that is made when it is asked for, if it has not ended for ever.
+    incarnation: Option<i64>,
+}
+
 /// What a tool call needs to know of a sandbox.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SandboxView {
@@ -40,6 +49,8 @@ pub struct SandboxView {
     pub suspended: bool,
     /// Why it has ended for ever, if it has.
     pub finished: Option<String>,
+    /// Why it has no pod until it is asked for again, if it was not ready in time and its workspace is kept.
+    pub resting: Option<String>,
     /// Whether it has ended since the workspace that was kept could not be used again.
     pub workspace_lost: bool,
     /// When it is given up unless it is ready by then, if it is on its way.
@@ -62,13 +73,17 @@ impl SandboxView {
         let condition = |kind: &str| status.conditions.iter().find(|condition| condition.type_ == kind);
         let (ready, finished) =
             (condition("Ready"), condition("Finished").filter(|finished| finished.status == "True"));
+        let suspended = sandbox.spec.desired_state == DesiredState::Suspended;
+        // With a deadline it is tried again.
+        let rests = !suspended && status.provisioning_deadline.is_none() && finished.is_none();
         Self {
+            resting: status.last_miss.filter(|_| rests).map(|miss| miss.message),
             uid: sandbox.metadata.uid.clone().unwrap_or_default(),
             pod_uid: status.pod_uid.filter(|uid| !uid.is_empty()),
             address: status.address.filter(|address| !address.is_empty()),
             ready: ready.is_some_and(|condition| condition.status == "True"),
             deleting: sandbox.metadata.deletion_timestamp.is_some() || sandbox.spec.handoff_to.is_some(),
-            suspended: sandbox.spec.desired_state == DesiredState::Suspended,
+            suspended,
             workspace_lost: finished.is_some_and(|finished| finished.reason == WORKSPACE_LOST),
             finished: finished.map(|finished| explain(&finished.reason, &finished.message)),
             deadline: status.provisioning_deadline.map(|deadline| deadline.0),
@@ -84,6 +99,17 @@ impl SandboxView {
     pub fn serving(&self) -> Option<(&str, &str)> {
         let serving = self.ready && !self.deleting && !self.suspended && self.finished.is_none();
         serving.then_some(()).and(Some((self.pod_uid.as_deref()?, self.address.as_deref()?)))
+    }
+
+    /// How it was given up, if nothing becomes of it by itself.
+    #[must_use]
+    pub(super) fn given_up(&self) -> Option<GivenUp> {
+        let incarnation = match (&self.finished, &self.resting) {
+            (Some(_), _) => None,
+            (None, Some(_)) => Some(self.incarnation),
+            (None, None) => return None,
+        };
+        Some(GivenUp { uid: self.uid.clone(), incarnation })
     }
 
     /// Why the pod with this UID is gone, as far as it is known.

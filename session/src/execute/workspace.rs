@@ -276,7 +276,7 @@ impl Call<'_> {
                 Ok(Ready::Refuse(refusal(&what)))
             }
             Outcome::NotNow { leave, wait } => {
-                course.avoid = leave.then(|| target.pod_uid.clone());
+                course.avoid = leave.then(|| (target.pod_uid.clone(), Instant::now()));
                 let why = (!leave).then_some("its sandbox could not be reached");
                 Ok(self.look_again(course, wait, why).await)
             }

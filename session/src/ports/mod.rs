@@ -139,7 +139,7 @@ fn enter(ports: &Ports, host: &str, shown: &str, on: &str) -> Result<Response> {
 /// Sends the request to the server, over a connection of its own.
 async fn pass_on(app: &App, pass: Pass, host: &str, scheme: &'static str, request: Request) -> Result<Response> {
     let Pass { identity, sandbox, port } = pass;
-    let slot = crate::api::wire::export::slot(app)?;
+    let slot = app.streams.open(&sandbox.namespace)?;
     let target = app.executor.reach(&sandbox).await?;
     let stream = app.executor.client().open_port(&target, port).await?;
     let broken = |error: hyper::Error| {
@@ -162,7 +162,7 @@ async fn pass_on(app: &App, pass: Pass, host: &str, scheme: &'static str, reques
         let client = client.ok_or_else(|| ApiError::bad_request("the connection cannot be upgraded"))?;
         let server = timeout(BEGIN, hyper::upgrade::on(&mut answer)).await;
         let server = server.map_err(|_| ApiError::timeout("the server did not begin to speak in time"))?;
-        let slot = crate::api::wire::export::slot(app)?;
+        let slot = app.streams.open(&sandbox.namespace)?;
         let (part, namespace, sandbox) = (PORT_FORWARD, sandbox.namespace, sandbox.name);
         let opened = Opened { identity: Arc::new(identity), part, namespace, sandbox, slot };
         app.tunnels.carry(app, opened, client, TokioIo::new(server.map_err(broken)?));

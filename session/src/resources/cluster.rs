@@ -264,6 +264,18 @@ impl Resources for Cluster {
         self.patch_sandbox(namespace, name, &patch).await
     }
 
+    async fn retry_sandbox(
+        &self,
+        namespace: &str,
+        name: &str,
+        uid: &str,
+        incarnation: i64,
+    ) -> Result<(), ResourceError> {
+        let annotations = serde_json::json!({ (annotations::RETRY): incarnation.to_string() });
+        let patch = serde_json::json!({ "metadata": { "uid": uid, "annotations": annotations } });
+        self.patch_sandbox(namespace, name, &patch).await
+    }
+
     async fn say_lacks(
         &self,
         namespace: &str,

@@ -84,6 +84,15 @@ pub trait Resources: Send + Sync + 'static {
     /// Says that the sandbox shall run, if it is still the one with this UID.
     async fn wake_sandbox(&self, namespace: &str, name: &str, uid: &str) -> Result<(), ResourceError>;
 
+    /// Says that this incarnation of a sandbox that rests is wanted all the same, if it is still the one with this UID.
+    async fn retry_sandbox(
+        &self,
+        namespace: &str,
+        name: &str,
+        uid: &str,
+        incarnation: i64,
+    ) -> Result<(), ResourceError>;
+
     /// Says what the sandbox's workspace lacks, or that it lacks nothing any more, if it is still the one with this UID.
     async fn say_lacks(&self, namespace: &str, name: &str, uid: &str, lacks: Option<&str>)
     -> Result<(), ResourceError>;

@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::ControllerRevision;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use longhand_crds::agent_session::HarnessStatus;
-use longhand_crds::annotations::RESOURCES_FAILED;
+use longhand_crds::annotations::{RESOURCES_FAILED, RETRY};
 use longhand_crds::sandbox::{DesiredState, Loss, SessionRef};
 use longhand_crds::{Agent, AgentSession, Sandbox, SandboxSpec, SandboxStatus, SandboxTemplate};
 use serde_json::{Value, json};
@@ -109,6 +109,7 @@ impl FakeCluster {
                 cluster.allow(ALICE, Access::Kind(kind, verb), "team-a");
             }
         }
+        cluster.allow(ALICE, Access::UseVault("models"), "team-a");
         for verb in ["list", "create", "get", "delete"] {
             cluster.allow(ALICE, Access::Kind("files", verb), "team-a");
         }
@@ -245,10 +246,15 @@ impl FakeCluster {
     }
 
     pub(crate) fn sandbox_lost(&self, name: &str, pod: &str, reason: &str) {
-        let last_loss = Loss { pod_uid: pod.to_owned(), reason: reason.to_owned(), message: String::new() };
+        let last_loss = Loss { pod_uid: pod.to_owned(), reason: reason.to_owned(), ..Loss::default() };
         let status =
             SandboxStatus { last_loss: Some(last_loss), restarts: 1, incarnation: 1, ..SandboxStatus::default() };
         self.sandbox_status(name, status);
+    }
+
+    /// Which incarnation of the sandbox a call has asked for although it rests.
+    pub(crate) fn retried(&self, name: &str) -> Option<String> {
+        self.state().sandboxes.get(&key("team-a", name))?.metadata.annotations.as_ref()?.get(RETRY).cloned()
     }
 
     /// The next read of the sandbox finds it as it is now.
@@ -395,6 +401,14 @@ impl Resources for FakeCluster {
 
     async fn wake_sandbox(&self, _: &str, name: &str, uid: &str) -> Result<(), ResourceError> {
         self.set_desired_state(name, uid, DesiredState::Running);
+        Ok(())
+    }
+
+    async fn retry_sandbox(&self, _: &str, name: &str, uid: &str, incarnation: i64) -> Result<(), ResourceError> {
+        let mut state = self.state();
+        let sandbox = state.sandboxes.get_mut(&key("team-a", name)).unwrap();
+        assert_eq!(sandbox.metadata.uid.as_deref(), Some(uid));
+        sandbox.metadata.annotations.get_or_insert_default().insert(RETRY.to_owned(), incarnation.to_string());
         Ok(())
     }
 

@@ -97,6 +97,7 @@ pub(crate) const UNLIMITED: Rates = Rates {
     session_events_per_second: 0,
     namespace_events_per_second: 0,
     idempotency_keys_per_second: 0,
+    namespace_open_streams: 0,
 };
 
 /// A service, and everything around it.

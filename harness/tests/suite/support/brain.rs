@@ -86,7 +86,7 @@ impl Brain {
         let (state, mut next) = step(state, input);
         self.state = state;
         if next == Next::Do(Effect::Look) {
-            next = self.input(Input::Inbox(Inbox { wake_revision: Some(9), items: vec![] }));
+            next = self.input(Input::Inbox(Inbox { wake_revision: Some(9), ..Inbox::default() }));
         }
         next
     }

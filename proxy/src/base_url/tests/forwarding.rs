@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
-use super::support::{PATIENCE, Running, SECRET, TOKEN, post, request};
+use super::support::{Options, PATIENCE, Running, SECRET, TOKEN, post, request};
 use crate::health;
 
 const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
@@ -33,6 +33,7 @@ async fn the_token_is_swapped_for_the_credential() {
         lines,
         [
             "POST /base/v1/messages?beta=true HTTP/1.1",
+            "accept-encoding: identity",
             "anthropic-version: 2023-06-01",
             "content-length: 7",
             &host,
@@ -69,7 +70,8 @@ async fn basic_placement() {
     assert!(received.contains(&format!("authorization: Basic {pair}\r\n")), "{received}");
     upstream.send(&format!("HTTP/1.1 200 OK\r\nx-echo: {pair} {SECRET}\r\ncontent-length: 2\r\n\r\nok")).await;
     let answer = client.answer().await;
-    assert!(answer.contains("x-echo: [redacted] [redacted]\r\n"), "{answer}");
+    let echoed = answer.lines().find_map(|line| line.strip_prefix("x-echo: ")).unwrap();
+    assert_eq!(echoed, format!("[credential removed]{} {}", "*".repeat(pair.len() - 20), "*".repeat(SECRET.len())));
 }
 
 #[tokio::test]
@@ -100,7 +102,11 @@ async fn a_reflected_credential_does_not_come_back_in_headers() {
     upstream.send(reflecting).await;
     let answer = client.answer().await;
     assert!(answer.starts_with("HTTP/1.1 401 Unauthorized\r\n"), "{answer}");
-    assert!(answer.contains("x-echo: key=[redacted]!\r\n") && answer.contains("request-id: req_1\r\n"), "{answer}");
+    assert!(
+        answer.contains(&format!("x-echo: key={}!\r\n", "*".repeat(SECRET.len())))
+            && answer.contains("request-id: req_1\r\n"),
+        "{answer}"
+    );
     assert!(!answer.contains("set-cookie") && !answer.contains("connection"), "{answer}");
 }
 
@@ -166,6 +172,35 @@ async fn a_rotated_credential_is_used_without_a_restart() {
 }
 
 #[tokio::test]
+async fn a_credential_that_the_upstream_does_not_take_is_reported_until_it_does() {
+    let kept_in = json!({"vault": "models", "credential": "anthropic", "secret": "model-key", "key": "token"});
+    let options =
+        Options { change: Box::new(move |route, _| route["credential"]["keptIn"] = kept_in), ..Options::default() };
+    let running = Running::with(options).await;
+    let recorder = PrometheusBuilder::new().build_recorder();
+    let router = health::router(running.proxy.clone(), None, recorder.handle(), CancellationToken::new());
+    let report = async || {
+        let response = router.clone().oneshot(Request::get("/readyz").body(Body::empty()).unwrap()).await.unwrap();
+        let body = response.into_body().collect().await.unwrap().to_bytes();
+        serde_json::from_slice::<Value>(&body).unwrap()["credentials"][0].take()
+    };
+    let before = report().await;
+    assert_eq!((&before["refused"], &before["keptIn"]["secret"]), (&json!(false), &json!("model-key")));
+    assert_eq!(before.get("answeredAt"), None, "nobody has said anything of it");
+    for (status, refused) in [("401 Unauthorized", true), ("500 Internal Server Error", true), ("200 OK", false)] {
+        let mut client = running.client().await;
+        client.send(post("/model/v1/messages")).await;
+        let mut upstream = running.accept().await;
+        upstream.message().await;
+        upstream.send(format!("HTTP/1.1 {status}\r\nconnection: close\r\ncontent-length: 0\r\n\r\n")).await;
+        client.answer().await;
+        let report = report().await;
+        assert_eq!(report["refused"], json!(refused), "{status}");
+        assert!(report["answeredAt"].is_string() && report["usable"] == json!(true), "{report}");
+    }
+}
+
+#[tokio::test]
 async fn probes_name_what_is_missing() {
     let running = Running::start().await;
     let recorder = PrometheusBuilder::new().build_recorder();
@@ -184,7 +219,7 @@ async fn probes_name_what_is_missing() {
         "sessionToken": {"usable": true, "missing": false, "detail": null},
         "credentials": [{
             "route": "model", "credential": "anthropic", "required": true,
-            "usable": false, "missing": true, "detail": "the file does not exist",
+            "usable": false, "missing": true, "detail": "the file does not exist", "refused": false,
         }],
     });
     assert_eq!(get("/readyz").await, (200, expected.clone()));

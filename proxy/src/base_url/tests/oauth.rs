@@ -72,10 +72,10 @@ async fn an_expired_token_is_renewed_before_it_is_used() {
     let mut client = world.running.client().await;
     client.send(call("{}")).await;
     let (received, mut upstream) = next(&world.running).await;
-    assert_eq!(bearer(&received), "at-1", "{received}");
-    upstream.send("HTTP/1.1 200 OK\r\nx-echo: at-1\r\ncontent-length: 0\r\n\r\n").await;
+    assert_eq!(bearer(&received), "access-1", "{received}");
+    upstream.send("HTTP/1.1 200 OK\r\nx-echo: access-1\r\ncontent-length: 0\r\n\r\n").await;
     let answer = client.answer().await;
-    assert!(answer.starts_with("HTTP/1.1 200 ") && !answer.contains("at-1"), "{answer}");
+    assert!(answer.starts_with("HTTP/1.1 200 ") && !answer.contains("access-1"), "{answer}");
     within(world.running.proxy.settled()).await;
     assert_eq!(world.vault.kept().stored.len(), 1);
 }
@@ -86,14 +86,15 @@ async fn a_request_whose_token_is_refused_is_sent_once_more() {
     let mut client = world.running.client().await;
     client.send(call("{\"id\": 7}")).await;
     let (received, mut upstream) = next(&world.running).await;
-    assert_eq!(bearer(&received), "at-0");
+    assert_eq!(bearer(&received), "access-0");
     upstream.send(REFUSED).await;
     let (received, mut upstream) = next(&world.running).await;
-    assert!(bearer(&received) == "at-1" && received.ends_with("{\"id\": 7}"), "{received}");
-    // It is not the token that this server minds.
-    upstream.send(REFUSED).await;
+    assert!(bearer(&received) == "access-1" && received.ends_with("{\"id\": 7}"), "{received}");
+    // It is not the token that this server minds. Neither of them comes back.
+    let echo = "access-0 access-1";
+    upstream.send(format!("HTTP/1.1 401 Unauthorized\r\ncontent-length: {}\r\n\r\n{echo}", echo.len())).await;
     let answer = client.answer().await;
-    assert!(answer.starts_with("HTTP/1.1 401 "), "{answer}");
+    assert!(answer.starts_with("HTTP/1.1 401 ") && answer.ends_with("\r\n\r\n******** ********"), "{answer}");
     assert_eq!(world.provider.given().asked.len(), 1);
 }
 
@@ -106,7 +107,7 @@ async fn two_servers_with_one_credential_have_one_token() {
     two.send(call("{}").replace("/mcp/1", "/mcp/2")).await;
     for _ in 0..2 {
         let (received, mut upstream) = next(&world.running).await;
-        assert_eq!(bearer(&received), "at-1", "{received}");
+        assert_eq!(bearer(&received), "access-1", "{received}");
         upstream.send("HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 0\r\n\r\n").await;
     }
     for client in [&mut one, &mut two] {
@@ -123,13 +124,13 @@ async fn a_large_request_is_not_sent_twice_but_the_next_one_has_the_new_token() 
     let mut client = world.running.client().await;
     client.send(call(&"x".repeat(300 * 1024))).await;
     let (received, mut upstream) = next(&world.running).await;
-    assert_eq!(bearer(&received), "at-0");
+    assert_eq!(bearer(&received), "access-0");
     upstream.send(REFUSED).await;
     assert!(client.answer().await.starts_with("HTTP/1.1 401 "));
     let mut client = world.running.client().await;
     client.send(call("{}")).await;
     let (received, _upstream) = next(&world.running).await;
-    assert_eq!(bearer(&received), "at-1");
+    assert_eq!(bearer(&received), "access-1");
 }
 
 #[tokio::test]

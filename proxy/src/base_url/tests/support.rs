@@ -19,8 +19,10 @@ use tokio_util::sync::CancellationToken;
 
 pub(super) use crate::testing::{PATIENCE, SECRET, Wire, within};
 use crate::{
+    audit::Audit,
     base_url::{Proxy, serve},
     config::Config,
+    egress::testing::Recorder,
     oauth,
     upstream::tls_config_with,
 };
@@ -47,13 +49,15 @@ pub(super) struct Options {
     pub(super) more: Value,
     pub(super) tls: ClientConfig,
     pub(super) service: Option<Arc<dyn oauth::service::Service>>,
+    /// Where uses and refusals are put on record, if it is known of which session they are.
+    pub(super) log: Option<Arc<Recorder>>,
     pub(super) grace: Duration,
 }
 
 impl Default for Options {
     fn default() -> Self {
         let tls = tls_config_with(RootCertStore::empty()).unwrap();
-        Self { change: Box::new(|_, _| {}), more: json!({}), tls, service: None, grace: PATIENCE }
+        Self { change: Box::new(|_, _| {}), more: json!({}), tls, service: None, log: None, grace: PATIENCE }
     }
 }
 
@@ -75,7 +79,7 @@ impl Running {
         let mut route = json!({
             "name": "model", "prefix": "/model", "upstream": format!("http://127.0.0.1:{port}/base"),
             "credential": {
-                "name": "anthropic", "file": files.path().join("key"),
+                "name": "anthropic", "vault": "models", "file": files.path().join("key"),
                 "placement": {"type": "header", "name": "x-api-key"},
                 "allow": {
                     "scheme": "http", "hosts": ["127.0.0.1", "localhost"], "port": port, "allowPrivate": true,
@@ -87,11 +91,17 @@ impl Running {
         let mut config = options.more;
         config["routes"] = if route.is_array() { route } else { json!([route]) };
         let config = Config::parse(&config.to_string()).unwrap();
-        let proxy =
-            Arc::new(Proxy::new(config, files.path().join("token"), &Arc::new(options.tls), options.service.as_ref()));
+        let shutdown = CancellationToken::new();
+        let audit = options.log.map(|log| {
+            let (audit, until) = (Audit::default(), shutdown.clone());
+            let running = audit.clone();
+            tokio::spawn(async move { running.run(&log, until).await });
+            audit
+        });
+        let (tls, token) = (Arc::new(options.tls), files.path().join("token"));
+        let proxy = Arc::new(Proxy::new(config, token, &tls, options.service.as_ref(), audit));
         let listener = serve::bind((Ipv4Addr::LOCALHOST, 0).into()).await.unwrap();
         let address = listener.local_addr().unwrap();
-        let shutdown = CancellationToken::new();
         let task = tokio::spawn(serve(listener, proxy.clone(), shutdown.clone(), options.grace));
         Self { proxy, address, upstream, shutdown, task, files }
     }

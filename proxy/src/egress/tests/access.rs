@@ -145,6 +145,16 @@ async fn a_refusal_is_on_record() {
 }
 
 #[tokio::test]
+async fn a_head_that_is_refused_is_on_record_as_far_as_it_fits() {
+    let proxy = start().await;
+    let answer = proxy.ask(&"M".repeat(65), "http://api.example:81/x", "").await;
+    assert!(answer.starts_with("HTTP/1.1 400 ") && answer.contains("its method is too long"), "{answer}");
+    let event = proxy.service.at_least(1).await.remove(0);
+    assert_eq!((&*event.host, event.port, event.method.len()), ("api.example", 81, 64));
+    assert!(proxy.sockets.dialled().is_empty());
+}
+
+#[tokio::test]
 async fn what_cannot_be_reached_is_no_refusal() {
     let proxy = start().await;
     for authority in ["api.example:443", "unknown.example:443", "empty.example:443"] {

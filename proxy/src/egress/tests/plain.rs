@@ -86,7 +86,26 @@ async fn a_placeholder_goes_nowhere(#[case] line: &str, #[case] headers: &str) {
     let answer = client.message().await;
     assert!(answer.starts_with("HTTP/1.1 403 ") && answer.contains("placeholder_unbound"), "{answer}");
     assert!(proxy.sockets.dialled().is_empty());
-    assert_eq!(proxy.service.at_least(1).await[0].host, "api.example");
+    assert_eq!(&*proxy.service.at_least(1).await[0].host, "api.example");
+}
+
+#[tokio::test]
+async fn a_placeholder_in_a_body_goes_nowhere_however_it_is_cut() {
+    let (proxy, upstream) = start().await;
+    let placeholder = Seed::from([7; 32]).placeholder("team", "github");
+    let (first, second) = placeholder.split_at(20);
+    let mut client = proxy.client().await;
+    let chunk = |text: &str| format!("{:x}\r\n{text}\r\n", text.len());
+    client.send(request(&proxy, "POST http://api.example/", "transfer-encoding: chunked\r\n")).await;
+    client.send(chunk(&format!("key={first}"))).await;
+    let mut server = accept(&upstream).await;
+    server.until("key=").await;
+    client.send(chunk(second)).await;
+    let answer = client.message().await;
+    assert!(answer.starts_with("HTTP/1.1 403 ") && answer.contains("placeholder_unbound"), "{answer}");
+    assert!(!server.rest().await.contains(second));
+    let event = proxy.service.at_least(1).await.remove(0);
+    assert_eq!((&*event.host, &*event.method), ("api.example", "POST"));
 }
 
 #[tokio::test]

@@ -21,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 
 pub(super) use crate::testing::{PATIENCE, Wire, within};
 use crate::{
+    audit::Audit,
     egress::{
         EgressProxy, serve,
         serve::bind,
@@ -64,11 +65,13 @@ impl Running {
         let mut section = egress(&tokens.public_key(), &json!({"default": {"hosts": hosts}}), &bindings);
         change(&mut section);
         let tls = Arc::new(tls_config_with(RootCertStore::empty()).unwrap());
-        let proxy = Arc::new(EgressProxy::new(parse(&section), HARNESS, sockets.clone(), tls).unwrap());
+        let audit = Audit::default();
+        let proxy = EgressProxy::new(parse(&section), HARNESS, sockets.clone(), tls, audit.clone());
+        let proxy = Arc::new(proxy.unwrap());
         let listener = bind((Ipv4Addr::LOCALHOST, 0).into()).await.unwrap();
         let address = listener.local_addr().unwrap();
         let shutdown = CancellationToken::new();
-        let (audit, to, until) = (proxy.audit().clone(), service.clone(), shutdown.clone());
+        let (to, until) = (service.clone(), shutdown.clone());
         let tasks = vec![
             tokio::spawn(async move { audit.run(&to, until).await }),
             tokio::spawn(serve(listener, proxy, shutdown.clone(), PATIENCE)),

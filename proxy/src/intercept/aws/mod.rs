@@ -6,7 +6,10 @@
 
 use http::{HeaderMap, HeaderName, header};
 
-use super::judge::{Asked, Candidate, Denial};
+use super::{
+    endpoints::{Meaning, decoded},
+    judge::{Asked, Candidate, Denial},
+};
 use crate::config::BindingPlacement;
 
 pub mod outgoing;
@@ -14,6 +17,8 @@ pub mod sign;
 
 /// Stands for the body in a signature.
 pub(super) const CONTENT_SHA256: HeaderName = HeaderName::from_static("x-amz-content-sha256");
+/// Which operation is called.
+const TARGET: HeaderName = HeaderName::from_static("x-amz-target");
 /// When a request was signed.
 pub(super) const DATE: HeaderName = HeaderName::from_static("x-amz-date");
 
@@ -50,6 +55,9 @@ pub enum Problem {
     /// Something else stands for the body.
     #[error("x-amz-content-sha256 is not the SHA-256 of a body, and no word for an unsigned one")]
     Payload,
+    /// More than one operation.
+    #[error("it names more than one operation in x-amz-target")]
+    Target,
     /// Another service.
     #[error("it signs for the services {0} only")]
     Service(String),
@@ -121,7 +129,9 @@ pub fn judge(asked: &Asked<'_>, claim: &Claim, candidate: &Candidate<'_>) -> Res
     };
     asked.admits(candidate)?;
     let outside = |allowed: &[String], name: &String| !allowed.is_empty() && !allowed.contains(name);
-    let problem = if outside(&keys.services, &claim.service) {
+    let problem = if asked.headers.get_all(TARGET).iter().count() > 1 {
+        Some(Problem::Target)
+    } else if outside(&keys.services, &claim.service) {
         Some(Problem::Service(keys.services.join(", ")))
     } else if outside(&keys.regions, &claim.region) {
         Some(Problem::Region(keys.regions.join(", ")))
@@ -139,13 +149,7 @@ pub fn judge(asked: &Asked<'_>, claim: &Claim, candidate: &Candidate<'_>) -> Res
 /// which one is called.
 fn minted(asked: &Asked<'_>, service: &str) -> Option<&'static str> {
     let host = asked.host.as_str();
-    let target = asked.headers.get("x-amz-target").and_then(|target| target.to_str().ok()).unwrap_or_default();
-    let operation = target.rsplit('.').next().unwrap_or_default().to_ascii_lowercase();
-    let names = |name: &str| {
-        asked
-            .query
-            .is_some_and(|query| query.split('&').any(|part| part.split('=').next().is_some_and(|part| part == name)))
-    };
+    let meaning = Meaning::of(asked.path);
     match service {
         _ if host.starts_with("sts.") || host.starts_with("sts-fips.") => Some("a security token service"),
         "sts" => Some("a security token service"),
@@ -153,15 +157,47 @@ fn minted(asked: &Asked<'_>, service: &str) -> Option<&'static str> {
             Some("a service that hands out keys or tokens")
         }
         "redshift" | "redshift-serverless" => Some("a service that hands out passwords of databases"),
-        "codeartifact" if asked.path.contains("authorization-token") => Some("it makes tokens for registries"),
-        _ if service.starts_with("s3") && (names("session") || asked.path.contains("/dataaccess")) => {
+        // docs.aws.amazon.com/codeartifact/latest/APIReference/API_GetAuthorizationToken.html
+        "codeartifact" if meaning.matches("**/authorization-token") => Some("it makes tokens for registries"),
+        // docs.aws.amazon.com/AmazonS3/latest/API/API_CreateSession.html, and API_control_GetDataAccess.html
+        _ if service.starts_with("s3") && (asks(asked, "session") || meaning.matches("**/dataaccess")) => {
             Some("it makes keys for a bucket")
         }
-        _ if matches!(operation.as_str(), "getauthorizationtoken" | "getcredentials" | "getsessiontoken") => {
+        _ if operations(asked, &meaning).any(|operation| MINTING.contains(&operation.as_str())) => {
             Some("it makes tokens")
         }
         _ => None,
     }
+}
+
+/// Operations that make tokens, of any service: docs.aws.amazon.com/AmazonECR/latest/APIReference/API_GetAuthorizationToken.html,
+/// docs.aws.amazon.com/STS/latest/APIReference/API_GetSessionToken.html.
+const MINTING: &[&str] = &["getauthorizationtoken", "getcredentials", "getsessiontoken", "getfederationtoken"];
+
+/// The operations that a request may be for: as a header, a parameter, or a path says
+/// (smithy.io/2.0/additional-specs/protocols/smithy-rpc-v2.html).
+fn operations(asked: &Asked<'_>, meaning: &Meaning) -> impl Iterator<Item = String> {
+    let targets =
+        asked.headers.get_all(TARGET).iter().map(|target| String::from_utf8_lossy(target.as_bytes()).into_owned());
+    let actions = parameters(asked).filter(|(name, _)| name == "action").map(|(_, value)| value);
+    let mut path = meaning.segments().rev();
+    let path = path.next().zip(path.next()).filter(|(_, before)| *before == "operation");
+    let path = path.map(|(operation, _)| operation.to_owned());
+    let all: Vec<String> = targets.chain(actions).chain(path).collect();
+    all.into_iter().map(|name| name.rsplit('.').next().unwrap_or_default().trim().to_ascii_lowercase())
+}
+
+fn asks(asked: &Asked<'_>, name: &str) -> bool {
+    parameters(asked).any(|(asked, _)| asked == name)
+}
+
+/// The parameters of the query, decoded, with their names in lower case.
+fn parameters<'a>(asked: &Asked<'a>) -> impl Iterator<Item = (String, String)> + use<'a> {
+    let text = |text: &str| String::from_utf8_lossy(&decoded(text.replace('+', " ").as_bytes())).trim().to_owned();
+    let parts = asked.query.into_iter().flat_map(|query| query.split(['&', ';']));
+    parts
+        .map(move |part| part.split_once('=').unwrap_or((part, "")))
+        .map(move |(name, value)| (text(name).to_ascii_lowercase(), text(value)))
 }
 
 #[cfg(test)]

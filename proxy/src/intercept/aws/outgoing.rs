@@ -1,20 +1,12 @@
 //! Reads what is to be signed: the keys from their files and the body, if nothing stands for it; and signs it.
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{sync::Arc, time::Instant};
 
-use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri};
-use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use jiff::Timestamp;
 use sha2::{Digest as _, Sha256};
-use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore},
-    time::timeout,
-};
 
 use super::{CONTENT_SHA256, Claim, DATE, sign};
 use crate::{
@@ -25,6 +17,8 @@ use crate::{
         judge::Denial,
         refused::Refused,
         upstream::Outgoing,
+        values::HostValues,
+        whole::Room,
     },
     linger::Lingering,
     secret::Secret,
@@ -32,21 +26,31 @@ use crate::{
 
 /// The largest body that is read to be hashed: as much as a Lambda function takes. Larger ones say their hash themselves.
 pub const MAX_HASHED_BODY: usize = 6 * 1024 * 1024;
-/// How many of them are in memory at the same time.
-pub const HASHED_BODIES: usize = 6;
-/// How long a body waits until fewer are.
-const TURN_TIMEOUT: Duration = Duration::from_secs(60);
 const SECURITY_TOKEN: HeaderName = HeaderName::from_static("x-amz-security-token");
 
-/// A body, and that it is one of a few.
-struct Held {
-    body: Bytes,
-    _turn: OwnedSemaphorePermit,
+/// Access keys as they are in their files.
+pub struct Keys {
+    id: Arc<Secret>,
+    secret: Arc<Secret>,
+    token: Option<Arc<Secret>>,
 }
 
-impl AsRef<[u8]> for Held {
-    fn as_ref(&self) -> &[u8] {
-        &self.body
+impl Keys {
+    /// Reads keys once, so that what is signed with is what is looked for in the answer.
+    ///
+    /// # Errors
+    /// [`Refused`], when one is not there.
+    pub fn read(values: &HostValues, bound: &Bound, secret: Arc<Secret>, now: Instant) -> Result<Self, Refused> {
+        let unavailable = |condition| Refused::Unavailable { credential: bound.binding.label(), condition };
+        let Some(files) = &bound.aws else { return Err(Refused::Malformed("it is not signed with AWS keys")) };
+        let id = values.read(&files.access_key_id, now).map_err(unavailable)?;
+        let token = files.session_token.as_ref().map(|file| values.read(file, now)).transpose().map_err(unavailable)?;
+        Ok(Self { id, secret, token })
+    }
+
+    /// All of them.
+    pub fn all(&self) -> impl Iterator<Item = &Arc<Secret>> {
+        [&self.id, &self.secret].into_iter().chain(&self.token)
     }
 }
 
@@ -58,54 +62,47 @@ pub async fn body(
     body: Relayed<Lingering<Incoming>>,
     claim: &Claim,
     shown: Shown,
-    turns: &Arc<Semaphore>,
+    room: &Room,
 ) -> Result<(Outgoing, String), Refused> {
     let watched = Watched::new(body, shown.clone());
     if let Some(payload) = &claim.payload {
         return Ok((watched.boxed_unsync(), payload.clone()));
     }
-    let turn = timeout(TURN_TIMEOUT, turns.clone().acquire_owned()).await;
-    let turn = turn.map_err(|_| Refused::Body)?.map_err(|_| Refused::Body)?;
-    let whole = match Limited::new(watched, MAX_HASHED_BODY).collect().await {
-        Ok(whole) => whole.to_bytes(),
-        Err(_) if shown.is_set() => return Err(Denial::Unresolved { place: "body" }.into()),
-        Err(error) if error.is::<LengthLimitError>() => return Err(Refused::BodyTooLarge { limit: MAX_HASHED_BODY }),
-        Err(_) => return Err(Refused::Body),
-    };
-    let payload = sign::hex(&Sha256::digest(&whole));
-    let held = Bytes::from_owner(Held { body: whole, _turn: turn });
-    let body = Full::new(held).map_err(|never| -> BoxError { match never {} });
+    let whole = room.read(watched, MAX_HASHED_BODY, 1).await.map_err(|problem| {
+        if shown.is_set() {
+            Denial::Unresolved { place: "body" }.into()
+        } else {
+            Refused::of_body(&problem, MAX_HASHED_BODY)
+        }
+    })?;
+    let payload = sign::hex(&Sha256::digest(whole.bytes()));
+    let body = Full::new(whole.into_bytes()).map_err(|never| -> BoxError { match never {} });
     Ok((body.boxed_unsync(), payload))
 }
 
 /// Signs a request as it goes out, with the time of now.
 ///
 /// # Errors
-/// [`Refused::Unavailable`], when a key is not there.
+/// [`Refused::Malformed`], when a header is none with what belongs in it.
 pub fn sign(
     claim: &Claim,
-    bound: &Bound,
-    secret: &Secret,
+    keys: &Keys,
     (method, uri): (&Method, &Uri),
     headers: &mut HeaderMap,
     payload: &str,
 ) -> Result<(), Refused> {
-    let unavailable = |condition| Refused::Unavailable { credential: bound.binding.label(), condition };
     let unfit = |_| Refused::Malformed("a header is none with its credential");
-    let now = Instant::now();
-    let Some(keys) = &bound.aws else { return Err(Refused::Malformed("it is not signed with AWS keys")) };
-    let id = keys.access_key_id.current(now).map_err(unavailable)?;
     let time = Timestamp::now().strftime("%Y%m%dT%H%M%SZ").to_string();
     headers.insert(DATE, HeaderValue::try_from(&time).map_err(unfit)?);
     headers.insert(CONTENT_SHA256, HeaderValue::try_from(payload).map_err(unfit)?);
-    if let Some(token) = &keys.session_token {
-        headers.insert(SECURITY_TOKEN, token.current(now).map_err(unavailable)?.header("").map_err(unfit)?);
+    if let Some(token) = &keys.token {
+        headers.insert(SECURITY_TOKEN, token.header("").map_err(unfit)?);
     }
     let host = uri.authority().map(http::uri::Authority::as_str).unwrap_or_default();
     let outgoing = sign::Outgoing { method, host, path: uri.path(), query: uri.query(), headers, payload };
     let scope = sign::Scope { time: &time, region: &claim.region, service: &claim.service };
     let names = sign::signed_names(headers);
-    let authorization = sign::authorization(&outgoing, &names, scope, &id, secret).map_err(unfit)?;
+    let authorization = sign::authorization(&outgoing, &names, scope, &keys.id, &keys.secret).map_err(unfit)?;
     headers.insert(http::header::AUTHORIZATION, authorization);
     Ok(())
 }

@@ -24,7 +24,7 @@ fn binding() -> Binding {
         placement: BindingPlacement::Aws(AwsKeys {
             access_key_id_file: PathBuf::from("/none"),
             session_token_file: None,
-            services: ["s3", "ecr", "sts", "iam"].map(ToOwned::to_owned).to_vec(),
+            services: ["s3", "ecr", "sts", "iam", "codeartifact"].map(ToOwned::to_owned).to_vec(),
             regions: vec!["eu-west-1".to_owned()],
         }),
         rule: Rule {
@@ -35,6 +35,7 @@ fn binding() -> Binding {
             path_prefixes: vec![],
             allow_private: false,
         },
+        kept_in: None,
     }
 }
 
@@ -85,11 +86,42 @@ fn outcome(url: &str, headers: &[(&str, &str)]) -> String {
 #[case("b.s3.eu-west-1.amazonaws.com/oauth/token", "eu-west-1/s3", "s3 eu-west-1 true")]
 #[case("b.s3.eu-west-1.amazonaws.com/a//b", "eu-west-1/s3", "s3 eu-west-1 true")]
 #[case("s3.amazonaws.com/k", "us-east-1/s3", "regions eu-west-1 only")]
-#[case("lambda.eu-west-1.amazonaws.com/k", "eu-west-1/lambda", "services s3, ecr, sts, iam only")]
+#[case("lambda.eu-west-1.amazonaws.com/k", "eu-west-1/lambda", "services s3, ecr, sts, iam, codeartifact only")]
 #[case("sts.eu-west-1.amazonaws.com/", "eu-west-1/sts", "a security token service")]
 #[case("sts-fips.eu-west-1.amazonaws.com/", "eu-west-1/s3", "a security token service")]
 #[case("iam.amazonaws.com/", "eu-west-1/iam", "hands out keys")]
 #[case("b.s3express-euw1-az1.eu-west-1.amazonaws.com/?session", "eu-west-1/s3", "makes keys for a bucket")]
+#[case("b.s3express-euw1-az1.eu-west-1.amazonaws.com/?%73ession", "eu-west-1/s3", "makes keys for a bucket")]
+#[case("b.s3express-euw1-az1.eu-west-1.amazonaws.com/?a=b&%2573ession=", "eu-west-1/s3", "makes keys for a bucket")]
+#[case("b.s3express-euw1-az1.eu-west-1.amazonaws.com/?sessions", "eu-west-1/s3", "s3 eu-west-1 true")]
+#[case(
+    "1.s3-control.eu-west-1.amazonaws.com/v20180820/accessgrantsinstance/dataaccess",
+    "eu-west-1/s3",
+    "makes keys for"
+)]
+#[case(
+    "1.s3-control.eu-west-1.amazonaws.com/v20180820/accessgrantsinstance/data%61ccess/",
+    "eu-west-1/s3",
+    "makes keys for"
+)]
+#[case(
+    "d.codeartifact.eu-west-1.amazonaws.com/v1/authorization-token",
+    "eu-west-1/codeartifact",
+    "tokens for registries"
+)]
+#[case(
+    "d.codeartifact.eu-west-1.amazonaws.com/v1/authorization%2Dtoken",
+    "eu-west-1/codeartifact",
+    "tokens for registries"
+)]
+#[case("api.ecr.eu-west-1.amazonaws.com/?Action=GetAuthorizationToken", "eu-west-1/ecr", "it makes tokens")]
+#[case("api.ecr.eu-west-1.amazonaws.com/?%41ction=GetAuthorization%54oken", "eu-west-1/ecr", "it makes tokens")]
+#[case(
+    "api.ecr.eu-west-1.amazonaws.com/service/Ecr/operation/GetAuthorization%54oken",
+    "eu-west-1/ecr",
+    "it makes tokens"
+)]
+#[case("api.ecr.eu-west-1.amazonaws.com/service/Ecr/operation/ListImages", "eu-west-1/ecr", "ecr eu-west-1 true")]
 #[case("evil.example/k", "eu-west-1/s3", "it allows hosts *.amazonaws.com only")]
 #[case("b.s3.eu-west-1.amazonaws.com/a/../b", "eu-west-1/s3", "dot segment")]
 fn what_the_keys_sign(#[case] url: &str, #[case] scope: &str, #[case] expected: &str) {
@@ -104,6 +136,20 @@ fn an_operation_that_makes_tokens_is_refused() {
     let target = "AmazonEC2ContainerRegistry_V20150921.GetAuthorizationToken";
     let outcome = outcome("api.ecr.eu-west-1.amazonaws.com/", &[("authorization", &signed), ("x-amz-target", target)]);
     assert!(outcome.contains("it makes tokens"), "{outcome}");
+}
+
+#[test]
+fn two_operations_are_none() {
+    let signed = signed(ONE, "eu-west-1/ecr");
+    let [harmless, minting] =
+        ["ListImages", "GetAuthorizationToken"].map(|name| format!("AmazonEC2ContainerRegistry_V20150921.{name}"));
+    let host = "api.ecr.eu-west-1.amazonaws.com/";
+    for targets in [[&harmless, &minting], [&minting, &harmless], [&harmless, &harmless]] {
+        let [one, two] = targets.map(|target| ("x-amz-target", target.as_str()));
+        let outcome = outcome(host, &[("authorization", &signed), one, two]);
+        assert!(outcome.contains("more than one operation"), "{outcome}");
+    }
+    assert_eq!(outcome(host, &[("authorization", &signed), ("x-amz-target", &harmless)]), "ecr eu-west-1 false");
 }
 
 #[rstest]

@@ -6,7 +6,7 @@ use std::sync::{
 };
 
 use base64::{Engine, engine::general_purpose::STANDARD};
-use http::{Request, Response, StatusCode, header};
+use http::{Request, StatusCode, header};
 use http_body_util::{BodyExt, Collected};
 use hyper::body::Incoming;
 use longhand_protocol::egress::CredentialOutcome;
@@ -42,7 +42,7 @@ fn leaks(text: &str) -> bool {
 
 #[rstest]
 #[case::http2_all_the_way("--http2", BOTH, "HTTP/2.0")]
-#[case::http1_to_http2("--http1.1", BOTH, "HTTP/2.0")]
+#[case::http1_stays("--http1.1", BOTH, "HTTP/1.1")]
 #[case::http2_to_http1("--http2", &[b"http/1.1".as_slice()], "HTTP/1.1")]
 #[case::http1_all_the_way("--http1.1", &[b"http/1.1".as_slice()], "HTTP/1.1")]
 #[tokio::test]
@@ -91,6 +91,13 @@ async fn what_is_refused_does_not_go_out_and_is_on_record() {
         (&["--user", "me:attacker", url], "authorization"),
         (&["--cookie", "user_session=1", url], "user_session"),
         (&["https://git.example/a?access_token=1"], "access_token"),
+        (&["--header", "X-Foo: ghp_0123456789abcdef0123456789abcdef0123", url], "x-foo"),
+        (&["--header", "X-RapidAPI-Key: 1", url], "x-rapidapi-key"),
+        (&["--cookie", "__Secure-next-auth.session-token=1", url], "next-auth.session-token"),
+        (
+            &["--header", "Sec-WebSocket-Protocol: base64url.bearer.authorization.k8s.io.YQ", url],
+            "sec-websocket-protocol",
+        ),
         (&["--header", &broken, url], "stands for no credential"),
         (&["--header", &encoded, url], "Base64"),
         (&["--data", &in_body, url], "body has a placeholder"),
@@ -137,6 +144,42 @@ async fn where_a_binding_says_so_it_is_placed_in_query_path_and_body() {
     assert_eq!(*seen.lock().unwrap(), format!("/bot{value}/x?key={value} key={value}"));
     let (status, _) = world.curl(&["--header", &format!("Authorization: Bearer {one}"), "https://git.example/"]).await;
     assert_eq!(status, "403");
+    // A form that is read anyway has none of somebody else's either.
+    let (status, text) = world.curl(&["--data", &format!("{body}&private_token=attacker"), &url]).await;
+    assert!(status == "403" && text.contains("form") && text.contains("private_token"), "{text}");
+}
+
+#[tokio::test]
+async fn what_is_placed_makes_a_request_no_larger_than_it_may_be() {
+    let change = |config: &mut serde_json::Value| {
+        let binding = &mut config["bindings"][0];
+        // Of many letters: what repeats itself takes long to prepare for.
+        let value: String =
+            (0..1_000_u32).map(|at| char::from(b"abcdefghijklmnopqrstuvwxyz"[(at * at / 7 % 26) as usize])).collect();
+        std::fs::write(binding["file"].as_str().unwrap(), value).unwrap();
+        binding["placement"]["locations"] = json!(["header", "body"]);
+    };
+    let world = World::with(change, BOTH, |request: Request<Incoming>| async move {
+        reply(request.into_body().collect().await.unwrap().to_bytes().len().to_string())
+    })
+    .await;
+    let one = World::placeholder();
+    let file = super::support::path(&world, "many");
+    for (count, expected) in [(1_000, "200"), (1_200, "413")] {
+        std::fs::write(&file, one.clone() + &format!(" {one}").repeat(count - 1)).unwrap();
+        let data = format!("@{}", file.display());
+        let arguments = ["--header", "Content-Type: text/plain", "--data-binary", &data, "https://git.example/"];
+        let (status, text) = world.curl(&arguments).await;
+        assert_eq!(status, expected, "{text}");
+        assert!(status == "413" || text == (count * 1_001 - 1).to_string(), "{text}");
+    }
+    for (count, expected) in [(68, "200"), (69, "431")] {
+        let headers: Vec<String> = (0..count).map(|number| format!("X-A{number}: {one}")).collect();
+        let headers = headers.iter().flat_map(|header| ["--header", header.as_str()]);
+        let arguments: Vec<&str> = headers.chain(["--http1.1", "https://git.example/"]).collect();
+        let (status, text) = world.curl(&arguments).await;
+        assert_eq!(status, expected, "{text}");
+    }
 }
 
 #[tokio::test]
@@ -184,35 +227,4 @@ async fn a_credential_without_a_value_goes_nowhere() {
     tokio::time::sleep(std::time::Duration::from_millis(1_050)).await;
     let (status, text) = world.curl(&["--header", &good, "https://git.example/"]).await;
     assert!(status == "403" && text.contains("characters can be taken out"), "{text}");
-}
-
-#[tokio::test]
-async fn what_git_lfs_hands_out_is_kept_and_used() {
-    const MINTED: &str = "Bearer minted-for-one-object";
-    let world = World::new(|request: Request<Incoming>| async move {
-        if request.uri().path().ends_with("/batch") {
-            return reply(
-                json!({"objects": [{"oid": "1", "actions": {"download": {
-                "href": "https://git.example/objects/1", "header": {"Authorization": MINTED}}}}]})
-                .to_string(),
-            );
-        }
-        let right = request.headers().get(header::AUTHORIZATION).is_some_and(|value| value == MINTED);
-        let mut answer: Response<_> = reply(format!("{MINTED} right: {right}"));
-        answer.headers_mut().insert("x-echo", MINTED.parse().unwrap());
-        answer
-    })
-    .await;
-    let basic = format!("me:{}", World::placeholder());
-    let batch = ["--user", &basic, "--data", "{}", "https://git.example/a.git/info/lfs/objects/batch"];
-    let (status, text) = world.curl(&batch).await;
-    assert_eq!(status, "200", "{text}");
-    let answer: serde_json::Value = serde_json::from_str(&text).unwrap();
-    let handle = answer["objects"][0]["actions"]["download"]["header"]["Authorization"].as_str().unwrap();
-    assert!(handle.starts_with("lhs_") && !text.contains("minted"), "{text}");
-    let header = format!("Authorization: {handle}");
-    let (status, text) = world.curl(&["--include", "--header", &header, "https://git.example/objects/1"]).await;
-    assert!(status == "200" && text.contains("right: true") && !text.contains("minted-for"), "{text}");
-    let (status, text) = world.curl(&["--header", &header, "https://git.example/objects/2"]).await;
-    assert!(status == "403" && text.contains("Git LFS handle"), "{text}");
 }

@@ -21,7 +21,9 @@ async fn a_request_that_can_be_read_in_two_ways_reaches_nobody() {
         async { reply("reached") }
     })
     .await;
+    let long = format!("{} / HTTP/1.1\r\nHost: git.example\r\n\r\n", "M".repeat(65));
     for request in [
+        long.as_str(),
         "GET / HTTP/1.1\r\nHost: evil.example\r\n\r\n",
         "GET / HTTP/1.1\r\nHost: git.example\r\nHost: evil.example\r\n\r\n",
         "GET / HTTP/1.1\r\n\r\n",
@@ -70,6 +72,11 @@ async fn of_two_lengths_one_goes_on_and_nothing_behind_the_body_is_a_request() {
         },
     )
     .await;
+    // Said twice, it is said once more by the proxy.
+    let same = "Content-Length: 5\r\nContent-Length: 5";
+    let answer =
+        world.raw(&format!("POST / HTTP/1.1\r\nHost: {HOST}\r\n{same}\r\nConnection: close\r\n\r\nhello")).await;
+    assert!(answer.contains("\"content-length\": \"5\"") && answer.ends_with("body b\"hello\""), "{answer}");
     for framing in
         ["Content-Length: 36\r\nTransfer-Encoding: chunked", "Transfer-Encoding: chunked\r\nContent-Length: 36"]
     {

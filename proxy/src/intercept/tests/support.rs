@@ -33,10 +33,10 @@ use tokio_util::sync::CancellationToken;
 
 pub(super) use crate::testing::within;
 use crate::{
+    audit::{Audit, Report, ReportError},
     egress::{
-        audit::{Report, ReportError},
         serve::{self, EgressProxy},
-        testing::{FakeSockets, HARNESS, TokenMaker, egress, parse},
+        testing::{FakeSockets, HARNESS, TokenMaker, checked, egress, parse},
     },
     intercept::bodies::BoxError,
     upstream::tls_config_with,
@@ -61,13 +61,17 @@ struct Recorder(Arc<Mutex<Vec<CredentialEvent>>>);
 
 impl Report for Recorder {
     fn report<'a>(&'a self, events: &'a CredentialEvents) -> BoxFuture<'a, Result<(), ReportError>> {
-        self.0.lock().unwrap().extend(events.events.iter().cloned());
-        Box::pin(async { Ok(()) })
+        Box::pin(async move {
+            checked(events)?;
+            self.0.lock().unwrap().extend(events.events.iter().cloned());
+            Ok(())
+        })
     }
 }
 
 pub(super) struct World {
     pub(super) files: TempDir,
+    pub(super) egress: Arc<EgressProxy>,
     relay: SocketAddr,
     ca_pem: String,
     events: Recorder,
@@ -103,17 +107,19 @@ impl World {
         change(&mut config);
         let sockets = FakeSockets::default().name(HOST, &[&["8.8.8.8"]]).server("8.8.8.8", upstream);
         let tls = Arc::new(tls_config_with(roots).unwrap());
-        let proxy = Arc::new(EgressProxy::new(parse(&config), HARNESS, Arc::new(sockets), tls).unwrap());
+        let audit = Audit::default();
+        let proxy = EgressProxy::new(parse(&config), HARNESS, Arc::new(sockets), tls, audit.clone());
+        let proxy = Arc::new(proxy.unwrap());
         let events = Recorder::default();
-        let (audit, recorder) = (proxy.audit().clone(), events.clone());
+        let recorder = events.clone();
         tasks.spawn(async move { audit.run(&recorder, CancellationToken::new()).await });
         let ca_pem = proxy.ca_pem().to_owned();
         std::fs::write(files.path().join("ca.pem"), &ca_pem).unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        tasks.spawn(serve::serve(listener, proxy, CancellationToken::new(), Duration::ZERO));
+        tasks.spawn(serve::serve(listener, proxy.clone(), CancellationToken::new(), Duration::ZERO));
         let relay = relay(&mut tasks, address, maker.token(|_| {})).await;
-        Self { files, relay, ca_pem, events, _tasks: tasks }
+        Self { files, egress: proxy, relay, ca_pem, events, _tasks: tasks }
     }
 
     /// What stands for `team/one`.
@@ -192,12 +198,15 @@ impl World {
 
     /// The refusals and uses so far, once there is one that fits.
     pub(super) async fn event(&self, outcome: CredentialOutcome, reason: &str) -> CredentialEvent {
-        let fits = |event: &&CredentialEvent| {
-            event.outcome == outcome && event.reason.as_deref().unwrap_or_default().contains(reason)
-        };
+        self.event_of(|event| event.outcome == outcome && event.reason.as_deref().unwrap_or_default().contains(reason))
+            .await
+    }
+
+    /// The first event that fits, once there is one.
+    pub(super) async fn event_of(&self, fits: impl Fn(&CredentialEvent) -> bool) -> CredentialEvent {
         within(async {
             loop {
-                if let Some(event) = self.events.0.lock().unwrap().iter().find(fits) {
+                if let Some(event) = self.events.0.lock().unwrap().iter().find(|event| fits(event)) {
                     return event.clone();
                 }
                 tokio::time::sleep(Duration::from_millis(20)).await;

@@ -59,7 +59,7 @@ pub(crate) struct Extended {
 impl Append<'_> {
     /// What has to be known.
     pub(crate) fn looks(&self) -> Vec<Look> {
-        let Place { keys, id } = self.place;
+        let Place { keys, id, .. } = self.place;
         let mut looks = self.place.head_looks().to_vec();
         match self.effect {
             Effect::Nothing => {}
@@ -84,7 +84,7 @@ impl Append<'_> {
     /// What one who is up to date would find, so that the transaction can be tried at once: it compares all of it. Nothing where
     /// something is needed that was not seen.
     pub(crate) fn assume(&self, seen: Seen) -> Option<View> {
-        let Place { keys, id } = self.place;
+        let Place { keys, id, .. } = self.place;
         let mut view = View::assumed();
         let found = |key, value| Kv { key, value, ..Kv::default() };
         match (self.author, self.effect) {
@@ -109,7 +109,7 @@ impl Append<'_> {
     }
 
     pub(crate) fn plan(&self, view: &View, now: Timestamp) -> Result<Plan<Extended>> {
-        let Place { keys, id } = self.place;
+        let Place { keys, id, .. } = self.place;
         let before = self.place.head(view)?;
         let repeated = match self.author {
             Author::Brain { epoch, expected_head } => {
@@ -158,7 +158,7 @@ impl Append<'_> {
 
     /// The head, which names the epoch, and the identifiers that are remembered are as they have to be, and stay so.
     fn fence(&self, view: &View, head: &Head, write: &mut Write) -> Result<()> {
-        let Place { keys, id } = self.place;
+        let Place { keys, id, .. } = self.place;
         if let Author::Brain { epoch, expected_head } = self.author {
             check_epoch(head.epoch, epoch)?;
             self.place.check_new(view, self.remembered())?;
@@ -176,7 +176,7 @@ impl Append<'_> {
 
     /// Takes events out of the inbox.
     fn take_promoted(&self, view: &View, write: &mut Write) -> Result<Vec<NewEvent>> {
-        let Place { keys, id } = self.place;
+        let Place { keys, id, .. } = self.place;
         let mut events = Vec::with_capacity(self.promoted.len());
         for event in self.promoted {
             let known = view.get(&keys.idem(id, event)).is_some();
@@ -192,7 +192,7 @@ impl Append<'_> {
     }
 
     fn take_effect(&self, view: &View, head: &Head, write: &mut Write) -> Result<()> {
-        let Place { keys, id } = self.place;
+        let Place { keys, id, .. } = self.place;
         match self.effect {
             Effect::Nothing => {}
             Effect::Idle { wake_revision } => {
@@ -227,7 +227,7 @@ impl Append<'_> {
 
     /// Puts the records, the identifiers that are remembered, and the calls that are opened.
     fn put_records(&self, stored: Vec<Stored>, write: &mut Write) -> Result<Vec<Record>> {
-        let Place { keys, id } = self.place;
+        let Place { keys, id, .. } = self.place;
         let mut records = Vec::with_capacity(stored.len());
         for (index, Stored { record, bytes }) in stored.into_iter().enumerate() {
             write.put(keys.log(id, record.seq), bytes);

@@ -18,7 +18,7 @@ pub(crate) fn wanted(from: &FinishFrom) -> CallState {
 
 /// The call's state, from `call/{id}` or `done/{id}`.
 pub(crate) fn state_of(place: &Place<'_>, view: &View, call: &EventId) -> Result<CallState> {
-    let Place { keys, id } = *place;
+    let Place { keys, id, .. } = *place;
     if view.get(&keys.head(id)).is_none() {
         return Err(place.not_found());
     }
@@ -41,13 +41,13 @@ pub(crate) struct Dispatch<'a> {
 
 impl Dispatch<'_> {
     pub(crate) fn looks(&self) -> Vec<Look> {
-        let Place { keys, id } = self.place;
+        let Place { keys, id, .. } = self.place;
         [keys.head(id), keys.epoch(id), keys.call(id, self.call), keys.done(id, self.call)].map(Look::Key).to_vec()
     }
 
     /// What is found of a call that nobody has begun, by the brain that owns the session: the transaction compares it.
     pub(crate) fn assume(&self) -> Option<View> {
-        let Place { keys, id } = self.place;
+        let Place { keys, id, .. } = self.place;
         let mut view = View::assumed();
         let found = |key, value| Kv { key, value, ..Kv::default() };
         view.insert(found(keys.head(id), Vec::new()));
@@ -57,7 +57,7 @@ impl Dispatch<'_> {
     }
 
     pub(crate) fn plan(&self, view: &View) -> Result<Plan<()>> {
-        let Place { keys, id } = self.place;
+        let Place { keys, id, .. } = self.place;
         self.place.check_epoch(view, self.epoch)?;
         let next = CallState::Dispatched { incarnation: self.to.clone() };
         let mut plan = move_call(&self.place, view, self.call, &CallState::Open, &next)?;
@@ -77,7 +77,7 @@ pub(crate) struct Undispatch<'a> {
 
 impl Undispatch<'_> {
     pub(crate) fn looks(&self) -> Vec<Look> {
-        let Place { keys, id } = self.place;
+        let Place { keys, id, .. } = self.place;
         [keys.head(id), keys.call(id, self.call), keys.done(id, self.call)].map(Look::Key).to_vec()
     }
 

@@ -34,13 +34,13 @@ pub(crate) struct Claimed {
 
 impl Claim<'_> {
     pub(crate) fn looks(&self) -> Vec<Look> {
-        let Place { keys, id } = self.place;
+        let Place { keys, id, .. } = self.place;
         let looks = [keys.owner(id), keys.idem(id, self.woken)].map(Look::Key);
         self.place.head_looks().into_iter().chain(looks).collect()
     }
 
     pub(crate) fn plan(&self, view: &View, now: Timestamp) -> Result<Plan<Claimed>> {
-        let Place { keys, id } = self.place;
+        let Place { keys, id, .. } = self.place;
         let before = self.place.head(view)?;
         if let Some(seq) = self.place.seq(view, self.woken)? {
             return Ok(match self.place.records(view, &[seq])? {

@@ -27,12 +27,12 @@ pub(crate) struct Fork<'a> {
 
 impl Fork<'_> {
     pub(crate) fn looks(&self) -> Vec<Look> {
-        let Place { keys, id } = self.place;
+        let Place { keys, id, .. } = self.place;
         [keys.meta(&self.from.session), keys.meta(id), keys.deleting(id), keys.importing(id)].map(Look::Key).to_vec()
     }
 
     pub(crate) fn plan(&self, view: &View, now: Timestamp) -> Result<Plan<()>> {
-        let Place { keys, id } = self.place;
+        let Place { keys, id, .. } = self.place;
         let parent = keys.meta(&self.from.session);
         if view.get(&parent).is_none() {
             return Err(StoreError::NotFound(self.from.session.clone()));

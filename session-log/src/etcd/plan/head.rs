@@ -201,7 +201,7 @@ mod tests {
     #[case(full())]
     fn a_head_is_read_as_it_was_written(#[case] head: Head) {
         let (keys, id) = (Keys::new("/p"), "sesn_1".parse().unwrap());
-        let place = Place { keys: &keys, id: &id };
+        let place = Place { keys: &keys, id: &id, trace: None };
         let mut view = View::default();
         place.assume_head(StoredHead::of(&head).unwrap(), &mut view);
         assert_eq!(place.head(&view).unwrap(), head);
@@ -210,7 +210,7 @@ mod tests {
     #[test]
     fn the_summary_is_written_when_it_changes_only() {
         let (keys, id) = (Keys::new("/p"), "sesn_1".parse().unwrap());
-        let place = Place { keys: &keys, id: &id };
+        let place = Place { keys: &keys, id: &id, trace: None };
         let before = full();
         let mut view = View::default();
         place.assume_head(StoredHead::of(&before).unwrap(), &mut view);
@@ -234,7 +234,7 @@ mod tests {
     #[case::summary(b"1 2 3 1970-01-01T00:00:00Z ", b"?", "/p/s/sesn_1/summary")]
     fn what_is_no_head_is_corrupt(#[case] head: &[u8], #[case] summary: &[u8], #[case] at: &str) {
         let (keys, id) = (Keys::new("/p"), "sesn_1".parse().unwrap());
-        let place = Place { keys: &keys, id: &id };
+        let place = Place { keys: &keys, id: &id, trace: None };
         let mut view = View::default();
         place.assume_head(StoredHead { head: head.to_vec(), summary: summary.to_vec() }, &mut view);
         assert!(matches!(place.head(&view), Err(StoreError::Corrupt { key, .. }) if key == at));

@@ -58,7 +58,7 @@ pub(crate) struct Import<'a> {
 
 impl Import<'_> {
     pub(crate) fn looks(&self) -> Vec<Look> {
-        let Place { keys, id } = self.place;
+        let Place { keys, id, .. } = self.place;
         let mut looks = [keys.meta(id), keys.deleting(id), keys.importing(id)].map(Look::Key).to_vec();
         if let Part::Hold(held) = &self.part {
             looks.push(Look::Key(held.doomed.clone()));
@@ -67,7 +67,7 @@ impl Import<'_> {
     }
 
     pub(crate) fn plan(&self, view: &View, now: Timestamp) -> Result<Plan<()>> {
-        let Place { keys, id } = self.place;
+        let Place { keys, id, .. } = self.place;
         let exists = || StoreError::Exists(id.clone());
         let mark = encode(self.importing)?;
         let marked = view.get(&keys.importing(id)).is_some_and(|stored| stored.value == mark);
@@ -119,7 +119,7 @@ impl Import<'_> {
     }
 
     fn put(&self, write: &mut Write, record: &Record, bytes: Vec<u8>) {
-        let Place { keys, id } = self.place;
+        let Place { keys, id, .. } = self.place;
         write.put(keys.log(id, record.seq), bytes);
         write.put(keys.idem(id, &record.event.id), record.seq.to_string());
         if let Some(call) = payload::answered(&record.event.body) {

@@ -26,9 +26,9 @@ fn queued_item(event: NewEvent) -> InboxItem {
     InboxItem { event: Event { id: event.id, body: event.body, processed_at: None } }
 }
 
-/// The value of the session's wake key: what never changes of its metadata.
+/// The value of the session's wake key: what never changes of its metadata, and what the work belongs to.
 pub(super) fn wake_value(place: &Place<'_>, view: &View) -> Result<Vec<u8>> {
-    encode(&meta(place, view)?.decode::<Wake>()?)
+    encode(&Wake { traceparent: place.trace, ..meta(place, view)?.decode()? })
 }
 
 fn meta<'a>(place: &Place<'_>, view: &'a View) -> Result<&'a Kv> {
@@ -37,7 +37,7 @@ fn meta<'a>(place: &Place<'_>, view: &'a View) -> Result<&'a Kv> {
 
 /// The inbox in order: by the revision of the transaction that queued an event, then by its place in it.
 pub(crate) fn inbox(place: &Place<'_>, view: &View) -> Result<Inbox> {
-    let Place { keys, id } = *place;
+    let Place { keys, id, .. } = *place;
     meta(place, view)?;
     let mut items = Vec::new();
     for kv in view.prefix(&keys.inboxes(id)) {
@@ -45,8 +45,11 @@ pub(crate) fn inbox(place: &Place<'_>, view: &View) -> Result<Inbox> {
         items.push((kv.create_revision, queued.index, queued.event));
     }
     items.sort_by_key(|(revision, index, _)| (*revision, *index));
+    let wake = view.get(&keys.wake(id));
     Ok(Inbox {
-        wake_revision: view.get(&keys.wake(id)).map(|wake| wake.mod_revision),
+        wake_revision: wake.map(|wake| wake.mod_revision),
+        // Nothing is kept from a brain for it.
+        traceparent: wake.and_then(|wake| wake.decode::<Wake>().ok()?.traceparent),
         items: items.into_iter().map(|(_, _, event)| queued_item(event)).collect(),
     })
 }
@@ -60,7 +63,7 @@ pub(crate) struct Enqueue<'a> {
 
 impl Enqueue<'_> {
     pub(crate) fn looks(&self) -> Vec<Look> {
-        let Place { keys, id } = self.place;
+        let Place { keys, id, .. } = self.place;
         let mut looks = inbox_looks(&self.place);
         looks.extend(self.events.iter().map(|event| Look::Key(keys.inbox(id, &event.id))));
         looks.extend(self.place.look_idem(self.events.iter().map(|event| &event.id)));
@@ -69,7 +72,7 @@ impl Enqueue<'_> {
 
     /// What is found of a session that was seen to rest: nothing is queued in it.
     pub(crate) fn assume(&self, seen: Seen) -> Option<View> {
-        let Place { keys, id } = self.place;
+        let Place { keys, id, .. } = self.place;
         let mut view = View::assumed();
         view.insert(Kv { key: keys.meta(id), value: seen.meta?, ..Kv::default() });
         self.place.assume_head(seen.head, &mut view);
@@ -77,7 +80,7 @@ impl Enqueue<'_> {
     }
 
     pub(crate) fn plan(&self, view: &View) -> Result<Plan<Vec<InboxItem>>> {
-        let Place { keys, id } = self.place;
+        let Place { keys, id, .. } = self.place;
         meta(&self.place, view)?;
         if self.events.is_empty() {
             return Ok(Plan::Done(Vec::new()));
@@ -114,13 +117,13 @@ impl Enqueue<'_> {
 
 /// What [`put_queued`] needs to know.
 fn inbox_looks(place: &Place<'_>) -> Vec<Look> {
-    let Place { keys, id } = *place;
+    let Place { keys, id, .. } = *place;
     vec![Look::Key(keys.meta(id)), Look::Key(keys.ended(id)), Look::Count(keys.inboxes(id))]
 }
 
 /// Puts events into the inbox, which has room, and rewrites the wake key.
 fn put_queued(place: &Place<'_>, view: &View, events: &[NewEvent], limit: usize, write: &mut Write) -> Result<()> {
-    let Place { keys, id } = *place;
+    let Place { keys, id, .. } = *place;
     if view.get(&keys.ended(id)).is_some() {
         return Err(StoreError::Ended(id.clone()));
     }

@@ -19,12 +19,12 @@ pub(crate) struct Create<'a> {
 
 impl Create<'_> {
     pub(crate) fn looks(&self) -> Vec<Look> {
-        let Place { keys, id } = self.place;
+        let Place { keys, id, .. } = self.place;
         [keys.meta(id), keys.deleting(id), keys.importing(id)].map(Look::Key).to_vec()
     }
 
     pub(crate) fn plan(&self, view: &View) -> Result<Plan<()>> {
-        let Place { keys, id } = self.place;
+        let Place { keys, id, .. } = self.place;
         let exists = Err(StoreError::Exists(id.clone()));
         if let Some(stored) = view.get(&keys.meta(id)) {
             let ours = view.in_doubt && stored.decode::<SessionMeta>()? == *self.meta;
@@ -45,7 +45,7 @@ impl Create<'_> {
 
 /// What [`state`] needs to know.
 pub(crate) fn state_looks(place: &Place<'_>) -> Vec<Look> {
-    let Place { keys, id } = *place;
+    let Place { keys, id, .. } = *place;
     let mut looks = [keys.meta(id), keys.owner(id), keys.wake(id)].map(Look::Key).to_vec();
     looks.extend(place.head_looks());
     looks.push(Look::Range(keys.forks(id), keys.forks_end(id), 1));
@@ -62,7 +62,7 @@ fn fork_of(place: &Place<'_>, view: &View) -> Result<Option<SessionId>> {
 
 /// Everything but the events.
 pub(crate) fn state(place: &Place<'_>, view: &View) -> Result<SessionState> {
-    let Place { keys, id } = *place;
+    let Place { keys, id, .. } = *place;
     let meta: SessionMeta = view.get(&keys.meta(id)).ok_or_else(|| place.not_found())?.decode()?;
     let head = place.head(view)?;
     let wake_revision = view.get(&keys.wake(id)).map(|wake| wake.mod_revision);
@@ -90,7 +90,7 @@ pub(crate) struct Close<'a> {
 
 impl Close<'_> {
     pub(crate) fn looks(&self) -> Vec<Look> {
-        let Place { keys, id } = self.place;
+        let Place { keys, id, .. } = self.place;
         let mut looks = [keys.meta(id), keys.deleting(id), keys.importing(id)].map(Look::Key).to_vec();
         looks.push(Look::Range(keys.forks(id), keys.forks_end(id), 1));
         looks
@@ -98,7 +98,7 @@ impl Close<'_> {
 
     /// Whether there is anything to remove.
     pub(crate) fn plan(&self, view: &View) -> Result<Plan<bool>> {
-        let Place { keys, id } = self.place;
+        let Place { keys, id, .. } = self.place;
         let mut write = Write { makes_room: true, ..Write::default() };
         if let Some(importing) = view.get(&keys.importing(id)) {
             write.guard(Guard::Unchanged(importing.key.clone(), importing.mod_revision));
@@ -134,7 +134,7 @@ impl Archive<'_> {
     }
 
     pub(crate) fn plan(&self, view: &View, now: Timestamp) -> Result<Plan<Timestamp>> {
-        let Place { keys, id } = self.place;
+        let Place { keys, id, .. } = self.place;
         let before = self.place.head(view)?;
         if let Some(archived_at) = before.archived_at {
             return Ok(Plan::Done(archived_at));
@@ -164,7 +164,7 @@ impl Leap<'_> {
     }
 
     pub(crate) fn plan(&self, view: &View) -> Result<Plan<u64>> {
-        let Place { keys, id } = self.place;
+        let Place { keys, id, .. } = self.place;
         let before = self.place.head(view)?;
         let head = Head { epoch: before.epoch.saturating_add(EPOCH_LEAP), ..before.clone() };
         let mut write = Write::default();

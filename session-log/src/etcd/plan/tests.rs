@@ -3,6 +3,7 @@
 use jiff::Timestamp;
 use longhand_protocol::event::{EventBody, NewEvent, Permission};
 use longhand_protocol::harness::{AgentSnapshot, Model};
+use longhand_protocol::internal::Wake;
 use longhand_protocol::{EventId, SessionId};
 use rstest::rstest;
 
@@ -15,6 +16,8 @@ use crate::limits;
 use crate::store::{
     CallState, Claimant, FinishFrom, Incarnation, Owner, Result, Retention, SessionMeta, StoreError, Takeover,
 };
+
+const TRACE: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
 
 /// What is stored, and at which revision it was.
 #[derive(Clone)]
@@ -89,7 +92,7 @@ impl World {
     }
 
     fn place(&self) -> Place<'_> {
-        Place { keys: &self.keys, id: &self.id }
+        Place { keys: &self.keys, id: &self.id, trace: TRACE.parse().ok() }
     }
 
     fn view(&self, looks: &[Look]) -> View {
@@ -253,8 +256,13 @@ fn a_result_relies_on_the_call() {
     let write = world.append_as(Author::Service, &[], &[running("sevt_1")], effect).unwrap();
     let open = world.keys.call(&world.id, &call);
     assert_eq!(write.guards, [world.head(), world.new_event("sevt_1"), world.holds(&open)]);
-    let wake = world.keys.wake(&world.id);
-    assert!(write.changes.iter().any(|change| matches!(change, Change::Put(key, _) if *key == wake)));
+    let key = world.keys.wake(&world.id);
+    let wake = write.changes.iter().find_map(|change| match change {
+        Change::Put(put, value) if *put == key => Some(serde_json::from_slice::<Wake>(value).unwrap()),
+        _ => None,
+    });
+    let (namespace, name, uid) = ("n".into(), "a".into(), "u".into());
+    assert_eq!(wake, Some(Wake { namespace, name, uid, traceparent: TRACE.parse().ok() }));
     assert!(write.changes.contains(&Change::Put(world.keys.done(&world.id, &call), b"3".to_vec())));
 }
 

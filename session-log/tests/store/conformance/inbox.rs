@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use longhand_protocol::event::NewEvent;
 use longhand_protocol::harness::Inbox;
+use longhand_protocol::trace::{self, TraceParent};
 use longhand_session_log::StoreError;
 use tokio::time::Instant;
 
@@ -19,7 +20,7 @@ fn texts(inbox: &Inbox) -> Vec<String> {
 pub(crate) async fn queued_events_keep_their_order(fixture: &dyn Fixture) {
     let store = fixture.store();
     let id = session(&*store).await;
-    assert_eq!(store.inbox(&id).await.unwrap(), Inbox { wake_revision: None, items: vec![] });
+    assert_eq!(store.inbox(&id).await.unwrap(), Inbox::default());
     for batch in [&["1", "2", "3"][..], &["4"], &["5", "6"]] {
         let items = store.enqueue(&id, messages(batch)).await.unwrap();
         assert_eq!(items.len(), batch.len());
@@ -151,4 +152,18 @@ pub(crate) async fn every_enqueue_rewrites_the_wake_key(fixture: &dyn Fixture) {
     assert!(second.wake_revision > first.wake_revision);
     let stale = store.idle(&id, epoch, head, first.wake_revision.unwrap(), vec![idle_event()]).await;
     assert_err!(stale, StoreError::WakeMoved);
+}
+
+pub(crate) async fn an_inbox_says_what_its_work_belongs_to(fixture: &dyn Fixture) {
+    tokio::task_local!(static TRACE: TraceParent);
+    trace::set_source(|| TRACE.try_with(|trace| *trace).ok());
+    let store = fixture.store();
+    let id = session(&*store).await;
+    for span in [1, 2] {
+        let parent = TraceParent::new(7, span, true).unwrap();
+        TRACE.scope(parent, store.enqueue(&id, vec![message("a")])).await.unwrap();
+        assert_eq!(fixture.replica().await.inbox(&id).await.unwrap().traceparent, Some(parent));
+    }
+    store.enqueue(&id, vec![message("a")]).await.unwrap();
+    assert_eq!(store.inbox(&id).await.unwrap().traceparent, None);
 }

@@ -60,7 +60,7 @@ macro_rules! suite {
                 an_inbox_is_bounded,
                 inputs_are_delivered_once, many_inputs_are_delivered, an_enqueue_is_bounded,
                 waiting_ends_with_a_message_from_another_replica, waiting_ends_in_time,
-                every_enqueue_rewrites_the_wake_key],
+                every_enqueue_rewrites_the_wake_key, an_inbox_says_what_its_work_belongs_to],
             claims: [a_claim_raises_the_epoch, a_living_owner_is_respected, an_expired_claim_is_free,
                 a_claim_is_renewed_by_its_owner_only, a_claim_survives_nothing_but_itself],
             log: [records_are_dense_and_chained, a_zombie_changes_nothing, nobody_is_the_brain_of_epoch_0, a_moved_head_is_named,

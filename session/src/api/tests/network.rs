@@ -47,6 +47,23 @@ async fn a_caller_has_a_rate_and_others_have_theirs() {
 }
 
 #[tokio::test]
+async fn a_namespace_has_its_share_of_what_is_open() {
+    let world = World::with_rates(limits(SOON, SOON), Rates { namespace_open_streams: 1, ..UNLIMITED });
+    let id = world.session("one", "pod-1").await;
+    let (stream, export) = (format!("/v1/sessions/{id}/events/stream"), format!("/v1/sessions/{id}/export"));
+    let open = world.stream(&stream, "alice", &[]).await;
+    for path in [&stream, &export] {
+        let refused = world.call("GET", path, "alice", &Value::Null).await;
+        assert_eq!(refused.status, 429, "{path}");
+        assert!(refused.message().contains("has 1 streams and transfers open"), "{}", refused.message());
+        assert!(refused.headers.contains_key("retry-after"));
+    }
+    drop(open);
+    let (status, _) = world.text("GET", &export, &[("authorization", "Bearer alice")], Body::empty()).await;
+    assert_eq!(status, 200);
+}
+
+#[tokio::test]
 async fn a_session_takes_so_many_events() {
     let rates = Rates { session_events_per_second: 1, ..UNLIMITED };
     let world = World::with_rates(limits(SOON, SOON), rates);
@@ -109,7 +126,7 @@ async fn a_reader_that_does_not_read_is_dropped_and_resumes() {
     let connections = Connections { stall: Duration::from_millis(300), ..Connections::default() };
     let service = TowerToHyperService::new(world.app.clone().router());
     let server = tokio::spawn(Listener::plain(listener).serve(service, connections, close.clone()));
-    let open = world.app.streams.available_permits();
+    let open = world.app.streams.left();
 
     let socket = TcpSocket::new_v4().unwrap();
     socket.set_recv_buffer_size(8 * 1024).unwrap();
@@ -118,13 +135,13 @@ async fn a_reader_that_does_not_read_is_dropped_and_resumes() {
     let head = format!("GET {path}?after_seq=0 HTTP/1.1\r\nhost: a\r\nauthorization: Bearer alice\r\n\r\n");
     client.write_all(head.as_bytes()).await.unwrap();
     let begun = async {
-        while world.app.streams.available_permits() == open {
+        while world.app.streams.left() == open {
             sleep(Duration::from_millis(5)).await;
         }
     };
     timeout(SOON, begun).await.expect("the stream begins");
     let dropped = async {
-        while world.app.streams.available_permits() < open {
+        while world.app.streams.left() < open {
             sleep(Duration::from_millis(5)).await;
         }
     };

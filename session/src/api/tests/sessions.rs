@@ -87,6 +87,9 @@ async fn sessions_of_one_second_are_listed_in_the_order_in_which_they_were_made(
 async fn an_agent_of_the_wire_api_is_run_with_the_default_credential_of_its_namespace() {
     let world = World::new();
     world.cluster.allow("system:serviceaccount:team-a:alice", Access::Kind("agents", "create"), "team-a");
+    world.cluster.allow("system:serviceaccount:team-a:bob", Access::Kind("agents", "create"), "team-a");
+    let without_use = world.call("POST", "/v1/agents", "bob", &json!({"name": "a", "model": "m"})).await;
+    assert_eq!(without_use.status, 403, "{without_use:?}");
     let made = world.call("POST", "/v1/agents", "alice", &json!({"name": "a", "model": "m"})).await;
     assert_eq!(made.status, 200, "{made:?}");
     let body = json!({"agent": made.body["id"]});

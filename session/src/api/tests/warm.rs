@@ -127,7 +127,7 @@ async fn another_replica_gives_it_to_one_that_waits_there() {
     let other = world.replica();
     name_pods(&other, &[("pod-1", "Parked")]).await;
     let id = session(&world, "one").await;
-    let wake = Wake { namespace: "team-a".into(), name: "one".into(), uid: "uid-one".into() };
+    let wake = Wake { namespace: "team-a".into(), name: "one".into(), uid: "uid-one".into(), ..Wake::default() };
     let (offer, ()) = tokio::join!(park(&other, "pod-1", 20), async {
         until_parked(&other, &id).await;
         send(&world, &id).await;

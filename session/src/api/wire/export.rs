@@ -1,7 +1,5 @@
 //! `GET sessions/{session}/export`: the whole log, as a file that proves itself.
 
-use std::sync::Arc;
-
 use axum::body::Body;
 use axum::extract::State;
 use axum::response::{IntoResponse as _, Response};
@@ -9,7 +7,6 @@ use futures::stream::{self, BoxStream, StreamExt as _};
 use http::{HeaderValue, header};
 use longhand_protocol::export::{FORMAT, Header, VERSION, Writer};
 use longhand_session_log::store::{Export, Exported};
-use tokio::sync::OwnedSemaphorePermit;
 
 use super::session_for;
 use crate::api::error::{ApiError, Result};
@@ -18,6 +15,7 @@ use crate::api::query::Params;
 use crate::app::App;
 use crate::auth::Access;
 use crate::sessions;
+use crate::streams::Slot;
 
 /// What an export is served as.
 pub const CONTENT_TYPE: &str = "application/x-ndjson";
@@ -31,7 +29,7 @@ pub async fn export(
 ) -> Result<Response> {
     params.end()?;
     let state = session_for(&app, &identity, &path, Access::ReadEvents).await?;
-    let slot = slot(&app)?;
+    let slot = app.streams.open(&state.meta.namespace)?;
     let resource = sessions::resource_of(&app, &state.meta).await?;
     let Export { meta, end, records } = app.store.export(&state.meta.id).await?;
     let unwritable = |error: serde_json::Error| ApiError::internal(format!("the export cannot be written: {error}"));
@@ -54,17 +52,11 @@ pub async fn export(
     Ok(response)
 }
 
-/// Long transfers are bounded together with streams.
-pub(crate) fn slot(app: &App) -> Result<OwnedSemaphorePermit> {
-    let full = || ApiError::too_many("too many streams and transfers are open", std::time::Duration::from_secs(5));
-    Arc::clone(&app.streams).try_acquire_owned().map_err(|_| full())
-}
-
 /// The lines of an export after the first. One that breaks off has no last line, so that its reader notices.
 struct Lines {
     writer: Writer,
     records: BoxStream<'static, longhand_session_log::store::Result<Exported>>,
-    _slot: OwnedSemaphorePermit,
+    _slot: Slot,
 }
 
 impl Lines {

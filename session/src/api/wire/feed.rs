@@ -12,7 +12,7 @@ use longhand_protocol::{EventId, Record};
 use longhand_session_log::StoreError;
 use longhand_session_log::store::SessionMeta;
 use serde::Serialize;
-use tokio::sync::{OwnedSemaphorePermit, broadcast};
+use tokio::sync::broadcast;
 use tokio::time::Interval;
 
 use super::event_query::TypeFilter;
@@ -21,6 +21,7 @@ use crate::app::App;
 use crate::auth::{Access, Identity};
 use crate::metrics::OpenStream;
 use crate::previews::Frames;
+use crate::streams::Slot;
 
 /// In milliseconds.
 const COME_BACK: std::ops::RangeInclusive<u64> = 250..=1_500;
@@ -72,7 +73,7 @@ pub(super) struct Feed {
     pending: VecDeque<Frame>,
     over: bool,
     open: OpenStream,
-    _slot: OwnedSemaphorePermit,
+    _slot: Slot,
 }
 
 impl Feed {
@@ -85,7 +86,7 @@ impl Feed {
         tail: BoxStream<'static, Result<Record, StoreError>>,
         previews: Option<broadcast::Receiver<Frames>>,
         recheck: Interval,
-        slot: OwnedSemaphorePermit,
+        slot: Slot,
     ) -> Self {
         Self {
             app,

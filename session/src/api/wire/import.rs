@@ -18,7 +18,6 @@ use longhand_session_log::store::{End, Exported, SessionMeta};
 use serde_json::json;
 use tokio::time::timeout;
 
-use super::export::slot;
 use super::vault_use::check_spec;
 use super::{namespace_for, view};
 use crate::api::error::{ApiError, Result};
@@ -43,7 +42,7 @@ pub async fn import(
     let namespace = namespace_for(&identity, &path)?;
     app.auth.require(&identity, Access::CreateSession, namespace).await?;
     app.auth.require(&identity, Access::SendEvents, namespace).await?;
-    let _slot = slot(&app)?;
+    let _slot = app.streams.open(namespace)?;
     let mut file = File::new(body.into_data_stream());
     let Some(Step::Header(header)) = file.step().await? else {
         return Err(ApiError::bad_request("the body is empty: it has to be an export"));

@@ -80,14 +80,11 @@ pub(super) async fn open(
     headers: &HeaderMap,
 ) -> Result<Frames> {
     let query = StreamQuery::parse(params, headers)?;
-    let slot = Arc::clone(&app.streams).try_acquire_owned();
-    let slot = slot.map_err(|_| {
-        ApiError::too_many("this replica serves as many streams as it can", std::time::Duration::from_secs(5))
-    })?;
     // Before anything is read: what happens from here on is seen.
     let session = path.session()?;
     let previews = query.previews.then(|| app.previews.subscribe(session));
     let state = session_for(&app, &identity, path, Access::ReadEvents).await?;
+    let slot = app.streams.open(&state.meta.namespace)?;
     let after = query.after_seq.unwrap_or(state.head);
     if after > state.head {
         return Err(ApiError::bad_request(format!("the log ends with {}, before {after}", state.head)));

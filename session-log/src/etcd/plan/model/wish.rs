@@ -178,7 +178,7 @@ impl Session {
     }
 
     fn place(&self) -> Place<'_> {
-        Place { keys: &self.keys, id: &self.id }
+        Place { keys: &self.keys, id: &self.id, trace: None }
     }
 }
 
@@ -406,7 +406,7 @@ fn with_fork<T>(session: &Session, then: impl Fn(Fork<'_>) -> T) -> T {
     let (id, from) = (FORK.parse().unwrap(), Parent { session: session.id.clone(), seq: 0 });
     let meta = SessionMeta { id, parent: Some(from.clone()), ..session.meta.clone() };
     let (lineage, head) = (Lineage::none(), Head::empty(Timestamp::UNIX_EPOCH));
-    let place = Place { keys: &session.keys, id: &meta.id };
+    let place = Place { keys: &session.keys, id: &meta.id, trace: None };
     then(Fork { place, meta: &meta, from: &from, lineage: &lineage, head: &head, closing: &[] })
 }
 

@@ -151,7 +151,7 @@ impl World {
             return Vec::new();
         }
         let looks = [Look::Key(keys.meta(id)), Look::Key(keys.wake(id)), Look::Prefix(keys.inboxes(id))];
-        let place = crate::etcd::plan::Place { keys, id };
+        let place = crate::etcd::plan::Place { keys, id, trace: None };
         let items = inbox(&place, &self.etcd.look(&looks)).map(|inbox| inbox.items).unwrap_or_default();
         items.iter().map(|item| item.event.id.as_str().trim_start_matches("sevt_").to_owned()).collect()
     }

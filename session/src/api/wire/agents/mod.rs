@@ -49,6 +49,10 @@ pub async fn create(
     let namespace = namespace_for(&identity, &path)?;
     app.auth.require(&identity, Access::Kind(AGENTS, "create"), namespace).await?;
     let spec = read::created(parse(&body)?)?;
+    if let Some(default) = &app.default_model {
+        // It names no credential, so that it uses this one.
+        app.auth.require(&identity, Access::UseVault(&default.credential.vault), namespace).await?;
+    }
     let name = NewName::of("agent", prefix::AGENT, seed.as_ref());
     let new = Agent { metadata: new_metadata("agent", &name), spec, status: None };
     let made = app.agents.create(namespace, &new).await.map_err(|error| ApiError::from(error).of_change())?;

@@ -18,7 +18,6 @@ use longhand_session_log::files::{FilesError, Home, MAX_BYTES, NewFile, Span, St
 use tokio::time::timeout;
 
 use self::upload::Upload;
-use super::export::slot;
 use super::namespace_for;
 use crate::api::error::{ApiError, Result};
 use crate::api::extract::{Caller, PathOf, shortened};
@@ -85,7 +84,7 @@ pub async fn upload(
     // As it is: what is uploaded to a namespace before goes with it.
     let home = known(namespace, app.homes.now(namespace).await?)?;
     let right = app.files.begin_upload(&home).map_err(|error| refused(error, |never| match never {}))?;
-    let _slot = slot(&app)?;
+    let _slot = app.streams.open(namespace)?;
     app.quota.check_files(&app.files, namespace).await?;
     let _room = app.quota.reserve(&*app.store, namespace, largest(&headers)).await?;
     let upload = async {
@@ -191,7 +190,7 @@ pub async fn download(State(app): State<App>, caller: Caller, path: PathOf, para
     params.end()?;
     let (home, id) = named(&app, &caller, &path, "get").await?;
     let file = found(&app, &home, &id).await?;
-    let slot = slot(&app)?;
+    let slot = app.streams.open(&home.namespace)?;
     let content = app.files.read(&home.namespace, &file).await;
     let content = content.map_err(|error| refused(error, |never| match never {}))?;
     // It is held until the last piece is taken.

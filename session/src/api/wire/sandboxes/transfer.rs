@@ -12,14 +12,13 @@ use http::{HeaderValue, StatusCode, header};
 use longhand_process::relay::Progress;
 use longhand_sandbox::client::{Reading, SandboxError, Target};
 use longhand_sandbox::wire::MODE_HEADER;
-use tokio::sync::OwnedSemaphorePermit;
 
-use super::super::export::slot;
 use super::sandbox_for;
 use crate::api::error::{ApiError, Result};
 use crate::api::extract::{Caller, PathOf};
 use crate::api::query::Params;
 use crate::app::App;
+use crate::streams::Slot;
 
 /// How long a client may send nothing, or a sandbox take nothing.
 const STALL: Duration = Duration::from_secs(60);
@@ -32,12 +31,12 @@ pub const FILE: &str = "application/octet-stream";
 /// A sandbox that is awake, and a transfer's share of what may be open.
 struct Ready {
     target: Target,
-    slot: OwnedSemaphorePermit,
+    slot: Slot,
 }
 
 async fn ready(app: &App, Caller(identity): &Caller, path: &PathOf, verb: &'static str) -> Result<Ready> {
     let key = sandbox_for(app, identity, path, PART, verb).await?;
-    let slot = slot(app)?;
+    let slot = app.streams.open(&key.namespace)?;
     Ok(Ready { target: app.executor.reach(&key).await?, slot })
 }
 
@@ -118,7 +117,7 @@ fn octal(mode: &str) -> Result<u32> {
 }
 
 /// The rest of a file. One that breaks off is not ended, so that its reader notices.
-fn sent(content: Reading, slot: OwnedSemaphorePermit) -> Body {
+fn sent(content: Reading, slot: Slot) -> Body {
     let pieces = stream::try_unfold((content, slot), |(mut content, slot)| async move {
         Ok::<_, SandboxError>(content.next().await?.map(|piece| (piece, (content, slot))))
     });

@@ -11,7 +11,6 @@ use jiff::Timestamp;
 use longhand_protocol::wire::ports::PortLink;
 use longhand_sandbox::wire::{TERMINAL_PROTOCOL, TUNNEL_PROTOCOL, TerminalOptions};
 
-use super::super::export::slot;
 use super::sandbox_for;
 use crate::api::error::{ApiError, Result};
 use crate::api::extract::{Caller, PathOf};
@@ -39,7 +38,7 @@ pub async fn terminal(
     params.end()?;
     let key = websocket_key(request.headers())?;
     let sandbox = sandbox_for(&app, &identity, &path, EXEC, "create").await?;
-    let slot = slot(&app)?;
+    let slot = app.streams.open(&sandbox.namespace)?;
     let target = app.executor.reach(&sandbox).await?;
     let tunnel = app.executor.client().open_terminal(&target, &options, &key).await?;
     let accept = HeaderValue::from_str(&tunnel.accept);
@@ -68,7 +67,7 @@ pub async fn port(
         return Err(ApiError::bad_request(message));
     }
     let sandbox = sandbox_for(&app, &identity, &path, PORT_FORWARD, "create").await?;
-    let slot = slot(&app)?;
+    let slot = app.streams.open(&sandbox.namespace)?;
     let target = app.executor.reach(&sandbox).await?;
     let stream = app.executor.client().open_port(&target, port).await?;
     tracing::debug!(user = identity.username, sandbox = sandbox.name, port, "a connection to a port is opened");

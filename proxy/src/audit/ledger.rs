@@ -2,19 +2,25 @@
 
 use std::{
     collections::{HashMap, HashSet},
+    sync::Arc,
     time::Duration,
 };
 
 use jiff::Timestamp;
-use longhand_protocol::egress::{CredentialEvent, CredentialOutcome, MAX_EVENTS};
+use longhand_protocol::egress::{
+    CredentialEvent, CredentialOutcome, MAX_CREDENTIAL, MAX_EVENTS, MAX_HOST, MAX_REASON, Text,
+};
 use tokio::{sync::oneshot, time::Instant};
 
-use super::{Subject, Unrecorded};
+use super::{
+    Subject, Unrecorded,
+    lost::{Lost, NOT_LISTED},
+};
 
 /// Uses that are kept apart by their path; more are counted together.
 const MAX_PATHS: usize = 128;
-/// Uses that wait to be on record; more are refused.
-const MAX_USES: usize = 1_024;
+/// What waits to be on record; more uses are refused, and more refusals only counted.
+const MAX_PENDING: usize = 1_024;
 /// Credentials at hosts that are known to be on record; the use of others is on record before each request.
 const MAX_RECORDED: usize = 4_096;
 /// Refusals that are listed one by one before others are only counted...
@@ -39,9 +45,9 @@ struct Key {
     outcome: CredentialOutcome,
     /// Whether the request goes out only once it is durable.
     awaited: bool,
-    credential: Option<String>,
+    credential: Option<Text<MAX_CREDENTIAL>>,
     subject: Subject,
-    reason: Option<String>,
+    reason: Option<Text<MAX_REASON>>,
 }
 
 impl Entry {
@@ -51,7 +57,7 @@ impl Entry {
         CredentialEvent {
             outcome,
             credential,
-            sandbox: sandbox.to_string(),
+            sandbox: Text::new(&*sandbox),
             host,
             port,
             method,
@@ -63,6 +69,33 @@ impl Entry {
     }
 }
 
+/// What goes into one report.
+#[derive(Debug, Default)]
+pub(super) struct Batch {
+    pub(super) entries: Vec<Entry>,
+    /// How much stands for what no report can hold.
+    lost: Option<Lost>,
+}
+
+impl Batch {
+    pub(super) fn events(&self) -> Vec<CredentialEvent> {
+        self.entries.iter().map(Entry::event).chain(self.lost.as_ref().map(Lost::event)).collect()
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.entries.len() + usize::from(self.lost.is_some())
+    }
+
+    /// Its first event alone, if there is one.
+    pub(super) fn first(&mut self) -> Option<Self> {
+        if self.entries.is_empty() {
+            let lost = self.lost.take()?;
+            return Some(Self { entries: Vec::new(), lost: Some(lost) });
+        }
+        Some(Self { entries: vec![self.entries.remove(0)], lost: None })
+    }
+}
+
 #[derive(Debug, Default)]
 pub(super) struct Ledger {
     /// In the order in which they began.
@@ -70,7 +103,9 @@ pub(super) struct Ledger {
     /// Where in `pending` equal events are.
     index: HashMap<Key, usize>,
     /// What was durable once: a credential at a host.
-    recorded: HashSet<(String, String)>,
+    recorded: HashSet<(Text<MAX_CREDENTIAL>, Text<MAX_HOST>)>,
+    /// What the service would not take, as a number.
+    lost: Option<Lost>,
     /// Refusals that were listed since the allowance was full.
     listed: u32,
     listed_since: Option<Instant>,
@@ -78,8 +113,9 @@ pub(super) struct Ledger {
 }
 
 impl Ledger {
-    pub(super) fn is_empty(&self) -> bool {
-        self.pending.is_empty()
+    /// Whether there is nothing that may be sent now.
+    pub(super) fn is_empty(&self, now: Instant) -> bool {
+        self.pending.is_empty() && !self.lost.as_ref().is_some_and(|lost| lost.is_due(now))
     }
 
     /// For how long no report was taken.
@@ -97,18 +133,19 @@ impl Ledger {
         must_wait: bool,
     ) -> Result<Option<oneshot::Receiver<()>>, Unrecorded> {
         let uses = self.pending.len();
-        let awaited = must_wait || !self.recorded.contains(&(credential.to_owned(), subject.host.clone()));
+        let credential = Text::new(credential);
+        let awaited = must_wait || !self.recorded.contains(&(credential.clone(), subject.host.clone()));
         let mut key = Key {
             outcome: CredentialOutcome::Used,
             awaited,
-            credential: Some(credential.to_owned()),
+            credential: Some(credential),
             subject: subject.clone(),
             reason: None,
         };
         if uses >= MAX_PATHS && !self.index.contains_key(&key) {
             key.subject.path_sha256 = None;
         }
-        if uses >= MAX_USES && !self.index.contains_key(&key) {
+        if uses >= MAX_PENDING && !self.index.contains_key(&key) {
             return Err(Unrecorded);
         }
         let entry = self.count(key, at);
@@ -131,36 +168,33 @@ impl Ledger {
         let mut key = Key {
             outcome: CredentialOutcome::Denied,
             awaited: false,
-            credential: credential.map(ToOwned::to_owned),
+            credential: credential.map(Text::from),
             subject: subject.clone(),
-            reason: Some(reason.to_owned()),
+            reason: Some(Text::from(reason)),
         };
-        if !self.index.contains_key(&key) && !self.may_list(now) {
+        let may_be_listed = self.index.contains_key(&key) || (self.pending.len() < MAX_PENDING && self.may_list(now));
+        if !may_be_listed {
             key.credential = None;
-            key.reason = Some(UNLISTED.to_owned());
-            key.subject = Subject {
-                sandbox: subject.sandbox.clone(),
-                host: "*".to_owned(),
-                port: 0,
-                method: "*".to_owned(),
-                path_sha256: None,
-            };
+            key.reason = Some(Text::from(UNLISTED));
+            key.subject = unlisted(subject.sandbox.clone());
         }
         self.count(key, at);
     }
 
     /// What a report holds: the oldest that fit.
-    pub(super) fn take(&mut self) -> Vec<Entry> {
-        let rest = self.pending.split_off(self.pending.len().min(MAX_EVENTS));
-        let taken = std::mem::replace(&mut self.pending, rest);
+    pub(super) fn take(&mut self, now: Instant) -> Batch {
+        let lost = self.lost.take_if(|lost| lost.is_due(now));
+        let most = MAX_EVENTS - usize::from(lost.is_some());
+        let rest = self.pending.split_off(self.pending.len().min(most));
+        let entries = std::mem::replace(&mut self.pending, rest);
         self.reindex();
-        taken
+        Batch { entries, lost }
     }
 
     /// What was taken is durable.
-    pub(super) fn succeeded(&mut self, entries: Vec<Entry>) {
+    pub(super) fn succeeded(&mut self, batch: Batch) {
         self.failing_since = None;
-        for Entry { key, waiting, .. } in entries {
+        for Entry { key, waiting, .. } in batch.entries {
             let Key { outcome, credential, subject, .. } = key;
             if let Some(credential) = credential
                 && outcome == CredentialOutcome::Used
@@ -173,13 +207,10 @@ impl Ledger {
         }
     }
 
-    /// What was taken is not on record. What somebody waited for did not happen; the rest is tried again if that may help.
-    pub(super) fn failed(&mut self, entries: Vec<Entry>, retryable: bool, now: Instant) {
+    /// What was taken is not on record, and is tried again. What somebody waited for did not happen.
+    pub(super) fn failed(&mut self, batch: Batch, now: Instant) {
         self.failing_since.get_or_insert(now);
-        if !retryable {
-            return;
-        }
-        let mut pending: Vec<Entry> = entries.into_iter().filter(|entry| !entry.key.awaited).collect();
+        let mut pending: Vec<Entry> = batch.entries.into_iter().filter(|entry| !entry.key.awaited).collect();
         let newer = std::mem::take(&mut self.pending);
         let again: HashMap<Key, usize> =
             pending.iter().enumerate().map(|(position, entry)| (entry.key.clone(), position)).collect();
@@ -191,6 +222,34 @@ impl Ledger {
         }
         self.pending = pending;
         self.reindex();
+        if let Some(lost) = batch.lost {
+            self.lose(lost);
+        }
+    }
+
+    /// What was taken, one event, is what the service takes from nobody: a number stands for it from now on. How much is newly
+    /// lost by that.
+    pub(super) fn refused(&mut self, batch: Batch, now: Instant) -> u64 {
+        self.failing_since.get_or_insert(now);
+        let mut count: u64 = 0;
+        for Entry { key, count: some, at, .. } in batch.entries {
+            // What somebody waited for did not happen.
+            if !key.awaited {
+                count = count.saturating_add(some);
+                self.lose(Lost::new(key.subject.sandbox, some, at, now));
+            }
+        }
+        if let Some(lost) = batch.lost {
+            self.lose(lost.later(now));
+        }
+        count
+    }
+
+    fn lose(&mut self, lost: Lost) {
+        self.lost = Some(match self.lost.take() {
+            Some(other) => other.and(lost),
+            None => lost,
+        });
     }
 
     fn count(&mut self, key: Key, at: Timestamp) -> &mut Entry {
@@ -221,4 +280,9 @@ impl Ledger {
     fn reindex(&mut self) {
         self.index = self.pending.iter().enumerate().map(|(position, entry)| (entry.key.clone(), position)).collect();
     }
+}
+
+/// Of what is only counted.
+fn unlisted(sandbox: Arc<str>) -> Subject {
+    Subject { sandbox, host: NOT_LISTED.into(), port: 0, method: NOT_LISTED.into(), path_sha256: None }
 }

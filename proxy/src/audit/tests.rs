@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use jiff::Timestamp;
 use longhand_protocol::client::{HarnessClient, TokenSource};
 use longhand_protocol::egress::{CredentialEvent, CredentialEvents, CredentialOutcome, MAX_EVENTS};
 use tokio::net::TcpListener;
@@ -10,7 +11,7 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::{Audit, Subject, Unrecorded};
+use super::{Audit, Subject, Unrecorded, ledger::Ledger};
 use crate::egress::testing::Recorder;
 use crate::testing::{Wire, within};
 
@@ -118,7 +119,7 @@ async fn refusals_are_on_record_within_a_second_and_cannot_fill_the_log() {
 #[tokio::test(start_paused = true)]
 async fn listed_refusals_come_back_one_a_second() {
     let world = World::start();
-    let listed = |events: Vec<CredentialEvent>| events.iter().filter(|event| event.host != "*").count();
+    let listed = |events: Vec<CredentialEvent>| events.iter().filter(|event| &*event.host != "*").count();
     for number in 0..70 {
         world.audit.denied(None, &Subject::tunnel("default".into(), &format!("a{number}.example"), 443), "no");
     }
@@ -130,6 +131,76 @@ async fn listed_refusals_come_back_one_a_second() {
     tokio::time::sleep(Duration::from_secs(2)).await;
     let listed = listed(world.service.events());
     assert!((66..=69).contains(&listed), "{listed}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_event_that_is_refused_takes_no_other_with_it() {
+    let world = World::start();
+    world.audit.used("team/github", &request("a.example", "/")).await.unwrap();
+    world.service.refuse(Some(|event| event.host.starts_with("bad")));
+    world.audit.used("team/github", &request("a.example", "/2")).await.unwrap();
+    for host in ["one.example", "bad.example", "two.example", "bad.example", "bad-too.example", "three.example"] {
+        world.audit.denied(None, &request(host, "/"), "no");
+    }
+    // A first use that is refused does not happen, so that there is nothing to put on record.
+    assert_eq!(world.audit.used("team/github", &request("bad.example", "/")).await, Err(Unrecorded));
+    let events = world.service.at_least(6).await;
+    let hosts: Vec<&str> = events.iter().map(|event| &*event.host).collect();
+    assert_eq!(hosts, ["a.example", "a.example", "one.example", "two.example", "three.example", "*"]);
+    let lost = &events[5];
+    assert_eq!((lost.count, lost.outcome, &lost.credential), (3, CredentialOutcome::Denied, &None));
+    assert!(lost.reason.as_ref().unwrap().contains("could not be put on record"), "{lost:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_the_service_refuses_for_long_is_on_record_as_a_number_later() {
+    let world = World::start();
+    world.service.refuse(Some(|_| true));
+    for number in 0..50 {
+        world.audit.denied(None, &request(&format!("h{number}.example"), "/"), "no");
+    }
+    tokio::time::sleep(Duration::from_secs(600)).await;
+    // 50 alone, 7 that begin with all, and then less and less often.
+    assert!(world.service.asked() < 50 + 8 + 30, "{}", world.service.asked());
+    assert_eq!(world.service.events(), []);
+    world.service.refuse(None);
+    tokio::time::sleep(Duration::from_secs(70)).await;
+    let events = world.service.events();
+    assert_eq!((events.len(), events[0].count, &*events[0].host), (1, 50, "*"));
+    // Once.
+    tokio::time::sleep(Duration::from_secs(600)).await;
+    assert_eq!(world.service.events().len(), 1);
+}
+
+#[test]
+fn refusals_in_an_outage_have_a_bound_and_are_counted() {
+    let mut ledger = Ledger::default();
+    let started = Instant::now();
+    for second in 0..5_000 {
+        let now = started + Duration::from_secs(second);
+        let subject = request(&format!("h{second}.example"), "/");
+        ledger.denied(None, &subject, "no", Timestamp::now(), now);
+        let batch = ledger.take(now);
+        ledger.failed(batch, now);
+    }
+    let (mut events, now) = (Vec::new(), Instant::now());
+    while !ledger.is_empty(now) {
+        let batch = ledger.take(now);
+        events.extend(batch.events());
+        ledger.succeeded(batch);
+    }
+    assert!(events.len() <= 1_025, "{}", events.len());
+    assert_eq!(events.iter().map(|event| event.count).sum::<u64>(), 5_000);
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_event_is_longer_than_the_service_takes() {
+    let world = World::start();
+    let (long, sandbox) = ("ä".repeat(1_000), "s".repeat(100));
+    world.audit.denied(Some(&long), &Subject::request(sandbox.as_str().into(), &long, 1, &long, &long), &long);
+    let events = world.service.at_least(1).await;
+    assert!(events[0].reason.as_ref().is_some_and(|reason| reason.ends_with("ä…")), "{events:?}");
+    assert_eq!((events[0].method.len(), events[0].host.len()), (63, 253));
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,5 +1,5 @@
 //! Uses and refusals on their way to the session's log: the first use of a credential at a host is on record before the
-//! request goes out, what follows is within a second.
+//! request goes out, what follows is within a second. Both modes report here.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -7,14 +7,15 @@ use std::time::Duration;
 use futures::future::BoxFuture;
 use jiff::Timestamp;
 use longhand_protocol::client::HarnessClient;
-use longhand_protocol::egress::{CredentialEvents, path_sha256};
+use longhand_protocol::egress::{CredentialEvents, HASH, MAX_HOST, MAX_METHOD, Text, path_sha256};
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
-use self::ledger::{Entry, Ledger};
+use self::ledger::{Batch, Ledger};
 
 mod ledger;
+mod lost;
 
 /// What is not urgent is collected for so long.
 const INTERVAL: Duration = Duration::from_millis(800);
@@ -26,33 +27,37 @@ const DURABLE_DEADLINE: Duration = Duration::from_secs(10);
 const TOLERATED_OUTAGE: Duration = Duration::from_secs(30);
 /// Between two tries.
 const RETRY: Duration = Duration::from_secs(1);
+/// Events that are refused one after another, each alone, before the rest is not tried at this time: it is not they that the
+/// service minds.
+const REFUSED_IN_A_ROW: usize = 8;
 
 /// A request, as far as it is put on record.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Subject {
-    /// The sandbox's name in the session.
+    /// The sandbox's name in the session; empty for the harness.
     pub sandbox: Arc<str>,
     /// The host that was asked for.
-    pub host: String,
+    pub host: Text<MAX_HOST>,
     /// The port that was asked for.
     pub port: u16,
     /// The method; `CONNECT` for a tunnel.
-    pub method: String,
+    pub method: Text<MAX_METHOD>,
     /// The hash of its path, if it is known.
-    pub path_sha256: Option<String>,
+    pub path_sha256: Option<Text<HASH>>,
 }
 
 impl Subject {
     /// A request for a path without its query.
     #[must_use]
     pub fn request(sandbox: Arc<str>, host: &str, port: u16, method: &str, path: &str) -> Self {
-        Self { sandbox, host: host.to_owned(), port, method: method.to_owned(), path_sha256: Some(path_sha256(path)) }
+        let path_sha256 = Some(path_sha256(path));
+        Self { sandbox, host: host.into(), port, method: method.into(), path_sha256 }
     }
 
     /// A tunnel.
     #[must_use]
     pub fn tunnel(sandbox: Arc<str>, host: &str, port: u16) -> Self {
-        Self { sandbox, host: host.to_owned(), port, method: "CONNECT".to_owned(), path_sha256: None }
+        Self { sandbox, host: host.into(), port, method: "CONNECT".into(), path_sha256: None }
     }
 }
 
@@ -128,11 +133,11 @@ impl Audit {
     /// Sends reports until `shutdown`, and then what is left.
     pub async fn run(&self, to: &dyn Report, shutdown: CancellationToken) {
         while shutdown.run_until_cancelled(self.next()).await.is_some() {
-            if !self.flush(to).await {
+            if self.flush(to).await != Flushed::All {
                 shutdown.run_until_cancelled(tokio::time::sleep(RETRY)).await;
             }
         }
-        while self.pending() && self.flush(to).await {}
+        while self.pending() && self.flush(to).await != Flushed::Nothing {}
     }
 
     /// Returns when there is something to send: at once if it is urgent.
@@ -147,37 +152,105 @@ impl Audit {
     }
 
     fn pending(&self) -> bool {
-        !self.ledger().is_empty()
+        !self.ledger().is_empty(Instant::now())
     }
 
-    /// Sends one report. Whether it was taken, or will never be.
-    async fn flush(&self, to: &dyn Report) -> bool {
-        let entries = self.ledger().take();
-        if entries.is_empty() {
-            return true;
+    /// Sends what there is, as far as it fits into one report.
+    async fn flush(&self, to: &dyn Report) -> Flushed {
+        let batch = self.ledger().take(Instant::now());
+        match batch.len() {
+            0 => Flushed::All,
+            1 => match self.send(batch, to).await {
+                Sent::Taken => Flushed::All,
+                Sent::Failed => Flushed::Nothing,
+                Sent::Refused(alone) => {
+                    self.refused(alone);
+                    Flushed::Some
+                }
+            },
+            _ => match self.send(batch, to).await {
+                Sent::Taken => Flushed::All,
+                Sent::Failed => Flushed::Nothing,
+                Sent::Refused(batch) => self.one_by_one(batch, to).await,
+            },
         }
-        let events = CredentialEvents { events: entries.iter().map(Entry::event).collect() };
+    }
+
+    /// Sends each event of a report that was refused as one of its own: one that cannot be taken is no reason to lose the others.
+    async fn one_by_one(&self, mut batch: Batch, to: &dyn Report) -> Flushed {
+        let (mut refused, mut flushed) = (0, Flushed::All);
+        while let Some(alone) = batch.first() {
+            match self.send(alone, to).await {
+                Sent::Taken => refused = 0,
+                Sent::Refused(alone) => {
+                    self.refused(alone);
+                    (refused, flushed) = (refused + 1, Flushed::Some);
+                }
+                Sent::Failed => {
+                    self.ledger().failed(batch, Instant::now());
+                    return Flushed::Nothing;
+                }
+            }
+            if refused == REFUSED_IN_A_ROW {
+                self.ledger().failed(batch, Instant::now());
+                return Flushed::Some;
+            }
+        }
+        flushed
+    }
+
+    fn refused(&self, alone: Batch) {
+        let lost = self.ledger().refused(alone, Instant::now());
+        metrics::counter!("longhand_proxy_audit_unrecorded_total").increment(lost);
+    }
+
+    async fn send(&self, batch: Batch, to: &dyn Report) -> Sent {
+        let events = CredentialEvents { events: batch.events() };
         let sent = timeout(REPORT_DEADLINE, to.report(&events)).await.unwrap_or_else(|_| {
             Err(ReportError { message: "the session service did not answer in time".to_owned(), retryable: true })
         });
-        let outcome = match sent {
+        let (outcome, sent) = match sent {
             Ok(()) => {
-                self.ledger().succeeded(entries);
-                "taken"
+                self.ledger().succeeded(batch);
+                ("taken", Sent::Taken)
             }
             Err(error) => {
-                tracing::warn!(%error, events = entries.len(), "uses and refusals of credentials are not on record");
-                self.ledger().failed(entries, error.retryable, Instant::now());
-                if error.retryable { "failed" } else { "refused" }
+                tracing::warn!(%error, events = batch.len(), "uses and refusals of credentials are not on record");
+                if error.retryable {
+                    self.ledger().failed(batch, Instant::now());
+                    ("failed", Sent::Failed)
+                } else {
+                    ("refused", Sent::Refused(batch))
+                }
             }
         };
         metrics::counter!("longhand_proxy_audit_reports_total", "outcome" => outcome).increment(1);
-        outcome != "failed"
+        sent
     }
 
     fn ledger(&self) -> MutexGuard<'_, Ledger> {
         self.0.ledger.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// What became of a report.
+enum Sent {
+    Taken,
+    /// It is tried again.
+    Failed,
+    /// It never will be taken.
+    Refused(Batch),
+}
+
+/// How much less there is to be sent.
+#[derive(Debug, PartialEq, Eq)]
+enum Flushed {
+    /// What was to be sent.
+    All,
+    /// Something, and the service has refused the rest.
+    Some,
+    /// Nothing: the service is to be asked later.
+    Nothing,
 }
 
 #[cfg(test)]

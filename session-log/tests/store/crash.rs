@@ -89,10 +89,19 @@ async fn leader(members: &[Server]) -> usize {
     }
 }
 
+/// Compacts to what is there now. While leaders change it may be refused, or done and not answered: it is asked for again.
 async fn compact(endpoint: String) {
-    let client = etcd_client::Client::connect([endpoint], None).await.unwrap();
-    let revision = client.kv_client().get("any", None).await.unwrap().header().unwrap().revision();
-    client.kv_client().compact(revision, None).await.unwrap();
+    loop {
+        let Ok(client) = etcd_client::Client::connect([&endpoint], None).await else { continue };
+        let Ok(newest) = client.kv_client().get("any", None).await else { continue };
+        let revision = newest.header().unwrap().revision();
+        match client.kv_client().compact(revision, None).await {
+            Ok(_) => return,
+            // Nothing was written since a try that was done and not answered.
+            Err(etcd_client::Error::GRpcStatus(status)) if status.code() == tonic::Code::OutOfRange => return,
+            Err(_) => tokio::task::yield_now().await,
+        }
+    }
 }
 
 /// What is stored under a prefix, by the last part of the key.

@@ -9,14 +9,11 @@ use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    base_url::{
-        Proxy,
-        forward::{CredentialState, Unusable},
-    },
-    config::KeptIn,
+    base_url::{Proxy, forward::CredentialState},
+    config::{Binding, KeptIn},
     egress::{Bound, EgressProxy},
     refusals::Word,
-    secret::FileCondition,
+    unusable::Unusable,
 };
 
 /// The route that credentials of the egress mode are reported under.
@@ -76,7 +73,7 @@ struct CredentialReport {
     route: String,
     credential: String,
     #[serde(skip_serializing_if = "Option::is_none")]
-    kept_in: Option<KeptIn>,
+    kept_in: Option<Place>,
     required: bool,
     #[serde(flatten)]
     file: FileReport,
@@ -85,6 +82,21 @@ struct CredentialReport {
     /// When the upstream took it or did not.
     #[serde(skip_serializing_if = "Option::is_none")]
     answered_at: Option<Timestamp>,
+}
+
+/// Where a credential is kept.
+#[derive(Serialize)]
+struct Place {
+    vault: String,
+    credential: String,
+    secret: String,
+    key: String,
+}
+
+impl Place {
+    fn new(vault: &str, credential: &str, KeptIn { secret, key }: &KeptIn) -> Self {
+        Self { vault: vault.to_owned(), credential: credential.to_owned(), secret: secret.clone(), key: key.clone() }
+    }
 }
 
 #[derive(Serialize)]
@@ -99,20 +111,26 @@ impl Report {
     fn of(Health { proxy, egress, shutdown, .. }: &Health) -> Self {
         let now = Instant::now();
         // A sandbox can do much without its credentials, so that none is required.
-        let binding = |(bound, condition): (&Bound, Option<FileCondition>)| CredentialReport {
-            route: EGRESS.to_owned(),
-            credential: bound.binding.label(),
-            kept_in: bound.binding.kept_in.clone(),
-            required: false,
-            file: condition.map(Unusable::File).into(),
-            refused: is_refusal(bound.last_word.get()),
-            answered_at: bound.last_word.get().map(|word| word.at),
+        let binding = |(bound, condition): (&Bound, Option<Unusable>)| {
+            let Binding { vault, name, kept_in, .. } = &bound.binding;
+            CredentialReport {
+                route: EGRESS.to_owned(),
+                credential: bound.binding.label(),
+                kept_in: kept_in.as_ref().map(|kept_in| Place::new(vault, name, kept_in)),
+                required: false,
+                file: condition.into(),
+                refused: is_refusal(bound.last_word.get()),
+                answered_at: bound.last_word.get().map(|word| word.at),
+            }
         };
         let bindings = egress.iter().flat_map(|egress| egress.credentials(now)).map(binding);
         let credential = |state: CredentialState| CredentialReport {
             route: state.route,
+            kept_in: state
+                .vault
+                .zip(state.kept_in)
+                .map(|(vault, kept_in)| Place::new(&vault, &state.credential, &kept_in)),
             credential: state.credential,
-            kept_in: state.kept_in,
             required: state.required,
             file: state.condition.into(),
             refused: is_refusal(state.last_word),

@@ -33,6 +33,7 @@ pub mod oauth;
 pub mod policy;
 pub mod refusals;
 pub mod secret;
+pub mod unusable;
 pub mod upstream;
 
 #[cfg(test)]

@@ -33,8 +33,9 @@ impl LastWord {
     fn note_at(&self, status: StatusCode, at: Timestamp) {
         let refused = match status {
             StatusCode::UNAUTHORIZED => true,
-            StatusCode::SWITCHING_PROTOCOLS => false,
-            _ if status.is_success() || status.is_redirection() => false,
+            // Another redirection than this may lead to where one logs in.
+            StatusCode::SWITCHING_PROTOCOLS | StatusCode::NOT_MODIFIED => false,
+            _ if status.is_success() => false,
             // 403 is often about what the credential may do; and what fails may not have looked at it.
             _ => return,
         };
@@ -56,6 +57,7 @@ mod tests {
     #[case::refused(&[200, 401], Some((true, 1)))]
     #[case::taken_since(&[401, 204], Some((false, 1)))]
     #[case::not_modified(&[401, 304], Some((false, 1)))]
+    #[case::to_a_login(&[401, 302], Some((true, 0)))]
     #[case::websocket(&[401, 101], Some((false, 1)))]
     #[case::refused_again(&[401, 200, 401], Some((true, 2)))]
     #[case::only_scope(&[403], None)]

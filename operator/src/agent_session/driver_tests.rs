@@ -13,6 +13,7 @@ use longhand_protocol::internal::{SessionSummary, Wake};
 use longhand_protocol::wire::SessionStatus;
 use longhand_session_log::wake::WakeEvent;
 use serde_json::{Value, json};
+use tokio::sync::Semaphore;
 
 use super::proxy_health::{Credentials, Proxies};
 use super::{Sessions, reconcile};
@@ -66,6 +67,7 @@ pub(super) fn sessions(log: Arc<FakeLog>, woken: bool, pods: Vec<Pod>) -> (Arc<S
         pods: store(pods),
         wakes: Arc::new(wakes),
         proxies: Arc::new(NoProxies),
+        asking: Semaphore::new(1),
         sightings: Arc::new(Sightings::new().0),
     };
     (Arc::new(sessions), server)

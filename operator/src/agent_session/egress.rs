@@ -131,7 +131,7 @@ fn binding(vault: &str, credential: &CredentialSpec) -> Value {
             "pathPrefixes": allow.path_prefixes,
             "allowPrivate": allow.private_addresses == PrivateAddresses::Allow,
         },
-        "keptIn": kept_in(vault, credential),
+        "keptIn": kept_in(credential),
     })
 }
 

@@ -27,6 +27,7 @@ use kube::runtime::reflector::{ObjectRef, Store};
 use kube::runtime::watcher;
 use longhand_crds::{Agent, AgentSession, SandboxTemplate, Vault, labels, session_id};
 use longhand_protocol::internal::SessionSummary;
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument as _, info_span};
 
@@ -50,6 +51,8 @@ struct Sessions {
     pods: Store<Pod>,
     wakes: Arc<Wakes>,
     proxies: Arc<dyn Proxies>,
+    /// Who asks proxies for the vaults: when nodes are lost, no more reconciles than these wait for an answer.
+    asking: Semaphore,
     /// What proxies say, for the vaults.
     sightings: Arc<Sightings>,
 }
@@ -86,11 +89,17 @@ pub fn prepare(
     let controller = Controller::for_stream(sessions, store.clone())
         .reconcile_on(triggers::by_pod(store.clone(), pod_stream))
         .reconcile_on(triggers::by_agent(store.clone(), agents.clone(), agent_stream))
-        .reconcile_on(triggers::by_vault(store.clone(), agents.clone(), vault_stream, context.default_model.clone()))
+        .reconcile_on(triggers::by_vault(
+            store.clone(),
+            agents.clone(),
+            (vaults.clone(), vault_stream),
+            context.default_model.clone(),
+        ))
         .reconcile_on(triggers::by_template(store.clone(), template_stream))
         .reconcile_on(woken);
     let proxies = Arc::new(HttpProxies::new()?);
-    let sessions = Arc::new(Sessions { context, agents, vaults, templates, pods, wakes, proxies, sightings });
+    let asking = Semaphore::new(seen::AT_ONCE);
+    let sessions = Arc::new(Sessions { context, agents, vaults, templates, pods, wakes, proxies, asking, sightings });
     Ok((Prepared { store, controller, sessions }, taken))
 }
 

@@ -153,9 +153,9 @@ pub(super) fn refresh_folder(server: &McpAccess) -> String {
 }
 
 /// Where a credential is kept, which the proxy says again when it reports of it: the vault may name another Secret by then.
-pub(super) fn kept_in(vault: &str, credential: &CredentialSpec) -> Value {
+pub(super) fn kept_in(credential: &CredentialSpec) -> Value {
     let secret = &credential.secret_ref;
-    json!({ "vault": vault, "credential": credential.name, "secret": secret.name, "key": secret.key })
+    json!({ "secret": secret.name, "key": secret.key })
 }
 
 fn placed(vault: Option<&str>, credential: &CredentialSpec, folder: &str) -> Value {
@@ -180,7 +180,7 @@ fn placed(vault: Option<&str>, credential: &CredentialSpec, folder: &str) -> Val
             "pathPrefixes": allow.path_prefixes,
             "allowPrivate": allow.private_addresses == PrivateAddresses::Allow,
         },
-        "keptIn": vault.map(|vault| kept_in(vault, credential)),
+        "keptIn": kept_in(credential),
     })
 }
 

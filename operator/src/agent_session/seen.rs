@@ -1,15 +1,22 @@
 //! What the proxy of a session says of credentials, for the vaults that they are of.
 
+use std::time::Duration;
+
 use jiff::Timestamp;
 use kube::ResourceExt as _;
 use kube::runtime::reflector::ObjectRef;
 use longhand_crds::agent_session::HarnessStatus;
+use tokio::time::timeout;
 
 use super::Sessions;
 use super::observe::Observed;
 use super::proxy_health::Credentials;
 use crate::pods::Stage;
 use crate::vault::sightings::Seen;
+
+/// So many proxies are asked at the same time; who finds that so many are, does without.
+pub(super) const AT_ONCE: usize = 4;
+const DEADLINE: Duration = Duration::from_secs(1);
 
 /// Hands on what a proxy said while its pod started. One that runs is asked if the session service was, which is so while a
 /// session works and when its work has ended.
@@ -21,7 +28,10 @@ pub(super) async fn tell_vaults(
     now: Timestamp,
 ) {
     let said = match (&observed.credentials, running(observed, harness).filter(|_| asked)) {
-        (Credentials::Unknown, Some(address)) => sessions.proxies.credentials(address).await,
+        (Credentials::Unknown, Some(address)) => {
+            let Ok(_asking) = sessions.asking.try_acquire() else { return };
+            timeout(DEADLINE, sessions.proxies.credentials(address)).await.unwrap_or(Credentials::Unknown)
+        }
         (said, _) => said.clone(),
     };
     let Credentials::Reported(_, mut seen) = said else { return };

@@ -1,6 +1,7 @@
 //! Which sessions a change elsewhere concerns.
 
 use std::collections::HashMap;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 
 use futures::channel::mpsc::{UnboundedReceiver, unbounded};
 use futures::{Stream, StreamExt as _, TryStreamExt as _, stream};
@@ -30,20 +31,27 @@ pub(super) fn by_agent(
     concerned(sessions, changed, |session, agent| session.spec.agent_ref.name == agent)
 }
 
-type Generation = (Option<String>, Option<i64>);
+/// The UID, the generation, and a hash of the annotations.
+type Version = (Option<String>, Option<i64>, u64);
 
-/// Whether sessions need to know: the status of an agent with pods that are ready changes often, and no session is made of it.
-fn is_news(
-    known: &mut HashMap<ObjectRef<Guarded<Agent>>, Generation>,
-    agents: &GuardedStore<Agent>,
-    agent: &Guarded<Agent>,
-) -> bool {
-    let (name, meta) = (ObjectRef::from_obj(agent), agent.meta());
-    if agents.get(&name).is_none() {
+/// Whether sessions need to know: of an agent and of a vault they read all but the status. That of an agent with pods that are ready
+/// changes often, and that of a vault by what sessions tell.
+fn is_news<K>(
+    known: &mut HashMap<ObjectRef<Guarded<K>>, Version>,
+    objects: &GuardedStore<K>,
+    object: &Guarded<K>,
+) -> bool
+where
+    Guarded<K>: kube::Resource<DynamicType = ()> + Clone,
+{
+    let (name, meta) = (ObjectRef::from_obj(object), object.meta());
+    if objects.get(&name).is_none() {
         known.remove(&name);
         return true;
     }
-    let now = (meta.uid.clone(), meta.generation);
+    let mut annotations = DefaultHasher::new();
+    meta.annotations.hash(&mut annotations);
+    let now = (meta.uid.clone(), meta.generation, annotations.finish());
     known.insert(name, now.clone()) != Some(now)
 }
 
@@ -102,10 +110,15 @@ pub(super) fn taken(
 pub(super) fn by_vault(
     sessions: GuardedStore<AgentSession>,
     agents: GuardedStore<Agent>,
-    vaults: impl Stream<Item = watcher::Result<Guarded<Vault>>> + Send + 'static,
+    (store, vaults): (GuardedStore<Vault>, impl Stream<Item = watcher::Result<Guarded<Vault>>> + Send + 'static),
     default: Option<DefaultModel>,
 ) -> impl Stream<Item = ObjectRef<Root>> + Send + 'static {
-    concerned(sessions, vaults, move |session, vault| {
+    let mut known = HashMap::new();
+    let changed = vaults.filter(move |vault| {
+        let news = vault.as_ref().map_or(true, |vault| is_news(&mut known, &store, vault));
+        std::future::ready(news)
+    });
+    concerned(sessions, changed, move |session, vault| {
         let namespace = session.namespace().unwrap_or_default();
         crate::context::lookup(&agents, &namespace, &session.spec.agent_ref.name)
             .is_some_and(|agent| references::uses(&agent, default.as_ref(), vault))
@@ -147,10 +160,10 @@ mod tests {
     use k8s_openapi::api::core::v1::Pod;
     use kube::core::DeserializeGuard;
     use longhand_crds::agent_session::HarnessStatus;
-    use longhand_crds::{Agent, AgentSession, AgentStatus};
+    use longhand_crds::{Agent, AgentSession, AgentStatus, Vault};
     use serde_json::json;
 
-    use super::{Root, by_agent, by_pod, taken};
+    use super::{Root, by_agent, by_pod, by_vault, taken};
     use crate::context::Guarded;
     use crate::fixtures;
     use crate::testing::store;
@@ -208,5 +221,25 @@ mod tests {
         assert_eq!(told.count().await, 2);
         let gone = by_agent(sessions, store([]), stream::iter(seen.map(Ok)));
         assert_eq!(gone.count().await, 4, "one that is gone is always told");
+    }
+
+    #[tokio::test]
+    async fn what_is_seen_of_a_vault_s_credentials_is_no_news_to_those_who_saw_it() {
+        let vault = |generation: i64, note: &str, observed: i64| -> Guarded<Vault> {
+            let mut vault = fixtures::vault();
+            vault.metadata.generation = Some(generation);
+            vault.metadata.annotations = Some([("longhand.dev/refresh".to_owned(), note.to_owned())].into());
+            vault.status.get_or_insert_default().observed_generation = Some(observed);
+            DeserializeGuard(Ok(vault))
+        };
+        let sessions = store([DeserializeGuard(Ok::<AgentSession, _>(fixtures::session()))]);
+        let agents = store([DeserializeGuard(Ok(fixtures::agent()))]);
+        let seen = [vault(1, "a", 0), vault(1, "a", 1), vault(1, "b", 1), vault(2, "b", 1)];
+        let told = |there| {
+            let vaults = (there, stream::iter(seen.clone().map(Ok)));
+            by_vault(sessions.clone(), agents.clone(), vaults, None).count()
+        };
+        assert_eq!(told(store([vault(1, "a", 0)])).await, 3);
+        assert_eq!(told(store([])).await, 4, "one that is gone is always told");
     }
 }

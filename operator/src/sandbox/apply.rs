@@ -133,7 +133,7 @@ pub(super) async fn reclaim(sandbox: &Sandbox, drain: &Drain, sandboxes: &Sandbo
 }
 
 /// Removes the sandbox, and with it all that it owns, unless it has changed: somebody may want its workspace now.
-async fn remove_as_seen(sandbox: &Sandbox, sandboxes: &Sandboxes) -> Result<bool, Error> {
+pub(super) async fn remove_as_seen(sandbox: &Sandbox, sandboxes: &Sandboxes) -> Result<bool, Error> {
     let seen = Preconditions { uid: sandbox.uid(), resource_version: sandbox.resource_version() };
     match delete(sandbox, seen, sandboxes).await {
         Ok(()) => Ok(true),

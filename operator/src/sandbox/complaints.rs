@@ -64,8 +64,9 @@ impl Complaints {
         if let Some(known) = self.known(&pod.uid) {
             return known;
         }
-        // Who finds others asking looks again soon.
-        let Ok(_asking) = self.asking.try_acquire() else { return (None, Some(FIRST)) };
+        // Who finds others asking looks again soon, and what is known stays until it does.
+        let before = self.entries().get(&pod.uid).and_then(|entry| entry.cause.clone());
+        let Ok(_asking) = self.asking.try_acquire() else { return (before, Some(FIRST)) };
         let api: Api<Event> = Api::namespaced(client.clone(), namespace);
         let selector = format!("involvedObject.uid={},type=Warning", pod.uid);
         let params = ListParams::default().fields(&selector).limit(MOST);
@@ -74,9 +75,9 @@ impl Complaints {
             Ok(Ok(found)) => newest(found.items),
             Ok(Err(error)) => {
                 tracing::warn!(%error, "it is not known why a pod does not start");
-                None
+                before
             }
-            Err(_) => None,
+            Err(_) => before,
         };
         let mut entries = self.entries();
         let pause = entries.get(&pod.uid).map_or(FIRST, |entry| entry.pause.saturating_mul(2));
@@ -105,7 +106,9 @@ impl Complaints {
 }
 
 fn newest(events: Vec<Event>) -> Option<Cause> {
-    let newest = events.into_iter().max_by_key(seen_at)?;
+    // What the scheduler says last is in the pod too, and no more than that counts.
+    let others = events.into_iter().filter(|event| event.reason.as_deref() != Some("FailedScheduling"));
+    let newest = others.max_by_key(seen_at)?;
     let message: String = newest.message.unwrap_or_default().chars().take(LONGEST).collect();
     Some(Cause::new(word(&newest.reason.unwrap_or_default()), message))
 }
@@ -155,6 +158,8 @@ mod tests {
         let cause = newest(events.into_iter().map(|event| serde_json::from_value(event).unwrap()).collect()).unwrap();
         assert_eq!((cause.reason.as_str(), cause.message.len()), ("FailedMount", 256));
         assert_eq!(newest(vec![]), None);
+        let scheduled = serde_json::from_value(event("FailedScheduling", "no node", &json!({}))).unwrap();
+        assert_eq!(newest(vec![scheduled]), None, "by now it has a node");
     }
 
     #[tokio::test]
@@ -162,7 +167,10 @@ mod tests {
         let (context, server) = context();
         let said = json!({ "metadata": {}, "items": [event("FailedMount", "no such volume", &json!({}))] });
         let nothing = json!({ "metadata": {}, "items": [] });
-        let server = server.expect([("GET", EVENTS, 200, nothing), ("GET", EVENTS, 200, said)]);
+        let failure =
+            json!({ "kind": "Status", "status": "Failure", "code": 500, "reason": "InternalError", "message": "" });
+        let server =
+            server.expect([("GET", EVENTS, 200, nothing), ("GET", EVENTS, 200, said), ("GET", EVENTS, 500, failure)]);
         let complaints = Complaints::default();
         let starts = pod(0, Stage::Pending(Pending::Starting));
         let stuck = pod(0, Stage::Pending(Pending::Stuck(Cause::new("ErrImagePull", ""))));
@@ -172,7 +180,9 @@ mod tests {
         }
         let young = ask(&starts, 907).await;
         assert_eq!(young, (None, Some(Duration::from_secs(3))), "it may well start by itself");
-        for (cause, pause) in [(None, 10), (Some(Cause::new("FailedMount", "no such volume")), 20)] {
+        let cause = || Some(Cause::new("FailedMount", "no such volume"));
+        // What is known stays while nobody answers.
+        for (cause, pause) in [(None, 10), (cause(), 20), (cause(), 40)] {
             for _ in 0..2 {
                 let (found, again) = ask(&starts, NOW).await;
                 let again = again.unwrap();

@@ -418,16 +418,24 @@ async fn a_claim_that_a_watch_does_not_show_is_asked_for(#[case] phase: &str, #[
 
 #[tokio::test]
 async fn what_has_expired_is_removed() {
-    let (sandboxes, server) = sandboxes(Arc::default(), vec![], vec![fence()]);
     let mut ended = (*sandbox(None)).clone();
     let finished = json!([{ "type": "Finished", "status": "True", "reason": "OOMKilled", "message": "", "lastTransitionTime": "2020-01-01T00:00:00Z" }]);
     ended.status =
         Some(SandboxStatus { conditions: serde_json::from_value(finished).unwrap(), ..SandboxStatus::default() });
     let deleted = json!({ "kind": "Status", "apiVersion": "v1", "status": "Success" });
+    ended.metadata.resource_version = Some("7".into());
+    let ended = Arc::new(ended);
+    let (all, server) = sandboxes(Arc::default(), vec![], vec![fence()]);
     let server = server.expect([("DELETE", SANDBOX, 200, deleted), event()]);
-    reconcile(Arc::new(ended), sandboxes.clone()).await.unwrap();
-    let sent = server.nothing_else(sandboxes).await;
-    assert_eq!(sent[0]["preconditions"]["uid"], UID);
+    reconcile(ended.clone(), all.clone()).await.unwrap();
+    let sent = server.nothing_else(all).await;
+    assert_eq!(sent[0]["preconditions"], json!({ "uid": UID, "resourceVersion": "7" }));
+
+    // Somebody asks for it at the same moment.
+    let (all, server) = sandboxes(Arc::default(), vec![], vec![fence()]);
+    let server = server.expect([("DELETE", SANDBOX, 409, failure(409, "Conflict"))]);
+    assert_eq!(reconcile(ended, all.clone()).await.unwrap(), Action::requeue(Duration::from_millis(100)));
+    server.nothing_else(all).await;
 }
 
 #[tokio::test]

@@ -86,6 +86,24 @@ async fn its_pod_stays_while_its_workspace_is_copied_and_then_both_go() {
 }
 
 #[tokio::test]
+async fn a_workspace_that_no_watch_has_brought_yet_moves_too() {
+    let (_, mut all, server, mut sandbox) = handed_over(settled(), vec![], None);
+    Arc::get_mut(&mut all).unwrap().claims = store::<PersistentVolumeClaim>([]);
+    Arc::make_mut(&mut sandbox).status.get_or_insert_default().workspace_claim = Some(NAME.into());
+    let gone: Value = json!({ "kind": "Status", "apiVersion": "v1", "status": "Success" });
+    let server = server.expect([
+        ("GET", CLAIM, 200, answer(&claim(UID))),
+        status(),
+        ("GET", CLAIM, 200, answer(&claim(UID))),
+        ("PATCH", CLAIM, 200, answer(&claim("other-main-uid"))),
+        ("DELETE", SANDBOX, 200, gone),
+        event(),
+    ]);
+    reconcile(sandbox, all.clone()).await.unwrap();
+    server.nothing_else(all).await;
+}
+
+#[tokio::test]
 async fn its_workspace_gets_another_owner_and_then_it_goes() {
     let (_, all, server, sandbox) = handed_over(settled(), vec![], None);
     let gone: Value = json!({ "kind": "Status", "apiVersion": "v1", "status": "Success" });

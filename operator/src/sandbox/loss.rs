@@ -77,6 +77,13 @@ pub(super) fn wait(last: &Loss, now: Timestamp) -> Option<Duration> {
     Some(left).filter(|left| !left.is_zero())
 }
 
+/// The deadline of the pods that follow a loss: the pause before the next one is no time of theirs. One that is as long as all that was
+/// left prolongs nothing, so that somebody who waits for the sandbox does so for a few times what the template gives, at most.
+pub(super) fn after_pause(deadline: Timestamp, loss: &Loss, now: Timestamp) -> Timestamp {
+    let pause = wait(loss, now).filter(|pause| *pause < elapsed(now, deadline));
+    pause.and_then(|pause| deadline.saturating_add(pause).ok()).unwrap_or(deadline)
+}
+
 /// How long after so many losses in a row the next pod is made.
 pub(super) fn backoff(in_a_row: i64) -> Duration {
     match u32::try_from(in_a_row) {

@@ -147,3 +147,18 @@ fn a_loss_says_that_the_workspace_is_kept() {
     let lost = plan(&observed(Some(0), 0, vec![pod(0, failed(NOW))]).persistent(), at(NOW)).loss.unwrap();
     assert_eq!(lost.message, "too much; its workspace is kept");
 }
+
+#[rstest]
+#[case::the_first_is_replaced_at_once(0, NOW + 60, NOW + 60)]
+#[case::the_pause_is_no_time_of_the_next(3, NOW + 60, NOW + 68)]
+#[case::one_as_long_as_what_is_left_prolongs_nothing(3, NOW + 8, NOW + 8)]
+fn a_pause_is_no_time_of_a_pod(#[case] in_a_row: i64, #[case] deadline: i64, #[case] expected: i64) {
+    let lost = observed(Some(0), 0, vec![pod(0, failed(NOW))]).with(|status| {
+        status.last_loss = Some(loss(in_a_row, NOW - 1));
+        status.provisioning_deadline = Some(Time(at(deadline)));
+    });
+    let planned = plan(&lost, at(NOW));
+    assert_eq!(planned.deadline, Some(at(expected)));
+    let waits = lost.after(&planned, NOW, vec![]);
+    assert_eq!(plan(&waits, at(NOW + 1)).deadline, Some(at(expected)), "once");
+}

@@ -151,7 +151,9 @@ async fn proceed(observed: &Observed, sandboxes: &Sandboxes, now: Timestamp) -> 
     explain(&mut plan, observed, sandboxes, now).await;
     let (client, sandbox) = (&sandboxes.context.client, &observed.sandbox);
     if let Some(why) = plan.expired {
-        apply::remove(sandbox, sandboxes).await?;
+        if !apply::remove_as_seen(sandbox, sandboxes).await? {
+            return Ok(Action::requeue(SOON));
+        }
         sandboxes.context.events.publish(Happened::SandboxReclaimed, &sandbox.object_ref(&()), why).await;
         return Ok(Action::await_change());
     }

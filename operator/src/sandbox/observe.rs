@@ -89,7 +89,7 @@ pub(super) async fn observe(sandbox: Arc<Sandbox>, sandboxes: &Sandboxes) -> Res
     let mut volume = Volume::of(sandboxes.claims.get(&claim).as_deref(), &uid);
     // A workspace that there was is not given up because a watch is late.
     let known = status.workspace_claim.as_ref().is_some_and(|known| *known == claim.name);
-    if volume.is_missing() && known && current.is_none() && sandbox.spec.handoff_to.is_none() {
+    if volume.is_missing() && known {
         let api: Api<PersistentVolumeClaim> = Api::namespaced(sandboxes.context.client.clone(), &namespace);
         let found = call(|| format!("get PersistentVolumeClaim {namespace}/{}", claim.name), api.get_opt(&claim.name));
         volume = Volume::of(found.await?.as_ref(), &uid);

@@ -271,6 +271,9 @@ fn run(plan: &mut Plan, observed: &Observed, status: &SandboxStatus, policy: &Po
     }
     // What was written counts on: a pod that is lost before it was ready gives the next one no more time.
     plan.deadline = status.provisioning_deadline.as_ref().map(|time| time.0);
+    if let (Some(deadline), Some(loss)) = (plan.deadline, &plan.loss) {
+        plan.deadline = Some(loss::after_pause(deadline, loss, now));
+    }
     match named.filter(|_| plan.loss.is_none()) {
         Some(current) => {
             plan.pod = Some(current.clone());

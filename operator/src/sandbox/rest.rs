@@ -20,8 +20,10 @@ const LONGEST_REST: Duration = Duration::from_secs(600);
 
 /// The scheduler's words for a volume that a node cannot mount, of older and newer ones.
 const OF_VOLUME: [&str; 2] = ["volume node affinity conflict", "PersistentVolume's node affinity"];
-/// Its words for a node that has no room now.
-const FULL: [&str; 3] = ["Insufficient ", "Too many pods", "-pressure"];
+/// Its words for a node that has no room now, and for one that does not answer, which may be about to start again. One that is
+/// cordoned is on its way out.
+const PASSING: [&str; 5] =
+    ["Insufficient ", "Too many pods", "-pressure", "node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"];
 
 /// Whether there is a workspace that outlives a sandbox that is not ready in time: one that a pod may have written to, or that comes from
 /// another sandbox, on its way or here.
@@ -35,10 +37,10 @@ pub(super) fn is_kept(plan: &Plan, observed: &Observed) -> bool {
 }
 
 /// Whether no pod will ever use the workspace again: its storage is gone, or no node that there is can mount it. A node that could and
-/// is merely full is no reason.
+/// is merely full or away is no reason.
 pub(super) fn is_out_of_reach(view: &View, volume: &Volume) -> bool {
     let has = |message: &str, words: &[&str]| words.iter().any(|words| message.contains(words));
-    let pinned = |message: &str| has(message, &OF_VOLUME) && !has(message, &FULL);
+    let pinned = |message: &str| has(message, &OF_VOLUME) && !has(message, &PASSING);
     match (volume, view) {
         (Volume::Lost { .. }, _) => true,
         (_, View::Stuck(cause)) => cause.reason == "Unschedulable" && pinned(&cause.message),

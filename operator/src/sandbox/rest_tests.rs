@@ -17,6 +17,9 @@ use crate::sandbox::volume::Volume;
 const PINNED: &str =
     "0/2 nodes are available: 1 node(s) had volume node affinity conflict, 1 node(s) were unschedulable.";
 
+const AWAY: &str = "0/2 nodes are available: 1 node(s) had untolerated taint {node.kubernetes.io/unreachable: }, \
+                    1 node(s) had volume node affinity conflict.";
+
 fn stuck(reason: &str, message: &str) -> Stage {
     Stage::Pending(Pending::Stuck(Cause::new(reason, message)))
 }
@@ -107,6 +110,7 @@ fn a_workspace_is_kept_when_there_is_no_pod_for_it_in_time(#[case] stage: Option
 
 #[rstest]
 #[case::on_a_node_that_is_gone(stuck("Unschedulable", PINNED), bound(), Some("WorkspaceLost"))]
+#[case::on_a_node_that_is_away(stuck("Unschedulable", AWAY), bound(), None)]
 #[case::whose_storage_is_gone(pending(), Volume::Lost { name: "w".into() }, Some("WorkspaceLost"))]
 #[case::that_never_was(pending(), Volume::Pending { name: "w".into(), why: "no class".into() }, Some("ProvisioningDeadlineExceeded"))]
 #[case::here(pending(), bound(), None)]

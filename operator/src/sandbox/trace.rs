@@ -22,8 +22,9 @@ pub(super) async fn reconcile(sandbox: Arc<Sandbox>, sandboxes: Arc<Sandboxes>) 
 
 /// The tool call that waits for the sandbox, if it is traced.
 fn made_for(sandbox: &Sandbox) -> Option<TraceParent> {
-    let has_been_ready = sandbox.status.as_ref().is_some_and(|status| status.ready_at.is_some());
-    if has_been_ready {
+    // Later pods are made for other calls, or for none.
+    let is_past = sandbox.status.as_ref().is_some_and(|status| status.ready_at.is_some() || status.incarnation > 0);
+    if is_past {
         return None;
     }
     sandbox.annotations().get(annotations::TRACEPARENT)?.parse().ok()
@@ -51,6 +52,7 @@ mod tests {
         let parent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
         assert_eq!(of(&Value::Null, parent).as_deref(), Some(parent));
         assert_eq!(of(&json!({"readyAt": "2026-01-01T00:00:00Z"}), parent), None);
+        assert_eq!(of(&json!({"incarnation": 1}), parent), None);
         assert_eq!(of(&Value::Null, "somebody wrote this"), None);
     }
 }

@@ -19,7 +19,8 @@ use super::{
 
 /// Uses that are kept apart by their path; more are counted together.
 const MAX_PATHS: usize = 128;
-/// What waits to be on record; more uses are refused, and more refusals only counted.
+/// What waits to be on record of all sandboxes, and as much again of the harness, which they cannot keep from its model; more uses are
+/// refused, and more refusals only counted.
 const MAX_PENDING: usize = 1_024;
 /// Credentials at hosts that are known to be on record; the use of others is on record before each request.
 const MAX_RECORDED: usize = 4_096;
@@ -106,9 +107,9 @@ pub(super) struct Ledger {
     recorded: HashSet<(Text<MAX_CREDENTIAL>, Text<MAX_HOST>)>,
     /// What the service would not take, as a number.
     lost: Option<Lost>,
-    /// Refusals that were listed since the allowance was full.
-    listed: u32,
-    listed_since: Option<Instant>,
+    /// Of sandboxes, and of the harness.
+    of_sandboxes: Allowance,
+    of_harness: Allowance,
     failing_since: Option<Instant>,
 }
 
@@ -132,7 +133,7 @@ impl Ledger {
         at: Timestamp,
         must_wait: bool,
     ) -> Result<Option<oneshot::Receiver<()>>, Unrecorded> {
-        let uses = self.pending.len();
+        let uses = self.waiting_with(subject);
         let credential = Text::new(credential);
         let awaited = must_wait || !self.recorded.contains(&(credential.clone(), subject.host.clone()));
         let mut key = Key {
@@ -172,7 +173,8 @@ impl Ledger {
             subject: subject.clone(),
             reason: Some(Text::from(reason)),
         };
-        let may_be_listed = self.index.contains_key(&key) || (self.pending.len() < MAX_PENDING && self.may_list(now));
+        let may_be_listed =
+            self.index.contains_key(&key) || (self.waiting_with(subject) < MAX_PENDING && self.may_list(subject, now));
         if !may_be_listed {
             key.credential = None;
             key.reason = Some(Text::from(UNLISTED));
@@ -262,13 +264,39 @@ impl Ledger {
         entry
     }
 
-    /// Whether one more refusal may be listed: many at first, then one a second, so that a program cannot fill a log.
-    fn may_list(&mut self, now: Instant) -> bool {
-        let since = *self.listed_since.get_or_insert(now);
+    /// How much waits of those that share what may wait with this one.
+    fn waiting_with(&self, subject: &Subject) -> usize {
+        let share = |entry: &&Entry| is_harness(&entry.key.subject) == is_harness(subject);
+        // Nobody's share is full, whoever's it is.
+        if self.pending.len() < MAX_PATHS { self.pending.len() } else { self.pending.iter().filter(share).count() }
+    }
+
+    fn may_list(&mut self, subject: &Subject, now: Instant) -> bool {
+        let allowance = if is_harness(subject) { &mut self.of_harness } else { &mut self.of_sandboxes };
+        allowance.take(now)
+    }
+
+    fn reindex(&mut self) {
+        self.index = self.pending.iter().enumerate().map(|(position, entry)| (entry.key.clone(), position)).collect();
+    }
+}
+
+/// How many refusals may be listed: many at first, then one a second, so that a program cannot fill a log.
+#[derive(Debug, Default)]
+struct Allowance {
+    /// Those that were listed since it was full.
+    listed: u32,
+    since: Option<Instant>,
+}
+
+impl Allowance {
+    /// Whether one more may be listed.
+    fn take(&mut self, now: Instant) -> bool {
+        let since = *self.since.get_or_insert(now);
         let regained = now.saturating_duration_since(since).as_secs() / DENIAL_EVERY.as_secs();
         if regained > 0 {
             self.listed = self.listed.saturating_sub(u32::try_from(regained).unwrap_or(u32::MAX));
-            self.listed_since = Some(now);
+            self.since = Some(now);
         }
         let may = self.listed < DENIALS_AT_ONCE;
         if may {
@@ -276,10 +304,10 @@ impl Ledger {
         }
         may
     }
+}
 
-    fn reindex(&mut self) {
-        self.index = self.pending.iter().enumerate().map(|(position, entry)| (entry.key.clone(), position)).collect();
-    }
+fn is_harness(subject: &Subject) -> bool {
+    subject.sandbox.is_empty()
 }
 
 /// Of what is only counted.

@@ -134,6 +134,31 @@ async fn listed_refusals_come_back_one_a_second() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_sandboxes_do_leaves_the_harness_its_share() {
+    let mut ledger = Ledger::default();
+    let (at, now) = (Timestamp::now(), Instant::now());
+    let harness = Subject::request("".into(), "model.example", 443, "POST", "/v1/messages");
+    let mut number = 0;
+    while ledger.used("team/github", &request(&format!("h{number}.example"), "/"), at, false).is_ok() {
+        number += 1;
+    }
+    for number in 0..100 {
+        ledger.denied(None, &request(&format!("d{number}.example"), "/"), "no", at, now);
+    }
+    assert!(ledger.used("models/key", &harness, at, true).is_ok());
+    ledger.denied(Some("models/key"), &harness, "its own reason", at, now);
+    let mut events = Vec::new();
+    while !ledger.is_empty(now) {
+        let batch = ledger.take(now);
+        events.extend(batch.events());
+        ledger.succeeded(batch);
+    }
+    let of_harness: Vec<_> = events.iter().filter(|event| event.sandbox.is_empty()).collect();
+    assert_eq!(of_harness.len(), 2);
+    assert_eq!(of_harness[1].reason.as_deref(), Some("its own reason"));
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_event_that_is_refused_takes_no_other_with_it() {
     let world = World::start();
     world.audit.used("team/github", &request("a.example", "/")).await.unwrap();

@@ -32,6 +32,7 @@ use crate::{
     policy::{Destination, Mismatch, PlainPath},
     refusals::{LastWord, Word},
     secret::{FileCondition, Secret, SecretFile},
+    unusable::Unusable,
     upstream::{Outgoing, Reach, Upstream, Way},
 };
 
@@ -119,6 +120,8 @@ pub struct CredentialState {
     pub route: String,
     /// The credential's name.
     pub credential: String,
+    /// The name of its vault.
+    pub vault: Option<String>,
     /// Where it is kept, if that is known.
     pub kept_in: Option<KeptIn>,
     /// Why it cannot be used, if it cannot.
@@ -127,29 +130,6 @@ pub struct CredentialState {
     pub required: bool,
     /// What the upstream said of it last.
     pub last_word: Option<Word>,
-}
-
-/// Why a credential cannot be used.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Unusable {
-    /// Its file gives no value.
-    #[error("{0}")]
-    File(FileCondition),
-    /// It has expired, and is not renewed.
-    #[error("{0}")]
-    Token(oauth::Problem),
-    /// Its value could not be taken out of answers.
-    #[error("{0}")]
-    Length(Unscrubbable),
-}
-
-impl Unusable {
-    /// Whether there is no file at all.
-    #[must_use]
-    pub fn is_missing(&self) -> bool {
-        let (Self::File(condition) | Self::Token(oauth::Problem::File { condition, .. })) = self else { return false };
-        *condition == FileCondition::Missing
-    }
 }
 
 impl Proxy {
@@ -182,6 +162,7 @@ impl Proxy {
             Some(CredentialState {
                 route: bound.route.name.clone(),
                 credential: credential.name.clone(),
+                vault: credential.vault.clone(),
                 kept_in: credential.kept_in.clone(),
                 condition: bound.source.as_ref()?.0.condition(now),
                 required: bound.route.required,

@@ -1,15 +1,11 @@
 //! Where a value is kept outside of the pod.
 
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 
-/// Where a credential is kept, as the operator says it: reports name it, and nothing else is done with it.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
+/// The key of a Secret that a credential is in, as the operator says it: reports name it, and nothing else is done with it.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct KeptIn {
-    /// The vault.
-    pub vault: String,
-    /// The credential's name in the vault.
-    pub credential: String,
     /// The Secret.
     pub secret: String,
     /// Its key.

@@ -1,6 +1,6 @@
 //! What is known of a connection once it is let through.
 
-use std::{error::Error, sync::Arc};
+use std::{error::Error, sync::Arc, time::Instant};
 
 use bytes::Bytes;
 use http::Response;
@@ -13,8 +13,10 @@ use super::dial::Dialer;
 use crate::{
     audit::Audit,
     config::{Binding, BindingPlacement, Network},
+    intercept::scrub::fits,
     refusals::LastWord,
     secret::SecretFile,
+    unusable::Unusable,
 };
 
 /// An answer to a program in a sandbox.
@@ -55,6 +57,18 @@ impl Bound {
             }),
         };
         Self { binding, file, aws, last_word: LastWord::default() }
+    }
+
+    /// Why it cannot be used, if it cannot: by a file that gives no value, or by a value that could not be taken out of answers.
+    #[must_use]
+    pub fn condition(&self, now: Instant) -> Option<Unusable> {
+        let id = self.aws.as_ref().map(|aws| &aws.access_key_id);
+        self.files().find_map(|file| match file.current(now) {
+            Err(condition) => Some(Unusable::File(condition)),
+            // The id of a key is no secret.
+            Ok(_) if id.is_some_and(|id| std::ptr::eq(id, file)) => None,
+            Ok(value) => fits(value.expose()).err().map(Unusable::Length),
+        })
     }
 
     /// All of its files.

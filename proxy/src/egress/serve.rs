@@ -39,7 +39,7 @@ use crate::{
     intercept::{Interceptor, authority::AuthorityError},
     linger::Lingering,
     policy::{Host, Scheme},
-    secret::FileCondition,
+    unusable::Unusable,
     upstream::IDLE_TIMEOUT,
 };
 
@@ -150,8 +150,8 @@ impl EgressProxy {
     }
 
     /// Every binding, and why it cannot be used, if it cannot.
-    pub fn credentials(&self, now: Instant) -> impl Iterator<Item = (&Bound, Option<FileCondition>)> {
-        self.bindings.iter().map(move |bound| (bound, bound.files().find_map(|file| file.current(now).err())))
+    pub fn credentials(&self, now: Instant) -> impl Iterator<Item = (&Bound, Option<Unusable>)> {
+        self.bindings.iter().map(move |bound| (bound, bound.condition(now)))
     }
 
     /// Answers a request. A CONNECT that is answered with success goes on as a tunnel.

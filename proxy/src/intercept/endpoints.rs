@@ -51,8 +51,7 @@ impl Meaning {
     /// Whether a pattern covers it.
     #[must_use]
     pub fn matches(&self, pattern: &str) -> bool {
-        let segments: Vec<&str> = self.segments.iter().map(String::as_str).collect();
-        covers(&pattern.split('/').collect::<Vec<_>>(), &segments)
+        covers(&pattern.split('/').collect::<Vec<_>>(), &self.segments)
     }
 
     /// Its segments.
@@ -71,14 +70,14 @@ pub fn decoded(text: &[u8]) -> Vec<u8> {
     decoded
 }
 
-fn covers(pattern: &[&str], segments: &[&str]) -> bool {
+fn covers(pattern: &[&str], segments: &[String]) -> bool {
     match pattern.split_first() {
         None => segments.is_empty(),
         Some((&"**", rest)) => (0..=segments.len()).any(|skipped| covers(rest, &segments[skipped..])),
         Some((part, rest)) => segments.split_first().is_some_and(|(segment, tail)| {
             let same = match part.strip_prefix('*') {
                 Some(end) => segment.ends_with(end),
-                None => part == segment,
+                None => segment == part,
             };
             same && covers(rest, tail)
         }),

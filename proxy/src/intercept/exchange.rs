@@ -67,8 +67,8 @@ struct Ready {
     websocket: bool,
     /// Whether it has a credential.
     credentialed: bool,
-    /// The bindings that are used.
-    used: Vec<usize>,
+    /// The binding that the answer's status says something of.
+    authenticates: Option<usize>,
     /// What must not come back.
     values: Values,
     /// What was kept by the proxy and must not come back either.
@@ -122,11 +122,12 @@ impl Exchange {
         let mut parts = parts;
         let client = parts.extensions.remove::<OnUpgrade>();
         let ready = self.prepare(parts, body, subject).await?;
-        let Ready { request, shown, websocket, credentialed, used, values, kept, lfs, credential, head_only } = ready;
+        let Ready { request, shown, websocket, credentialed, authenticates, values, kept, lfs, credential, head_only } =
+            ready;
         let mut response = self.upstream.send(request, websocket).await.map_err(|error| {
             if shown.is_set() { Denial::Unresolved { place: "body" }.into() } else { Refused::from(error) }
         })?;
-        for number in used {
+        if let Some(number) = authenticates {
             self.context.bindings[number].last_word.note(response.status());
         }
         if framing_conflict(response.headers()) {
@@ -215,6 +216,7 @@ impl Exchange {
                 (body, used, String::new())
             }
         };
+        let authenticates = allowed.authenticates.filter(|_| in_body.is_empty() && opened.is_empty());
         let mut used = allowed.used.clone();
         used.extend(in_body.iter().map(|(number, _)| *number).filter(|number| !allowed.used.contains(number)));
         let mut labels: Vec<Arc<str>> =
@@ -262,7 +264,7 @@ impl Exchange {
         *request.method_mut() = method;
         *request.uri_mut() = uri;
         *request.headers_mut() = headers;
-        Ok(Ready { request, shown, websocket, credentialed, used, values, kept, lfs, credential, head_only })
+        Ok(Ready { request, shown, websocket, credentialed, authenticates, values, kept, lfs, credential, head_only })
     }
 
     fn url(&self, target: PathAndQuery) -> Result<Uri, Refused> {
@@ -337,7 +339,8 @@ impl Exchange {
         let whole = whole.map_err(|problem| Refused::of_body(&problem, MAX_PLACED_BODY))?;
         let kind = headers.get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
         // A form has parameters as a query has, and servers take either.
-        let foreign = std::str::from_utf8(whole.bytes()).ok().filter(|_| is_form(kind)).and_then(credential_parameter);
+        let form = std::str::from_utf8(whole.bytes()).ok().filter(|_| is_form(kind));
+        let foreign = form.and_then(|form| credential_parameter(form, false));
         if let Some(name) = foreign {
             return Err(Denial::Foreign { place: "form", name }.into());
         }

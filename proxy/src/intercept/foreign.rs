@@ -33,6 +33,8 @@ const WORDS: &[&str] = &[
 ];
 /// Parts of names that say so in cookies and parameters; headers have them for other things (`mcp-session-id`).
 const SESSIONS: &[&str] = &["session", "sessionid", "sess", "sessid", "phpsessid", "jsessionid", "sid", "ssid"];
+/// Those of them that a request may have that is authenticated otherwise, without what is between their words.
+const SESSION_IDS: &[&str] = &["session", "sessionid"];
 /// What a `key` is of that opens something, wherever in a name.
 const OF_KEYS: &[&str] = &[
     "api",
@@ -213,9 +215,9 @@ fn is_own(value: &str) -> bool {
 }
 
 /// The first parameter of a query or a form that is named like a credential or has the shape of one, and whose value is no
-/// placeholder.
+/// placeholder. Of a request that is `authorized` by a credential of the session, the name of a session is none.
 #[must_use]
-pub fn credential_parameter(query: &str) -> Option<String> {
+pub fn credential_parameter(query: &str, authorized: bool) -> Option<String> {
     let decoded = |text: &str| String::from_utf8_lossy(&decoded(text.as_bytes())).into_owned();
     let parameters: Vec<(String, String)> = query
         .split(['&', ';'])
@@ -227,7 +229,8 @@ pub fn credential_parameter(query: &str) -> Option<String> {
     let shown = |(name, value): &&(String, String)| {
         has_shape(value.as_bytes()) || name == "key" && looks_like_credential(value.as_bytes())
     };
-    let named = first(parameters.iter().map(|(name, _)| name.clone()));
+    let is_session = |name: &str| authorized && SESSION_IDS.contains(&words_of(name).concat().as_str());
+    let named = first(parameters.iter().filter(|(name, _)| !is_session(name)).map(|(name, _)| name.clone()));
     named.or_else(|| parameters.iter().find(shown).map(|(name, _)| short(name)))
 }
 

@@ -56,6 +56,9 @@ pub struct Allowed {
     pub used: Vec<usize>,
     /// Those that may be placed into its body.
     pub body: Vec<usize>,
+    /// The one that answers for the request: it is the only one in the head, and where servers look for one. What a server says of
+    /// a request that has it elsewhere is no word about it.
+    pub authenticates: Option<usize>,
 }
 
 /// Why a request is refused. No text here comes from a placeholder or a header's value.
@@ -171,6 +174,7 @@ pub fn judge(asked: &Asked<'_>, candidates: &[Candidate<'_>]) -> Result<Allowed,
         return Err(Denial::Method(asked.method.clone()));
     }
     let mut allowed = Allowed::default();
+    let mints = minted_at(asked.host.as_str(), asked.method, asked.path);
     if let Some(claim) = asked.signing {
         aws::judge(asked, claim, &candidates[claim.number])?;
         allowed.used.push(claim.number);
@@ -181,7 +185,7 @@ pub fn judge(asked: &Asked<'_>, candidates: &[Candidate<'_>]) -> Result<Allowed,
             let matches = |candidate: &Candidate<'_>| candidate.placeholder.as_bytes() == &text[found.range.clone()];
             let number = candidates.iter().position(matches).filter(|_| found.whole);
             let number = number.ok_or(Denial::Unresolved { place })?;
-            asked.judge(&candidates[number], location, place)?;
+            asked.judge(&candidates[number], location, place, mints)?;
             if !allowed.used.contains(&number) {
                 allowed.used.push(number);
             }
@@ -213,9 +217,15 @@ pub fn judge(asked: &Asked<'_>, candidates: &[Candidate<'_>]) -> Result<Allowed,
     asked.refuse_foreign(&placed_in)?;
     for (number, candidate) in candidates.iter().enumerate() {
         // What was signed stays as it is.
-        if asked.signing.is_none() && has(candidate.binding, Location::Body) && asked.destination(candidate).is_ok() {
+        let placeable = asked.signing.is_none() && has(candidate.binding, Location::Body);
+        if placeable && mints.is_none() && asked.admits(candidate).is_ok() {
             allowed.body.push(number);
         }
+    }
+    if let [number] = allowed.used[..]
+        && (asked.signing.is_some() || placed_in.iter().any(|(name, _)| foreign::is_credential_header(name)))
+    {
+        allowed.authenticates = Some(number);
     }
     if allowed.used.is_empty() && allowed.body.is_empty() && !asked.open {
         asked.without_credential(candidates)?;
@@ -239,7 +249,13 @@ fn has(binding: &Binding, location: Location) -> bool {
 
 impl Asked<'_> {
     /// Whether a credential may be used for this request, and in this part of it.
-    fn judge(&self, candidate: &Candidate<'_>, location: Location, place: &'static str) -> Result<(), Denial> {
+    fn judge(
+        &self,
+        candidate: &Candidate<'_>,
+        location: Location,
+        place: &'static str,
+        mints: Option<&'static str>,
+    ) -> Result<(), Denial> {
         let credential = candidate.binding.label();
         if let BindingPlacement::Aws(_) = candidate.binding.placement {
             let in_query = location == Location::Query;
@@ -249,12 +265,8 @@ impl Asked<'_> {
         if !has(candidate.binding, location) {
             return Err(Denial::Misplaced { credential, place });
         }
-        self.destination(candidate)
-    }
-
-    fn destination(&self, candidate: &Candidate<'_>) -> Result<(), Denial> {
         self.admits(candidate)?;
-        match minted_at(self.host.as_str(), self.method, self.path) {
+        match mints {
             Some(what) => Err(Denial::Mints { credential: candidate.binding.label(), what }),
             None => Ok(()),
         }
@@ -295,7 +307,11 @@ impl Asked<'_> {
         if let Some(name) = cookies.filter_map(foreign::credential_cookie).next() {
             return Err(Denial::Foreign { place: "cookie", name });
         }
-        match self.query.and_then(foreign::credential_parameter) {
+        // A session of a request that is authenticated is not what opens the door: legacy MCP sends it so
+        // (modelcontextprotocol.io/specification/2024-11-05/basic/transports).
+        let authorized = self.headers.contains_key(header::AUTHORIZATION) && placed(&header::AUTHORIZATION);
+        let credential = |query| foreign::credential_parameter(query, authorized);
+        match self.query.and_then(credential) {
             Some(name) => Err(Denial::Foreign { place: "query", name }),
             None => Ok(()),
         }

@@ -162,7 +162,7 @@ fn an_endpoint_that_mints_is_not_for_credentials() {
 
 #[test]
 fn a_body_is_filled_only_where_the_binding_says_so() {
-    assert_eq!(judged(&get("/a", &[])), Ok(Allowed { used: vec![], body: vec![1] }));
+    assert_eq!(judged(&get("/a", &[])), Ok(Allowed { used: vec![], body: vec![1], authenticates: None }));
 }
 
 #[test]
@@ -221,4 +221,35 @@ proptest! {
         case.headers.insert(name.unwrap(), value.parse().unwrap());
         prop_assert!(judged(&case).is_err());
     }
+}
+
+#[rstest]
+#[case::bearer(&[("authorization", format!("Bearer {ONE}"))], Some(0))]
+#[case::basic(&[("authorization", basic_of(&format!("me:{TWO}")))], Some(1))]
+#[case::a_token_of_its_own_header(&[("private-token", ONE.to_owned())], Some(0))]
+#[case::where_nobody_looks(&[("x-anything", ONE.to_owned())], None)]
+#[case::one_of_two(&[("authorization", format!("Bearer {ONE}")), ("x-second", TWO.to_owned())], None)]
+#[case::none(&[], None)]
+fn a_server_speaks_of_the_one_credential_that_is_where_it_looks(
+    #[case] headers: &[(&str, String)],
+    #[case] expected: Option<usize>,
+) {
+    let headers: Vec<(&str, &str)> = headers.iter().map(|(name, value)| (*name, value.as_str())).collect();
+    assert_eq!(judged(&get("/a", &headers)).unwrap().authenticates, expected);
+}
+
+#[rstest]
+#[case::of_mcp(&[("authorization", format!("Bearer {TWO}"))], "sessionId=1", true)]
+#[case::of_mcp_in_python(&[("authorization", format!("Bearer {TWO}"))], "session_id=1", true)]
+#[case::another_cookie_s_name(&[("authorization", format!("Bearer {TWO}"))], "PHPSESSID=1", false)]
+#[case::a_token(&[("authorization", format!("Bearer {TWO}"))], "access_token=1", false)]
+#[case::without_a_credential(&[], "sessionId=1", false)]
+#[case::authorized_by_somebody(&[("x-second", TWO.to_owned())], "sessionId=1", false)]
+fn the_session_of_a_request_that_is_authorized_is_no_credential(
+    #[case] headers: &[(&str, String)],
+    #[case] query: &str,
+    #[case] allowed: bool,
+) {
+    let headers: Vec<(&str, &str)> = headers.iter().map(|(name, value)| (*name, value.as_str())).collect();
+    assert_eq!(outcome(&get(&format!("/messages?{query}"), &headers)) != "Foreign", allowed);
 }

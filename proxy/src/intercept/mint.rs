@@ -133,12 +133,23 @@ const HOSTS: &[(&str, &str)] = &[
     ("iamcredentials.", "a service that makes tokens"),
 ];
 
+/// Packages may be named like an endpoint: npm's are asked for at `/@{scope}/{name}` (github.com/npm/registry/blob/main/docs/REGISTRY-API.md),
+/// those of Python at `/simple/{name}/` (packaging.python.org/en/latest/specifications/simple-repository-api).
+fn is_package(meaning: &Meaning, method: &Method) -> bool {
+    let mut segments = meaning.segments();
+    let below = segments.next().is_some_and(|first| first.starts_with('@') || first == "simple");
+    below && segments.count() == 1 && [Method::GET, Method::HEAD].contains(method)
+}
+
 /// What an endpoint hands out, if it is known to. A path counts by what a lenient server could take it for.
 #[must_use]
 pub fn minted_at(host: &str, method: &Method, path: &str) -> Option<&'static str> {
     let meaning = Meaning::of(path);
     let of_host = HOSTS.iter().find(|(prefix, _)| host.starts_with(prefix)).map(|(_, what)| *what);
     let of_path = || {
+        if is_package(&meaning, method) {
+            return None;
+        }
         let mut endpoints = ENDPOINTS.iter();
         endpoints.find(|&&(methods, path, _)| meaning.is(&Endpoint { methods, path }, method)).map(|(_, _, what)| *what)
     };
@@ -156,6 +167,11 @@ mod tests {
     #[case("auth.example", "POST", "/oauth/token.json", true)]
     #[case("auth.example", "POST", "/oauth2/v2.0/token", true)]
     #[case("auth.example", "GET", "/token", true)]
+    #[case("auth.example", "GET", "/service/token", true)]
+    #[case("npm.pkg.github.com", "GET", "/@acme%2ftoken", false)]
+    #[case("npm.pkg.github.com", "POST", "/@acme%2ftoken", true)]
+    #[case("pypi.example", "GET", "/simple/token/", false)]
+    #[case("pypi.example", "GET", "/simple/x/oauth/access_token", true)]
     #[case("login.microsoftonline.com", "POST", "/tenant/oauth2/v2.0/devicecode", true)]
     #[case("quay.io", "GET", "/v2/auth", true)]
     #[case("gitlab.example", "GET", "/jwt/auth", true)]

@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use aho_corasick::{AhoCorasick, MatchKind};
+use aho_corasick::{AhoCorasick, AhoCorasickKind, MatchKind};
 use bytes::{Bytes, BytesMut};
 
 use super::encodings::{Form, forms};
@@ -19,6 +19,10 @@ const FILL: u8 = b'*';
 pub const MIN_VALUE: usize = 8;
 /// The longest value that is looked for: its forms are kept in memory.
 pub const MAX_VALUE: usize = 8 * 1024;
+
+/// The letters of all forms up to which the fastest search is used: it takes half a kilobyte for each (a table of 128 classes of
+/// bytes), and the process has 128 MiB.
+const FAST: usize = 4 * 1024;
 
 /// Why values cannot be looked for.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -76,8 +80,10 @@ impl Values {
         }
         all.sort_by(|one, other| one.as_slice().cmp(other.as_slice()));
         all.dedup();
+        let letters: usize = all.iter().map(|form| form.len()).sum();
         let automaton = AhoCorasick::builder()
             .match_kind(MatchKind::LeftmostLongest)
+            .kind((letters > FAST).then_some(AhoCorasickKind::ContiguousNFA))
             .build(all.iter().map(|form| form.as_slice()))
             .map_err(|_| Unscrubbable::TooMany)?;
         let mut first = [false; 256];
@@ -206,6 +212,15 @@ mod tests {
 
     fn has(text: &[u8], value: &str) -> bool {
         forms(value.as_bytes()).iter().any(|form| text.windows(form.len()).any(|window| window == form.as_slice()))
+    }
+
+    #[test]
+    fn the_search_for_the_longest_value_takes_little_memory() {
+        let value: String = (0..MAX_VALUE).map(|at| char::from(b'!' + u8::try_from(at * 7 % 90).unwrap())).collect();
+        let values = values(&[&value]);
+        let used = values.inner.as_ref().unwrap().automaton.memory_usage();
+        assert!(used < 8 * 1024 * 1024, "{used} bytes");
+        assert!(!has(&run(&values, &[b"a", value.as_bytes()]), &value));
     }
 
     #[test]

@@ -173,9 +173,11 @@ async fn a_rotated_credential_is_used_without_a_restart() {
 
 #[tokio::test]
 async fn a_credential_that_the_upstream_does_not_take_is_reported_until_it_does() {
-    let kept_in = json!({"vault": "models", "credential": "anthropic", "secret": "model-key", "key": "token"});
-    let options =
-        Options { change: Box::new(move |route, _| route["credential"]["keptIn"] = kept_in), ..Options::default() };
+    let change = |route: &mut Value, _: u16| {
+        route["credential"]["vault"] = json!("models");
+        route["credential"]["keptIn"] = json!({"secret": "model-key", "key": "token"});
+    };
+    let options = Options { change: Box::new(change), ..Options::default() };
     let running = Running::with(options).await;
     let recorder = PrometheusBuilder::new().build_recorder();
     let router = health::router(running.proxy.clone(), None, recorder.handle(), CancellationToken::new());
@@ -185,7 +187,8 @@ async fn a_credential_that_the_upstream_does_not_take_is_reported_until_it_does(
         serde_json::from_slice::<Value>(&body).unwrap()["credentials"][0].take()
     };
     let before = report().await;
-    assert_eq!((&before["refused"], &before["keptIn"]["secret"]), (&json!(false), &json!("model-key")));
+    let kept_in = json!({"vault": "models", "credential": "anthropic", "secret": "model-key", "key": "token"});
+    assert_eq!((&before["refused"], &before["keptIn"]), (&json!(false), &kept_in));
     assert_eq!(before.get("answeredAt"), None, "nobody has said anything of it");
     for (status, refused) in [("401 Unauthorized", true), ("500 Internal Server Error", true), ("200 OK", false)] {
         let mut client = running.client().await;

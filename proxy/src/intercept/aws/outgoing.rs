@@ -16,6 +16,7 @@ use crate::{
         bodies::{BoxError, Shown, Watched},
         judge::Denial,
         refused::Refused,
+        scrub::fits,
         upstream::Outgoing,
         values::HostValues,
         whole::Room,
@@ -45,6 +46,9 @@ impl Keys {
         let Some(files) = &bound.aws else { return Err(Refused::Malformed("it is not signed with AWS keys")) };
         let id = values.read(&files.access_key_id, now).map_err(unavailable)?;
         let token = files.session_token.as_ref().map(|file| values.read(file, now)).transpose().map_err(unavailable)?;
+        if token.as_ref().is_some_and(|token| fits(token.expose()).is_err()) {
+            return Err(Refused::Unscrubbable { credential: bound.binding.label() });
+        }
         Ok(Self { id, secret, token })
     }
 

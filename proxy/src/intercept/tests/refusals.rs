@@ -27,6 +27,8 @@ async fn a_401_counts_for_the_credential_that_was_sent() {
     assert_eq!(refused(), Some(true));
     get("200", &[]).await;
     assert_eq!(refused(), Some(true), "a request without the credential says nothing of it");
+    get("200", &["--header", &format!("X-Anything: {}", World::placeholder())]).await;
+    assert_eq!(refused(), Some(true), "no server looks there");
     get("403", &["--header", &bearer]).await;
     assert_eq!(refused(), Some(true));
     get("200", &["--header", &bearer]).await;

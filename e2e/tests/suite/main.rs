@@ -17,6 +17,7 @@ mod lost_sandbox;
 mod models;
 mod oauth;
 mod online;
+mod protocols;
 mod quickstart;
 mod redteam;
 mod resources;

@@ -34,15 +34,16 @@ pub struct Forge {
 }
 
 impl Forge {
-    /// Starts them, known by the names `forge.{namespace}.svc` and `{alias}.{namespace}.svc`; `None` if the cluster trusts no authority of
-    /// the tests.
+    /// Starts them, known by the names `forge.{namespace}.svc` and `{alias}.{namespace}.svc`, or `alias` as it is if it has a dot; `None` if
+    /// the cluster trusts no authority of the tests.
     ///
     /// # Errors
     /// When they are not ready within a minute.
     pub async fn install(namespace: &TestNamespace, alias: &str) -> TestResult<Option<Self>> {
         let Some(authority) = std::env::var_os(AUTHORITY_VARIABLE).map(PathBuf::from) else { return Ok(None) };
         let Ok(authority) = std::fs::read_to_string(authority.join("ca.key")) else { return Ok(None) };
-        let [host, other] = ["forge", alias].map(|name| format!("{name}.{}.svc", namespace.name));
+        let within = |name: &str| format!("{name}.{}.svc", namespace.name);
+        let (host, other) = (within("forge"), if alias.contains('.') { alias.to_owned() } else { within(alias) });
         let (certificate, key) = certificate(&authority, vec![host.clone(), other])?;
         let image = clients_image();
         let value = format!("forge-{:032x}", rand::rng().random::<u128>());

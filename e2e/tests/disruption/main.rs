@@ -2,6 +2,7 @@
 
 mod installation;
 mod replicas;
+mod upstream_proxy;
 
 use std::time::Duration;
 
@@ -76,4 +77,5 @@ async fn one_after_the_other() {
     survives("service-dies-tool", "session", "x.sandbox.ready").await;
     replicas::serve().await;
     installation::serve().await;
+    upstream_proxy::serve().await;
 }

@@ -13,7 +13,7 @@ use super::plan::{Drain, Plan};
 use super::pod::{self, SANDBOX};
 use super::take::take;
 use super::{Sandboxes, ground, volume};
-use crate::calls::{CallError, call, unless_gone};
+use crate::calls::call;
 use crate::error::Error;
 use crate::metrics;
 use crate::pods::{self, Made, PodView};
@@ -135,22 +135,25 @@ pub(super) async fn reclaim(sandbox: &Sandbox, drain: &Drain, sandboxes: &Sandbo
 /// Removes the sandbox, and with it all that it owns, unless it has changed: somebody may want its workspace now.
 pub(super) async fn remove_as_seen(sandbox: &Sandbox, sandboxes: &Sandboxes) -> Result<bool, Error> {
     let seen = Preconditions { uid: sandbox.uid(), resource_version: sandbox.resource_version() };
-    match delete(sandbox, seen, sandboxes).await {
-        Ok(()) => Ok(true),
-        Err(error) if error.is_conflict() => Ok(false),
-        Err(error) => Err(error.into()),
-    }
+    delete(sandbox, seen, sandboxes).await
 }
 
 /// Removes the sandbox, and with it all that it owns.
 pub(super) async fn remove(sandbox: &Sandbox, sandboxes: &Sandboxes) -> Result<(), Error> {
     let meant = Preconditions { uid: sandbox.uid(), ..Preconditions::default() };
-    Ok(delete(sandbox, meant, sandboxes).await?)
+    // One that is another by now is gone too.
+    delete(sandbox, meant, sandboxes).await.map(drop)
 }
 
-async fn delete(sandbox: &Sandbox, if_it_is: Preconditions, sandboxes: &Sandboxes) -> Result<(), CallError> {
+/// Whether it is gone, which it is not if it is another than it should be.
+async fn delete(sandbox: &Sandbox, if_it_is: Preconditions, sandboxes: &Sandboxes) -> Result<bool, Error> {
     let (namespace, name) = (sandbox.namespace().unwrap_or_default(), sandbox.name_any());
     let api: Api<Sandbox> = Api::namespaced(sandboxes.context.client.clone(), &namespace);
     let params = DeleteParams::background().preconditions(if_it_is);
-    unless_gone(|| format!("delete Sandbox {namespace}/{name}"), api.delete(&name, &params)).await.map(drop)
+    match call(|| format!("delete Sandbox {namespace}/{name}"), api.delete(&name, &params)).await {
+        Ok(_) => Ok(true),
+        Err(error) if error.is_not_found() => Ok(true),
+        Err(error) if error.is_conflict() => Ok(false),
+        Err(error) => Err(error.into()),
+    }
 }

@@ -171,5 +171,5 @@ fn cookies(#[case] value: &str, #[case] expected: Option<&str>) {
 #[case("session=x", Some("session"))]
 #[case("access_token=", None)]
 fn parameters(#[case] query: &str, #[case] expected: Option<&str>) {
-    assert_eq!(credential_parameter(query).as_deref(), expected);
+    assert_eq!(credential_parameter(query, false).as_deref(), expected);
 }

@@ -87,11 +87,16 @@ async fn one_trace(collector: &Collector) -> TestResult {
     let of = |spans: &[SentSpan], (service, name): (&str, &str)| {
         spans.iter().find(|span| (span.service.as_str(), span.name.as_str()) == (service, name)).cloned()
     };
+    let missing = std::sync::Mutex::new(Vec::new());
     let spans = eventually("all spans are sent", PATIENCE, || async {
         let spans = collector.spans().await?;
-        Ok(DONE.iter().all(|done| of(&spans, *done).is_some()).then_some(spans))
+        let without: Vec<_> = DONE.iter().copied().filter(|done| of(&spans, *done).is_none()).collect();
+        let all = without.is_empty();
+        *missing.lock().unwrap() = without;
+        Ok(all.then_some(spans))
     })
-    .await?;
+    .await
+    .map_err(|error| format!("{error}; missing are {missing:?}"))?;
     let turn = of(&spans, DONE[1]).ok_or("no turn")?;
     for done in DONE {
         let span = of(&spans, done).ok_or("a span is gone")?;

@@ -8,6 +8,7 @@ use kube::api::{Api, ListParams};
 use longhand_crds::labels;
 use longhand_e2e::cluster::{Fixture, SessionOptions, TestNamespace, TestResult, exec, in_namespace, token};
 use longhand_protocol::SessionId;
+use longhand_sandbox::wire::{TERMINAL_PROTOCOL, TUNNEL_PROTOCOL};
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
@@ -74,9 +75,9 @@ async fn pairwise(one: &TestNamespace, two: &TestNamespace) -> TestResult {
                 assert!(matches!(status.as_u16(), 401 | 403 | 404), "{own}: {method} {path}: {status}");
             }
         }
-        for end in ["terminal?command=id", "ports/8000"] {
+        for (end, upgraded_to) in [("terminal?command=id", "websocket"), ("ports/8000", TUNNEL_PROTOCOL)] {
             let path = format!("namespaces/{theirs}/v1/sessions/{}/sandboxes/main/{end}", them.session);
-            assert_eq!(upgrade(me, &path).await?, StatusCode::FORBIDDEN, "{own}: {path}");
+            assert_eq!(upgrade(me, &path, upgraded_to).await?, StatusCode::FORBIDDEN, "{own}: {path}");
         }
         connects_to_no_pod_of(me, them).await?;
         uses_no_vault_of(me, them).await?;
@@ -169,10 +170,11 @@ async fn connects_to_no_pod_of(me: &Team, them: &Team) -> TestResult {
 }
 
 /// What is said to who wants to speak another protocol.
-async fn upgrade(team: &Team, path: &str) -> TestResult<StatusCode> {
+async fn upgrade(team: &Team, path: &str, to: &str) -> TestResult<StatusCode> {
     let (client, base) = team.fixture.service.server.connect()?;
     let request = client.get(base.join(path)?).bearer_auth(&team.token).timeout(TURN);
-    let request = request.header("connection", "upgrade").header("upgrade", "websocket");
+    let request = request.header("connection", "upgrade").header("upgrade", to);
+    let request = request.header("sec-websocket-protocol", TERMINAL_PROTOCOL);
     let request = request.header("sec-websocket-version", "13").header("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ==");
     Ok(request.send().await?.status())
 }

@@ -29,7 +29,7 @@ const POD_PATH: &str = "/api/v1/namespaces/team/pods/quickstart-harness-3e8f1a-1
 pub(super) const STATUS: &str = "/apis/longhand.dev/v1alpha1/namespaces/team/agentsessions/quickstart/status";
 const EVENTS: &str = "/apis/events.k8s.io/v1/namespaces/team/events";
 
-struct NoProxies;
+pub(super) struct NoProxies;
 
 #[async_trait]
 impl Proxies for NoProxies {

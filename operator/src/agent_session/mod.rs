@@ -153,8 +153,8 @@ async fn proceed(observed: &Observed, sessions: &Sessions, now: Timestamp) -> Re
         sessions.wakes.settle(&session_id(&observed.session.metadata), settled);
     }
     // Last, as nobody waits for it.
-    seen::tell_vaults(observed, &harness, asked, sessions, now).await;
-    Ok(drive::action(plan.requeue))
+    let again = seen::tell_vaults(observed, &harness, asked, sessions, now).await;
+    Ok(drive::action(plan.requeue.into_iter().chain(again).min()))
 }
 
 async fn ask(observed: &Observed, sessions: &Sessions) -> Result<Option<SessionSummary>, Error> {

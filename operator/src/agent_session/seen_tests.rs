@@ -1,14 +1,16 @@
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use futures::{FutureExt as _, StreamExt as _};
 use jiff::Timestamp;
 use rstest::rstest;
 use serde_json::{Value, json};
+use tokio::sync::Semaphore;
 
 use crate::agent_session::proxy_health::{Credentials, Proxies};
 use crate::agent_session::reconcile;
-use crate::agent_session::tests::{STATUS, known, pod, session, sessions, summary, written};
+use crate::agent_session::tests::{NoProxies, STATUS, known, pod, session, sessions, summary, written};
 use crate::fixtures;
 use crate::testing::{FakeLog, context};
 use crate::vault::sightings::{Place, Seen, Sightings, State};
@@ -106,4 +108,24 @@ async fn a_pod_that_does_not_run_is_not_asked(#[case] pod_status: Value) {
     let harness = observed.session.status.clone().unwrap().harness.unwrap();
     super::tell_vaults(&observed, &harness, true, &sessions, Timestamp::now()).await;
     assert!(asked.lock().unwrap().is_empty());
+}
+
+/// When a session whose pod runs is looked at again, if so many proxies may be asked.
+async fn again(proxies: Arc<dyn Proxies>, at_once: usize) -> Option<Duration> {
+    let log = Arc::new(FakeLog { summary: Some(summary(Some("pod-1"), false)), ..FakeLog::default() });
+    let (mut sessions, _server) = sessions(log, false, vec![pod(&running())]);
+    let inner = Arc::get_mut(&mut sessions).unwrap();
+    (inner.proxies, inner.asking) = (proxies, Semaphore::new(at_once));
+    let session = session(Some(known(Some("pod-1"))));
+    let observed = crate::agent_session::observe::observe(session, &sessions, Timestamp::now()).await.unwrap();
+    let harness = observed.session.status.clone().unwrap().harness.unwrap();
+    super::tell_vaults(&observed, &harness, true, &sessions, Timestamp::now()).await
+}
+
+#[tokio::test]
+async fn a_proxy_that_was_not_asked_or_said_nothing_is_asked_again() {
+    let saying = || Arc::new(Saying(vec![], Arc::default()));
+    assert_eq!(again(saying(), 1).await, None);
+    assert_eq!(again(saying(), 0).await, Some(super::AGAIN));
+    assert_eq!(again(Arc::new(NoProxies), 1).await, Some(super::AGAIN));
 }

@@ -52,6 +52,15 @@ struct Key {
 }
 
 impl Entry {
+    /// What of it happened, or will once it is durable.
+    fn still_wanted(mut self) -> Option<Self> {
+        if self.key.awaited {
+            self.waiting.retain(|waiting| !waiting.is_closed());
+            self.count = u64::try_from(self.waiting.len()).unwrap_or(u64::MAX);
+        }
+        (self.count > 0).then_some(self)
+    }
+
     pub(super) fn event(&self) -> CredentialEvent {
         let Key { outcome, credential, subject, reason, .. } = self.key.clone();
         let Subject { sandbox, host, port, method, path_sha256 } = subject;
@@ -209,16 +218,19 @@ impl Ledger {
         }
     }
 
-    /// What was taken is not on record, and is tried again. What somebody waited for did not happen.
+    /// What was taken is not on record, and is tried again. What somebody waited for and waits for no more did not happen.
     pub(super) fn failed(&mut self, batch: Batch, now: Instant) {
         self.failing_since.get_or_insert(now);
-        let mut pending: Vec<Entry> = batch.entries.into_iter().filter(|entry| !entry.key.awaited).collect();
+        let mut pending: Vec<Entry> = batch.entries.into_iter().filter_map(Entry::still_wanted).collect();
         let newer = std::mem::take(&mut self.pending);
         let again: HashMap<Key, usize> =
             pending.iter().enumerate().map(|(position, entry)| (entry.key.clone(), position)).collect();
         for entry in newer {
             match again.get(&entry.key).and_then(|position| pending.get_mut(*position)) {
-                Some(older) => older.count = older.count.saturating_add(entry.count),
+                Some(older) => {
+                    older.count = older.count.saturating_add(entry.count);
+                    older.waiting.extend(entry.waiting);
+                }
                 None => pending.push(entry),
             }
         }

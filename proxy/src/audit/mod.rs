@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures::future::BoxFuture;
+use http::StatusCode;
 use jiff::Timestamp;
 use longhand_protocol::client::HarnessClient;
 use longhand_protocol::egress::{CredentialEvents, HASH, MAX_HOST, MAX_METHOD, Text, path_sha256};
@@ -86,7 +87,8 @@ impl Report for HarnessClient {
     fn report<'a>(&'a self, events: &'a CredentialEvents) -> BoxFuture<'a, Result<(), ReportError>> {
         Box::pin(async move {
             let failed = |error: longhand_protocol::client::Error| ReportError {
-                retryable: error.is_retryable(),
+                // The kubelet renews the token; and a pod that is deleted already ends soon, with nothing more to say.
+                retryable: error.is_retryable() || error.status() == Some(StatusCode::UNAUTHORIZED),
                 message: error.to_string(),
             };
             self.credential_events(events, REPORT_DEADLINE).await.map_err(failed)

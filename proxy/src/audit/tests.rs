@@ -134,6 +134,27 @@ async fn listed_refusals_come_back_one_a_second() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_first_use_waits_while_the_service_is_away_for_a_moment() {
+    let world = World::start();
+    world.service.fail(Some(true));
+    let (audit, service) = (world.audit.clone(), world.service.clone());
+    let gives_up = async {
+        let used = world.audit.used("team/gitlab", &request("a.example", "/"));
+        assert!(tokio::time::timeout(Duration::from_secs(2), used).await.is_err());
+    };
+    let back = async {
+        tokio::time::sleep(Duration::from_secs(4)).await;
+        service.fail(None);
+    };
+    let subject = request("a.example", "/");
+    let (used, (), ()) = tokio::join!(audit.used("team/github", &subject), gives_up, back);
+    assert_eq!(used, Ok(()));
+    let events = world.service.events();
+    let uses: Vec<_> = events.iter().map(|event| (event.credential.as_deref(), event.count)).collect();
+    assert_eq!(uses, [(Some("team/github"), 1)], "who gave up did not use it");
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_sandboxes_do_leaves_the_harness_its_share() {
     let mut ledger = Ledger::default();
     let (at, now) = (Timestamp::now(), Instant::now());

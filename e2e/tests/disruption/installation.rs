@@ -1,6 +1,7 @@
 //! An installation that serves a namespace that it names, with rights in no other, copies `sandboxd` into images, and traces what it does.
 
 use std::panic::AssertUnwindSafe;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use futures::FutureExt as _;
@@ -87,12 +88,12 @@ async fn one_trace(collector: &Collector) -> TestResult {
     let of = |spans: &[SentSpan], (service, name): (&str, &str)| {
         spans.iter().find(|span| (span.service.as_str(), span.name.as_str()) == (service, name)).cloned()
     };
-    let missing = std::sync::Mutex::new(Vec::new());
+    let missing = Mutex::new(Vec::new());
     let spans = eventually("all spans are sent", PATIENCE, || async {
         let spans = collector.spans().await?;
         let without: Vec<_> = DONE.iter().copied().filter(|done| of(&spans, *done).is_none()).collect();
         let all = without.is_empty();
-        *missing.lock().unwrap() = without;
+        *missing.lock().unwrap_or_else(PoisonError::into_inner) = without;
         Ok(all.then_some(spans))
     })
     .await

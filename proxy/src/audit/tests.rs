@@ -139,8 +139,9 @@ async fn a_first_use_waits_while_the_service_is_away_for_a_moment() {
     world.service.fail(Some(true));
     let (audit, service) = (world.audit.clone(), world.service.clone());
     let gives_up = async {
-        let used = world.audit.used("team/gitlab", &request("a.example", "/"));
-        assert!(tokio::time::timeout(Duration::from_secs(2), used).await.is_err());
+        let subject = request("a.example", "/");
+        let used = tokio::time::timeout(Duration::from_secs(2), world.audit.used("team/gitlab", &subject)).await;
+        assert!(used.is_err());
     };
     let back = async {
         tokio::time::sleep(Duration::from_secs(4)).await;

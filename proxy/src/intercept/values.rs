@@ -157,6 +157,7 @@ mod tests {
         config::{Binding, BindingPlacement, Location},
         hosts::HostPattern,
         policy::{Rule, Scheme},
+        unusable::Unusable,
     };
 
     struct World {
@@ -223,6 +224,20 @@ mod tests {
         assert_eq!(world.passing("git.example", &placed, &OLD), ["second-value"]);
         assert_eq!(world.passing("git.example", &[], &OLD), ["first-value", "second-value"]);
         assert_eq!(world.passing("a.other.example", &[], &OLD), OLD);
+    }
+
+    #[test]
+    fn what_is_never_placed_is_no_credential_that_can_be_used() {
+        let mut world = World::new("git.example", "b.example");
+        for (value, expected) in [
+            ("hunter2".to_owned(), Some(Unusable::Length(Unscrubbable::TooShort))),
+            ("x".repeat(MAX_VALUE + 1), Some(Unusable::Length(Unscrubbable::TooLong))),
+            ("long enough".to_owned(), None),
+        ] {
+            world.write("a", &value);
+            assert_eq!(world.bindings[0].condition(world.now), expected);
+        }
+        assert_eq!(world.bindings[1].condition(world.now), Some(Unusable::File(FileCondition::Missing)));
     }
 
     #[test]

@@ -1,28 +1,42 @@
-//! What the control group of this container says of its memory. Both versions of control groups are read; nothing is written.
+//! What the control group of this container says of its memory. Both versions of control groups are read, and what gVisor shows in
+//! their place; nothing is written.
 
 use std::path::{Path, PathBuf};
 
 const ROOT: &str = "/sys/fs/cgroup";
+/// What the kernel of gVisor holds itself, which counts to the same limit on the host, and which it does not tell.
+const SENTRY: u64 = 48 << 20;
 // Version 1 says "no limit" with the largest multiple of a page.
 const NO_LIMIT: u64 = 1 << 60;
 
 /// The names that a version has for the same things.
 #[derive(Debug, PartialEq, Eq)]
 struct Names {
+    /// The file that only this version has.
+    sign: &'static str,
     limit: &'static str,
     used: &'static str,
     cache: &'static str,
     events: &'static str,
 }
 
-const V2: Names =
-    Names { limit: "memory.max", used: "memory.current", cache: "inactive_file", events: "memory.events" };
+const V2: Names = Names {
+    sign: "memory.events",
+    limit: "memory.max",
+    used: "memory.current",
+    cache: "inactive_file",
+    events: "memory.events",
+};
 const V1: Names = Names {
+    sign: "memory/memory.oom_control",
     limit: "memory/memory.limit_in_bytes",
     used: "memory/memory.usage_in_bytes",
     cache: "total_inactive_file",
     events: "memory/memory.oom_control",
 };
+
+/// That of gVisor, which kills nothing itself: the host's kernel would end all of it.
+const GVISOR: Names = Names { sign: "memory/memory.usage_in_bytes", ..V1 };
 
 /// The memory controller of this container.
 #[derive(Debug)]
@@ -52,7 +66,7 @@ impl Memory {
     }
 
     pub(super) fn at(root: &Path) -> Option<Self> {
-        let names = [&V2, &V1].into_iter().find(|names| root.join(names.events).is_file())?;
+        let names = [&V2, &V1, &GVISOR].into_iter().find(|names| root.join(names.sign).is_file())?;
         Some(Self { root: root.to_owned(), names })
     }
 
@@ -66,12 +80,17 @@ impl Memory {
         let limit = self.number(self.names.limit).filter(|limit| *limit < NO_LIMIT)?;
         let stat = Path::new(self.names.used).with_file_name("memory.stat");
         let cache = self.field(&stat.to_string_lossy(), self.names.cache).unwrap_or_default();
-        Some(Usage { used: self.number(self.names.used)?.saturating_sub(cache), limit })
+        let unseen = if self.is_gvisor() { SENTRY.min(limit / 4) } else { 0 };
+        Some(Usage { used: self.number(self.names.used)?.saturating_sub(cache).saturating_add(unseen), limit })
     }
 
-    /// Whether the kernel ends the whole container when memory runs out, as the kubelet asks it to by default.
+    /// Whether the whole container ends when memory runs out, as the kubelet asks the kernel to by default.
     pub(super) fn dies_as_one(&self) -> bool {
-        self.number("memory.oom.group") == Some(1)
+        self.is_gvisor() || self.number("memory.oom.group") == Some(1)
+    }
+
+    fn is_gvisor(&self) -> bool {
+        *self.names == GVISOR
     }
 
     fn number(&self, name: &str) -> Option<u64> {
@@ -131,5 +150,19 @@ mod tests {
         assert_eq!((memory.oom_kills(), memory.dies_as_one()), (4, false));
         pretend(root.path(), &[("memory/memory.limit_in_bytes", "9223372036854771712\n")]);
         assert_eq!(memory.usage(), None);
+    }
+
+    #[test]
+    fn gvisor_is_read() {
+        let root = tempfile::tempdir().unwrap();
+        let files = [
+            ("memory/memory.limit_in_bytes", "268435456\n"),
+            ("memory/memory.usage_in_bytes", "2846720\n"),
+            ("memory/memory.stat", "cache 5\ntotal_cache 5\n"),
+        ];
+        pretend(root.path(), &files);
+        let memory = Memory::at(root.path()).unwrap();
+        assert_eq!(memory.usage(), Some(Usage { used: 2_846_720 + (48 << 20), limit: 256 << 20 }));
+        assert_eq!((memory.oom_kills(), memory.dies_as_one()), (0, true));
     }
 }

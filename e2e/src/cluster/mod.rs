@@ -31,7 +31,7 @@ pub use forge::Forge;
 pub use helm::helm;
 pub use images::{clients_image, coupled_image, harness_python_image, model_image};
 pub use model::{ModelServer, Recorded, RecordedRequest};
-pub use namespace::TestNamespace;
+pub use namespace::{TestNamespace, runtime_class};
 pub use needle::Needle;
 pub use nodes::{kubectl, nodes, takes_any_pod};
 pub use service::{Service, token};

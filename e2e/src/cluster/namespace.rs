@@ -78,7 +78,7 @@ impl TestNamespace {
     /// # Errors
     /// What the API server says.
     pub async fn apply_object(&self, object: &DynamicObject) -> kube::Result<DynamicObject> {
-        let object = &in_runtime_class(object.clone(), std::env::var(RUNTIME_CLASS_VARIABLE).ok());
+        let object = &in_runtime_class(object.clone(), runtime_class());
         let types = object.types.clone().unwrap_or_default();
         let (group, version) = types.api_version.split_once('/').unwrap_or(("", &types.api_version));
         let kind = GroupVersionKind::gvk(group, version, &types.kind);
@@ -94,6 +94,12 @@ impl TestNamespace {
             tracing::warn!(namespace = self.name, %error, "the namespace stays");
         }
     }
+}
+
+/// The RuntimeClass that the templates of the tests have, if it is another than the cluster's own.
+#[must_use]
+pub fn runtime_class() -> Option<String> {
+    std::env::var(RUNTIME_CLASS_VARIABLE).ok().filter(|class| !class.is_empty())
 }
 
 /// The object as it is, but for a template that names no RuntimeClass.

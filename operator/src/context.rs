@@ -1,22 +1,16 @@
 //! What every reconcile has at hand.
 
 use std::sync::Arc;
-use std::time::Duration;
 
-use futures::future::try_join_all;
 use kube::runtime::reflector::Store;
 use kube::{Client, Resource};
 use longhand_crds::default_model::DefaultModel;
 use longhand_crds::watch_scope::WatchScope;
 
 use crate::config::{Fencing, Images, Tracing, WayOut};
-use crate::error::Error;
 use crate::events::Events;
 use crate::log_service::LogService;
 use crate::nodes::Nodes;
-
-/// A first list takes no longer than this, or something is wrong.
-const SYNC_DEADLINE: Duration = Duration::from_secs(30);
 
 /// What every reconcile has at hand.
 pub struct Context {
@@ -69,25 +63,4 @@ where
 {
     let key = kube::runtime::reflector::ObjectRef::new(name).within(namespace);
     store.get(&key).and_then(|object| object.0.clone().ok())
-}
-
-/// Waits until the stores hold what there was when their watches began: an empty store must not be taken for an empty
-/// cluster.
-///
-/// # Errors
-/// [`Error::NotSynced`] when it takes too long.
-pub async fn synced(waits: Vec<futures::future::BoxFuture<'_, bool>>) -> Result<(), Error> {
-    let all = try_join_all(waits.into_iter().map(async |wait| if wait.await { Ok(()) } else { Err(()) }));
-    match tokio::time::timeout(SYNC_DEADLINE, all).await {
-        Ok(Ok(_)) => Ok(()),
-        Ok(Err(())) | Err(_) => Err(Error::NotSynced(SYNC_DEADLINE)),
-    }
-}
-
-/// A wait for [`synced`].
-pub fn first_list<K>(store: &Store<K>) -> futures::future::BoxFuture<'_, bool>
-where
-    K: Resource<DynamicType = ()> + Clone + Send + Sync + 'static,
-{
-    Box::pin(async move { store.wait_until_ready().await.is_ok() })
 }

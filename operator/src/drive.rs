@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::context::{Context, Guarded};
 use crate::error::Error;
+use crate::first_list::{FirstLists, Listing};
 use crate::metrics;
 
 /// How many objects of a kind are reconciled at once.
@@ -41,10 +42,11 @@ impl Backoff for NoPause {
 /// What a watch gives: a store, and the objects that changed, after the store has them.
 pub type Watched<K, S> = (Store<K>, S);
 
-/// Watches every object of a kind that matches, where this operator is to look.
+/// Watches every object of a kind that matches, where this operator is to look; its first list is one of `lists`.
 pub fn watch<K>(
     context: &Context,
     config: &watcher::Config,
+    lists: &mut FirstLists,
 ) -> Watched<K, impl Stream<Item = watcher::Result<K>> + Send + 'static + use<K>>
 where
     K: Remembered + Sync,
@@ -52,19 +54,20 @@ where
     let (store, writer) = reflector::store();
     let events =
         context.scope.events(&context.client, config).modify(|object: &mut K| object.managed_fields_mut().clear());
-    (store, touched(events, writer))
+    (store, touched(events, writer, lists.begin()))
 }
 
-/// The objects that changed, after `writer` has put them into its store.
+/// The objects that changed, after `writer` has put them into its store, and `listing` knows when the first list is whole.
 pub(crate) fn touched<K>(
     events: impl Stream<Item = watcher::Result<watcher::Event<K>>> + Send + 'static,
     writer: Writer<K>,
+    listing: Listing,
 ) -> impl Stream<Item = watcher::Result<K>> + Send + 'static
 where
     K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
 {
     let kind = kind_label::<K>();
-    events.reflect(writer).touched_objects().inspect_err(move |error| {
+    events.reflect(writer).inspect_ok(move |event| listing.saw(event)).touched_objects().inspect_err(move |error| {
         metrics::watch_error(kind);
         tracing::warn!(kind, %error, "a watch broke and is begun again");
     })

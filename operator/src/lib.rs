@@ -14,6 +14,7 @@ pub mod context;
 pub mod drive;
 pub mod error;
 pub mod events;
+pub mod first_list;
 mod hardening;
 pub mod health;
 pub mod injection;

@@ -12,6 +12,7 @@ use longhand_crds::labels;
 
 use crate::context::Context;
 use crate::drive;
+use crate::first_list::FirstLists;
 use crate::pods::is_controlled_by;
 
 /// What pods are looked for by.
@@ -90,7 +91,7 @@ pub(crate) struct OwnedPods {
 }
 
 impl OwnedPods {
-    /// The store, to wait for its first list.
+    /// The store.
     pub(crate) const fn store(&self) -> &Store<Pod> {
         &self.store
     }
@@ -113,10 +114,11 @@ impl OwnedPods {
     }
 }
 
-/// Watches the pods that match; only what [`lean`] leaves of them is kept.
+/// Watches the pods that match, whose first list is one of `lists`; only what [`lean`] leaves of them is kept.
 pub(crate) fn watch(
     context: &Context,
     config: &watcher::Config,
+    lists: &mut FirstLists,
 ) -> (OwnedPods, impl Stream<Item = watcher::Result<Pod>> + Send + 'static + use<>) {
     let (store, writer) = reflector::store();
     let index = Arc::new(RwLock::new(Index::default()));
@@ -128,7 +130,7 @@ pub(crate) fn watch(
         }
         event
     });
-    (OwnedPods { store, index }, drive::touched(events, writer))
+    (OwnedPods { store, index }, drive::touched(events, writer, lists.begin()))
 }
 
 /// Ten thousand pods are kept in memory, and nobody asks what they mount.

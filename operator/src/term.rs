@@ -17,10 +17,12 @@ use crate::context::{Context, Guarded};
 use crate::leader::Elector;
 use crate::vault::sightings::Sightings;
 use crate::wakes::Wakes;
-use crate::{Fatal, agent, metrics, sandbox, sandbox_template, vault};
+use crate::{Fatal, agent, first_list, metrics, sandbox, sandbox_template, vault};
 
 /// Reconciles that are under way end within this time, as every call in them has a deadline.
 const FAREWELL: Duration = Duration::from_secs(15);
+const _: () =
+    assert!(first_list::DEADLINE.as_secs() < FAREWELL.as_secs(), "a reconcile that waits for lists ends in time");
 
 /// Leads whenever the lease can be had, until `token` is cancelled.
 ///
@@ -72,9 +74,10 @@ async fn start(config: &Config, context: &Arc<Context>, term: &CancellationToken
     let sightings = Arc::new(sightings);
     let (sessions, taken) = agent_session::prepare(context.clone(), wakes, sightings.clone(), woken)?;
     let tasks = Tasks::new(term);
-    let sweep = sweep::run(context.clone(), sessions.store.clone(), config.sweep_interval(), term.clone());
+    let known = (sessions.store.clone(), sessions.listed.clone());
+    let sweep = sweep::run(context.clone(), known.clone(), config.sweep_interval(), term.clone());
     tasks.spawn(sweep);
-    tasks.spawn(agent::run(context.clone(), sessions.store.clone(), taken, term.clone()));
+    tasks.spawn(agent::run(context.clone(), known, taken, term.clone()));
     tasks.spawn(agent_session::run(sessions, term.clone()));
     tasks.spawn(sandbox::run(context.clone(), term.clone()));
     tasks.spawn(sandbox_template::run(context.clone(), term.clone()));

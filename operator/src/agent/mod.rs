@@ -26,13 +26,15 @@ use tokio_util::sync::CancellationToken;
 use self::references::Missing;
 use crate::agent_session::observe::References;
 use crate::conditions::{Observation, READY, merge};
-use crate::context::{Context, Guarded, GuardedStore, first_list, synced};
+use crate::context::{Context, Guarded, GuardedStore};
 use crate::error::Error;
+use crate::first_list::FirstLists;
 use crate::{drive, metrics, status};
 
 /// What the reconcile of an agent looks at.
 struct Agents {
     context: Arc<Context>,
+    lists: FirstLists,
     vaults: GuardedStore<Vault>,
     sessions: GuardedStore<AgentSession>,
     /// Harness pods that belong to no session.
@@ -46,12 +48,13 @@ type Counts = HashMap<(String, String), Vec<WarmState>>;
 /// Reconciles every `Agent` until `token` is cancelled; `taken` are those of which a session has got a pod, or given it back.
 pub async fn run(
     context: Arc<Context>,
-    sessions: GuardedStore<AgentSession>,
+    (sessions, listed): (GuardedStore<AgentSession>, FirstLists),
     taken: impl Stream<Item = ObjectRef<Guarded<Agent>>> + Send + 'static,
     token: CancellationToken,
 ) {
-    let (agents, agent_stream) = drive::watch::<Guarded<Agent>>(&context, &watcher::Config::default());
-    let (vaults, vault_stream) = drive::watch::<Guarded<Vault>>(&context, &watcher::Config::default());
+    let (everything, mut lists) = (watcher::Config::default, listed);
+    let (agents, agent_stream) = drive::watch::<Guarded<Agent>>(&context, &everything(), &mut lists);
+    let (vaults, vault_stream) = drive::watch::<Guarded<Vault>>(&context, &everything(), &mut lists);
     let warm = format!(
         "{}={},{}={},{}",
         labels::MANAGED_BY,
@@ -60,7 +63,7 @@ pub async fn run(
         labels::HARNESS,
         labels::AGENT_UID
     );
-    let (pods, pod_stream) = drive::watch::<Pod>(&context, &watcher::Config::default().labels(&warm));
+    let (pods, pod_stream) = drive::watch::<Pod>(&context, &everything().labels(&warm), &mut lists);
     let users = agents.clone();
     let default = context.default_model.clone();
     let concerned = vault_stream
@@ -70,7 +73,7 @@ pub async fn run(
         .owns_stream(pod_stream)
         .reconcile_on(concerned)
         .reconcile_on(taken);
-    let agents = Agents { context, vaults, sessions, pods, counts: Mutex::default() };
+    let agents = Agents { context, lists, vaults, sessions, pods, counts: Mutex::default() };
     drive::run(controller, Arc::new(agents), token, reconcile).await;
 }
 
@@ -92,8 +95,8 @@ async fn reconcile(agent: Arc<Agent>, agents: Arc<Agents>) -> Result<Action, Err
         agents.count(&agent, &[]);
         return Ok(Action::await_change());
     }
-    let Agents { context, vaults, sessions, pods, .. } = &*agents;
-    synced(vec![first_list(vaults), first_list(sessions), first_list(pods)]).await?;
+    agents.lists.whole().await?;
+    let Agents { context, vaults, .. } = &*agents;
     let client = &context.client;
     let references = References::resolve((*agent).clone(), context.default_model.as_ref(), vaults);
     let recorded = if is_recorded(&agent) { Ok(None) } else { versions::ensure(client, &agent).await };

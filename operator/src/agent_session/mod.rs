@@ -35,15 +35,17 @@ use self::observe::Observed;
 use self::plan::LogCall;
 use self::proxy_health::{HttpProxies, Proxies};
 use self::status::Outcome;
-use crate::context::{Context, Guarded, GuardedStore, first_list, synced};
+use crate::context::{Context, Guarded, GuardedStore};
 use crate::drive;
 use crate::error::Error;
+use crate::first_list::FirstLists;
 use crate::vault::sightings::Sightings;
 use crate::wakes::Wakes;
 
 /// What the reconcile of a session looks at.
 struct Sessions {
     context: Arc<Context>,
+    lists: FirstLists,
     agents: GuardedStore<Agent>,
     vaults: GuardedStore<Vault>,
     templates: GuardedStore<SandboxTemplate>,
@@ -61,6 +63,8 @@ struct Sessions {
 pub struct Prepared {
     /// Every session, for the sweep and the pools of agents.
     pub store: GuardedStore<AgentSession>,
+    /// Whether it holds what there is.
+    pub listed: FirstLists,
     controller: Controller<Guarded<AgentSession>>,
     sessions: Arc<Sessions>,
 }
@@ -79,13 +83,15 @@ pub fn prepare(
     woken: impl Stream<Item = ObjectRef<Guarded<AgentSession>>> + Send + 'static,
 ) -> Result<(Prepared, Taken), reqwest::Error> {
     let everything = watcher::Config::default;
-    let (store, sessions) = drive::watch::<Guarded<AgentSession>>(&context, &everything());
+    let mut listed = FirstLists::default();
+    let (store, sessions) = drive::watch::<Guarded<AgentSession>>(&context, &everything(), &mut listed);
+    let mut lists = listed.clone();
     let (taken, sessions) = triggers::taken(sessions);
-    let (agents, agent_stream) = drive::watch::<Guarded<Agent>>(&context, &everything());
-    let (vaults, vault_stream) = drive::watch::<Guarded<Vault>>(&context, &everything());
-    let (templates, template_stream) = drive::watch::<Guarded<SandboxTemplate>>(&context, &everything());
+    let (agents, agent_stream) = drive::watch::<Guarded<Agent>>(&context, &everything(), &mut lists);
+    let (vaults, vault_stream) = drive::watch::<Guarded<Vault>>(&context, &everything(), &mut lists);
+    let (templates, template_stream) = drive::watch::<Guarded<SandboxTemplate>>(&context, &everything(), &mut lists);
     let harness_pods = format!("{}={},{}={}", labels::MANAGED_BY, labels::LONGHAND, labels::ROLE, labels::HARNESS);
-    let (pods, pod_stream) = drive::watch::<Pod>(&context, &everything().labels(&harness_pods));
+    let (pods, pod_stream) = drive::watch::<Pod>(&context, &everything().labels(&harness_pods), &mut lists);
     let controller = Controller::for_stream(sessions, store.clone())
         .reconcile_on(triggers::by_pod(store.clone(), pod_stream))
         .reconcile_on(triggers::by_agent(store.clone(), agents.clone(), agent_stream))
@@ -99,8 +105,9 @@ pub fn prepare(
         .reconcile_on(woken);
     let proxies = Arc::new(HttpProxies::new()?);
     let asking = Semaphore::new(seen::AT_ONCE);
-    let sessions = Arc::new(Sessions { context, agents, vaults, templates, pods, wakes, proxies, asking, sightings });
-    Ok((Prepared { store, controller, sessions }, taken))
+    let sessions =
+        Arc::new(Sessions { context, lists, agents, vaults, templates, pods, wakes, proxies, asking, sightings });
+    Ok((Prepared { store, listed, controller, sessions }, taken))
 }
 
 /// Reconciles every `AgentSession` until `token` is cancelled.
@@ -112,8 +119,7 @@ async fn reconcile(session: Arc<AgentSession>, sessions: Arc<Sessions>) -> Resul
     if session.metadata.deletion_timestamp.is_some() {
         return Ok(Action::await_change());
     }
-    let Sessions { agents, vaults, templates, pods, .. } = &*sessions;
-    synced(vec![first_list(agents), first_list(vaults), first_list(templates), first_list(pods)]).await?;
+    sessions.lists.whole().await?;
     let observed = observe::observe(session, &sessions, Timestamp::now()).await?;
     if let Some(left) = warm::held(&observed, Timestamp::now()) {
         // A harness that is there takes the session now, or none does; nothing is to be said before that is known.

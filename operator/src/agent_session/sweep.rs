@@ -12,8 +12,9 @@ use longhand_protocol::internal::SessionRef;
 use tokio_util::sync::CancellationToken;
 
 use crate::calls::call;
-use crate::context::{Context, GuardedStore, first_list, synced};
+use crate::context::{Context, GuardedStore};
 use crate::error::Error;
+use crate::first_list::FirstLists;
 use crate::metrics;
 
 const PAGE: usize = 500;
@@ -21,21 +22,24 @@ const PAGE: usize = 500;
 /// Sweeps every `interval` until `token` is cancelled.
 pub async fn run(
     context: Arc<Context>,
-    sessions: GuardedStore<AgentSession>,
+    (sessions, listed): (GuardedStore<AgentSession>, FirstLists),
     interval: Duration,
     token: CancellationToken,
 ) {
     let mut ticks = tokio::time::interval(interval);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     while token.run_until_cancelled(ticks.tick()).await.is_some() {
-        if let Some(Err(error)) = token.run_until_cancelled(sweep(&context, &sessions)).await {
+        let sweeping = async {
+            listed.whole().await?;
+            sweep(&context, &sessions).await
+        };
+        if let Some(Err(error)) = token.run_until_cancelled(sweeping).await {
             tracing::warn!(%error, "cannot look for logs whose resource is gone");
         }
     }
 }
 
 async fn sweep(context: &Context, sessions: &GuardedStore<AgentSession>) -> Result<(), Error> {
-    synced(vec![first_list(sessions)]).await?;
     let mut after: Option<SessionId> = None;
     loop {
         let page = context.log.list(after.as_ref(), PAGE).await?.sessions;

@@ -44,9 +44,10 @@ use self::plan::{Plan, View};
 use self::reservations::Reservations;
 use self::written::Written;
 use crate::conditions::{FINISHED, Truth, find, merge};
-use crate::context::{Context, Guarded, GuardedStore, first_list, synced};
+use crate::context::{Context, Guarded, GuardedStore};
 use crate::error::Error;
 use crate::events::Happened;
+use crate::first_list::FirstLists;
 use crate::owned_pods::{self, OwnedPods};
 use crate::pods::{PodView, Stage};
 use crate::{drive, metrics, pods};
@@ -60,6 +61,7 @@ const SOON: Duration = Duration::from_millis(100);
 /// What the reconcile of a sandbox looks at.
 struct Sandboxes {
     context: Arc<Context>,
+    lists: FirstLists,
     templates: GuardedStore<SandboxTemplate>,
     pods: OwnedPods,
     claims: Store<PersistentVolumeClaim>,
@@ -75,12 +77,14 @@ pub async fn run(context: Arc<Context>, token: CancellationToken) {
     let everything = watcher::Config::default;
     let managed = format!("{}={}", labels::MANAGED_BY, labels::LONGHAND);
     let sandbox_pods = format!("{managed},{}={}", labels::ROLE, labels::SANDBOX);
-    let (store, sandboxes) = drive::watch::<Guarded<Sandbox>>(&context, &everything());
-    let (templates, template_stream) = drive::watch::<Guarded<SandboxTemplate>>(&context, &everything());
-    let (pods, pod_stream) = owned_pods::watch(&context, &everything().labels(&sandbox_pods));
-    let (claims, claim_stream) = drive::watch::<PersistentVolumeClaim>(&context, &everything().labels(&sandbox_pods));
+    let mut lists = FirstLists::default();
+    let (store, sandboxes) = drive::watch::<Guarded<Sandbox>>(&context, &everything(), &mut lists);
+    let (templates, template_stream) = drive::watch::<Guarded<SandboxTemplate>>(&context, &everything(), &mut lists);
+    let (pods, pod_stream) = owned_pods::watch(&context, &everything().labels(&sandbox_pods), &mut lists);
+    let (claims, claim_stream) =
+        drive::watch::<PersistentVolumeClaim>(&context, &everything().labels(&sandbox_pods), &mut lists);
     // Those of others too: what policies allow adds up.
-    let (policies, policy_stream) = drive::watch::<NetworkPolicy>(&context, &everything());
+    let (policies, policy_stream) = drive::watch::<NetworkPolicy>(&context, &everything(), &mut lists);
     let (of_template, of_namespace) = (store.clone(), store.clone());
     // The status of a template changes with each pod that is taken from its pool, which concerns no sandbox.
     let template_stream = template_stream.predicate_filter(predicates::generation, PredicateConfig::default());
@@ -106,8 +110,18 @@ pub async fn run(context: Arc<Context>, token: CancellationToken) {
     };
     let written = Written::default();
     let complaints = Complaints::default();
-    let sandboxes =
-        Arc::new(Sandboxes { context, templates, pods, claims, policies, reservations, written, fence, complaints });
+    let sandboxes = Arc::new(Sandboxes {
+        context,
+        lists,
+        templates,
+        pods,
+        claims,
+        policies,
+        reservations,
+        written,
+        fence,
+        complaints,
+    });
     tokio::select! {
         () = drive::run(controller, sandboxes.clone(), token, trace::reconcile) => {}
         () = tidy(&sandboxes) => {}
@@ -139,8 +153,7 @@ async fn reconcile(sandbox: Arc<Sandbox>, sandboxes: Arc<Sandboxes>) -> Result<A
     if sandbox.metadata.deletion_timestamp.is_some() {
         return Ok(Action::await_change());
     }
-    let Sandboxes { templates, pods, claims, policies, .. } = &*sandboxes;
-    synced(vec![first_list(templates), first_list(pods.store()), first_list(claims), first_list(policies)]).await?;
+    sandboxes.lists.whole().await?;
     let observed = observe::observe(sandboxes.written.latest(sandbox), &sandboxes).await?;
     proceed(&observed, &sandboxes, Timestamp::now()).await
 }

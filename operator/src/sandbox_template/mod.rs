@@ -25,14 +25,16 @@ use tokio_util::sync::CancellationToken;
 
 use self::observe::Observed;
 use self::refill::{Refill, Refills};
-use crate::context::{Context, Guarded, GuardedStore, first_list, synced};
+use crate::context::{Context, Guarded, GuardedStore};
 use crate::drive;
 use crate::error::Error;
+use crate::first_list::FirstLists;
 use crate::owned_pods::{self, OwnedPods};
 
 /// What the reconcile of a template looks at.
 struct Pools {
     context: Arc<Context>,
+    lists: FirstLists,
     pods: OwnedPods,
     policies: Store<NetworkPolicy>,
     refills: Refills,
@@ -43,9 +45,10 @@ pub async fn run(context: Arc<Context>, token: CancellationToken) {
     let managed = format!("{}={}", labels::MANAGED_BY, labels::LONGHAND);
     let of_pools = format!("{managed},{}={},{}", labels::ROLE, labels::SANDBOX, labels::POOL_UID);
     let config = watcher::Config::default;
-    let (store, templates) = drive::watch::<Guarded<SandboxTemplate>>(&context, &config());
-    let (pods, pod_stream) = owned_pods::watch(&context, &config().labels(&of_pools));
-    let (policies, policy_stream) = drive::watch::<NetworkPolicy>(&context, &config().labels(&managed));
+    let mut lists = FirstLists::default();
+    let (store, templates) = drive::watch::<Guarded<SandboxTemplate>>(&context, &config(), &mut lists);
+    let (pods, pod_stream) = owned_pods::watch(&context, &config().labels(&of_pools), &mut lists);
+    let (policies, policy_stream) = drive::watch::<NetworkPolicy>(&context, &config().labels(&managed), &mut lists);
     let (known, fenced) = (store.clone(), store.clone());
     // A pod that was taken has another controller, and its template must make the next one.
     let by_pod = pod_stream.filter_map(async |pod| pod.ok()).flat_map(move |pod| stream::iter(whose(&known, &pod)));
@@ -55,8 +58,13 @@ pub async fn run(context: Arc<Context>, token: CancellationToken) {
         stream::iter(found.into_iter().map(|template| ObjectRef::from_obj(&*template)).collect::<Vec<_>>())
     });
     let controller = Controller::for_stream(templates, store).reconcile_on(by_pod).reconcile_on(by_policy);
-    drive::run(controller, Arc::new(Pools { context, pods, policies, refills: Refills::default() }), token, reconcile)
-        .await;
+    drive::run(
+        controller,
+        Arc::new(Pools { context, lists, pods, policies, refills: Refills::default() }),
+        token,
+        reconcile,
+    )
+    .await;
 }
 
 fn whose(templates: &GuardedStore<SandboxTemplate>, pod: &Pod) -> Option<ObjectRef<Guarded<SandboxTemplate>>> {
@@ -70,7 +78,7 @@ async fn reconcile(template: Arc<SandboxTemplate>, pools: Arc<Pools>) -> Result<
     if template.metadata.deletion_timestamp.is_some() {
         return Ok(Action::await_change());
     }
-    synced(vec![first_list(pools.pods.store()), first_list(&pools.policies)]).await?;
+    pools.lists.whole().await?;
     let decided = pools.context.nodes.decide(SandboxTemplate::clone(&template)).await;
     let mut observed = observe::observe(decided, &pools);
     let taken = observed.names.len().saturating_sub(observed.pods.len());

@@ -22,6 +22,7 @@ use self::sightings::{News, Sighting, Sightings};
 use crate::conditions::{Observation, READY, merge};
 use crate::context::{Context, Guarded};
 use crate::error::Error;
+use crate::first_list::FirstLists;
 use crate::{drive, status};
 
 /// The condition that says whether access tokens are good, or can be made so.
@@ -41,7 +42,8 @@ pub(crate) struct Vaults {
 
 /// Reconciles every `Vault` until `token` is cancelled; those too that `news` names.
 pub async fn run(context: Arc<Context>, sightings: Arc<Sightings>, news: News, token: CancellationToken) {
-    let (store, vaults) = drive::watch::<Guarded<Vault>>(&context, &watcher::Config::default());
+    let (store, vaults) =
+        drive::watch::<Guarded<Vault>>(&context, &watcher::Config::default(), &mut FirstLists::default());
     let (there, known) = (store.clone(), sightings.clone());
     let vaults = vaults.inspect_ok(move |vault| {
         if there.get(&ObjectRef::from_obj(vault)).is_none() {

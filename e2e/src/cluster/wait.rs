@@ -4,10 +4,10 @@ use std::fmt::Debug;
 use std::future::Future;
 use std::time::Duration;
 
-use futures::{StreamExt as _, TryStreamExt as _};
+use futures::StreamExt as _;
 use kube::Resource;
 use kube::api::Api;
-use kube::runtime::watcher;
+use kube::runtime::{WatchStreamExt as _, watcher};
 use serde::de::DeserializeOwned;
 
 use super::TestResult;
@@ -15,10 +15,10 @@ use super::TestResult;
 /// How often [`eventually`] looks.
 const INTERVAL: Duration = Duration::from_millis(100);
 
-/// Watches the object `name` (which may not exist) until `condition` gives something.
+/// Watches the object `name` (which may not exist) until `condition` gives something. A watch that breaks is begun again.
 ///
 /// # Errors
-/// When `deadline` passes, with the object as it was last seen.
+/// When `deadline` passes, with the object as it was last seen, and why the watch broke if it did.
 pub async fn wait_for<K, T>(
     api: Api<K>,
     name: &str,
@@ -29,23 +29,28 @@ pub async fn wait_for<K, T>(
 where
     K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + 'static,
 {
-    let mut last = None;
+    let (mut last, mut broken) = (None, None);
     let watch = async {
-        let mut objects = watcher::watch_object(api, name).boxed();
-        while let Some(object) = objects.try_next().await? {
-            if let Some(found) = condition(object.as_ref()) {
-                return TestResult::Ok(Some(found));
+        let mut objects = watcher::watch_object(api, name).default_backoff().boxed();
+        while let Some(object) = objects.next().await {
+            match object {
+                Ok(object) => {
+                    if let Some(found) = condition(object.as_ref()) {
+                        return Some(found);
+                    }
+                    last = object;
+                }
+                Err(error) => broken = Some(error),
             }
-            last = object;
         }
-        Ok(None)
+        None
     };
     let outcome = tokio::time::timeout(deadline, watch).await;
+    let broken = broken.map(|error| format!("; the watch broke: {error}")).unwrap_or_default();
     match outcome {
-        Ok(Ok(Some(found))) => Ok(found),
-        Ok(Ok(None)) => Err(format!("the watch of {name} ended before: {what}").into()),
-        Ok(Err(error)) => Err(error),
-        Err(_) => Err(format!("not within {deadline:?}: {what}; last seen: {last:?}").into()),
+        Ok(Some(found)) => Ok(found),
+        Ok(None) => Err(format!("the watch of {name} ended before: {what}{broken}").into()),
+        Err(_) => Err(format!("not within {deadline:?}: {what}; last seen: {last:?}{broken}").into()),
     }
 }
 

@@ -91,6 +91,8 @@ where
     };
     let outcome = test(namespace.clone()).await;
     if let Err(error) = outcome {
+        // Before a dump that may be cut.
+        eprintln!("{name}: {error}");
         dump::dump(&namespace).await;
         namespace.delete().await;
         panic!("{name}: {error}");

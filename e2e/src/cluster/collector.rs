@@ -4,15 +4,13 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use k8s_openapi::api::core::v1::Pod;
-use kube::ResourceExt as _;
-use kube::api::{Api, ListParams};
-use longhand_cli::backend::is_ready;
+use kube::api::Api;
 use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
 use opentelemetry_proto::tonic::common::v1::any_value::Value;
 use prost::Message as _;
 
 use super::namespace::TestNamespace;
-use super::{TestResult, clients_image, eventually, exec};
+use super::{TestResult, clients_image, exec};
 
 const MANIFEST: &str = include_str!("../../fixtures/collector.yaml");
 const START: Duration = Duration::from_secs(60);
@@ -48,11 +46,7 @@ impl Collector {
     pub async fn install(namespace: &TestNamespace) -> TestResult<Self> {
         namespace.apply(&MANIFEST.replace("${IMAGE}", &clients_image())).await?;
         let pods = namespace.api::<Pod>();
-        let labels = ListParams::default().labels("app=collector");
-        let pod = eventually("the collector is ready", START, || async {
-            Ok(pods.list(&labels).await?.items.into_iter().find(is_ready).map(|pod| pod.name_any()))
-        })
-        .await?;
+        let pod = namespace.ready_pod("collector", START).await?;
         Ok(Self { url: format!("http://collector.{}.svc:4318", namespace.name), pods, pod })
     }
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 use longhand_crds::AgentSession;
 use longhand_protocol::SessionId;
 use rand::Rng as _;
+use serde_json::{Value, json};
 
 use super::namespace::TestNamespace;
 use super::{ModelServer, Service, TestResult, model_image, wait_for};
@@ -68,6 +69,26 @@ pub fn session_manifest(name: &str, options: &SessionOptions) -> String {
         let _ = writeln!(yaml, "  - text: {}", serde_json::Value::from(text.as_str()));
     }
     yaml
+}
+
+/// The model has the sandbox run `command`, and repeats what it said.
+#[must_use]
+pub fn script(command: &str) -> String {
+    runs(&json!({ "command": command }))
+}
+
+/// The same, of a command that may take `timeout`.
+#[must_use]
+pub fn script_within(command: &str, timeout: Duration) -> String {
+    runs(&json!({ "command": command, "timeout_ms": timeout.as_millis() }))
+}
+
+fn runs(input: &Value) -> String {
+    let rules = json!({ "rules": [
+        { "when": { "turn": 0 }, "then": { "tool_uses": [{ "name": "bash", "input": input }] } },
+        { "then": { "text": "{{last_tool_result}}" } },
+    ]});
+    rules.to_string()
 }
 
 impl Fixture {

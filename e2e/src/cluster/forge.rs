@@ -5,14 +5,12 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Pod;
-use kube::ResourceExt as _;
-use kube::api::{Api, ListParams};
-use longhand_cli::backend::is_ready;
+use kube::api::Api;
 use rand::Rng as _;
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 
 use super::namespace::TestNamespace;
-use super::{TestResult, clients_image, eventually, exec};
+use super::{TestResult, clients_image, exec};
 
 const MANIFEST: &str = include_str!("../../fixtures/forge.yaml");
 /// A folder with the certificate and the key of an authority that the cluster's proxies trust.
@@ -57,11 +55,7 @@ impl Forge {
             .replace("${HOST}", &host);
         namespace.apply(&yaml).await?;
         let pods = namespace.api::<Pod>();
-        let labels = ListParams::default().labels("app=forge");
-        let pod = eventually("the servers are ready", START, || async {
-            Ok(pods.list(&labels).await?.items.into_iter().find(is_ready).map(|pod| pod.name_any()))
-        })
-        .await?;
+        let pod = namespace.ready_pod("forge", START).await?;
         Ok(Some(Self { host, value, image, pods, pod }))
     }
 

@@ -26,7 +26,7 @@ pub use beside::run_beside;
 pub use cli::longhand;
 pub use collector::{Collector, SentSpan};
 pub use exec::exec;
-pub use fixture::{Fixture, SessionOptions, session_manifest};
+pub use fixture::{Fixture, SessionOptions, script, script_within, session_manifest};
 pub use forge::Forge;
 pub use helm::helm;
 pub use images::{clients_image, coupled_image, harness_python_image, model_image};

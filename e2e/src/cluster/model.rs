@@ -1,17 +1,17 @@
 //! The scripted model of a test, over a port-forward.
 
+use std::time::Duration;
+
 use k8s_openapi::api::core::v1::Pod;
-use kube::ResourceExt as _;
-use kube::api::ListParams;
-use longhand_cli::backend::is_ready;
 use longhand_cli::port_forward::PortForward;
 use serde::Deserialize;
 use serde_json::Value;
 
+use super::TestResult;
 use super::namespace::TestNamespace;
-use super::{TestResult, eventually};
 
 const PORT: u16 = 8080;
+const START: Duration = Duration::from_secs(60);
 
 /// A running scripted model.
 pub struct ModelServer {
@@ -57,13 +57,8 @@ impl ModelServer {
     /// # Errors
     /// When it is not ready within a minute.
     pub async fn connect(namespace: &TestNamespace) -> TestResult<Self> {
-        let pods = namespace.api::<Pod>();
-        let labels = ListParams::default().labels("app=scripted-model");
-        let pod = eventually("a ready scripted model", std::time::Duration::from_secs(60), || async {
-            Ok(pods.list(&labels).await?.items.into_iter().find(is_ready).map(|pod| pod.name_any()))
-        })
-        .await?;
-        Ok(Self { forward: PortForward::open(pods, pod, PORT).await?, http: reqwest::Client::new() })
+        let pod = namespace.ready_pod("scripted-model", START).await?;
+        Ok(Self { forward: PortForward::open(namespace.api::<Pod>(), pod, PORT).await?, http: reqwest::Client::new() })
     }
 
     /// Everything that it was sent so far.

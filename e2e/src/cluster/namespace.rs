@@ -1,14 +1,17 @@
 //! A namespace for one test.
 
+use std::time::Duration;
+
 use k8s_openapi::api::core::v1::{Namespace, Pod};
 use kube::api::{Api, DeleteParams, ListParams, ObjectMeta, Patch, PatchParams, PostParams};
 use kube::core::{DynamicObject, GroupVersionKind, NamespaceResourceScope, Resource};
 use kube::{Client, ResourceExt as _};
+use longhand_cli::backend::is_ready;
 use longhand_crds::labels;
 use rand::Rng as _;
 use serde::de::DeserializeOwned;
 
-use super::TestResult;
+use super::{TestResult, eventually};
 
 /// The RuntimeClass of every SandboxTemplate of the tests, such as `gvisor`; that of the cluster if it is not set.
 const RUNTIME_CLASS_VARIABLE: &str = "E2E_RUNTIME_CLASS";
@@ -58,6 +61,18 @@ impl TestNamespace {
     pub async fn pods(&self, role: &str) -> kube::Result<Vec<Pod>> {
         let selector = ListParams::default().labels(&format!("{}={role}", labels::ROLE));
         Ok(self.api::<Pod>().list(&selector).await?.items)
+    }
+
+    /// The name of a pod with the label `app`, once one is ready.
+    ///
+    /// # Errors
+    /// When `deadline` passes, or what the API server says.
+    pub async fn ready_pod(&self, app: &str, deadline: Duration) -> TestResult<String> {
+        let (pods, labels) = (self.api::<Pod>(), ListParams::default().labels(&format!("app={app}")));
+        eventually(&format!("a pod of {app} is ready"), deadline, || async {
+            Ok(pods.list(&labels).await?.items.into_iter().find(is_ready).map(|pod| pod.name_any()))
+        })
+        .await
     }
 
     /// Applies every document of `yaml` to this namespace by server-side apply, as GitOps does.

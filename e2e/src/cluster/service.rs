@@ -17,6 +17,7 @@ use longhand_protocol::client::{HarnessClient, Server, TokenSource, WireClient};
 use longhand_protocol::event::{ClientEvent, Event, EventBody};
 use longhand_protocol::wire::NumberedEvent;
 
+use super::log::{assert_sound, messages};
 use super::namespace::TestNamespace;
 use super::{SYSTEM_NAMESPACE, TestResult, eventually};
 
@@ -204,6 +205,26 @@ impl Service {
     pub async fn until_idle(&self, session: &SessionId, after_seq: u64, deadline: Duration) -> TestResult<Vec<Event>> {
         self.follow(session, after_seq, deadline, |event| matches!(event.body, EventBody::SessionStatusIdle { .. }))
             .await
+    }
+
+    /// Waits until the session is idle after `seq`, and returns its whole log, which is sound, and what its agent said last.
+    ///
+    /// # Errors
+    /// When `deadline` passes.
+    ///
+    /// # Panics
+    /// When the log is not sound.
+    pub async fn last_words(
+        &self,
+        session: &SessionId,
+        after_seq: u64,
+        deadline: Duration,
+    ) -> TestResult<(Vec<NumberedEvent>, String)> {
+        self.until_idle(session, after_seq, deadline).await?;
+        let log = self.log(session).await?;
+        assert_sound(&log);
+        let said = messages(&log).pop().unwrap_or_default();
+        Ok((log, said))
     }
 }
 

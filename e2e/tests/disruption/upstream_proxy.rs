@@ -7,14 +7,9 @@ use std::time::Duration;
 
 use futures::FutureExt as _;
 use k8s_openapi::api::core::v1::Pod;
-use kube::ResourceExt as _;
-use kube::api::ListParams;
-use longhand_cli::backend::is_ready;
-use longhand_e2e::cluster::log::{assert_sound, messages};
 use longhand_e2e::cluster::{
-    Fixture, Forge, SYSTEM_NAMESPACE, TestNamespace, TestResult, eventually, exec, helm, in_namespace, skipped,
+    Fixture, Forge, SYSTEM_NAMESPACE, TestNamespace, TestResult, exec, helm, in_namespace, script, skipped,
 };
-use serde_json::json;
 
 const PROXY: &str = include_str!("../../fixtures/connect.yaml");
 /// A name that only the proxy knows, and one that it does not know.
@@ -57,28 +52,16 @@ async fn leave_by(url: &str) -> TestResult {
 async fn start(namespace: &TestNamespace, forge: &Forge) -> TestResult<String> {
     let yaml = PROXY.replace("${IMAGE}", &forge.image).replace("${NAME}", NAME).replace("${HOST}", &forge.host);
     namespace.apply(&yaml).await?;
-    let labels = ListParams::default().labels("app=connect");
-    eventually("the proxy is ready", PATIENCE, || async {
-        let pods = namespace.api::<Pod>().list(&labels).await?;
-        Ok(pods.items.into_iter().find(is_ready).map(|pod| pod.name_any()))
-    })
-    .await
+    namespace.ready_pod("connect", PATIENCE).await
 }
 
 async fn proxied(namespace: &TestNamespace, forge: &Forge) -> TestResult {
     let pod = start(namespace, forge).await?;
     leave_by(&format!("http://connect.{}.svc:3128", namespace.name)).await?;
-    let script = json!({ "rules": [
-        { "when": { "turn": 0 }, "then": { "tool_uses": [{ "name": "bash", "input": { "command": COMMAND } }] } },
-        { "then": { "text": "{{last_tool_result}}" } },
-    ]});
-    let fixture = Fixture::install(namespace, &script.to_string(), 60).await?;
+    let fixture = Fixture::install(namespace, &script(COMMAND), 60).await?;
     namespace.apply(OBJECTS).await?;
     let session = fixture.session_id("proxied").await?;
-    fixture.service.until_idle(&session, 0, PATIENCE).await?;
-    let log = fixture.service.log(&session).await?;
-    assert_sound(&log);
-    let said = messages(&log).pop().unwrap_or_default();
+    let (log, said) = fixture.service.last_words(&session, 0, PATIENCE).await?;
     assert_eq!(said.trim(), "status 200\ncredential removed\nstatus 502\nwith status 403", "{log:?}");
     assert!(!serde_json::to_string(&log)?.contains(&forge.value), "the log holds the credential");
 

@@ -6,7 +6,7 @@ use k8s_openapi::api::core::v1::Node;
 use kube::ResourceExt as _;
 use kube::api::{Api, ListParams, Patch, PatchParams};
 use longhand_crds::{Sandbox, SandboxTemplate, labels};
-use longhand_e2e::cluster::log::{assert_sound, kinds, messages};
+use longhand_e2e::cluster::log::kinds;
 use longhand_e2e::cluster::{
     Fixture, SessionOptions, TestNamespace, TestResult, eventually, in_namespace, nodes, takes_any_pod,
 };
@@ -64,10 +64,7 @@ async fn waits_and_goes_on(namespace: &TestNamespace, node: &str) -> TestResult 
     }
 
     label(namespace, node, Some(&namespace.name)).await?;
-    fixture.service.until_idle(&session, 0, Duration::from_secs(60)).await?;
-    let log = fixture.service.log(&session).await?;
-    assert_sound(&log);
-    let said = messages(&log).pop().unwrap_or_default();
+    let (log, said) = fixture.service.last_words(&session, 0, Duration::from_secs(60)).await?;
     assert!(said.contains("room"), "{said}: {:?}", kinds(&log));
     Ok(())
 }

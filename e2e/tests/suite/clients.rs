@@ -1,13 +1,14 @@
 //! Programs that fetch code and packages, in a sandbox, from servers that run in the cluster: git with LFS, pip, npm, cargo and curl. The proxy
 //! between them places a credential that none of them sees.
 
-use longhand_e2e::cluster::log::{assert_sound, messages};
-use longhand_e2e::cluster::{Fixture, Forge, Needle, TestNamespace, TestResult, in_namespace, skipped};
-use serde_json::json;
+use std::time::Duration;
+
+use longhand_e2e::cluster::{Fixture, Forge, Needle, TestNamespace, TestResult, in_namespace, script_within, skipped};
 
 use crate::etcd_dump::assert_not_in_etcd;
 use crate::online::LONG;
 use crate::secrets::{assert_in_no_log, assert_in_no_object, assert_only_the_proxy_mounts_it};
+
 /// The token of a repository goes to public addresses only. One of these is the servers' in the cluster as long as the test runs: a
 /// connection to it does not leave the node.
 const PUBLIC: &str = "9.9.8.";
@@ -86,14 +87,8 @@ async fn run(namespace: &TestNamespace) -> TestResult {
         skipped("real programs", "the cluster trusts no authority of the tests");
         return Ok(());
     };
-    let command = COMMAND.replace("${HOST}", &forge.host);
-    let script = json!({ "rules": [
-        { "when": { "turn": 0 }, "then": { "tool_uses": [
-            { "name": "bash", "input": { "command": command, "timeout_ms": 300_000 } },
-        ] } },
-        { "then": { "text": "{{last_tool_result}}" } },
-    ]});
-    let fixture = Fixture::install(namespace, &script.to_string(), 300).await?;
+    let script = script_within(&COMMAND.replace("${HOST}", &forge.host), Duration::from_secs(300));
+    let fixture = Fixture::install(namespace, &script, 300).await?;
     // The address of a run that has just ended may still lead to its servers.
     let public = format!("{PUBLIC}{}", rand::random_range(1..255_u8));
     let objects = OBJECTS
@@ -102,10 +97,7 @@ async fn run(namespace: &TestNamespace) -> TestResult {
         .replace("${IMAGE}", &forge.image);
     namespace.apply(&objects).await?;
     let session = fixture.session_id("clients").await?;
-    fixture.service.until_idle(&session, 0, 3 * LONG).await?;
-    let log = fixture.service.log(&session).await?;
-    assert_sound(&log);
-    let said = messages(&log).pop().unwrap_or_default();
+    let (log, said) = fixture.service.last_words(&session, 0, 3 * LONG).await?;
     for client in CLIENTS {
         assert!(said.lines().any(|line| line == format!("ok {client}")), "{client}: {said}");
     }

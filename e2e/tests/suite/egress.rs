@@ -3,9 +3,9 @@
 use k8s_openapi::api::events::v1::Event;
 use kube::api::ListParams;
 use longhand_crds::{Sandbox, labels};
-use longhand_e2e::cluster::{Fixture, Needle, TestNamespace, TestResult, eventually, in_namespace, wait_for};
+use longhand_e2e::cluster::{Fixture, Needle, TestNamespace, TestResult, eventually, in_namespace, script, wait_for};
 
-use crate::online::{LONG, allow, pod_of, said, script};
+use crate::online::{LONG, allow, pod_of, said};
 use crate::secrets::{assert_in_no_log, assert_in_no_object, assert_only_the_proxy_mounts_it};
 
 #[tokio::test]

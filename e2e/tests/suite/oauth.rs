@@ -5,7 +5,6 @@ use k8s_openapi::api::core::v1::{Pod, Secret};
 use kube::ResourceExt as _;
 use kube::api::{ListParams, Patch, PatchParams};
 use longhand_crds::{Vault, labels};
-use longhand_e2e::cluster::log::{assert_sound, messages};
 use longhand_e2e::cluster::{
     Fixture, Forge, Needle, TestNamespace, TestResult, eventually, in_namespace, skipped, wait_for,
 };
@@ -209,10 +208,7 @@ async fn refreshed(namespace: &TestNamespace) -> TestResult {
     for (name, refreshes) in [("first", 1), ("second", 1)] {
         namespace.apply(&SESSION.replace("${NAME}", name)).await?;
         let session = fixture.session_id(name).await?;
-        fixture.service.until_idle(&session, 0, LONG).await?;
-        let log = fixture.service.log(&session).await?;
-        assert_sound(&log);
-        let said = messages(&log).pop().unwrap_or_default();
+        let (log, said) = fixture.service.last_words(&session, 0, LONG).await?;
         assert!(said.contains("known by a refreshed token"), "{name}: {said} {log:?}");
         assert_eq!(forge.seen().await?.get("oauth refresh"), Some(&refreshes), "{name}");
         let secret = wait_for(namespace.api::<Vault>(), "forge", "it names the new tokens", LONG, |vault| {

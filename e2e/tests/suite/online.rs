@@ -5,10 +5,8 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::ListParams;
 use longhand_crds::{AgentSession, labels};
-use longhand_e2e::cluster::log::{assert_sound, messages};
 use longhand_e2e::cluster::{Fixture, TestNamespace, TestResult};
 use longhand_protocol::SessionId;
-use serde_json::json;
 
 pub(crate) const LONG: Duration = Duration::from_secs(120);
 /// An address that the template allows and no credential is for. Nothing is ever sent there.
@@ -63,23 +61,12 @@ pub(crate) async fn allow(namespace: &TestNamespace) -> TestResult {
     Ok(())
 }
 
-/// The model has the sandbox run `command`, and repeats what it said.
-pub(crate) fn script(command: &str) -> String {
-    let rules = json!({ "rules": [
-        { "when": { "turn": 0 }, "then": { "tool_uses": [{ "name": "bash", "input": { "command": command } }] } },
-        { "then": { "text": "{{last_tool_result}}" } },
-    ]});
-    rules.to_string()
-}
-
 /// Runs a session until it is idle, and returns what its agent said last.
 pub(crate) async fn said(fixture: &Fixture, name: &str) -> TestResult<(SessionId, String)> {
     fixture.namespace.apply(&SESSION.replace("${NAME}", name)).await?;
     let session = fixture.session_id(name).await?;
-    fixture.service.until_idle(&session, 0, LONG).await?;
-    let log = fixture.service.log(&session).await?;
-    assert_sound(&log);
-    Ok((session, messages(&log).pop().unwrap_or_default()))
+    let (_, said) = fixture.service.last_words(&session, 0, LONG).await?;
+    Ok((session, said))
 }
 
 /// The pod of a session that is there as `role`.

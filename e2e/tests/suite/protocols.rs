@@ -5,16 +5,11 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Pod;
-use kube::ResourceExt as _;
-use kube::api::ListParams;
-use longhand_cli::backend::is_ready;
-use longhand_e2e::cluster::log::{assert_sound, messages};
 use longhand_e2e::cluster::{
-    Fixture, Forge, Needle, TestNamespace, TestResult, eventually, exec, in_namespace, skipped,
+    Fixture, Forge, Needle, TestNamespace, TestResult, eventually, exec, in_namespace, script_within, skipped,
 };
 use longhand_protocol::SessionId;
 use longhand_protocol::event::EventBody;
-use serde_json::json;
 
 use crate::online::LONG;
 use crate::secrets::{assert_in_no_log, assert_in_no_object, assert_only_the_proxy_mounts_it};
@@ -107,12 +102,7 @@ impl Server {
             .replace("${SECRET_ACCESS_KEY}", &secret)
             .replace("${IMAGE}", &forge.image);
         namespace.apply(&yaml).await?;
-        let labels = ListParams::default().labels("app=protocols");
-        let pod = eventually("the server is ready", LONG, || async {
-            let pods = namespace.api::<Pod>().list(&labels).await?;
-            Ok(pods.items.into_iter().find(is_ready).map(|pod| pod.name_any()))
-        })
-        .await?;
+        let pod = namespace.ready_pod("protocols", LONG).await?;
         Ok(Self { pod, values: vec![one, other, secret] })
     }
 
@@ -157,20 +147,11 @@ async fn run(namespace: &TestNamespace) -> TestResult {
     };
     let server = Server::install(namespace, &forge).await?;
     server.assert_strict(namespace).await?;
-    let command = COMMAND.replace("${NAMESPACE}", &namespace.name);
-    let script = json!({ "rules": [
-        { "when": { "turn": 0 }, "then": { "tool_uses": [
-            { "name": "bash", "input": { "command": command, "timeout_ms": 400_000 } },
-        ] } },
-        { "then": { "text": "{{last_tool_result}}" } },
-    ]});
-    let fixture = Fixture::install(namespace, &script.to_string(), 300).await?;
+    let script = script_within(&COMMAND.replace("${NAMESPACE}", &namespace.name), Duration::from_secs(400));
+    let fixture = Fixture::install(namespace, &script, 300).await?;
     namespace.apply(&OBJECTS.replace("${NAMESPACE}", &namespace.name).replace("${IMAGE}", &forge.image)).await?;
     let session = fixture.session_id("protocols").await?;
-    fixture.service.until_idle(&session, 0, RUN + LONG).await?;
-    let log = fixture.service.log(&session).await?;
-    assert_sound(&log);
-    let said = messages(&log).pop().unwrap_or_default();
+    let (_, said) = fixture.service.last_words(&session, 0, RUN + LONG).await?;
     for check in CHECKS {
         assert!(said.lines().any(|line| line == format!("ok {check}")), "{check}: {said}");
     }

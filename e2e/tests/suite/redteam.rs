@@ -11,12 +11,14 @@ use kube::ResourceExt as _;
 use kube::api::{Api, ListParams, LogParams};
 use longhand_crds::labels;
 use longhand_e2e::cluster::log::{assert_sound, results_of, text};
-use longhand_e2e::cluster::{Fixture, Needle, SYSTEM_NAMESPACE, TestNamespace, TestResult, in_namespace, wait_for};
+use longhand_e2e::cluster::{
+    Fixture, Needle, SYSTEM_NAMESPACE, TestNamespace, TestResult, in_namespace, script, wait_for,
+};
 use longhand_protocol::event::EventBody;
 use longhand_protocol::wire::NumberedEvent;
 use serde_json::{Value, json};
 
-use crate::online::{LONG, UNBOUND, allow, pod_of, said, script};
+use crate::online::{LONG, UNBOUND, allow, pod_of, said};
 use crate::secrets::assert_in_no_log;
 
 const FILES: [(&str, &str); 7] = [

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use kube::api::{Patch, PatchParams};
 use longhand_crds::{AgentSession, Sandbox, SandboxTemplate};
-use longhand_e2e::cluster::log::{assert_sound, messages};
+use longhand_e2e::cluster::log::messages;
 use longhand_e2e::cluster::{Fixture, SessionOptions, TestResult, eventually, in_namespace, wait_for};
 use longhand_protocol::SessionId;
 use longhand_protocol::wire::files::FileMetadata;
@@ -43,10 +43,7 @@ async fn change_template(fixture: &Fixture, spec: Value) -> TestResult {
 pub(crate) async fn asked(fixture: &Fixture, session: &SessionId, text: &str) -> TestResult<String> {
     let after = fixture.service.log(session).await?.len() as u64;
     fixture.service.send(session, text).await?;
-    fixture.service.until_idle(session, after, LONG).await?;
-    let log = fixture.service.log(session).await?;
-    assert_sound(&log);
-    Ok(messages(&log).pop().unwrap_or_default())
+    Ok(fixture.service.last_words(session, after, LONG).await?.1)
 }
 
 async fn first(fixture: &Fixture, name: &str, text: &str) -> TestResult<(SessionId, String)> {

@@ -8,7 +8,7 @@ use kube::ResourceExt as _;
 use kube::api::{Patch, PatchParams};
 use longhand_crds::labels;
 use longhand_e2e::cluster::{
-    Fixture, Forge, Needle, TestNamespace, TestResult, eventually, in_namespace, run_beside, skipped, wait_for,
+    Fixture, Forge, Needle, TestNamespace, TestResult, eventually, in_namespace, run_beside, script, skipped, wait_for,
 };
 use longhand_protocol::SessionId;
 use serde_json::json;
@@ -55,16 +55,12 @@ spec:
 
 /// The sandbox asks for an echo of its request whenever it is told to, and says with which status it was answered; `placeholder` is what
 /// it sends.
-fn script(host: &str, placeholder: &str) -> String {
+fn echo(host: &str, placeholder: &str) -> String {
     let command = format!(
         "curl -sS -m 20 -o answer -w 'status %{{http_code}} ' -H \"Authorization: Bearer {placeholder}\" -d '{{}}' https://{host}/echo; \
          grep -c 'credential removed' answer; echo \"own=$FORGE_TOKEN\""
     );
-    json!({ "rules": [
-        { "when": { "turn": 0 }, "then": { "tool_uses": [{ "name": "bash", "input": { "command": command } }] } },
-        { "then": { "text": "{{last_tool_result}}" } },
-    ]})
-    .to_string()
+    script(&command)
 }
 
 async fn begin(fixture: &Fixture, name: &str) -> TestResult<SessionId> {
@@ -79,7 +75,7 @@ async fn a_secret_is_rotated_and_a_proxy_dies_under_a_session() {
             skipped("the rotation of a Secret", "the cluster trusts no authority of the tests");
             return Ok(());
         };
-        let fixture = Fixture::install(&namespace, &script(&forge.host, "$FORGE_TOKEN"), 600).await?;
+        let fixture = Fixture::install(&namespace, &echo(&forge.host, "$FORGE_TOKEN"), 600).await?;
         namespace.apply(&OBJECTS.replace("${VALUE}", &forge.value).replace("${NAMESPACE}", &namespace.name)).await?;
         let session = begin(&fixture, "rotated").await?;
         let said = asked(&fixture, &session, "ask").await?;
@@ -139,7 +135,7 @@ async fn proxy_dies(namespace: &TestNamespace) -> TestResult {
 async fn another_session_s_placeholder(fixture: &Fixture, forge: &Forge, said: &str) -> TestResult {
     let own = said.lines().find_map(|line| line.strip_prefix("own=")).ok_or("no placeholder")?;
     assert!(own.starts_with("lhp_"), "{own}");
-    fixture.model.set_script(&script(&forge.host, own)).await?;
+    fixture.model.set_script(&echo(&forge.host, own)).await?;
     let echoes = forge.seen().await?.get("echo").copied();
     let session = begin(fixture, "other").await?;
     let said = asked(fixture, &session, "ask").await?;

@@ -5,11 +5,12 @@ use kube::api::ListParams;
 use longhand_crds::{Sandbox, labels};
 use longhand_e2e::cluster::log::messages;
 use longhand_e2e::cluster::{
-    Fixture, SessionOptions, TestNamespace, TestResult, harness_python_image, in_namespace, model_image, wait_for,
+    Fixture, SessionOptions, TestNamespace, TestResult, harness_python_image, in_namespace, model_image, script,
+    wait_for,
 };
 use serde_json::json;
 
-use crate::online::{LONG, script};
+use crate::online::LONG;
 use crate::sandbox_security::says;
 
 async fn sandbox_pod(namespace: &TestNamespace) -> TestResult<Pod> {

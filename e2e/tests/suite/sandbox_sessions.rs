@@ -6,7 +6,7 @@ use k8s_openapi::api::core::v1::{Pod, ResourceQuota};
 use kube::ResourceExt as _;
 use kube::api::{ListParams, Patch, PatchParams};
 use longhand_crds::{Sandbox, SandboxTemplate, labels};
-use longhand_e2e::cluster::log::{assert_sound, messages, text};
+use longhand_e2e::cluster::log::{assert_sound, text};
 use longhand_e2e::cluster::{Fixture, SessionOptions, TestResult, eventually, in_namespace};
 use longhand_protocol::event::EventBody;
 use serde_json::json;
@@ -35,10 +35,7 @@ async fn files_are_there_again_after_the_sandbox_was_idle() {
         .await?;
         let after = fixture.service.log(&session).await?.len() as u64;
         fixture.service.send(&session, "read").await?;
-        fixture.service.until_idle(&session, after, Duration::from_secs(120)).await?;
-        let log = fixture.service.log(&session).await?;
-        assert_sound(&log);
-        let said = messages(&log).pop().unwrap_or_default();
+        let (_, said) = fixture.service.last_words(&session, after, Duration::from_secs(120)).await?;
         assert!(said.contains("precious"), "{said}");
         Ok(())
     })

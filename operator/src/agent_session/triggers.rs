@@ -23,19 +23,28 @@ pub(super) fn by_agent(
     store: GuardedStore<Agent>,
     agents: impl Stream<Item = watcher::Result<Guarded<Agent>>> + Send + 'static,
 ) -> impl Stream<Item = ObjectRef<Root>> + Send + 'static {
-    let mut known = HashMap::new();
-    let changed = agents.filter(move |agent| {
-        let news = agent.as_ref().map_or(true, |agent| is_news(&mut known, &store, agent));
-        std::future::ready(news)
-    });
-    concerned(sessions, changed, |session, agent| session.spec.agent_ref.name == agent)
+    concerned(sessions, news(store, agents), |session, agent| session.spec.agent_ref.name == agent)
 }
 
 /// The UID, the generation, and a hash of the annotations.
 type Version = (Option<String>, Option<i64>, u64);
 
-/// Whether sessions need to know: of an agent and of a vault they read all but the status. That of an agent with pods that are ready
+/// What sessions need to know: of an agent and of a vault they read all but the status. That of an agent with pods that are ready
 /// changes often, and that of a vault by what sessions tell.
+fn news<K>(
+    store: GuardedStore<K>,
+    objects: impl Stream<Item = watcher::Result<Guarded<K>>> + Send + 'static,
+) -> impl Stream<Item = watcher::Result<Guarded<K>>> + Send + 'static
+where
+    Guarded<K>: kube::Resource<DynamicType = ()> + Clone,
+    K: Send + Sync + 'static,
+{
+    let mut known = HashMap::new();
+    objects.filter(move |object| {
+        std::future::ready(object.as_ref().map_or(true, |object| is_news(&mut known, &store, object)))
+    })
+}
+
 fn is_news<K>(
     known: &mut HashMap<ObjectRef<Guarded<K>>, Version>,
     objects: &GuardedStore<K>,
@@ -113,12 +122,7 @@ pub(super) fn by_vault(
     (store, vaults): (GuardedStore<Vault>, impl Stream<Item = watcher::Result<Guarded<Vault>>> + Send + 'static),
     default: Option<DefaultModel>,
 ) -> impl Stream<Item = ObjectRef<Root>> + Send + 'static {
-    let mut known = HashMap::new();
-    let changed = vaults.filter(move |vault| {
-        let news = vault.as_ref().map_or(true, |vault| is_news(&mut known, &store, vault));
-        std::future::ready(news)
-    });
-    concerned(sessions, changed, move |session, vault| {
+    concerned(sessions, news(store, vaults), move |session, vault| {
         let namespace = session.namespace().unwrap_or_default();
         crate::context::lookup(&agents, &namespace, &session.spec.agent_ref.name)
             .is_some_and(|agent| references::uses(&agent, default.as_ref(), vault))

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use super::tests::{POD, SANDBOX, UID, answer, event, fence, pod, running, sandbox, sandboxes, status};
 use super::{Sandboxes, reconcile};
-use crate::testing::{FakeLog, Server, store};
+use crate::testing::{Call, FakeLog, Server, store};
 
 const NAME: &str = "quickstart-main-3e8f1a-3e8f1";
 const CLAIM: &str = "/api/v1/namespaces/team/persistentvolumeclaims/quickstart-main-3e8f1a-3e8f1";
@@ -85,20 +85,25 @@ async fn its_pod_stays_while_its_workspace_is_copied_and_then_both_go() {
     server.nothing_else(all).await;
 }
 
-#[tokio::test]
-async fn a_workspace_that_no_watch_has_brought_yet_moves_too() {
-    let (_, mut all, server, mut sandbox) = handed_over(settled(), vec![], None);
-    Arc::get_mut(&mut all).unwrap().claims = store::<PersistentVolumeClaim>([]);
-    Arc::make_mut(&mut sandbox).status.get_or_insert_default().workspace_claim = Some(NAME.into());
+/// What is asked of the API server when nothing runs any more.
+fn moved() -> [Call<'static>; 5] {
     let gone: Value = json!({ "kind": "Status", "apiVersion": "v1", "status": "Success" });
-    let server = server.expect([
-        ("GET", CLAIM, 200, answer(&claim(UID))),
+    [
         status(),
         ("GET", CLAIM, 200, answer(&claim(UID))),
         ("PATCH", CLAIM, 200, answer(&claim("other-main-uid"))),
         ("DELETE", SANDBOX, 200, gone),
         event(),
-    ]);
+    ]
+}
+
+#[tokio::test]
+async fn a_workspace_that_no_watch_has_brought_yet_moves_too() {
+    let (_, mut all, server, mut sandbox) = handed_over(settled(), vec![], None);
+    Arc::get_mut(&mut all).unwrap().claims = store::<PersistentVolumeClaim>([]);
+    Arc::make_mut(&mut sandbox).status.get_or_insert_default().workspace_claim = Some(NAME.into());
+    let looked_for = ("GET", CLAIM, 200, answer(&claim(UID)));
+    let server = server.expect(std::iter::once(looked_for).chain(moved()));
     reconcile(sandbox, all.clone()).await.unwrap();
     server.nothing_else(all).await;
 }
@@ -106,14 +111,7 @@ async fn a_workspace_that_no_watch_has_brought_yet_moves_too() {
 #[tokio::test]
 async fn its_workspace_gets_another_owner_and_then_it_goes() {
     let (_, all, server, sandbox) = handed_over(settled(), vec![], None);
-    let gone: Value = json!({ "kind": "Status", "apiVersion": "v1", "status": "Success" });
-    let server = server.expect([
-        status(),
-        ("GET", CLAIM, 200, answer(&claim(UID))),
-        ("PATCH", CLAIM, 200, answer(&claim("other-main-uid"))),
-        ("DELETE", SANDBOX, 200, gone),
-        event(),
-    ]);
+    let server = server.expect(moved());
     reconcile(sandbox, all.clone()).await.unwrap();
     let sent = server.nothing_else(all).await;
     let changed = &sent[2]["metadata"];

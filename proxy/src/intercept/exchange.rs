@@ -24,7 +24,7 @@ use super::{
     place::{Growth, NotPlaced, Placed, into_body, into_headers, into_url, is_form},
     placeholder::find,
     refused::Refused,
-    scrub::{MAX_VALUE, MIN_VALUE, Values},
+    scrub::{Values, fits},
     sealed::{self, COPIES, Link, MAX_ANSWER},
     upgrade,
     upstream::{Outgoing, Tasks, Upstream},
@@ -227,7 +227,7 @@ impl Exchange {
             }
         }
         let kept = opened.iter().filter_map(|(_, value, _)| value.as_bytes().rsplit(|byte| *byte == b' ').next());
-        let kept = Values::new(kept.filter(|value| (MIN_VALUE..=MAX_VALUE).contains(&value.len())));
+        let kept = Values::new(kept.filter(|value| fits(value).is_ok()));
         let kept = kept.map_err(|_| Refused::Handle)?;
         let credentialed = !used.iter().all(signs) || !opened.is_empty();
         for (name, value, _) in opened {
@@ -306,9 +306,7 @@ impl Exchange {
             let credential = || bound.binding.label();
             let secret = self.shared.values.read(&bound.file, now);
             let secret = secret.map_err(|condition| Refused::Unavailable { credential: credential(), condition })?;
-            if !(MIN_VALUE..=MAX_VALUE).contains(&secret.expose().len()) {
-                return Err(Refused::Unscrubbable { credential: credential() });
-            }
+            fits(secret.expose()).map_err(|_| Refused::Unscrubbable { credential: credential() })?;
             Ok((*number, secret))
         };
         numbers.iter().map(secret).collect()

@@ -296,7 +296,7 @@ impl Asked<'_> {
         // Two values of one header: which of them counts is the server's choice.
         let placed = |name: &HeaderName| {
             let values = placed_in.iter().filter(|(placed, _)| *placed == name).count();
-            values > 0 && values == self.headers.get_all(name).iter().count() && values == 1
+            values == 1 && self.headers.get_all(name).iter().count() == 1
         };
         for (name, value) in self.headers {
             if foreign::carries_credential(name, value.as_bytes()) && !placed(name) {
@@ -309,9 +309,8 @@ impl Asked<'_> {
         }
         // A session of a request that is authenticated is not what opens the door: legacy MCP sends it so
         // (modelcontextprotocol.io/specification/2024-11-05/basic/transports).
-        let authorized = self.headers.contains_key(header::AUTHORIZATION) && placed(&header::AUTHORIZATION);
-        let credential = |query| foreign::credential_parameter(query, authorized);
-        match self.query.and_then(credential) {
+        let authorized = placed(&header::AUTHORIZATION);
+        match self.query.and_then(|query| foreign::credential_parameter(query, authorized)) {
             Some(name) => Err(Denial::Foreign { place: "query", name }),
             None => Ok(()),
         }

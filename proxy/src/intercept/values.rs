@@ -9,7 +9,7 @@ use std::{
     time::Instant,
 };
 
-use super::scrub::{MAX_VALUE, MIN_VALUE, Unscrubbable, Values};
+use super::scrub::{Unscrubbable, Values, fits};
 use crate::{
     egress::Bound,
     policy::Host,
@@ -99,8 +99,7 @@ fn same(one: &Arc<Secret>, other: &Arc<Secret>) -> bool {
 
 fn add(secrets: &mut Vec<Arc<Secret>>, secret: &Arc<Secret>) {
     // A value that cannot be looked for is never placed either.
-    let fits = (MIN_VALUE..=MAX_VALUE).contains(&secret.expose().len());
-    if fits && !secrets.iter().any(|known| same(known, secret)) {
+    if fits(secret.expose()).is_ok() && !secrets.iter().any(|known| same(known, secret)) {
         secrets.push(secret.clone());
     }
 }
@@ -156,6 +155,7 @@ mod tests {
     use crate::{
         config::{Binding, BindingPlacement, Location},
         hosts::HostPattern,
+        intercept::scrub::MAX_VALUE,
         policy::{Rule, Scheme},
         unusable::Unusable,
     };

@@ -12,7 +12,7 @@ const NO_LIMIT: u64 = 1 << 60;
 /// The names that a version has for the same things.
 #[derive(Debug, PartialEq, Eq)]
 struct Names {
-    /// The file that only this version has.
+    /// The file by which it is known; the versions are asked for in order.
     sign: &'static str,
     limit: &'static str,
     used: &'static str,

@@ -12,7 +12,7 @@ use longhand_crds::labels;
 
 use crate::context::Context;
 use crate::drive;
-use crate::first_list::FirstLists;
+use crate::lists::Lists;
 use crate::pods::is_controlled_by;
 
 /// What pods are looked for by.
@@ -114,11 +114,11 @@ impl OwnedPods {
     }
 }
 
-/// Watches the pods that match, whose first list is one of `lists`; only what [`lean`] leaves of them is kept.
+/// Watches the pods that match, whose lists are among `lists`; only what [`lean`] leaves of them is kept.
 pub(crate) fn watch(
     context: &Context,
     config: &watcher::Config,
-    lists: &mut FirstLists,
+    lists: &mut Lists,
 ) -> (OwnedPods, impl Stream<Item = watcher::Result<Pod>> + Send + 'static + use<>) {
     let (store, writer) = reflector::store();
     let index = Arc::new(RwLock::new(Index::default()));

@@ -12,7 +12,6 @@ use serde_json::{Value, json};
 use super::{Agents, reconcile};
 use crate::agent_session::harness_pod;
 use crate::agent_session::observe::References;
-use crate::first_list::FirstLists;
 use crate::fixtures;
 use crate::testing::{Server, context, store};
 
@@ -39,7 +38,6 @@ fn world(pods: Vec<Pod>, taken: Option<&str>) -> (Arc<Agents>, Server) {
     session.status.get_or_insert_default().harness =
         taken.map(|uid| HarnessStatus { pod_uid: Some(uid.to_owned()), warm: true, ..HarnessStatus::default() });
     let agents = Agents {
-        lists: FirstLists::default(),
         context,
         vaults: store([DeserializeGuard(Ok(fixtures::vault()))]),
         sessions: store([DeserializeGuard(Ok(session))]),

@@ -28,13 +28,12 @@ use crate::agent_session::observe::References;
 use crate::conditions::{Observation, READY, merge};
 use crate::context::{Context, Guarded, GuardedStore};
 use crate::error::Error;
-use crate::first_list::FirstLists;
+use crate::lists::Lists;
 use crate::{drive, metrics, status};
 
 /// What the reconcile of an agent looks at.
 struct Agents {
     context: Arc<Context>,
-    lists: FirstLists,
     vaults: GuardedStore<Vault>,
     sessions: GuardedStore<AgentSession>,
     /// Harness pods that belong to no session.
@@ -48,11 +47,12 @@ type Counts = HashMap<(String, String), Vec<WarmState>>;
 /// Reconciles every `Agent` until `token` is cancelled; `taken` are those of which a session has got a pod, or given it back.
 pub async fn run(
     context: Arc<Context>,
-    (sessions, listed): (GuardedStore<AgentSession>, FirstLists),
+    (sessions, listed): (GuardedStore<AgentSession>, Lists),
     taken: impl Stream<Item = ObjectRef<Guarded<Agent>>> + Send + 'static,
     token: CancellationToken,
 ) {
-    let (everything, mut lists) = (watcher::Config::default, listed);
+    let (everything, mut lists) = (watcher::Config::default, Lists::default());
+    lists.wait_for(&listed);
     let (agents, agent_stream) = drive::watch::<Guarded<Agent>>(&context, &everything(), &mut lists);
     let (vaults, vault_stream) = drive::watch::<Guarded<Vault>>(&context, &everything(), &mut lists);
     let warm = format!(
@@ -72,9 +72,10 @@ pub async fn run(
     let controller = Controller::for_stream(agent_stream, agents)
         .owns_stream(pod_stream)
         .reconcile_on(concerned)
-        .reconcile_on(taken);
-    let agents = Agents { context, lists, vaults, sessions, pods, counts: Mutex::default() };
-    drive::run(controller, Arc::new(agents), token, reconcile).await;
+        .reconcile_on(taken)
+        .reconcile_all_on(listed.again());
+    let agents = Agents { context, vaults, sessions, pods, counts: Mutex::default() };
+    drive::run(controller, lists, Arc::new(agents), token, reconcile).await;
 }
 
 /// The agents that name a credential of this vault.
@@ -95,7 +96,6 @@ async fn reconcile(agent: Arc<Agent>, agents: Arc<Agents>) -> Result<Action, Err
         agents.count(&agent, &[]);
         return Ok(Action::await_change());
     }
-    agents.lists.whole().await?;
     let Agents { context, vaults, .. } = &*agents;
     let client = &context.client;
     let references = References::resolve((*agent).clone(), context.default_model.as_ref(), vaults);

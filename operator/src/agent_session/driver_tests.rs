@@ -17,7 +17,6 @@ use tokio::sync::Semaphore;
 
 use super::proxy_health::{Credentials, Proxies};
 use super::{Sessions, reconcile};
-use crate::first_list::FirstLists;
 use crate::fixtures;
 use crate::testing::{Call, FakeLog, Server, context_with, store};
 use crate::vault::sightings::Sightings;
@@ -61,7 +60,6 @@ pub(super) fn sessions(log: Arc<FakeLog>, woken: bool, pods: Vec<Pod>) -> (Arc<S
         wakes.apply(WakeEvent::Set(derived_session_id(UID), wake), Timestamp::now());
     }
     let sessions = Sessions {
-        lists: FirstLists::default(),
         context,
         agents: store([DeserializeGuard(Ok(fixtures::agent()))]),
         vaults: store([DeserializeGuard(Ok(fixtures::vault()))]),

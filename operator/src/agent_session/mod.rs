@@ -38,14 +38,13 @@ use self::status::Outcome;
 use crate::context::{Context, Guarded, GuardedStore};
 use crate::drive;
 use crate::error::Error;
-use crate::first_list::FirstLists;
+use crate::lists::Lists;
 use crate::vault::sightings::Sightings;
 use crate::wakes::Wakes;
 
 /// What the reconcile of a session looks at.
 struct Sessions {
     context: Arc<Context>,
-    lists: FirstLists,
     agents: GuardedStore<Agent>,
     vaults: GuardedStore<Vault>,
     templates: GuardedStore<SandboxTemplate>,
@@ -63,8 +62,8 @@ struct Sessions {
 pub struct Prepared {
     /// Every session, for the sweep and the pools of agents.
     pub store: GuardedStore<AgentSession>,
-    /// Whether it holds what there is.
-    pub listed: FirstLists,
+    /// Of it, and of what else the controller reads.
+    pub lists: Lists,
     controller: Controller<Guarded<AgentSession>>,
     sessions: Arc<Sessions>,
 }
@@ -83,9 +82,8 @@ pub fn prepare(
     woken: impl Stream<Item = ObjectRef<Guarded<AgentSession>>> + Send + 'static,
 ) -> Result<(Prepared, Taken), reqwest::Error> {
     let everything = watcher::Config::default;
-    let mut listed = FirstLists::default();
-    let (store, sessions) = drive::watch::<Guarded<AgentSession>>(&context, &everything(), &mut listed);
-    let mut lists = listed.clone();
+    let mut lists = Lists::default();
+    let (store, sessions) = drive::watch::<Guarded<AgentSession>>(&context, &everything(), &mut lists);
     let (taken, sessions) = triggers::taken(sessions);
     let (agents, agent_stream) = drive::watch::<Guarded<Agent>>(&context, &everything(), &mut lists);
     let (vaults, vault_stream) = drive::watch::<Guarded<Vault>>(&context, &everything(), &mut lists);
@@ -105,21 +103,19 @@ pub fn prepare(
         .reconcile_on(woken);
     let proxies = Arc::new(HttpProxies::new()?);
     let asking = Semaphore::new(seen::AT_ONCE);
-    let sessions =
-        Arc::new(Sessions { context, lists, agents, vaults, templates, pods, wakes, proxies, asking, sightings });
-    Ok((Prepared { store, listed, controller, sessions }, taken))
+    let sessions = Arc::new(Sessions { context, agents, vaults, templates, pods, wakes, proxies, asking, sightings });
+    Ok((Prepared { store, lists, controller, sessions }, taken))
 }
 
 /// Reconciles every `AgentSession` until `token` is cancelled.
 pub async fn run(prepared: Prepared, token: CancellationToken) {
-    drive::run(prepared.controller, prepared.sessions, token, reconcile).await;
+    drive::run(prepared.controller, prepared.lists, prepared.sessions, token, reconcile).await;
 }
 
 async fn reconcile(session: Arc<AgentSession>, sessions: Arc<Sessions>) -> Result<Action, Error> {
     if session.metadata.deletion_timestamp.is_some() {
         return Ok(Action::await_change());
     }
-    sessions.lists.whole().await?;
     let observed = observe::observe(session, &sessions, Timestamp::now()).await?;
     if let Some(left) = warm::held(&observed, Timestamp::now()) {
         // A harness that is there takes the session now, or none does; nothing is to be said before that is known.

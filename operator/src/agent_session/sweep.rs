@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use crate::calls::call;
 use crate::context::{Context, GuardedStore};
 use crate::error::Error;
-use crate::first_list::FirstLists;
+use crate::lists::Lists;
 use crate::metrics;
 
 const PAGE: usize = 500;
@@ -22,7 +22,7 @@ const PAGE: usize = 500;
 /// Sweeps every `interval` until `token` is cancelled.
 pub async fn run(
     context: Arc<Context>,
-    (sessions, listed): (GuardedStore<AgentSession>, FirstLists),
+    (sessions, lists): (GuardedStore<AgentSession>, Lists),
     interval: Duration,
     token: CancellationToken,
 ) {
@@ -30,7 +30,7 @@ pub async fn run(
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     while token.run_until_cancelled(ticks.tick()).await.is_some() {
         let sweeping = async {
-            listed.whole().await?;
+            lists.whole().await?;
             sweep(&context, &sessions).await
         };
         if let Some(Err(error)) = token.run_until_cancelled(sweeping).await {

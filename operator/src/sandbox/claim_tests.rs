@@ -22,7 +22,6 @@ use super::fence::tests::Told;
 use super::written::Written;
 use super::{Reservations, Sandboxes, network_policy, pod, reconcile};
 use crate::events::Events;
-use crate::first_list::FirstLists;
 use crate::fixtures;
 use crate::nodes::Nodes;
 use crate::owned_pods::listed;
@@ -201,7 +200,6 @@ fn operator(client: &Client, pods: Vec<Pod>, reservations: Reservations) -> Sand
         ..context
     };
     Sandboxes {
-        lists: FirstLists::default(),
         context: Arc::new(context),
         templates: store([DeserializeGuard(Ok(template()))]),
         pods: listed(pods),

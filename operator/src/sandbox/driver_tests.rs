@@ -19,7 +19,6 @@ use super::fence::Fence;
 use super::fence::tests::Told;
 use super::written::Written;
 use super::{Sandboxes, network_policy, pod, reconcile};
-use crate::first_list::FirstLists;
 use crate::fixtures;
 use crate::owned_pods::listed;
 use crate::testing::{Call, FakeLog, Server, context_with, fencing, images, store};
@@ -40,7 +39,6 @@ pub(super) fn sandboxes(log: Arc<FakeLog>, pods: Vec<Pod>, policies: Vec<Network
     let reservations = super::Reservations::default();
     (
         Arc::new(Sandboxes {
-            lists: FirstLists::default(),
             context,
             templates,
             pods,

@@ -47,7 +47,7 @@ use crate::conditions::{FINISHED, Truth, find, merge};
 use crate::context::{Context, Guarded, GuardedStore};
 use crate::error::Error;
 use crate::events::Happened;
-use crate::first_list::FirstLists;
+use crate::lists::Lists;
 use crate::owned_pods::{self, OwnedPods};
 use crate::pods::{PodView, Stage};
 use crate::{drive, metrics, pods};
@@ -61,7 +61,6 @@ const SOON: Duration = Duration::from_millis(100);
 /// What the reconcile of a sandbox looks at.
 struct Sandboxes {
     context: Arc<Context>,
-    lists: FirstLists,
     templates: GuardedStore<SandboxTemplate>,
     pods: OwnedPods,
     claims: Store<PersistentVolumeClaim>,
@@ -77,7 +76,7 @@ pub async fn run(context: Arc<Context>, token: CancellationToken) {
     let everything = watcher::Config::default;
     let managed = format!("{}={}", labels::MANAGED_BY, labels::LONGHAND);
     let sandbox_pods = format!("{managed},{}={}", labels::ROLE, labels::SANDBOX);
-    let mut lists = FirstLists::default();
+    let mut lists = Lists::default();
     let (store, sandboxes) = drive::watch::<Guarded<Sandbox>>(&context, &everything(), &mut lists);
     let (templates, template_stream) = drive::watch::<Guarded<SandboxTemplate>>(&context, &everything(), &mut lists);
     let (pods, pod_stream) = owned_pods::watch(&context, &everything().labels(&sandbox_pods), &mut lists);
@@ -110,20 +109,10 @@ pub async fn run(context: Arc<Context>, token: CancellationToken) {
     };
     let written = Written::default();
     let complaints = Complaints::default();
-    let sandboxes = Arc::new(Sandboxes {
-        context,
-        lists,
-        templates,
-        pods,
-        claims,
-        policies,
-        reservations,
-        written,
-        fence,
-        complaints,
-    });
+    let sandboxes =
+        Arc::new(Sandboxes { context, templates, pods, claims, policies, reservations, written, fence, complaints });
     tokio::select! {
-        () = drive::run(controller, sandboxes.clone(), token, trace::reconcile) => {}
+        () = drive::run(controller, lists, sandboxes.clone(), token, trace::reconcile) => {}
         () = tidy(&sandboxes) => {}
     }
 }
@@ -153,7 +142,6 @@ async fn reconcile(sandbox: Arc<Sandbox>, sandboxes: Arc<Sandboxes>) -> Result<A
     if sandbox.metadata.deletion_timestamp.is_some() {
         return Ok(Action::await_change());
     }
-    sandboxes.lists.whole().await?;
     let observed = observe::observe(sandboxes.written.latest(sandbox), &sandboxes).await?;
     proceed(&observed, &sandboxes, Timestamp::now()).await
 }

@@ -10,7 +10,6 @@ use serde_json::{Value, json};
 use super::observe::observe;
 use super::refill::{Refill, Refills};
 use super::{Pools, proceed, reconcile};
-use crate::first_list::FirstLists;
 use crate::fixtures;
 use crate::owned_pods::listed;
 use crate::sandbox::{network_policy, pod};
@@ -24,7 +23,7 @@ const KEYS: &str = "/api/v1/namespaces/longhand-system/configmaps/longhand-sessi
 fn pools(pods: Vec<Pod>, policies: Vec<NetworkPolicy>) -> (Arc<Pools>, Server) {
     let (context, server) = context();
     let (pods, policies) = (listed(pods), store(policies));
-    (Arc::new(Pools { context, lists: FirstLists::default(), pods, policies, refills: Refills::default() }), server)
+    (Arc::new(Pools { context, pods, policies, refills: Refills::default() }), server)
 }
 
 fn template(warm: i32) -> Arc<SandboxTemplate> {

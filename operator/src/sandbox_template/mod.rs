@@ -28,13 +28,12 @@ use self::refill::{Refill, Refills};
 use crate::context::{Context, Guarded, GuardedStore};
 use crate::drive;
 use crate::error::Error;
-use crate::first_list::FirstLists;
+use crate::lists::Lists;
 use crate::owned_pods::{self, OwnedPods};
 
 /// What the reconcile of a template looks at.
 struct Pools {
     context: Arc<Context>,
-    lists: FirstLists,
     pods: OwnedPods,
     policies: Store<NetworkPolicy>,
     refills: Refills,
@@ -45,7 +44,7 @@ pub async fn run(context: Arc<Context>, token: CancellationToken) {
     let managed = format!("{}={}", labels::MANAGED_BY, labels::LONGHAND);
     let of_pools = format!("{managed},{}={},{}", labels::ROLE, labels::SANDBOX, labels::POOL_UID);
     let config = watcher::Config::default;
-    let mut lists = FirstLists::default();
+    let mut lists = Lists::default();
     let (store, templates) = drive::watch::<Guarded<SandboxTemplate>>(&context, &config(), &mut lists);
     let (pods, pod_stream) = owned_pods::watch(&context, &config().labels(&of_pools), &mut lists);
     let (policies, policy_stream) = drive::watch::<NetworkPolicy>(&context, &config().labels(&managed), &mut lists);
@@ -60,7 +59,8 @@ pub async fn run(context: Arc<Context>, token: CancellationToken) {
     let controller = Controller::for_stream(templates, store).reconcile_on(by_pod).reconcile_on(by_policy);
     drive::run(
         controller,
-        Arc::new(Pools { context, lists, pods, policies, refills: Refills::default() }),
+        lists,
+        Arc::new(Pools { context, pods, policies, refills: Refills::default() }),
         token,
         reconcile,
     )
@@ -78,7 +78,6 @@ async fn reconcile(template: Arc<SandboxTemplate>, pools: Arc<Pools>) -> Result<
     if template.metadata.deletion_timestamp.is_some() {
         return Ok(Action::await_change());
     }
-    pools.lists.whole().await?;
     let decided = pools.context.nodes.decide(SandboxTemplate::clone(&template)).await;
     let mut observed = observe::observe(decided, &pools);
     let taken = observed.names.len().saturating_sub(observed.pods.len());

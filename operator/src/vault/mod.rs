@@ -22,7 +22,7 @@ use self::sightings::{News, Sighting, Sightings};
 use crate::conditions::{Observation, READY, merge};
 use crate::context::{Context, Guarded};
 use crate::error::Error;
-use crate::first_list::FirstLists;
+use crate::lists::Lists;
 use crate::{drive, status};
 
 /// The condition that says whether access tokens are good, or can be made so.
@@ -42,8 +42,8 @@ pub(crate) struct Vaults {
 
 /// Reconciles every `Vault` until `token` is cancelled; those too that `news` names.
 pub async fn run(context: Arc<Context>, sightings: Arc<Sightings>, news: News, token: CancellationToken) {
-    let (store, vaults) =
-        drive::watch::<Guarded<Vault>>(&context, &watcher::Config::default(), &mut FirstLists::default());
+    let mut lists = Lists::default();
+    let (store, vaults) = drive::watch::<Guarded<Vault>>(&context, &watcher::Config::default(), &mut lists);
     let (there, known) = (store.clone(), sightings.clone());
     let vaults = vaults.inspect_ok(move |vault| {
         if there.get(&ObjectRef::from_obj(vault)).is_none() {
@@ -51,7 +51,7 @@ pub async fn run(context: Arc<Context>, sightings: Arc<Sightings>, news: News, t
         }
     });
     let controller = Controller::for_stream(vaults, store).reconcile_on(news);
-    drive::run(controller, Arc::new(Vaults { context, sightings }), token, reconcile).await;
+    drive::run(controller, lists, Arc::new(Vaults { context, sightings }), token, reconcile).await;
 }
 
 pub(crate) async fn reconcile(vault: Arc<Vault>, vaults: Arc<Vaults>) -> Result<Action, Error> {

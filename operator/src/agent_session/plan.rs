@@ -231,6 +231,8 @@ fn judge(
         Stage::Running { since, .. } if work => running(observed, current, log, *since, now),
         Stage::Running { .. } if known_idle && is_superseded(observed, current) => return drop_unneeded(plan, current),
         Stage::Running { .. } => View::Parked,
+        // It has claimed the session and done its work before its node says that it runs.
+        Stage::Pending(_) if known_idle && owns(current, log) => View::Parked,
         _ if known_idle => return drop_unneeded(plan, current),
         Stage::Restarting(cause) => View::Crashing(cause.clone()),
         Stage::Pending(Pending::Stuck(cause)) => View::Stuck(cause.clone()),
@@ -263,12 +265,18 @@ fn running(
     since: Timestamp,
     now: Timestamp,
 ) -> View {
-    let Some(log) = log else { return View::Claiming };
-    if log.owner_pod_uid.as_ref() == Some(&current.pod.uid) {
+    if log.is_none() {
+        return View::Claiming;
+    }
+    if owns(current, log) {
         return View::Working;
     }
     let begun = observed.wake_since.map_or(since, |wake| wake.max(since));
     if elapsed(begun, now) < CLAIM { View::Claiming } else { View::NotClaimed }
+}
+
+fn owns(pod: &HarnessPod, log: Option<&SessionSummary>) -> bool {
+    log.is_some_and(|log| log.owner_pod_uid.as_ref() == Some(&pod.pod.uid))
 }
 
 /// Whether the pod has a refresh token that is not its vault's any more: it must not use that, and a mount does not change.

@@ -244,12 +244,19 @@ fn a_pod_that_does_not_claim_is_replaced_after_a_minute(
 }
 
 #[rstest]
-#[case::parked(running(500), &[], View::Parked)]
-#[case::never_started(pending(), &[1], View::NotNeeded)]
-#[case::crashing(Stage::Restarting(Cause::new("Exited", "1")), &[1], View::NotNeeded)]
-fn without_work_only_a_running_pod_stays(#[case] stage: Stage, #[case] remove: &[i64], #[case] view: View) {
+#[case::parked(running(500), None, &[], View::Parked)]
+#[case::never_started(pending(), None, &[1], View::NotNeeded)]
+#[case::done_before_its_node_says_that_it_runs(pending(), Some("pod-1"), &[], View::Parked)]
+#[case::another_was_faster(pending(), Some("pod-0"), &[1], View::NotNeeded)]
+#[case::crashing(Stage::Restarting(Cause::new("Exited", "1")), Some("pod-1"), &[1], View::NotNeeded)]
+fn without_work_only_a_pod_stays_that_runs(
+    #[case] stage: Stage,
+    #[case] owner: Option<&str>,
+    #[case] remove: &[i64],
+    #[case] view: View,
+) {
     let case = Case { generation: 1, named: Some(1), failures: 1, pods: vec![pod(1, stage)], ..Case::default() };
-    let plan = case.plan(Some(&summary(None, false)));
+    let plan = case.plan(Some(&summary(owner, false)));
     assert_eq!((plan.remove, plan.view, plan.requeue), (removed(remove), view, None));
 }
 

@@ -72,7 +72,7 @@ async fn a_replica_that_stops_lets_go_of_everything_in_order() {
     let hands = hands(&world.signer, "hands-1").await;
     let (listener, address) = listen().await;
     let (app, stop) = (world.app.clone(), CancellationToken::new());
-    let ending = Ending { drain: Duration::from_millis(300), grace: Duration::from_millis(300) };
+    let ending = Ending { drain: Duration::from_secs(2), grace: Duration::from_secs(2) };
     let serving = tokio::spawn({
         let stop = stop.clone();
         async move { serve(listener, app, &stop, ending).await }

@@ -9,13 +9,13 @@ use kube::api::{Api, Patch, PatchParams};
 use super::{TestResult, exec, wait_for};
 
 const START: Duration = Duration::from_secs(60);
-const RUN: Duration = Duration::from_secs(60);
+const RUN: Duration = Duration::from_secs(180);
 
 /// Runs `command` in a new ephemeral container of `image` beside `container` of `pod`, and returns what it wrote to its
 /// standard output. `name` must not have been used in that pod before.
 ///
 /// # Errors
-/// When the container does not start or the command does not end, each within a minute.
+/// When the container does not start within a minute, or the command does not end within three.
 pub async fn run_beside(
     pods: &Api<Pod>,
     pod: &Pod,

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Pod;
 use longhand_crds::AgentSession;
-use longhand_e2e::cluster::{Fixture, SessionOptions, in_namespace, wait_for};
+use longhand_e2e::cluster::{Fixture, SessionOptions, eventually, in_namespace, wait_for};
 use longhand_protocol::NewEvent;
 use longhand_protocol::client::Error;
 use longhand_protocol::event::EventBody;
@@ -16,7 +16,7 @@ use longhand_e2e::cluster::log::{assert_sound, kinds, messages};
 const SCRIPT: &str = r#"
 rules:
   - when: {user_contains: slowly}
-    then: {text: "I am thinking about it.", first_token_delay_ms: 4000}
+    then: {text: "I am thinking about it.", first_token_delay_ms: 8000}
   - then: {text: "{{last_user}}"}
 "#;
 
@@ -40,6 +40,11 @@ async fn a_zombie_is_refused_and_a_moved_head_is_told_apart() {
         .await?;
         let pod = namespace.api::<Pod>().get(&pod).await?;
         let brain = fixture.service.harness_as(&namespace, &pod, &session).await?;
+        // The first use of the key is on record before the request goes on, and moves the head.
+        eventually("the model is asked", Duration::from_secs(10), || async {
+            Ok((!fixture.model.recorded().await?.requests.is_empty()).then_some(()))
+        })
+        .await?;
         let before = fixture.service.log(&session).await?;
         let thought = |epoch, expected_head| AppendRequest {
             epoch,

@@ -181,10 +181,13 @@ async fn a_lifetime_ends_and_the_spec_cannot_be_changed() {
     in_namespace("sandbox-lifetime", |namespace| async move {
         namespace.apply(TEMPLATES).await?;
         namespace.apply(&manifest("short", "short-lived")).await?;
-        until(&namespace, "short", "Ready", "True", &["Running"]).await?;
         let patch = Patch::Merge(json!({ "spec": { "templateRef": { "name": "kept" } } }));
         let refused = namespace.api::<Sandbox>().patch("short", &PatchParams::default(), &patch).await;
         assert!(refused.is_err_and(|error| error.to_string().contains("only desiredState")));
+        eventually("it has a pod", Duration::from_secs(15), || async {
+            Ok((!namespace.pods(labels::SANDBOX).await?.is_empty()).then_some(()))
+        })
+        .await?;
         until(&namespace, "short", "Finished", "True", &["LifetimeExceeded"]).await?;
         eventually("its pod is gone", Duration::from_secs(60), || async {
             Ok(namespace.pods(labels::SANDBOX).await?.is_empty().then_some(()))

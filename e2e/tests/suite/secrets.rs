@@ -38,6 +38,10 @@ for process in /proc/[0-9]*; do
   [ "$(cat "$process/comm" 2>/dev/null)" != "$1" ] || echo THERE
   tr '\0' '\n' < "$process/environ" 2>/dev/null
   cat "$process/mountinfo" 2>/dev/null
+  # What several processes see is read once.
+  files="$(stat -Lc %d:%i "$process/root" 2>/dev/null) $(readlink "$process/ns/mnt" 2>/dev/null)"
+  case "$seen" in *"[$files]"*) continue ;; esac
+  seen="$seen[$files]"
   grep -rhoaE "$0" "$process/root/" --exclude-dir=proc --exclude-dir=sys 2>/dev/null
 done | grep -oE -e THERE -e "$0" | sort -u
 echo swept

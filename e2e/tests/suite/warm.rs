@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Pod;
+use kube::ResourceExt as _;
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams};
 use longhand_crds::agent::WarmState;
 use longhand_crds::{Agent, AgentSession, labels};
@@ -74,6 +75,20 @@ async fn harness_pods(namespace: &TestNamespace, selector: &str) -> TestResult<u
     Ok(namespace.api::<Pod>().list(&params).await?.items.len())
 }
 
+/// Sends a message to a new session that has none, and gives the pod that takes it if it is one of the agent's; `None` if the session
+/// was given a pod of its own, as is meant when the machine is too busy for those that are ready.
+async fn taken(fixture: &Fixture, name: &str) -> TestResult<(SessionId, Option<String>)> {
+    // Without input of its own: the log is there before the message.
+    let session = fixture.session(name, &SessionOptions::default()).await?;
+    fixture.service.send(&session, "please be slow").await?;
+    let sessions = fixture.namespace.api::<AgentSession>();
+    let harness = wait_for(sessions, name, "status.harness names a pod", START, |session| {
+        session?.status.as_ref()?.harness.clone().filter(|harness| harness.pod_name.is_some())
+    })
+    .await?;
+    Ok((session, harness.pod_name.filter(|_| harness.warm)))
+}
+
 #[tokio::test]
 async fn a_message_is_taken_by_a_harness_that_was_ready_and_the_pool_is_filled_up() {
     in_namespace("warm", |namespace| async move {
@@ -83,43 +98,14 @@ async fn a_message_is_taken_by_a_harness_that_was_ready_and_the_pool_is_filled_u
         })
         .await?;
         scale(&namespace, 2).await?;
-        let pool = ready(&namespace, 2, START).await?;
-        assert_eq!(pool.len(), 2);
-
-        // Without input of its own: the log is there before the message.
-        let session = fixture.session("one", &SessionOptions::default()).await?;
-        fixture.service.send(&session, "please be slow").await?;
-        let harness = wait_for(
-            namespace.api::<AgentSession>(),
-            "one",
-            "status.harness.warm",
-            Duration::from_secs(20),
-            |session| session?.status.as_ref()?.harness.clone().filter(|harness| harness.warm),
-        )
-        .await?;
-        let taken = harness.pod_name.ok_or("the harness has no name")?;
-        assert!(pool.contains(&taken), "{taken} was not ready before: {pool:?}");
-        let what = format!("two pods are ready beside {taken}");
-        let beside = |pods: &BTreeSet<String>| pods.len() == 3 || !pods.contains(&taken);
-        let filled = ready_and(&namespace, 2, &what, START, beside).await?;
-
-        fixture.service.until_idle(&session, 0, START).await?;
-        assert_eq!(claimants(&fixture, &session).await?, [taken]);
-        assert_eq!(harness_pods(&namespace, labels::SESSION_UID).await?, 0, "no pod was made for the session");
-        wait_for(namespace.api::<AgentSession>(), "one", "the pod is given back", Duration::from_secs(20), |session| {
-            let status = session?.status.as_ref()?;
-            let given_back = status.harness.as_ref().is_none_or(|harness| harness.pod_uid.is_none());
-            (given_back && status.phase.as_deref() == Some("idle")).then_some(())
-        })
-        .await?;
-
-        // The next message is taken by a ready one too, and knows what was said.
-        let head = fixture.service.log(&session).await?.len() as u64;
-        fixture.service.send(&session, "again").await?;
-        fixture.service.until_idle(&session, head, START).await?;
-        let claims = claimants(&fixture, &session).await?;
-        assert!(claims.len() == 2 && filled.contains(&claims[1]), "{claims:?} of {filled:?}");
-        assert_eq!(messages(&fixture.service.log(&session).await?), ["It took a while.", "Here I am."]);
+        let mut served = false;
+        for round in 0..ROUNDS {
+            served = is_taken_twice(&fixture, &format!("round-{round}")).await?;
+            if served {
+                break;
+            }
+        }
+        assert!(served, "in {ROUNDS} rounds no pod that was ready has taken two messages");
 
         // A surplus goes after a minute; none wanted go at once.
         scale(&namespace, 0).await?;
@@ -134,28 +120,61 @@ async fn a_message_is_taken_by_a_harness_that_was_ready_and_the_pool_is_filled_u
     .await;
 }
 
+/// Whether a new session's two messages, one after the other, were taken by pods that were ready.
+async fn is_taken_twice(fixture: &Fixture, name: &str) -> TestResult<bool> {
+    let namespace = &fixture.namespace;
+    let pool = ready(namespace, 2, START).await?;
+    let (session, taken) = taken(fixture, name).await?;
+    let Some(taken) = taken else {
+        fixture.service.until_idle(&session, 0, START).await?;
+        return Ok(false);
+    };
+    assert!(pool.contains(&taken), "{taken} was not ready before: {pool:?}");
+    let what = format!("two pods are ready beside {taken}");
+    let beside = |pods: &BTreeSet<String>| pods.len() == 3 || !pods.contains(&taken);
+    let filled = ready_and(namespace, 2, &what, START, beside).await?;
+
+    fixture.service.until_idle(&session, 0, START).await?;
+    assert_eq!(claimants(fixture, &session).await?, [taken]);
+    let uid = namespace.api::<AgentSession>().get(name).await?.uid().unwrap_or_default();
+    let own = format!("{}={uid}", labels::SESSION_UID);
+    assert_eq!(harness_pods(namespace, &own).await?, 0, "no pod was made for the session");
+    wait_for(namespace.api::<AgentSession>(), name, "the pod is given back", Duration::from_secs(20), |session| {
+        let status = session?.status.as_ref()?;
+        let given_back = status.harness.as_ref().is_none_or(|harness| harness.pod_uid.is_none());
+        (given_back && status.phase.as_deref() == Some("idle")).then_some(())
+    })
+    .await?;
+
+    // The next message is taken by a ready one too, and knows what was said.
+    let head = fixture.service.log(&session).await?.len() as u64;
+    fixture.service.send(&session, "again").await?;
+    fixture.service.until_idle(&session, head, START).await?;
+    assert_eq!(messages(&fixture.service.log(&session).await?), ["It took a while.", "Here I am."]);
+    let claims = claimants(fixture, &session).await?;
+    Ok(claims.len() == 2 && filled.contains(&claims[1]))
+}
+
 #[tokio::test]
 async fn a_ready_harness_that_dies_at_work_is_made_up_for() {
     in_namespace("warm-killed", |namespace| async move {
         let fixture = Fixture::install(&namespace, SCRIPT, 60).await?;
         scale(&namespace, 1).await?;
-        ready(&namespace, 1, START).await?;
-        let session = fixture.session("one", &SessionOptions::default()).await?;
-        fixture.service.send(&session, "please be slow").await?;
-        let pod = wait_for(
-            namespace.api::<AgentSession>(),
-            "one",
-            "status.harness.warm",
-            Duration::from_secs(20),
-            |session| session?.status.as_ref()?.harness.clone().filter(|harness| harness.warm)?.pod_name,
-        )
-        .await?;
-        namespace.api::<Pod>().delete(&pod, &DeleteParams::default().grace_period(0)).await?;
-        fixture.service.until_idle(&session, 0, START).await?;
-        let claims = claimants(&fixture, &session).await?;
-        assert!(claims.len() == 2 && claims[0] == pod && claims[1] != pod, "{claims:?}");
-        ready(&namespace, 1, START).await?;
-        Ok(())
+        for round in 0..ROUNDS {
+            ready(&namespace, 1, START).await?;
+            let (session, taken) = taken(&fixture, &format!("round-{round}")).await?;
+            let Some(pod) = taken else {
+                fixture.service.until_idle(&session, 0, START).await?;
+                continue;
+            };
+            namespace.api::<Pod>().delete(&pod, &DeleteParams::default().grace_period(0)).await?;
+            fixture.service.until_idle(&session, 0, START).await?;
+            let claims = claimants(&fixture, &session).await?;
+            assert!(claims.len() == 2 && claims[0] == pod && claims[1] != pod, "{claims:?}");
+            ready(&namespace, 1, START).await?;
+            return Ok(());
+        }
+        Err(format!("in {ROUNDS} rounds no pod that was ready has taken a message").into())
     })
     .await;
 }

@@ -121,7 +121,15 @@ async fn a_server_that_never_answers_is_given_up(#[case] method: &'static str) {
     let error = world.discover().await.unwrap_err();
     assert!(!error.refused && error.message.contains("not ready within"), "{error:?}");
     world.server.mends();
-    assert_eq!(world.discover().await.unwrap().len(), 3);
+    let tools = within(async {
+        loop {
+            match world.discover().await {
+                Ok(tools) => return tools,
+                Err(error) => assert!(error.message.contains("not ready within"), "{error:?}"),
+            }
+        }
+    });
+    assert_eq!(tools.await.len(), 3);
 }
 
 #[rstest]
@@ -264,7 +272,7 @@ async fn a_cancelled_call_ends_at_once_and_the_others_go_on() {
     within(world.server.until("tools/call", 2)).await;
     let begun = tokio::time::Instant::now();
     let outcomes = world.session.cancel(std::slice::from_ref(&hanging)).await;
-    assert!(begun.elapsed() < Duration::from_millis(200), "{:?}", begun.elapsed());
+    assert!(begun.elapsed() < PATIENCE.call / 10, "{:?}", begun.elapsed());
     assert!(matches!(outcomes.as_slice(), [outcome] if outcome.call == hanging), "{outcomes:?}");
     within(world.server.until("notifications/cancelled", 1)).await;
     let asked = world.server.asked.lock().unwrap().clone();

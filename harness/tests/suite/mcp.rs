@@ -245,7 +245,8 @@ async fn an_interrupt_ends_a_call_at_once() {
     world.until("agent.mcp_tool_result", 2).await;
     let took = begun.elapsed();
     brain.done().await;
-    assert!(took < Duration::from_millis(500), "{took:?}");
+    // The call itself would hang for as long as a call may.
+    assert!(took < Duration::from_secs(3), "{took:?}");
     assert_eq!(world.mcp.count("notifications/cancelled"), 1);
     let records = log(&world.store);
     assert_eq!(results(&records)[0], ("echo: hello".to_owned(), false));

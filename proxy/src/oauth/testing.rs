@@ -17,7 +17,7 @@ use longhand_protocol::{
     refresh::{RefreshAnswer, RefreshFailure, RefreshStep, SentRefresh},
 };
 use serde_json::{Value, json};
-use tokio::{net::TcpListener, task::JoinHandle};
+use tokio::{net::TcpListener, sync::Notify, task::JoinHandle};
 
 use super::service::Service;
 
@@ -27,6 +27,8 @@ pub(crate) enum Instead {
     Answer(u16, String),
     /// It does its work, and answers after so long.
     Slow(Duration),
+    /// It does its work, and answers when it is told to.
+    Held(Arc<Notify>),
 }
 
 pub(crate) struct Given {
@@ -94,20 +96,23 @@ pub(crate) fn write_files(files: &Path) {
 
 async fn token(Shared(given): Shared<Arc<Mutex<Given>>>, form: String) -> impl IntoResponse {
     let (answer, wait) = answer(&mut given.lock().unwrap(), form);
-    tokio::time::sleep(wait).await;
+    match wait {
+        Some(Instead::Slow(slow)) => tokio::time::sleep(slow).await,
+        Some(Instead::Held(told)) => told.notified().await,
+        Some(Instead::Answer(..)) | None => {}
+    }
     answer
 }
 
-fn answer(given: &mut Given, form: String) -> ((StatusCode, String), Duration) {
+/// The answer, and what it waits for.
+fn answer(given: &mut Given, form: String) -> ((StatusCode, String), Option<Instead>) {
     let good = format!("refresh_token=rt-{}&", given.number);
     let good = form.contains(&good) && form.contains("client_secret=client-secret") && !given.revoked;
     given.asked.push(form);
-    let mut wait = Duration::ZERO;
-    match given.instead.pop_front() {
-        Some(Instead::Answer(status, body)) => return ((StatusCode::from_u16(status).unwrap(), body), wait),
-        Some(Instead::Slow(slow)) => wait = slow,
-        None => {}
-    }
+    let wait = match given.instead.pop_front() {
+        Some(Instead::Answer(status, body)) => return ((StatusCode::from_u16(status).unwrap(), body), None),
+        wait => wait,
+    };
     if !good {
         // Somebody used an old one: it may be stolen.
         given.revoked = true;

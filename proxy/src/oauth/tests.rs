@@ -8,6 +8,7 @@ use rstest::rstest;
 use rustls::RootCertStore;
 use serde_json::json;
 use tempfile::TempDir;
+use tokio::sync::Notify;
 
 use super::{
     Problem, Refresher,
@@ -27,7 +28,7 @@ const TIMING: Timing = Timing {
     patience: Duration::from_secs(10),
     busy: Duration::from_secs(10),
     busy_pause: Duration::from_millis(5),
-    provider: Duration::from_millis(400),
+    provider: Duration::from_secs(10),
     backoff: Duration::from_millis(10),
     longest_backoff: Duration::from_millis(40),
     young: Duration::from_secs(60),
@@ -40,6 +41,10 @@ struct Pod {
 }
 
 fn pod(provider: &Provider, vault: &Arc<FakeVault>, name: &'static str, expires_at: &str) -> Pod {
+    pod_with(TIMING, provider, vault, name, expires_at)
+}
+
+fn pod_with(timing: Timing, provider: &Provider, vault: &Arc<FakeVault>, name: &'static str, expires_at: &str) -> Pod {
     let files = tempfile::tempdir().unwrap();
     write_files(files.path());
     let route = json!({
@@ -56,7 +61,7 @@ fn pod(provider: &Provider, vault: &Arc<FakeVault>, name: &'static str, expires_
     let way = Way { tls: Arc::new(tls_config_with(RootCertStore::empty()).unwrap()), proxy: None };
     let oauth = credential.oauth.clone().unwrap();
     let seat = Arc::new(Seat { vault: vault.clone(), pod: name });
-    Pod { refresher: Refresher::new(credential, oauth, &way, seat, TIMING), files }
+    Pod { refresher: Refresher::new(credential, oauth, &way, seat, timing), files }
 }
 
 async fn world(expires_at: &str) -> (Provider, Arc<FakeVault>, Pod) {
@@ -175,10 +180,12 @@ async fn a_provider_that_does_not_rotate_serves_both() {
 async fn a_token_that_is_about_to_expire_is_renewed_while_it_is_used() {
     let soon = jiff::Timestamp::now().checked_add(Duration::from_secs(30)).unwrap().to_string();
     let (provider, _, pod) = world(&soon).await;
-    provider.given().instead.push_back(Instead::Slow(Duration::from_millis(200)));
+    let answers = Arc::new(Notify::new());
+    provider.given().instead.push_back(Instead::Held(answers.clone()));
     for _ in 0..8 {
         assert_eq!(pod.token().await.unwrap(), "access-0", "nobody waits for the provider");
     }
+    answers.notify_one();
     pod.settled().await;
     assert_eq!(pod.token().await.unwrap(), "access-1");
     assert_eq!(provider.given().asked.len(), 1);
@@ -270,7 +277,9 @@ async fn what_passes_is_tried_again_later(#[case] instead: Instead) {
 
 #[tokio::test]
 async fn a_slow_provider_is_not_waited_for() {
-    let (provider, _, pod) = world(PAST).await;
+    let (provider, vault) = (Provider::start().await, Arc::new(FakeVault::default()));
+    let timing = Timing { provider: Duration::from_millis(400), ..TIMING };
+    let pod = pod_with(timing, &provider, &vault, "pod-1", PAST);
     provider.given().instead.push_back(Instead::Slow(Duration::from_secs(5)));
     let problem = pod.token().await.unwrap_err();
     assert!(matches!(problem, Problem::Provider(_)), "{problem}");

@@ -114,8 +114,10 @@ mod tests {
         let scratch = Scratch::new(root.path()).unwrap();
         let bash =
             Bash::new(root.path().to_owned(), (vec![("PATH".into(), path)], Variables::default()), scratch, launcher);
-        let command = "x=$(head -c 20000000 /dev/zero | tr '\\0' x); touch held; sleep 1; echo spared";
-        let input = BashInput { command: Some(command.into()), ..BashInput::default() };
+        // Who is to be killed gives the guard all the time that it may need.
+        let rest = if killed { 30 } else { 1 };
+        let command = format!("x=$(head -c 20000000 /dev/zero | tr '\\0' x); touch held; sleep {rest}; echo spared");
+        let input = BashInput { command: Some(command), ..BashInput::default() };
         let cancel = CancellationToken::new();
         let (output, ()) = tokio::join!(bash.run(input, &cancel), async {
             while !root.path().join("held").exists() {

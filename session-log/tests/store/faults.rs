@@ -290,11 +290,8 @@ async fn replicas_share_what_the_first_has_set() {
 #[tokio::test]
 async fn an_etcd_that_is_away_is_said_to_be() {
     let mut server = Server::start(false).await;
-    let options = EtcdOptions {
-        timeout: Duration::from_millis(300),
-        away_limit: Duration::from_secs(1),
-        ..EtcdOptions::default()
-    };
+    let options =
+        EtcdOptions { timeout: Duration::from_secs(2), away_limit: Duration::from_secs(1), ..EtcdOptions::default() };
     let store = EtcdStore::connect(&[server.endpoint()], options).await.unwrap();
     let id = session(&store).await;
     let (epoch, head) = claim(&store, &id, "a").await;
@@ -304,7 +301,7 @@ async fn an_etcd_that_is_away_is_said_to_be() {
     assert_err!(store.append(&id, epoch, head, vec![running()]).await, StoreError::Unavailable(_));
     assert_err!(store.state(&id).await, StoreError::Unavailable(_));
     assert_err!(store.ping().await, StoreError::Unavailable(_));
-    assert!(begin.elapsed() < Duration::from_secs(5), "{:?}", begin.elapsed());
+    assert!(begin.elapsed() < Duration::from_secs(20), "{:?}", begin.elapsed());
     assert_err!(in_time(tail.next()).await.unwrap(), StoreError::Unavailable(_));
     assert!(tail.next().await.is_none());
 }

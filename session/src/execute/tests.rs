@@ -14,7 +14,7 @@ use serde_json::json;
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
-use super::{ExecuteError, Executor, Hosted};
+use super::{ExecuteError, Executor, Hosted, Limits};
 use crate::resources::{Resources as _, plan};
 use crate::testing::hands::{Hands, eventually, hands};
 use crate::testing::{SOON, World, limits};
@@ -148,7 +148,7 @@ async fn another_replica_joins_the_call_that_runs() {
 
 #[tokio::test]
 async fn a_request_of_another_replica_that_is_on_its_way_is_waited_for() {
-    let world = World::new();
+    let world = World::with(Limits { arrival: SOON, ..limits(SOON, SOON) });
     let (id, epoch, call) =
         world.session_with_call("one", "bash", json!({"command": "echo run >> runs; echo greetings"})).await;
     let hands = hands(&world.signer, "hands-1").await;
@@ -293,7 +293,7 @@ async fn a_sandbox_with_a_call_is_not_drained() {
 
 #[tokio::test]
 async fn a_sandbox_that_never_comes_is_an_error_that_says_why_and_nothing_was_run() {
-    let world = World::with(limits(Duration::from_millis(300), SOON));
+    let world = World::with(limits(Duration::from_secs(2), SOON));
     let (id, epoch, call) = world.session_with_call("one", "bash", json!({"command": "ls"})).await;
     let running = execute(&world, &id, epoch, &call);
     let name = made(&world).await;

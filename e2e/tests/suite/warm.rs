@@ -152,7 +152,8 @@ async fn is_taken_twice(fixture: &Fixture, name: &str) -> TestResult<bool> {
     fixture.service.until_idle(&session, head, START).await?;
     assert_eq!(messages(&fixture.service.log(&session).await?), ["It took a while.", "Here I am."]);
     let claims = claimants(fixture, &session).await?;
-    Ok(claims.len() == 2 && filled.contains(&claims[1]))
+    assert_eq!(claims.len(), 2, "{claims:?}");
+    Ok(filled.contains(&claims[1]))
 }
 
 #[tokio::test]

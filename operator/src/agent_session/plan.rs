@@ -231,8 +231,12 @@ fn judge(
         Stage::Running { since, .. } if work => running(observed, current, log, *since, now),
         Stage::Running { .. } if known_idle && is_superseded(observed, current) => return drop_unneeded(plan, current),
         Stage::Running { .. } => View::Parked,
-        // It has claimed the session and done its work before its node says that it runs.
-        Stage::Pending(_) if known_idle && owns(current, log) => View::Parked,
+        // It has claimed the session and done its work before its node says that it runs. Nothing that is watched says when
+        // its lease runs out.
+        Stage::Pending(Pending::Starting | Pending::Sidecar(_)) if known_idle && owns(current, log) => {
+            sooner(plan, REFRESH);
+            View::Parked
+        }
         _ if known_idle => return drop_unneeded(plan, current),
         Stage::Restarting(cause) => View::Crashing(cause.clone()),
         Stage::Pending(Pending::Stuck(cause)) => View::Stuck(cause.clone()),

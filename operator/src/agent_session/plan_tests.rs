@@ -7,7 +7,7 @@ use longhand_crds::agent_session::{AgentSessionStatus, HarnessStatus, Input};
 use longhand_protocol::internal::SessionSummary;
 use rstest::rstest;
 
-use super::{HARNESS_READY, INPUT_AGAIN, LogCall, NewPod, Plan, View, backoff, is_urgent, log_call, plan};
+use super::{HARNESS_READY, INPUT_AGAIN, LogCall, NewPod, Plan, REFRESH, View, backoff, is_urgent, log_call, plan};
 use crate::agent::mcp::McpAccess;
 use crate::agent_session::observe::{HarnessPod, Observed, References, Unresolved};
 use crate::agent_session::proxy_health::Credentials;
@@ -244,20 +244,22 @@ fn a_pod_that_does_not_claim_is_replaced_after_a_minute(
 }
 
 #[rstest]
-#[case::parked(running(500), None, &[], View::Parked)]
-#[case::never_started(pending(), None, &[1], View::NotNeeded)]
-#[case::done_before_its_node_says_that_it_runs(pending(), Some("pod-1"), &[], View::Parked)]
-#[case::another_was_faster(pending(), Some("pod-0"), &[1], View::NotNeeded)]
-#[case::crashing(Stage::Restarting(Cause::new("Exited", "1")), Some("pod-1"), &[1], View::NotNeeded)]
+#[case::parked(running(500), None, &[], View::Parked, None)]
+#[case::never_started(pending(), None, &[1], View::NotNeeded, None)]
+#[case::done_before_its_node_says_that_it_runs(pending(), Some("pod-1"), &[], View::Parked, Some(REFRESH))]
+#[case::another_was_faster(pending(), Some("pod-0"), &[1], View::NotNeeded, None)]
+#[case::stuck(Stage::Pending(Pending::Stuck(Cause::new("CreateContainerConfigError", ""))), Some("pod-1"), &[1], View::NotNeeded, None)]
+#[case::crashing(Stage::Restarting(Cause::new("Exited", "1")), Some("pod-1"), &[1], View::NotNeeded, None)]
 fn without_work_only_a_pod_stays_that_runs(
     #[case] stage: Stage,
     #[case] owner: Option<&str>,
     #[case] remove: &[i64],
     #[case] view: View,
+    #[case] requeue: Option<Duration>,
 ) {
     let case = Case { generation: 1, named: Some(1), failures: 1, pods: vec![pod(1, stage)], ..Case::default() };
     let plan = case.plan(Some(&summary(owner, false)));
-    assert_eq!((plan.remove, plan.view, plan.requeue), (removed(remove), view, None));
+    assert_eq!((plan.remove, plan.view, plan.requeue), (removed(remove), view, requeue));
 }
 
 /// A session whose vault says that its refresh token is in the Secret `second`.

@@ -95,21 +95,28 @@ pub(super) fn taken(
     sessions: impl Stream<Item = watcher::Result<Root>> + Send + 'static,
 ) -> (UnboundedReceiver<ObjectRef<Guarded<Agent>>>, impl Stream<Item = watcher::Result<Root>> + Send + 'static) {
     let (tell, taken) = unbounded();
-    let mut before = HashMap::new();
+    let mut before: HashMap<String, (String, String)> = HashMap::new();
     let sessions = sessions.inspect_ok(move |session: &Root| {
-        let Ok(session) = &session.0 else { return };
+        let namespace = session.namespace().unwrap_or_default();
+        let Ok(session) = &session.0 else {
+            // Of one that went while a watch had lost its place no more is known than what it was called.
+            if let Some((_, agent)) = before.remove(&session.uid().unwrap_or_default()) {
+                let _ = tell.unbounded_send(ObjectRef::new(&agent).within(&namespace));
+            }
+            return;
+        };
         let harness = session.status.as_ref().and_then(|status| status.harness.as_ref());
         let serving = harness.filter(|harness| harness.warm).and_then(|harness| harness.pod_uid.clone());
         let uid = session.uid().unwrap_or_default();
         let deleted = session.metadata.deletion_timestamp.is_some();
+        let agent = &session.spec.agent_ref.name;
         let was = match serving.clone().filter(|_| !deleted) {
-            Some(pod) => before.insert(uid, pod),
+            Some(pod) => before.insert(uid, (pod, agent.clone())),
             None => before.remove(&uid),
         };
-        if was != serving || deleted {
-            let agent = ObjectRef::new(&session.spec.agent_ref.name);
+        if was.map(|(pod, _)| pod) != serving || deleted {
             // An error says that the controller of agents has ended.
-            let _ = tell.unbounded_send(agent.within(&session.namespace().unwrap_or_default()));
+            let _ = tell.unbounded_send(ObjectRef::new(agent).within(&namespace));
         }
     });
     (taken, sessions)
@@ -164,6 +171,7 @@ mod tests {
     use k8s_openapi::api::core::v1::Pod;
     use kube::core::DeserializeGuard;
     use longhand_crds::agent_session::HarnessStatus;
+    use longhand_crds::watch_scope::Remembered as _;
     use longhand_crds::{Agent, AgentSession, AgentStatus, Vault};
     use serde_json::json;
 
@@ -195,6 +203,16 @@ mod tests {
         assert_eq!(sessions.count().await, seen.len());
         let told: Vec<String> = told.map(|agent| agent.name).collect().await;
         assert_eq!(told, ["coder", "coder", "coder"]);
+    }
+
+    #[tokio::test]
+    async fn an_agent_is_told_of_a_session_that_went_while_nobody_watched() {
+        let serving = session(Some("w"));
+        let (told, sessions) = taken(stream::iter([Ok(serving.clone()), Ok(serving.reduced()), Ok(serving.reduced())]));
+        assert_eq!(sessions.count().await, 3);
+        let told: Vec<_> = told.map(|agent| (agent.namespace, agent.name)).collect().await;
+        let coder = (Some("team".to_owned()), "coder".to_owned());
+        assert_eq!(told, [coder.clone(), coder]);
     }
 
     #[tokio::test]

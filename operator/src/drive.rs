@@ -104,6 +104,7 @@ pub async fn run<K, C, F, R>(
     R: Future<Output = Result<Action, Error>> + Send + 'static,
 {
     let kind = kind_label::<K>();
+    let lists = Arc::new(lists);
     let known = lists.clone();
     let timed = move |object: Arc<Guarded<K>>, context: Arc<C>| {
         let (reconcile, known) = (reconcile.clone(), known.clone());

@@ -54,6 +54,10 @@ impl Lists {
     /// # Errors
     /// [`Error::NotSynced`] when it takes too long, or a watch has ended before.
     pub async fn whole(&self) -> Result<(), Error> {
+        // Every reconcile asks, and all but the first need no timer.
+        if self.are_whole() {
+            return Ok(());
+        }
         let each = self.whole.iter().map(|list| {
             let mut list = list.clone();
             async move { list.wait_for(|whole| *whole).await.map(drop) }

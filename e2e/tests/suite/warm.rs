@@ -75,6 +75,16 @@ async fn harness_pods(namespace: &TestNamespace, selector: &str) -> TestResult<u
     Ok(namespace.api::<Pod>().list(&params).await?.items.len())
 }
 
+/// Does it again until it is so: a round that is not was too slow for pods that are ready.
+async fn in_rounds(what: &str, mut round: impl AsyncFnMut(usize) -> TestResult<bool>) -> TestResult {
+    for number in 0..ROUNDS {
+        if round(number).await? {
+            return Ok(());
+        }
+    }
+    Err(format!("not in {ROUNDS} rounds: {what}").into())
+}
+
 /// Sends a message to a new session that has none, and gives the pod that takes it if it is one of the agent's; `None` if the session
 /// was given a pod of its own, as is meant when the machine is too busy for those that are ready.
 async fn taken(fixture: &Fixture, name: &str) -> TestResult<(SessionId, Option<String>)> {
@@ -98,14 +108,9 @@ async fn a_message_is_taken_by_a_harness_that_was_ready_and_the_pool_is_filled_u
         })
         .await?;
         scale(&namespace, 2).await?;
-        let mut served = false;
-        for round in 0..ROUNDS {
-            served = is_taken_twice(&fixture, &format!("round-{round}")).await?;
-            if served {
-                break;
-            }
-        }
-        assert!(served, "in {ROUNDS} rounds no pod that was ready has taken two messages");
+        assert_eq!(ready(&namespace, 2, START).await?.len(), 2);
+        let twice = async |round| is_taken_twice(&fixture, &format!("round-{round}")).await;
+        in_rounds("a pod that was ready takes each of two messages", twice).await?;
 
         // A surplus goes after a minute; none wanted go at once.
         scale(&namespace, 0).await?;
@@ -161,21 +166,20 @@ async fn a_ready_harness_that_dies_at_work_is_made_up_for() {
     in_namespace("warm-killed", |namespace| async move {
         let fixture = Fixture::install(&namespace, SCRIPT, 60).await?;
         scale(&namespace, 1).await?;
-        for round in 0..ROUNDS {
+        in_rounds("a pod that was ready takes a message", async |round| {
             ready(&namespace, 1, START).await?;
             let (session, taken) = taken(&fixture, &format!("round-{round}")).await?;
-            let Some(pod) = taken else {
-                fixture.service.until_idle(&session, 0, START).await?;
-                continue;
-            };
-            namespace.api::<Pod>().delete(&pod, &DeleteParams::default().grace_period(0)).await?;
+            if let Some(pod) = &taken {
+                namespace.api::<Pod>().delete(pod, &DeleteParams::default().grace_period(0)).await?;
+            }
             fixture.service.until_idle(&session, 0, START).await?;
+            let Some(pod) = taken else { return Ok(false) };
             let claims = claimants(&fixture, &session).await?;
             assert!(claims.len() == 2 && claims[0] == pod && claims[1] != pod, "{claims:?}");
             ready(&namespace, 1, START).await?;
-            return Ok(());
-        }
-        Err(format!("in {ROUNDS} rounds no pod that was ready has taken a message").into())
+            Ok(true)
+        })
+        .await
     })
     .await;
 }
@@ -205,12 +209,7 @@ async fn one_pod_serves_several_sessions() {
         let fixture = Fixture::install(&namespace, SCRIPT, 60).await?;
         sessions_per_pod(&namespace, 4).await?;
         scale(&namespace, 1).await?;
-        for round in 0..ROUNDS {
-            if both_are_served(&fixture, round).await? {
-                return Ok(());
-            }
-        }
-        Err(format!("in {ROUNDS} rounds no pod has served two sessions").into())
+        in_rounds("a pod serves two sessions", async |round| both_are_served(&fixture, round).await).await
     })
     .await;
 }

@@ -95,31 +95,35 @@ pub(super) fn taken(
     sessions: impl Stream<Item = watcher::Result<Root>> + Send + 'static,
 ) -> (UnboundedReceiver<ObjectRef<Guarded<Agent>>>, impl Stream<Item = watcher::Result<Root>> + Send + 'static) {
     let (tell, taken) = unbounded();
-    let mut before: HashMap<String, (String, String)> = HashMap::new();
+    let mut served = Served::new();
     let sessions = sessions.inspect_ok(move |session: &Root| {
-        let namespace = session.namespace().unwrap_or_default();
-        let Ok(session) = &session.0 else {
-            // Of one that went while a watch had lost its place no more is known than what it was called.
-            if let Some((_, agent)) = before.remove(&session.uid().unwrap_or_default()) {
-                let _ = tell.unbounded_send(ObjectRef::new(&agent).within(&namespace));
-            }
-            return;
-        };
-        let harness = session.status.as_ref().and_then(|status| status.harness.as_ref());
-        let serving = harness.filter(|harness| harness.warm).and_then(|harness| harness.pod_uid.clone());
-        let uid = session.uid().unwrap_or_default();
-        let deleted = session.metadata.deletion_timestamp.is_some();
-        let agent = &session.spec.agent_ref.name;
-        let was = match serving.clone().filter(|_| !deleted) {
-            Some(pod) => before.insert(uid, (pod, agent.clone())),
-            None => before.remove(&uid),
-        };
-        if was.map(|(pod, _)| pod) != serving || deleted {
+        if let Some(agent) = changed(&mut served, session) {
             // An error says that the controller of agents has ended.
-            let _ = tell.unbounded_send(ObjectRef::new(agent).within(&namespace));
+            let _ = tell.unbounded_send(ObjectRef::new(&agent).within(&session.namespace().unwrap_or_default()));
         }
     });
     (taken, sessions)
+}
+
+/// By the UID of a session: the pod that serves it and was not made for it, and the pod's agent.
+type Served = HashMap<String, (String, String)>;
+
+/// The agent that a session has a pod of, or has it no more, if that is news.
+fn changed(served: &mut Served, session: &Root) -> Option<String> {
+    let uid = session.uid().unwrap_or_default();
+    let Ok(session) = &session.0 else {
+        // Of one that went while a watch had lost its place no more is known than what it was called.
+        return served.remove(&uid).map(|(_, agent)| agent);
+    };
+    let harness = session.status.as_ref().and_then(|status| status.harness.as_ref());
+    let serving = harness.filter(|harness| harness.warm).and_then(|harness| harness.pod_uid.clone());
+    let deleted = session.metadata.deletion_timestamp.is_some();
+    let agent = &session.spec.agent_ref.name;
+    let was = match serving.clone().filter(|_| !deleted) {
+        Some(pod) => served.insert(uid, (pod, agent.clone())),
+        None => served.remove(&uid),
+    };
+    (was.map(|(pod, _)| pod) != serving || deleted).then(|| agent.clone())
 }
 
 /// Sessions that name a vault that appeared, changed or went, or whose agent does.

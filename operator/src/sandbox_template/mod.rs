@@ -57,14 +57,8 @@ pub async fn run(context: Arc<Context>, token: CancellationToken) {
         stream::iter(found.into_iter().map(|template| ObjectRef::from_obj(&*template)).collect::<Vec<_>>())
     });
     let controller = Controller::for_stream(templates, store).reconcile_on(by_pod).reconcile_on(by_policy);
-    drive::run(
-        controller,
-        lists,
-        Arc::new(Pools { context, pods, policies, refills: Refills::default() }),
-        token,
-        reconcile,
-    )
-    .await;
+    let pools = Pools { context, pods, policies, refills: Refills::default() };
+    drive::run(controller, lists, Arc::new(pools), token, reconcile).await;
 }
 
 fn whose(templates: &GuardedStore<SandboxTemplate>, pod: &Pod) -> Option<ObjectRef<Guarded<SandboxTemplate>>> {
